@@ -1,0 +1,11 @@
+"""Steer generative models by small, sparse maps on their activations, learned from a handful of unpaired examples."""
+
+from lineas.errors import LineasError
+from lineas.intervention import Intervention, mix
+from lineas.learning import LinEAS, learn
+from lineas.maps import AffineMap
+from lineas.models import load
+from lineas.models.text import TextModel
+from lineas.steering import steer
+
+__all__ = ["AffineMap", "Intervention", "LinEAS", "LineasError", "TextModel", "learn", "load", "mix", "steer"]

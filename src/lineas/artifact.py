@@ -1,0 +1,150 @@
+"""The artifact on disk: `intervention.safetensors`, `intervention.json`, a model card; written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lineas import card
+from lineas.errors import LineasError
+from lineas.maps import AffineMap
+
+FORMAT = 1
+OPERATION = (
+    "At strength s, neuron j of each site's activation z becomes (1 + s * (scale[j] - 1)) * z[j] + s * shift[j], in "
+    "float32; s = 1 gives scale * z + shift. A site without tensors is the identity. Where MODULE.index is given, "
+    "scale and shift hold those neurons only, and the others are scale 1, shift 0."
+)
+TENSORS, DESCRIPTION, CARD = "intervention.safetensors", "intervention.json", "README.md"
+SHIPPED = Path(__file__).parent / "data" / "interventions"
+
+
+def write(path: Path, description: dict[str, Any], maps: Mapping[str, AffineMap], overwrite: bool = False) -> Path:
+    """Write the folder beside its place, then rename it there, so that a failure leaves nothing half done."""
+    check_free(path, overwrite)
+    parent = path.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
+    try:
+        _write_files(beside, description, maps)
+        beside.chmod(0o755)
+        if path.exists():
+            old = beside.with_name(beside.name + ".old")
+            path.replace(old)
+            beside.replace(path)
+            shutil.rmtree(old)
+        else:
+            beside.replace(path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    return path
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuse to write over something that exists, or over a folder that is no artifact even when asked to."""
+    if not path.exists():
+        return
+    if not overwrite:
+        raise LineasError(f"{path} exists already; choose another folder or pass --force (overwrite=True).")
+    if not path.is_dir() or (any(path.iterdir()) and not (path / DESCRIPTION).exists()):
+        raise LineasError(f"{path} exists and is not an intervention, so it is not overwritten; choose another folder.")
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, AffineMap]]:
+    """The description and the maps of a folder; sites without tensors are left out."""
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        tensors = load_file(folder / TENSORS)
+        if description["format"] != FORMAT:
+            raise LineasError(
+                f"{folder} has artifact format {description['format']}, this lineas reads {FORMAT}; upgrade lineas."
+            )
+        widths = {
+            site["module"] if site["output"] == 0 else f"{site['module']}:{site['output']}": site["width"]
+            for site in description["sites"]
+        }
+        maps = {name: _unpack(name, width, tensors) for name, width in widths.items() if f"{name}.scale" in tensors}
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise LineasError(f"{folder} is not a readable intervention: {_first_line(error)}.") from None
+    return description, maps
+
+
+def find(source: str | Path, revision: str | None = None) -> Path:
+    """The folder of an artifact: as given, shipped with lineas, or downloaded from the hub."""
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / DESCRIPTION).exists():
+            raise LineasError(f"{folder} holds no {DESCRIPTION}, so it is not an intervention.")
+        return folder
+    shipped = SHIPPED / str(source)
+    if (shipped / DESCRIPTION).exists():
+        return shipped
+    names = ", ".join(sorted(p.name for p in SHIPPED.iterdir())) if SHIPPED.is_dir() else "none"
+    sentence = f"no intervention at '{source}': not a folder, not one that ships with lineas ({names})"
+    if str(source).count("/") != 1:
+        raise LineasError(f"{sentence}.")
+    try:
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=[TENSORS, DESCRIPTION, CARD]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise LineasError(f"{sentence}, and not on the hub ({_first_line(error)}).") from None
+
+
+def push(repo_id: str, description: dict[str, Any], maps: Mapping[str, AffineMap], private: bool) -> str:
+    """Upload the three files as a model repository."""
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as folder:
+        _write_files(Path(folder), description, maps)
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder)
+    return str(url)
+
+
+def _write_files(folder: Path, description: dict[str, Any], maps: Mapping[str, AffineMap]) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    for name, map_ in maps.items():
+        tensors.update(_pack(name, map_))
+    save_file(tensors, folder / TENSORS, metadata={"format": "pt", "lineas": str(FORMAT)})
+    full = {"format": FORMAT, "operation": OPERATION, **description}
+    (folder / DESCRIPTION).write_text(json.dumps(full, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(card.model_card(full), encoding="utf-8")
+
+
+def _pack(name: str, map_: AffineMap) -> dict[str, torch.Tensor]:
+    """Tensors of one site: nothing for the identity, the touched neurons where they are under half, else all."""
+    scale, shift = map_.scale.detach().float().cpu(), map_.shift.detach().float().cpu()
+    index = ((scale != 1) | (shift != 0)).nonzero().squeeze(1)
+    if len(index) == 0:
+        return {}
+    if 2 * len(index) >= map_.width:
+        return {f"{name}.scale": scale.contiguous(), f"{name}.shift": shift.contiguous()}
+    return {f"{name}.scale": scale[index], f"{name}.shift": shift[index], f"{name}.index": index.to(torch.int32)}
+
+
+def _unpack(name: str, width: int, tensors: Mapping[str, torch.Tensor]) -> AffineMap:
+    scale, shift = tensors[f"{name}.scale"], tensors[f"{name}.shift"]
+    index = tensors.get(f"{name}.index")
+    if index is None:
+        if len(scale) != width:
+            raise LineasError(
+                f"the intervention's tensors at {name!r} have {len(scale)} neurons, its description {width}."
+            )
+        return AffineMap(scale, shift)
+    full = AffineMap.identity(width)
+    full.scale[index.long()] = scale
+    full.shift[index.long()] = shift
+    return full
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

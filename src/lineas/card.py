@@ -1,0 +1,50 @@
+"""The model card of an artifact: what it does, on which network, how it was learned and what was measured."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def model_card(description: dict[str, Any]) -> str:
+    """The README.md of an artifact, from its JSON description; front matter as the hub reads it."""
+    model, facts, sites = description["model"], description["facts"], description["sites"]
+    touched = [site for site in sites if site["touched"]]
+    lines = ["---", "library_name: lineas", "tags: [lineas, steering]"]
+    if model and model["name"].count("/") == 1:
+        lines.append(f"base_model: {model['name']}")
+    lines += [
+        "---",
+        "",
+        f"# {facts.get('name', 'An intervention')}",
+        "",
+        f"Per-neuron affine maps on {len(touched)} of {len(sites)} sites, {description['support']:.2%} of their neurons"
+        + (f", learned on `{model['name']}` ({model['architecture']})." if model else "."),
+        "",
+        description["operation"],
+        "",
+        "```python",
+        "import lineas",
+        f"model = lineas.load({model['name']!r})" if model else "model = lineas.load(...)",
+        'with lineas.steer(model, lineas.Intervention.load("THIS FOLDER"), strength=1.0):',
+        '    print(model.generate(["You always"]))',
+        "```",
+        "",
+    ]
+    if facts.get("measurements"):
+        lines += ["## Effect and damage", "", *_table(facts["measurements"]), ""]
+    learned = {key: facts[key] for key in ("method", "seed", "data", "versions", "made_by") if key in facts}
+    if learned:
+        lines += ["## How it was made", "", "```json", json.dumps(learned, indent=1), "```", ""]
+    return "\n".join(lines)
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    """A Markdown table of measurements, one row a strength."""
+    columns = list(rows[0])
+    body = [" | ".join(_cell(row.get(column)) for column in columns) for row in rows]
+    return [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}", *(f"| {row} |" for row in body)]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

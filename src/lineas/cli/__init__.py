@@ -1,0 +1,94 @@
+"""The command line: one verb, one file; errors are one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+from typing import Any
+
+import typer
+from click.exceptions import Abort, ClickException
+from rich.console import Console
+
+app = typer.Typer(
+    name="lineas",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Steer generative models by small, sparse maps on their activations, learned from a handful of examples.",
+)
+MANY = ("--strength", "--prompt", "--intervention")
+"""Options that take several values after one name: `--strength 0 0.5 1`."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 with one sentence on stderr, 130 interrupted."""
+    from lineas.cli import demo, evaluate, generate, learn, show
+    from lineas.errors import LineasError
+
+    _quiet()
+    for verb in (learn.learn, generate.generate, show.show, evaluate.evaluate, demo.demo):
+        if verb.__name__ not in {command.name for command in app.registered_commands}:
+            app.command(verb.__name__)(verb)
+    try:
+        app(_spread(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+    except ClickException as error:
+        _fail(error.format_message())
+    except LineasError as error:
+        _fail(str(error))
+    except (Abort, KeyboardInterrupt):
+        Console(stderr=True).print("interrupted, nothing was written.")
+        sys.exit(130)
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        if error.errno == errno.ENOSPC:
+            _fail(f"no space left on the disk{place}; nothing was written, free some and run the command again.")
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            _fail(f"no permission to write or read{place}; choose another folder.")
+        _fail(f"the system refused: {error.strerror or error}{place}.")
+
+
+def _spread(arguments: list[str]) -> list[str]:
+    """`--strength 0 1` as `--strength 0 --strength 1`, for the options that take several values."""
+    out: list[str] = []
+    option, values = "", 0
+    for argument in arguments:
+        is_option = argument.startswith("-") and not _is_number(argument)
+        if not is_option and option in MANY and values > 0:
+            out.append(option)
+        if is_option:
+            option, values = argument, 0
+        else:
+            values += 1
+        out.append(argument)
+    return out
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _fail(sentence: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {_plain(sentence)}")
+    sys.exit(2)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _quiet() -> None:
+    """Warnings as one line each; no progress bars of other libraries."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+    def show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, UserWarning):
+            Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/] {_plain(str(message))}")
+
+    warnings.showwarning = show_warning  # type: ignore[assignment]

@@ -1,0 +1,110 @@
+"""What several verbs share: their options, the model they load, the JSON they write, the progress they show."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lineas.errors import LineasError
+from lineas.intervention import Intervention
+from lineas.models import load
+from lineas.models.embedded import NAME
+from lineas.models.text import TextModel
+
+console = Console(highlight=False)
+
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="Hub id or folder; by default the intervention's own model, or SmolLM2-135M."),
+]
+InterventionOption = Annotated[
+    list[str],
+    typer.Option(
+        "--intervention", metavar="DIR ...", help="Folder, name of a shipped one, or hub id; several act in turn."
+    ),
+]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for standard output.")
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Overwrite, and accept another network than the learned one.")
+]
+
+
+def load_quietly(name: str | None, dtype: str = "auto") -> TextModel:
+    """Load a model with a note instead of other libraries' progress bars."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with Console(stderr=True).status(f"loading {name or NAME}"):
+        return load(name, dtype=dtype)
+
+
+def load_interventions(sources: list[str]) -> Intervention:
+    """Several artifacts as one intervention, in the order given."""
+    if not sources:
+        raise LineasError("name at least one --intervention.")
+    first, *rest = [Intervention.load(source) for source in sources]
+    for other in rest:
+        first = first.then(other)
+    return first
+
+
+def model_for(name: str | None, intervention: Intervention, dtype: str) -> TextModel:
+    """The model named, or the one the intervention was learned on; refused here already when it does not fit."""
+    return load_quietly(name or (intervention.base.name if intervention.base else None), dtype)
+
+
+def write_json(path: Path | None, content: Any) -> None:
+    """Write JSON to a file, whole or not at all, or to standard output for `-`."""
+    if path is None:
+        return
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.resolve().parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def check_writable(path: Path | None) -> None:
+    """Refuse, before any work, a file that could not be written at its end."""
+    if path is not None and str(path) != "-" and not path.resolve().parent.is_dir():
+        raise LineasError(f"the folder of {path} does not exist; make it first.")
+
+
+@contextmanager
+def progress_bar(label: str, total: int) -> Iterator[Any]:
+    """A bar on stderr; gives a function `advance(count, note="")`."""
+    columns = [
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total, note="")
+        yield lambda count, note="": bar.update(task, advance=count, note=note)
+
+
+def say(path: Path | None) -> Console:
+    """Where the verb talks: nowhere when standard output carries JSON."""
+    return Console(quiet=True) if path is not None and str(path) == "-" else console

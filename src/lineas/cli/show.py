@@ -1,0 +1,96 @@
+"""`lineas show`: where an intervention acts, how much it changes, what folds, and what it was learned from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lineas.cli.common import JsonOption, check_writable, say, write_json
+from lineas.intervention import Intervention
+
+BAR = 24
+
+
+def show(
+    intervention: Annotated[str, typer.Argument(metavar="DIR", help="Folder, name of a shipped one, or hub id.")],
+    json: JsonOption = None,
+) -> None:
+    """Draw where the maps act: sites by share of touched neurons and size of the change; support, folding, origin."""
+    check_writable(json)
+    loaded = Intervention.load(intervention)
+    rows = site_rows(loaded)
+    draw(say(json), loaded, rows)
+    write_json(
+        json,
+        {
+            "intervention": intervention,
+            "model": loaded.base.__dict__ if loaded.base else None,
+            "support": loaded.support(),
+            "sites": rows,
+            "facts": loaded.facts,
+        },
+    )
+
+
+def site_rows(intervention: Intervention) -> list[dict[str, Any]]:
+    """Per site: touched share, mean |scale - 1| and mean |shift| over its neurons, what folds."""
+    folds = intervention.facts.get("folds", {})
+    return [
+        {
+            "site": name,
+            "width": map_.width,
+            "touched": float(map_.support().float().mean()),
+            "scale_change": float((map_.scale - 1).abs().mean()),
+            "shift": float(map_.shift.abs().mean()),
+            "folds": folds.get(name, "unknown"),
+        }
+        for name, map_ in intervention.maps.items()
+    ]
+
+
+def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]]) -> None:
+    """The terminal picture of an intervention."""
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    for column in ("site", "touched", "", "change", "|scale-1|", "|shift|", "folds"):
+        table.add_column(column, no_wrap=True, justify="right" if column in ("", "|scale-1|", "|shift|") else "left")
+    largest = max((row["scale_change"] + row["shift"] for row in rows), default=0) or 1
+    for row in rows:
+        size = (row["scale_change"] + row["shift"]) / largest
+        table.add_row(
+            row["site"],
+            _bar(row["touched"]),
+            f"{row['touched']:.1%}",
+            _bar(size, "magenta"),
+            f"{row['scale_change']:.4f}",
+            f"{row['shift']:.4f}",
+            row["folds"],
+        )
+    console.print(table)
+    facts = intervention.facts
+    exact = sum(row["folds"] == "exact" for row in rows)
+    console.print(
+        f"\nsupport {intervention.support():.2%} of {sum(row['width'] for row in rows)} neurons; "
+        f"{sum(row['touched'] > 0 for row in rows)} of {len(rows)} sites touched; {exact} fold exactly"
+    )
+    if intervention.base:
+        console.print(f"learned on {intervention.base.name} ({intervention.base.architecture})")
+    if "method" in facts:
+        settings = ", ".join(f"{k} {v}" for k, v in facts["method"].items() if k != "name" and v is not None)
+        console.print(f"method {facts['method']['name']}: {settings}, seed {facts.get('seed')}")
+    if "made_by" in facts:
+        console.print(f"made by {facts['made_by']}")
+    for side, data in facts.get("data", {}).items():
+        console.print(f"{side}: {data['count']} prompts {data.get('file', '')} (sha256 {data['sha256'][:12]})")
+    for row in facts.get("measurements", []):
+        console.print(
+            "measured: " + ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+        )
+
+
+def _bar(share: float, color: str = "cyan") -> str:
+    filled = round(share * BAR)
+    filled = max(filled, 1) if share > 0 else 0
+    return f"[{color}]{'█' * filled}[/][dim]{'·' * (BAR - filled)}[/]"

@@ -1,0 +1,1 @@
+"""What an intervention does and what it damages."""

@@ -1,0 +1,255 @@
+"""Intervention: maps by site, plus the facts that say where they belong; composition, and the match with a network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lineas import artifact, maps
+from lineas.errors import LineasError
+from lineas.maps import SUPPORT_TOLERANCE, AffineMap
+from lineas.sites import Site, is_norm
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The network an intervention was learned on.
+
+    Args:
+        name: hub id or folder name.
+        architecture: class name of the network.
+        fingerprint: sha256 of the norm weights; equal for every dtype and quantisation of one checkpoint.
+        revision: the hub commit, where known.
+    """
+
+    name: str
+    architecture: str
+    fingerprint: str
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, network: nn.Module, name: str | None = None, revision: str | None = None) -> BaseModel:
+        """The facts of a network at hand."""
+        return cls(name or type(network).__name__, type(network).__name__, fingerprint(network), revision)
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """Affine maps by site and the facts that belong to them; immutable, hashable by identity.
+
+    Args:
+        maps: by site name, the map over that site's neurons.
+        sites: by site name, where it is; by default each name is a module's first output, neurons on the last axis.
+        base: the network it was learned on; None skips the check of identity (never that of shape).
+        facts: anything JSON holds: method and settings, seed, data hashes, versions, measurements, what folds.
+
+    >>> calm = Intervention({"norm": AffineMap(torch.tensor([3.0]), torch.tensor([1.0]))})
+    >>> calm.at(0.5).maps["norm"].scale, calm.then(calm).maps["norm"].shift
+    (tensor([2.]), tensor([4.]))
+    """
+
+    maps: dict[str, AffineMap]
+    sites: dict[str, Site] = field(default_factory=dict)
+    base: BaseModel | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.maps:
+            raise LineasError("an intervention needs at least one map.")
+        if not self.sites:
+            object.__setattr__(self, "sites", {name: Site(name) for name in self.maps})
+        if self.sites.keys() != self.maps.keys():
+            raise LineasError("an intervention needs exactly one site for every map.")
+
+    def __repr__(self) -> str:
+        base = self.base.name if self.base else "any network"
+        return f"Intervention({len(self.maps)} sites, support {self.support():.1%}, for {base})"
+
+    # ---- algebra
+
+    def at(self, strength: float) -> Intervention:
+        """The intervention that at strength 1 does what this one does at `strength`."""
+        return self._changed(lambda map_: map_.at(strength), {"operation": "at", "strength": strength})
+
+    def inverse(self) -> Intervention:
+        """The intervention that undoes this one, site by site; a removal becomes an induction."""
+        return self._changed(AffineMap.inverse, {"operation": "inverse"})
+
+    def then(self, other: Intervention) -> Intervention:
+        """This intervention followed by `other`, one map a site; a site that only one has keeps that one's map."""
+        return _combined(
+            [self, other],
+            lambda pair: pair[0].then(pair[1]),
+            {"operation": "then"},
+        )
+
+    def support(self, tolerance: float = SUPPORT_TOLERANCE) -> float:
+        """The share of all neurons at its sites that it touches, 0 to 1 (`|w - 1|` or `|b|` above the tolerance)."""
+        touched = sum(int(map_.support(tolerance).sum()) for map_ in self.maps.values())
+        return touched / sum(map_.width for map_ in self.maps.values())
+
+    def is_identity(self) -> bool:
+        """Whether no neuron is changed at all."""
+        return all(map_.is_identity() for map_ in self.maps.values())
+
+    def _changed(self, change: Callable[[AffineMap], AffineMap], step: dict[str, Any]) -> Intervention:
+        new = {name: change(map_) for name, map_ in self.maps.items()}
+        return Intervention(new, self.sites, self.base, {"made_by": step, "of": [self.facts]})
+
+    # ---- the network it belongs to
+
+    def check_fits(self, network: nn.Module, force: bool = False) -> None:
+        """Refuse a network this intervention was not learned on.
+
+        Args:
+            network: the network whose submodules the sites should name.
+            force: accept another network as long as every site exists in it.
+
+        Raises:
+            LineasError: saying what differs.
+        """
+        modules = dict(network.named_modules())
+        missing = [site.module for site in self.sites.values() if site.module not in modules]
+        if missing:
+            learned = f" (learned on {self.base.name}, {self.base.architecture})" if self.base else ""
+            raise LineasError(
+                f"the intervention{learned} acts on {missing[0]!r}"
+                + (f" and {len(missing) - 1} other modules" if len(missing) > 1 else "")
+                + f" that {type(network).__name__} does not have."
+            )
+        for name, map_ in self.maps.items():
+            weight = getattr(modules[self.sites[name].module], "weight", None)
+            known = is_norm(modules[self.sites[name].module]) and isinstance(weight, torch.Tensor)
+            if known and isinstance(weight, torch.Tensor) and weight.shape[0] != map_.width:
+                raise LineasError(
+                    f"the intervention has {map_.width} neurons at {name!r}, this network has {weight.shape[0]} there; "
+                    "it was learned on another network."
+                )
+        if self.base is None or force:
+            return
+        if self.base.architecture != type(network).__name__:
+            raise LineasError(
+                f"the intervention was learned on {self.base.name} ({self.base.architecture}), not on a "
+                f"{type(network).__name__}; force=True applies it all the same."
+            )
+        if self.base.fingerprint != fingerprint(network):
+            raise LineasError(
+                f"the intervention was learned on {self.base.name}, and this {type(network).__name__} has other norm "
+                "weights, so it is another checkpoint; force=True applies it all the same."
+            )
+
+    # ---- the folder
+
+    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Write the artifact: a folder with `intervention.safetensors`, `intervention.json` and a model card.
+
+        Args:
+            path: the folder to make.
+            overwrite: replace an earlier artifact there.
+
+        Raises:
+            LineasError: when the folder exists and `overwrite` is False.
+        """
+        return artifact.write(Path(path), self._description(), self.maps, overwrite)
+
+    @classmethod
+    def load(cls, source: str | Path, revision: str | None = None) -> Intervention:
+        """Read an artifact: a folder, the name of one that ships with lineas, or a hub id, looked up in this order.
+
+        Args:
+            source: such as "calm/", "polite", or "someone/calm-smollm2".
+            revision: the hub commit, for a hub id.
+
+        Raises:
+            LineasError: when there is none, or its format is not known.
+        """
+        description, loaded = artifact.read(artifact.find(source, revision))
+        sites = {}
+        for entry in description["sites"]:
+            site = Site(entry["module"], entry["output"], entry["neuron_axis"])
+            sites[site.name] = site
+            if site.name not in loaded:
+                loaded[site.name] = AffineMap.identity(entry["width"])
+        base = BaseModel(**description["model"]) if description["model"] else None
+        return cls({name: loaded[name] for name in sites}, sites, base, description["facts"])
+
+    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
+        """Upload the artifact to the hub and return its address (needs a token, see `hf auth login`)."""
+        return artifact.push(repo_id, self._description(), self.maps, private)
+
+    def with_facts(self, **facts: Any) -> Intervention:
+        """The same intervention with further facts, such as measurements."""
+        return Intervention(self.maps, self.sites, self.base, {**self.facts, **facts})
+
+    def _description(self) -> dict[str, Any]:
+        folds = self.facts.get("folds", {})
+        return {
+            "model": asdict(self.base) if self.base else None,
+            "sites": [
+                {
+                    "module": site.module,
+                    "output": site.output,
+                    "neuron_axis": site.axis,
+                    "width": self.maps[name].width,
+                    "touched": int(self.maps[name].support().sum()),
+                    "folds": folds.get(name, "unknown"),
+                }
+                for name, site in self.sites.items()
+            ],
+            "support": self.support(),
+            "facts": self.facts,
+        }
+
+
+def mix(weighted: Mapping[Intervention, float]) -> Intervention:
+    """The weighted sum of several interventions' changes, `T(z) = z + sum_k s_k (T_k(z) - z)`; order plays no part.
+
+    Args:
+        weighted: by intervention, its weight.
+    """
+    if not weighted:
+        raise LineasError("mix needs at least one intervention.")
+    weights = list(weighted.values())
+    return _combined(
+        list(weighted), lambda same_site: maps.mix(zip(same_site, weights)), {"operation": "mix", "weights": weights}
+    )
+
+
+def fingerprint(network: nn.Module) -> str:
+    """sha256 over the names and weights of a network's norms, rounded to bfloat16: the same for every dtype."""
+    digest = hashlib.sha256()
+    for name, module in network.named_modules():
+        if is_norm(module):
+            weight = module.weight.detach().to("cpu", torch.bfloat16).contiguous()  # type: ignore[union-attr]
+            digest.update(name.encode())
+            digest.update(weight.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _combined(
+    parts: list[Intervention], combine: Callable[[list[AffineMap]], AffineMap], step: dict[str, Any]
+) -> Intervention:
+    bases = [part.base for part in parts if part.base]
+    for other in bases[1:]:
+        if (other.architecture, other.fingerprint) != (bases[0].architecture, bases[0].fingerprint):
+            raise LineasError(
+                f"interventions of different networks cannot be combined: {bases[0].name} and {other.name}."
+            )
+    sites: dict[str, Site] = {}
+    for part in parts:
+        for name, site in part.sites.items():
+            if sites.setdefault(name, site) != site:
+                raise LineasError(f"the interventions disagree about the neuron axis of {name!r}.")
+    widths = {name: part.maps[name].width for part in reversed(parts) for name in part.maps}
+    merged = {
+        name: combine([part.maps.get(name) or AffineMap.identity(widths[name]) for part in parts]) for name in sites
+    }
+    folds = {name: how for part in parts for name, how in part.facts.get("folds", {}).items()}
+    facts = {"made_by": step, "of": [part.facts for part in parts], "folds": folds}
+    return Intervention(merged, sites, bases[0] if bases else None, facts)

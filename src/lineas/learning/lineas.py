@@ -1,0 +1,210 @@
+"""LinEAS: all maps learned at once, end to end through the frozen network (arXiv 2503.10679)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from lineas import penalty, transport
+from lineas.errors import LineasError
+from lineas.learning.capture import Model, capture
+from lineas.maps import AffineMap, affine
+from lineas.sites import Site
+from lineas.steering import edited
+
+Progress = Callable[[int, int, float], None]
+"""Called after every step with the steps done, the steps in all, and the cost before that step's update."""
+
+BLOWN_UP = 100
+"""A cost this many times the first step's means that the learning rate was too high."""
+
+
+@dataclass(frozen=True)
+class LinEAS:
+    """End-to-end learning of affine maps with a 1-D Wasserstein cost at all sites and a sparse group lasso.
+
+    Minimises `(1/L) sum_l cost(u[l], v[l]) + gamma sum_l penalty(scale - 1) + penalty(shift)`,
+    where u[l] are the source prompts' pooled activations after the maps, v[l] the target's without (equations 2 to 6),
+    by proximal gradient steps with a cosine schedule from the learning rate to a thousandth of it.
+
+    Args:
+        steps: optimizer steps.
+        optimizer: "sgd" (no momentum) or "adam" (betas 0.9, 0.9).
+        learning_rate: of the first step; None: 0.01 with Adam, and with SGD `0.01 L d / n` (L sites of d neurons,
+            n prompts a step), which undoes the cost's division by L d and its sum over n.
+        gamma: weight of the penalty; 0 is dense, larger is sparser.
+        lambda_1: share of single neurons in the penalty.
+        lambda_g: share of whole groups (the scales or the shifts of a site) in the penalty.
+        batch_size: source prompts a step, drawn anew each time; None takes all. The target stays whole: the exact
+            quantile coupling compares any number with it.
+    """
+
+    steps: int = 40
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float | None = None
+    gamma: float = 0.0
+    lambda_1: float = 1.0
+    lambda_g: float = 1.0
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adam"):
+            raise LineasError(f"the optimizer is 'sgd' or 'adam', not {self.optimizer!r}.")
+        if self.steps < 1:
+            raise LineasError(f"learning needs at least 1 step, not {self.steps}.")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise LineasError(f"the learning rate must be a positive number, not {self.learning_rate}.")
+        for name in ("gamma", "lambda_1", "lambda_g"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise LineasError(f"{name} must be 0 or more, not {getattr(self, name)}.")
+        if self.batch_size is not None and self.batch_size < 2:
+            raise LineasError(f"a minibatch needs at least 2 prompts, not {self.batch_size}.")
+
+    @classmethod
+    def paper(cls, gamma: float = 0.0) -> LinEAS:
+        """The published recipe for language models: SGD, learning rate 0.1, 1,000 steps, full batch (section 4.1)."""
+        return cls(steps=1000, optimizer="sgd", learning_rate=0.1, gamma=gamma)
+
+    def fit(
+        self,
+        model: Model,
+        source: Sequence[str],
+        target: Sequence[str],
+        sites: Sequence[Site],
+        seed: int = 0,
+        max_length: int = 128,
+        progress: Progress | None = None,
+    ) -> tuple[dict[str, AffineMap], list[float]]:
+        """Learn one map a site.
+
+        Args:
+            model: what to steer; its weights stay as they are.
+            source: n prompts of the behaviour to leave.
+            target: m prompts of the behaviour to reach.
+            sites: where the maps act.
+            seed: of the minibatches.
+            max_length: tokens of a prompt, the rest is cut.
+            progress: called after every step.
+
+        Returns:
+            (maps by site name, cost before each update); fewer costs than steps when interrupted by the keyboard.
+
+        Raises:
+            LineasError: when the cost is no longer finite.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        with frozen(model.network):
+            with torch.no_grad():
+                targets = {
+                    name: v.sort(dim=0).values  # [m, d]
+                    for name, v in capture(model, model.batch(target, max_length), sites).items()
+                }
+            scales, shifts = _identity_parameters(targets)
+            rate = self._rate(min(len(source), self.batch_size or len(source)), targets)
+            optimizer = self._optimizer([*scales.values(), *shifts.values()], rate)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.steps, eta_min=rate / 1000)
+            edits = {site: _training_edit(site, scales[site.name], shifts[site.name]) for site in sites}
+            whole = model.batch(source, max_length)
+            costs: list[float] = []
+            learned: dict[str, AffineMap] = {}  # as of the last whole step, whenever an interruption comes
+            try:
+                for step in range(self.steps):
+                    batch = whole
+                    if self.batch_size is not None and self.batch_size < len(source):
+                        drawn = torch.randperm(len(source), generator=generator)[: self.batch_size]
+                        batch = model.batch([source[int(i)] for i in drawn], max_length)
+                    optimizer.zero_grad()
+                    with edited(model.network, edits):
+                        moved = capture(model, batch, sites)  # [n, d] a site
+                    cost = torch.stack([transport.cost(moved[name], v) for name, v in targets.items()]).mean()
+                    value = cost.item()
+                    if not math.isfinite(value) or (costs and value > BLOWN_UP * costs[0]):
+                        raise LineasError(
+                            f"the cost blew up to {value:.3g} at step {step + 1} of {self.steps} with learning rate "
+                            f"{rate:.3g}; nothing was learned, try {rate / 10:.2g}."
+                        )
+                    cost.backward()
+                    self._update(optimizer, scales, shifts)
+                    schedule.step()
+                    learned = {name: _map(scales[name], shifts[name]) for name in targets}
+                    costs.append(value)
+                    if progress:
+                        progress(step + 1, self.steps, value)
+            except KeyboardInterrupt:
+                if not learned:
+                    raise
+                warnings.warn(
+                    f"interrupted after {len(costs)} of {self.steps} steps; what was learned so far is kept.",
+                    stacklevel=2,
+                )
+        if not all(bool(m.scale.isfinite().all() and m.shift.isfinite().all()) for m in learned.values()):
+            raise LineasError(
+                f"the maps are not finite after {len(costs)} steps with learning rate {rate:.3g}; "
+                f"nothing was learned, try {rate / 10:.2g}."
+            )
+        return {name: AffineMap(m.scale.cpu(), m.shift.cpu()) for name, m in learned.items()}, costs
+
+    def _rate(self, samples: int, targets: dict[str, torch.Tensor]) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        neurons = sum(v.shape[1] for v in targets.values())  # L d
+        return 0.01 if self.optimizer == "adam" else 0.01 * neurons / samples
+
+    def _optimizer(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, lr=rate)
+        return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.9))
+
+    @torch.no_grad()
+    def _update(
+        self, optimizer: torch.optim.Optimizer, scales: dict[str, nn.Parameter], shifts: dict[str, nn.Parameter]
+    ) -> None:
+        """An optimizer step, then the proximal step with that step's learning rate."""
+        optimizer.step()
+        if self.gamma == 0:
+            return
+        step = optimizer.param_groups[0]["lr"] * self.gamma
+        for scale in scales.values():
+            scale.copy_(1 + penalty.prox(scale - 1, step, self.lambda_1, self.lambda_g))
+        for shift in shifts.values():
+            shift.copy_(penalty.prox(shift, step, self.lambda_1, self.lambda_g))
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Within the block no weight asks for a gradient and dropout is off; afterwards all is as before."""
+    asked = [p for p in network.parameters() if p.requires_grad]
+    was_training = [m for m in network.modules() if m.training]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    network.eval()
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
+        for module in was_training:
+            module.training = True
+
+
+def _identity_parameters(
+    targets: dict[str, torch.Tensor],
+) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    scales = {name: nn.Parameter(torch.ones_like(v[0])) for name, v in targets.items()}
+    shifts = {name: nn.Parameter(torch.zeros_like(v[0])) for name, v in targets.items()}
+    return scales, shifts
+
+
+def _map(scale: nn.Parameter, shift: nn.Parameter) -> AffineMap:
+    return AffineMap(scale.detach().clone(), shift.detach() + 0.0)  # + 0.0: the prox leaves -0.0, stored maps hold 0.0
+
+
+def _training_edit(site: Site, scale: torch.Tensor, shift: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda z: affine(z, scale, shift, site.axis)

@@ -1,0 +1,168 @@
+"""Site: which modules of a network can carry a map, which of their outputs, and along which axis their neurons lie."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lineas.errors import LineasError
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in a network where a map acts: the `output`-th result of `module`.
+
+    Args:
+        module: the module's dotted name in the network.
+        output: which result, for modules that return several; written `MODULE:k` in names and patterns when not 0.
+        axis: the axis of the activation along which the neurons lie: -1, or 1 for convolutional maps `[n, c, h, w]`.
+    """
+
+    module: str
+    output: int = 0
+    axis: int = -1
+
+    @property
+    def name(self) -> str:
+        """The key of this site in `Intervention.maps`."""
+        return self.module if self.output == 0 else f"{self.module}:{self.output}"
+
+    def pick(self, result: Any) -> torch.Tensor:
+        """The activation this site means, out of whatever its module returned (tensor, tuple, ModelOutput)."""
+        if isinstance(result, torch.Tensor):
+            chosen = result if self.output == 0 else None
+        else:
+            values = list(result.values()) if isinstance(result, dict) else list(result)
+            chosen = values[self.output] if self.output < len(values) else None
+        if not isinstance(chosen, torch.Tensor):
+            raise LineasError(
+                f"output {self.output} of {self.module} is not a tensor (it returns {_describe(result)}); "
+                "choose another output with ':k' after the module's name, or another module."
+            )
+        return chosen
+
+    def replace(self, result: Any, activation: torch.Tensor) -> Any:
+        """A copy of `result` in which this site's activation is `activation`; the original is left as it is."""
+        if isinstance(result, torch.Tensor):
+            return activation
+        if isinstance(result, dict):  # ModelOutput
+            return type(result)(**{**result, list(result)[self.output]: activation})
+        values = list(result)
+        values[self.output] = activation
+        return type(result)(*values) if hasattr(result, "_fields") else type(result)(values)
+
+
+def find_sites(network: nn.Module, pattern: str | Sequence[str] | None = None) -> list[Site]:
+    """The sites of a network that a pattern names, in the order in which the modules are registered.
+
+    Args:
+        network: any module; names are those of its `named_modules()`.
+        pattern: a regular expression that must match a module's whole name (`.*o_proj`), optionally followed by `:k`
+            for the k-th output; or several of them; or None for the default: in every block the norm before the
+            MLP, and both post norms where a family has them (Gemma, OLMo2).
+
+    Raises:
+        LineasError: when nothing matches, naming the nearest modules.
+
+    >>> network = nn.ModuleDict({"norm": nn.LayerNorm(4), "out": nn.Linear(4, 4)})
+    >>> [site.name for site in find_sites(network, "n.*")]
+    ['norm']
+    """
+    if pattern is None:
+        return [Site(name, axis=_axis(network.get_submodule(name))) for name in _default_modules(network)]
+    found: dict[str, Site] = {}
+    for one in [pattern] if isinstance(pattern, str) else pattern:
+        matches = _matching(network, one)
+        if not matches:
+            raise LineasError(_nothing_matches(network, one))
+        found.update({site.name: site for site in matches})
+    order = {name: i for i, (name, _) in enumerate(network.named_modules())}
+    return sorted(found.values(), key=lambda site: (order[site.module], site.output))
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalisation layer with a weight per neuron (LayerNorm, RMSNorm, GroupNorm, ...)."""
+    weight = getattr(module, "weight", None)
+    return "Norm" in type(module).__name__ and isinstance(weight, torch.Tensor) and weight.dim() == 1
+
+
+def _matching(network: nn.Module, pattern: str) -> list[Site]:
+    expression, output = pattern, 0
+    suffix = re.fullmatch(r"(.*):(\d+)", pattern)
+    if suffix:
+        expression, output = suffix[1], int(suffix[2])
+    try:
+        compiled = re.compile(expression)
+    except re.error as error:
+        raise LineasError(f"'{pattern}' is not a regular expression: {error}.") from None
+    return [
+        Site(name, output, _axis(module)) for name, module in _callable_modules(network) if compiled.fullmatch(name)
+    ]
+
+
+def _callable_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Modules that have a forward pass of their own, by name: everything but the root and plain containers."""
+    return [
+        (name, module)
+        for name, module in network.named_modules()
+        if name and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+    ]
+
+
+def _axis(module: nn.Module) -> int:
+    is_channel_first = isinstance(module, (nn.GroupNorm, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm))
+    return 1 if is_channel_first else -1
+
+
+def blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The repeated blocks of a transformer, by name: the children of its longest list of modules with norms in them."""
+    best: list[tuple[str, nn.Module]] = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) > len(best):
+            children = [(f"{name}.{i}" if name else str(i), child) for i, child in enumerate(module)]
+            if any(is_norm(part) for part in children[0][1].children()):
+                best = children
+    return best
+
+
+def _default_modules(network: nn.Module) -> list[str]:
+    names = []
+    for block_name, block in blocks(network):
+        norms = [name for name, part in block.named_children() if is_norm(part)]
+        after = [name for name in norms if name.startswith("post_")]  # Llama: one; Gemma, OLMo2: both post norms
+        names += [f"{block_name}.{name}" for name in after or norms[-1:]]  # GPT-2, OPT: the norm before the MLP is last
+    if not names:
+        raise LineasError(
+            f"{type(network).__name__} has no blocks with norms, so there is no default; "
+            "name the modules with a regular expression, such as sites='.*mlp'."
+        )
+    return names
+
+
+def _nothing_matches(network: nn.Module, pattern: str) -> str:
+    kinds = list(dict.fromkeys(re.sub(r"\.\d+\b", ".N", name) for name, _ in _callable_modules(network)))
+    letters = re.sub(r"[^A-Za-z0-9_.]|\\d|(?<!\w)\.|\.\*", "", pattern).lower()
+
+    def closeness(kind: str) -> float:
+        tail = kind.rsplit(".", 1)[-1]
+        return max(difflib.SequenceMatcher(None, letters, part.lower()).ratio() for part in (kind, tail))
+
+    nearest = sorted(kinds, key=closeness, reverse=True)[:3]
+    hints = ", ".join("'" + kind.replace(".", r"\.").replace(r"\.N", r"\.\d+") + "'" for kind in nearest)
+    return (
+        f"no module of {type(network).__name__} matches '{pattern}' (the whole name must match); "
+        f"the nearest are {hints}."
+    )
+
+
+def _describe(result: Any) -> str:
+    if isinstance(result, torch.Tensor):
+        return "one tensor"
+    kinds = ", ".join("tensor" if isinstance(x, torch.Tensor) else type(x).__name__ for x in result)
+    return f"{type(result).__name__}({kinds})"

@@ -1,0 +1,117 @@
+"""1-D optimal transport per neuron: the exact quantile coupling, the cost, and the closed-form maps."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import gcd
+
+import torch
+
+from lineas.errors import LineasError
+from lineas.maps import AffineMap
+
+MIN_DEVIATION = 1e-4
+"""Below this standard deviation a neuron is taken as constant, and its scale stays 1."""
+
+
+@lru_cache(maxsize=64)
+def coupling(n: int, m: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The optimal coupling of two sorted samples of sizes n and m, uniform weights.
+
+    Sorted sample i of n covers quantiles `[i/n, (i+1)/n]`; the coupling gives each overlap with `[k/m, (k+1)/m]`
+    its length as mass. Worked out in integers, so it is exact (Villani 2003, theorem 2.18: the monotone
+    coupling is optimal on the line).
+
+    Returns:
+        (i, k, mass): index into the first, index into the second, mass in float64, each `[n + m - gcd(n, m)]`;
+        the masses sum to 1.
+
+    >>> i, k, mass = coupling(2, 3)
+    >>> i.tolist(), k.tolist(), [round(x, 3) for x in mass.tolist()]
+    ([0, 0, 1, 1], [0, 1, 1, 2], [0.333, 0.167, 0.167, 0.333])
+    """
+    if n < 1 or m < 1:
+        raise LineasError(f"a coupling needs at least one sample a side, not {n} and {m}.")
+    unit = gcd(n, m)
+    step_n, step_m = m // unit, n // unit  # widths of one sample's interval, in units of gcd/(n m)
+    total = n * step_n
+    ends = torch.cat([torch.arange(1, n + 1) * step_n, torch.arange(1, m + 1) * step_m]).unique()
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+    return starts // step_n, starts // step_m, (ends - starts).double() / total
+
+
+def cost(u: torch.Tensor, v_sorted: torch.Tensor) -> torch.Tensor:
+    """One site's cost: per neuron n times the squared 2-Wasserstein distance, averaged over neurons.
+
+    For n = m: `(1/d) sum_j sum_i (sort(u[:, j])_i - sort(v[:, j])_i)^2` (LinEAS, arXiv 2503.10679, equation 4, in the
+    normalisation of the released code: sum over samples, mean over neurons). For n != m the exact quantile coupling.
+
+    Args:
+        u: source activations after the map, `[n, d]`, any order; gradients flow to it.
+        v_sorted: target activations `[m, d]`, sorted along the first axis.
+
+    Returns:
+        a scalar in u's type.
+    """
+    if u.dim() != 2 or v_sorted.dim() != 2 or u.shape[1] != v_sorted.shape[1]:
+        raise LineasError(f"the cost compares [n, d] with [m, d], not {list(u.shape)} with {list(v_sorted.shape)}.")
+    n, m = u.shape[0], v_sorted.shape[0]
+    ordered = u.sort(dim=0).values  # [n, d]
+    if n == m:
+        return (ordered - v_sorted).square().sum(0).mean()
+    i, k, mass = (x.to(u.device) for x in coupling(n, m))
+    gap = ordered[i] - v_sorted[k]  # [n + m - gcd, d]
+    return (n * mass.to(u.dtype) @ gap.square()).mean()
+
+
+def mean_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
+    """Mean-AcT: `w = 1, b = mean(target) - mean(source)` (Rodriguez et al. 2024, arXiv 2410.23054).
+
+    Args:
+        source: `[n, d]`.
+        target: `[m, d]`.
+    """
+    shift = target.float().mean(0) - source.float().mean(0)
+    return AffineMap(torch.ones_like(shift), shift)
+
+
+def gaussian_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
+    """Gaussian-AcT: the optimal map between two normal distributions, `w = sigma2 / sigma1, b = mu2 - w mu1`.
+
+    Neurons with a standard deviation of at most `MIN_DEVIATION` on either side keep `w = 1`.
+
+    Args:
+        source: `[n, d]`, n >= 2.
+        target: `[m, d]`, m >= 2.
+    """
+    s, t = source.float(), target.float()
+    spread_s, spread_t = s.std(0), t.std(0)
+    varies = (spread_s > MIN_DEVIATION) & (spread_t > MIN_DEVIATION)
+    scale = torch.where(varies, spread_t / spread_s.clamp_min(MIN_DEVIATION), torch.ones_like(spread_s))
+    return AffineMap(scale, t.mean(0) - scale * s.mean(0))
+
+
+def linear_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
+    """Lin-AcT: least squares of the sorted target on the sorted source, per neuron (arXiv 2410.23054, equation 6).
+
+    Samples of different sizes are paired by the exact quantile coupling, weighted by its masses.
+    Neurons whose source has a standard deviation of at most `MIN_DEVIATION` keep `w = 1`.
+
+    Args:
+        source: `[n, d]`.
+        target: `[m, d]`.
+
+    >>> x = torch.tensor([[3.0], [1.0], [2.0]])
+    >>> fitted = linear_map(x, 2 * x + 1)
+    >>> fitted.scale, fitted.shift
+    (tensor([2.]), tensor([1.]))
+    """
+    i, k, mass = (x.to(source.device) for x in coupling(source.shape[0], target.shape[0]))
+    x = source.double().sort(dim=0).values[i]  # [n + m - gcd, d]
+    y = target.double().sort(dim=0).values[k]
+    mean_x, mean_y = mass @ x, mass @ y
+    variance = mass @ (x - mean_x).square()
+    covariance = mass @ ((x - mean_x) * (y - mean_y))
+    varies = variance.sqrt() > MIN_DEVIATION
+    scale = torch.where(varies, covariance / variance.clamp_min(MIN_DEVIATION**2), torch.ones_like(variance))
+    return AffineMap(scale.float(), (mean_y - scale * mean_x).float())
