@@ -9,7 +9,6 @@ import warnings
 from typing import Any
 
 import typer
-from click.exceptions import Abort, ClickException
 from rich.console import Console
 
 app = typer.Typer(
@@ -34,11 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
             app.command(verb.__name__)(verb)
     try:
         app(_spread(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
-    except ClickException as error:
-        _fail(error.format_message())
     except LineasError as error:
         _fail(str(error))
-    except (Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         Console(stderr=True).print("interrupted, nothing was written.")
         sys.exit(130)
     except OSError as error:
@@ -48,6 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             _fail(f"no permission to write or read{place}; choose another folder.")
         _fail(f"the system refused: {error.strerror or error}{place}.")
+    except Exception as error:
+        in_words = getattr(error, "format_message", None)  # wrong usage: typer brings its own copy of click or click's
+        if in_words is None:
+            raise
+        _fail(f"{in_words().rstrip('.')}; see lineas --help.")
 
 
 def _spread(arguments: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,9 @@ from rich.table import Table
 from lineas.cli.common import JsonOption, check_writable, say, write_json
 from lineas.intervention import Intervention
 
-BAR = 24
+BAR = 12
+WIDE = 110
+"""Columns of a terminal from which on the numbers behind the bars are shown."""
 
 
 def show(
@@ -53,21 +56,20 @@ def site_rows(intervention: Intervention) -> list[dict[str, Any]]:
 
 def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]]) -> None:
     """The terminal picture of an intervention."""
-    table = Table(box=None, header_style="bold", padding=(0, 1))
-    for column in ("site", "touched", "", "change", "|scale-1|", "|shift|", "folds"):
-        table.add_column(column, no_wrap=True, justify="right" if column in ("", "|scale-1|", "|shift|") else "left")
+    common = _common_prefix([row["site"] for row in rows])
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column(f"site ({common}...)" if common else "site", overflow="fold")
+    for column in ("touched", "", "size of the change", "folds"):
+        table.add_column(column, no_wrap=True)
+    if console.width >= WIDE:
+        table.add_column("|scale-1|", justify="right")
+        table.add_column("|shift|", justify="right")
     largest = max((row["scale_change"] + row["shift"] for row in rows), default=0) or 1
     for row in rows:
         size = (row["scale_change"] + row["shift"]) / largest
-        table.add_row(
-            row["site"],
-            _bar(row["touched"]),
-            f"{row['touched']:.1%}",
-            _bar(size, "magenta"),
-            f"{row['scale_change']:.4f}",
-            f"{row['shift']:.4f}",
-            row["folds"],
-        )
+        cells = [row["site"].removeprefix(common), _bar(row["touched"]), f"{row['touched']:.1%}", _bar(size, "magenta")]
+        numbers = [f"{row['scale_change']:.4f}", f"{row['shift']:.4f}"] if console.width >= WIDE else []
+        table.add_row(*cells, row["folds"], *numbers)
     console.print(table)
     facts = intervention.facts
     exact = sum(row["folds"] == "exact" for row in rows)
@@ -88,6 +90,13 @@ def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]
         console.print(
             "measured: " + ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
         )
+
+
+def _common_prefix(names: list[str]) -> str:
+    """The dotted beginning that all names share, such as "model.layers."."""
+    levels = zip(*(name.split(".")[:-1] for name in names))
+    shared = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, levels)]
+    return ".".join([*shared, ""]) if len(names) > 1 else ""
 
 
 def _bar(share: float, color: str = "cyan") -> str:

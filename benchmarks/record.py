@@ -1,0 +1,46 @@
+"""What every benchmark records beside its numbers: commit, machine, date, versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def about() -> dict[str, Any]:
+    """The commit (with "+" where the tree has changes), the machine, the date and the versions."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    return {
+        "commit": commit.strip() + ("+" if changed.strip() else ""),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("lineas", "torch", "transformers", "numpy")},
+    }
+
+
+def save(name: str, result: dict[str, Any]) -> Path:
+    """Write `benchmarks/results/NAME.json`."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

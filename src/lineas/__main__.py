@@ -1,0 +1,5 @@
+"""`python -m lineas` is the command line."""
+
+from lineas.cli import main
+
+main()

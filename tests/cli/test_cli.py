@@ -1,0 +1,266 @@
+"""The command line as a new user meets it: what it prints, what it writes, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lineas
+from lineas import artifact
+from lineas.cli import _spread, main
+
+SOURCE = "The dog ran away from the house\nA bird sang\nHe was sad and cried all day\n"
+TARGET = "The sun was warm and bright\nShe smiled at her mom\nThey played happily all day\n"
+
+
+@pytest.fixture
+def desk(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with two files of prompts and a link to the tiny model."""
+    (tmp_path / "source.txt").write_text(SOURCE)
+    (tmp_path / "target.txt").write_text(TARGET)
+    (tmp_path / "model").symlink_to(shared / "models" / "stories260k")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    code = 0
+    try:
+        main(list(arguments))
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+LEARN = ("learn", "model", "--source", "source.txt", "--target", "target.txt", "--out", "calm", "--steps", "3")
+
+
+def test_learn_then_show_then_generate(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, *LEARN, "--dtype", "float32", "--json", "learned.json")
+    assert code == 0
+    assert "in 3 steps" in out
+    told = json.loads((desk / "learned.json").read_text())
+    assert told["cost"][-1] < told["cost"][0]
+    loaded = lineas.Intervention.load(desk / "calm")
+    assert loaded.facts["data"]["source"]["file"] == "source.txt"
+    assert loaded.facts["data"]["source"]["count"] == 3
+
+    code, out, _ = run(capsys, "show", "calm")
+    assert code == 0
+    assert "post_attention_layernorm" in out
+    assert "100.0%" in out
+    assert "exact" in out
+
+    arguments = ("generate", "model", "--intervention", "calm", "--strength", "0", "0.5", "1", "--prompt", "Tom was")
+    code, out, _ = run(capsys, *arguments, "--json", "-", "--dtype", "float32")
+    assert code == 0
+    texts = json.loads(out)["continuations"][0]["by_strength"]
+    assert list(texts) == ["0", "0.5", "1"]
+    plain = lineas.load("model", dtype="float32").generate(["Tom was"])[0]
+    assert texts["0"] == plain
+    code, out, _ = run(capsys, *arguments)
+    assert all(f"strength {s}" in out for s in ("0", "0.5", "1"))
+
+
+def test_the_model_defaults_to_the_interventions_own(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, *LEARN)
+    code, out, _ = run(capsys, "generate", "--intervention", "calm", "--prompt", "Tom", "--json", "-")
+    assert code == 0
+    assert json.loads(out)["model"] == "model"
+
+
+def test_evaluate_reports_effect_and_damage_and_strength_zero_is_the_untouched_model(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, *LEARN, "--dtype", "float32")
+    code, out, _ = run(
+        capsys, "evaluate", "--intervention", "calm", "--prompts", "source.txt", "--neutral", "target.txt",
+        "--seeds", "2", "--json", "-", "--dtype", "float32",
+    )  # fmt: skip
+    assert code == 0
+    told = json.loads(out)
+    assert [row["strength"] for row in told["rows"]] == [0.0, 1.0]
+    model = lineas.load("model", dtype="float32")
+    from lineas.evaluation.perplexity import perplexity
+
+    assert told["rows"][0]["perplexity"] == pytest.approx(perplexity(model, TARGET.splitlines()))
+    assert told["rows"][1]["perplexity"] != told["rows"][0]["perplexity"]
+    assert len(told["rows"][0]["toxic_by_seed"]) == 2
+
+
+WRONG = [
+    (("learn", "nowhere", *LEARN[2:]), "no language model could be loaded from 'nowhere'"),
+    (("learn", "someone/nothing", *LEARN[2:]), "no language model could be loaded from 'someone/nothing'"),
+    ((*LEARN, "--source", "missing.txt"), "there is no file missing.txt"),
+    ((*LEARN, "--source", "empty.txt"), "empty.txt holds no prompts"),
+    ((*LEARN, "--source", "latin.txt"), "latin.txt is not UTF-8"),
+    ((*LEARN, "--source", "rows.jsonl:nope"), "has no column 'nope'"),
+    ((*LEARN, "--target", "one.txt"), "the target has 1 prompt"),
+    ((*LEARN, "--sites", "post_attention_layernom"), r"the nearest are 'model\.layers\.\d+\.post_attention_layernorm'"),
+    ((*LEARN, "--sites", "("), "is not a regular expression"),
+    ((*LEARN, "--out", "taken"), "taken exists already"),
+    ((*LEARN, "--out", "taken", "--force"), "is not an intervention"),
+    ((*LEARN, "--lr", "1e6"), "blew up to"),
+    ((*LEARN, "--lr", "-1"), "learning rate must be a positive number"),
+    ((*LEARN, "--optimizer", "lbfgs"), "'sgd' or 'adam'"),
+    ((*LEARN, "--method", "magic"), "not 'magic'"),
+    ((*LEARN, "--samples", "9"), "9 samples were asked for and 3 prompts"),
+    ((*LEARN, "--dtype", "int3"), "not 'int3'"),
+    ((*LEARN, "--steps", "many"), "Invalid value for '--steps'"),
+    ((*LEARN, "--json", "no/such/folder.json"), "the folder of no/such/folder.json does not exist"),
+    (LEARN[:4], "Missing option '--target'"),
+    (("generate", "model", "--intervention", "nothing", "--prompt", "x"), "no intervention at 'nothing'"),
+    (("generate", "model", "--intervention", "taken", "--prompt", "x"), "holds no intervention.json"),
+    (("show", "nothing"), "no intervention at 'nothing'"),
+    (("paint-it-black",), "No such command"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG, ids=[" ".join(a[-2:]) for a, _ in WRONG])
+def test_a_mistake_is_one_sentence_exit_code_two_and_nothing_written(
+    desk: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
+) -> None:
+    (desk / "empty.txt").write_text("\n")
+    (desk / "latin.txt").write_bytes("schön".encode("latin-1"))
+    (desk / "rows.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    (desk / "one.txt").write_text("alone\n")
+    (desk / "taken").mkdir()
+    (desk / "taken" / "thesis.txt").write_text("ten years")
+    before = sorted(desk.rglob("*"))
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    errors = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert sentence in errors[0]
+    assert "Traceback" not in out + err
+    assert sorted(desk.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--prompt", ""), "a prompt is empty"),
+        ((), "nothing to continue"),
+        (("--prompt", "x", "--strength", "nan"), "strength must be finite"),
+        (("--prompt", "x", "--top-p", "3"), "--top-p in (0, 1]"),
+        (("--prompt", "x", "--chat"), "has no chat template"),
+        (("--prompt", "x", "--prompts", "missing.txt"), "there is no file missing.txt"),
+    ],
+)
+def test_generate_refuses_what_it_cannot_do(
+    desk: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
+) -> None:
+    run(capsys, *LEARN)
+    code, _, err = run(capsys, "generate", "model", "--intervention", "calm", *arguments)
+    assert code == 2
+    assert sentence in err
+
+
+def test_an_intervention_for_another_network_is_refused_and_force_is_named(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(capsys, *LEARN)
+    changed = json.loads((desk / "calm" / "intervention.json").read_text())
+    changed["model"]["fingerprint"] = "0" * 64
+    (desk / "calm" / "intervention.json").write_text(json.dumps(changed))
+    arguments = ("generate", "model", "--intervention", "calm", "--prompt", "Tom")
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "another checkpoint" in err
+    assert "force" in err
+    assert run(capsys, *arguments, "--force")[0] == 0
+
+
+def test_strength_outside_zero_to_one_is_a_warning(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, *LEARN)
+    arguments = ("generate", "model", "--intervention", "calm", "--prompt", "Tom", "--strength", "1.5", "-0.5")
+    code, _, err = run(capsys, *arguments)
+    assert code == 0
+    assert "warning: strength 1.5 is outside 0 to 1" in err
+    assert "warning: strength -0.5 is outside 0 to 1" in err
+
+
+def test_prompts_cut_at_the_limit_are_counted(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *LEARN, "--max-length", "4")
+    assert code == 0
+    assert "3 of 3 source prompts were cut at 4 tokens" in err
+
+
+def test_force_overwrites_an_intervention(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, *LEARN)
+    assert run(capsys, *LEARN)[0] == 2
+    assert run(capsys, *LEARN, "--steps", "2", "--force")[0] == 0
+    assert lineas.Intervention.load("calm").facts["steps_done"] == 2
+
+
+@pytest.mark.parametrize("target", ["calm", "learned.json"])
+def test_no_space_left_is_one_sentence_and_nothing_half_written(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", target)
+
+    if target == "calm":
+        monkeypatch.setattr(artifact, "save_file", full)
+    else:
+        monkeypatch.setattr(os, "fdopen", full)
+    code, _, err = run(capsys, *LEARN, "--json", "learned.json")
+    assert code == 2
+    assert "no space left on the disk" in err
+    left = {p.name for p in desk.iterdir()} - {"source.txt", "target.txt", "model"}
+    assert left == (set() if target == "calm" else {"calm"})
+
+
+def test_ctrl_c_saves_what_was_learned_and_says_so(desk: Path) -> None:
+    """A real process, a real signal."""
+    command = [sys.executable, "-c", "from lineas.cli import main; main()", *LEARN[:-1], "100000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        time_limit = time.monotonic() + 60
+        while not _is_learning(process.pid) and time.monotonic() < time_limit:
+            if process.poll() is not None:
+                break
+            os.sched_yield()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert "interrupted after" in err
+    assert "of 100000 steps" in err
+    assert process.returncode == 0, err
+    assert "learned calm" in out
+    assert lineas.Intervention.load(desk / "calm").facts["steps_done"] >= 1
+
+
+def _is_learning(pid: int) -> bool:
+    """Whether a process has used enough processor time to be past its imports and into its steps."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (OSError, IndexError):
+        return False
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") > 15
+
+
+def test_options_take_several_values_after_one_name() -> None:
+    assert _spread(["--strength", "0", "-0.5", "1", "--prompt", "a", "b", "--seed", "3"]) == [
+        "--strength", "0", "--strength", "-0.5", "--strength", "1", "--prompt", "a", "--prompt", "b", "--seed", "3",
+    ]  # fmt: skip
+
+
+def test_help_of_every_verb_names_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb, option in [
+        ("learn", "--gamma"),
+        ("generate", "--strength"),
+        ("show", "--json"),
+        ("evaluate", "--neutral"),
+        ("demo", "--out"),
+    ]:
+        code, out, _ = run(capsys, verb, "--help")
+        assert code == 0
+        assert option in out

