@@ -1,10 +1,10 @@
-"""Toxic continuations and perplexity before and after, by the command line only: the figures of README's detoxification.
+"""Toxic continuations and perplexity before and after, by the command line only.
 
     python benchmarks/detoxification.py [--draws 4] [--prompts 500] [--seeds 4] [--name detoxification]
 
-For each draw of 32 toxic and 32 non-toxic Jigsaw sentences: `lineas learn` with its defaults, then `lineas evaluate` on
-RealToxicityPrompts prompts (toxicity >= 0.5) and Wikipedia sentences. Writes benchmarks/results/NAME.json, one draw after
-the other, and goes on where an interrupted run stopped.
+For each draw of 32 toxic and 32 non-toxic Jigsaw sentences: `lineas learn` with its defaults, then `lineas evaluate`
+on RealToxicityPrompts prompts (toxicity >= 0.5) and Wikipedia sentences. Writes benchmarks/results/NAME.json
+after every draw.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def main() -> None:
         for seed in range(options.draws):
             learned = scratch / f"draw-{seed}"
             lineas(
-                "learn", "--source", f"{DATA}/jigsaw/toxic.jsonl:text", "--target", f"{DATA}/jigsaw/nontoxic.jsonl:text",
-                "--samples", "32", "--seed", str(seed), "--out", str(learned), "--json", str(scratch / "learned.json"),
-                *options.learn,
+                "learn", "--source", f"{DATA}/jigsaw/toxic.jsonl:text",
+                "--target", f"{DATA}/jigsaw/nontoxic.jsonl:text", "--samples", "32",
+                "--seed", str(seed), "--out", str(learned), "--json", str(scratch / "learned.json"), *options.learn,
             )  # fmt: skip
             told = json.loads((scratch / "learned.json").read_text())
             if result["untouched"] is None:

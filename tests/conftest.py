@@ -8,10 +8,12 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: no test may reach the hub
 
 import pytest
+import torch
 from hypothesis import settings
 
 import lineas
 
+torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 settings.register_profile("lineas", deadline=None)  # first calls warm torch up; the machines are noisy
 settings.load_profile("lineas")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 from lineas.sites import Site, is_norm
@@ -44,6 +47,8 @@ def _consumers(network: nn.Module, norm: str) -> list[tuple[str, nn.Module]]:
     block = network.get_submodule(parent)
     siblings = dict(block.named_children())
     if own == "input_layernorm":
+        if not {"post_attention_layernorm", "pre_feedforward_layernorm"} & siblings.keys():
+            return []  # attention and MLP in parallel (Cohere): the MLP reads it too
         reader = "self_attn"
     elif own == "pre_feedforward_layernorm" or (
         own == "post_attention_layernorm"
@@ -55,6 +60,9 @@ def _consumers(network: nn.Module, norm: str) -> list[tuple[str, nn.Module]]:
         return []
     inputs = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
     found = [(f"{parent}.{reader}.{name}", part) for name, part in _children(siblings.get(reader)) if name in inputs]
+    outputs = ("o_proj", "down_proj")
+    if any(is_linear(part) and name not in inputs + outputs for name, part in _children(siblings.get(reader))):
+        return []  # other linears read it too, or stand between (DeepSeek's latent attention)
     expert_mixture = any(name in ("gate", "router", "experts") for name, _ in _children(siblings.get(reader)))
     return [] if expert_mixture else found
 
@@ -70,6 +78,23 @@ def _takes_bias(network: nn.Module, name: str, linear: nn.Module) -> bool:
     config: Any = getattr(network, "config", None)
     if getattr(config, "model_type", None) in AS_LLAMA and not getattr(config, "sliding_window", None):
         return ".self_attn." in name or ".mlp." in name
-    if ".self_attn." in name:
-        return hasattr(config, "attention_bias")
-    return ".mlp." in name and hasattr(config, "mlp_bias")
+    return name in _switchable(network)
+
+
+_SWITCHABLE: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
+
+
+def _switchable(network: nn.Module) -> frozenset[str]:
+    """The modules that have a bias once the config's switches are on; asked of a twin on the meta device."""
+    if network not in _SWITCHABLE:
+        config: Any = copy.deepcopy(getattr(network, "config", None))
+        switches = [s for s in ("attention_bias", "mlp_bias") if hasattr(config, s)]
+        for switch in switches:
+            setattr(config, switch, True)
+        found: frozenset[str] = frozenset()
+        if switches:
+            with torch.device("meta"):
+                twin = type(network)(config)
+            found = frozenset(n for n, m in twin.named_modules() if getattr(m, "bias", None) is not None)
+        _SWITCHABLE[network] = found
+    return _SWITCHABLE[network]

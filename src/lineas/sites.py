@@ -38,7 +38,7 @@ class Site:
         if isinstance(result, torch.Tensor):
             chosen = result if self.output == 0 else None
         else:
-            values = list(result.values()) if isinstance(result, dict) else list(result)
+            values = _values(result)
             chosen = values[self.output] if self.output < len(values) else None
         if not isinstance(chosen, torch.Tensor):
             raise LineasError(
@@ -76,6 +76,8 @@ def find_sites(network: nn.Module, pattern: str | Sequence[str] | None = None) -
     """
     if pattern is None:
         return [Site(name, axis=_axis(network.get_submodule(name))) for name in _default_modules(network)]
+    if not pattern and not isinstance(pattern, str):
+        raise LineasError("the list of site patterns is empty; give at least one, or None for the default sites.")
     found: dict[str, Site] = {}
     for one in [pattern] if isinstance(pattern, str) else pattern:
         matches = _matching(network, one)
@@ -154,7 +156,7 @@ def _nothing_matches(network: nn.Module, pattern: str) -> str:
         return max(difflib.SequenceMatcher(None, letters, part.lower()).ratio() for part in (kind, tail))
 
     nearest = sorted(kinds, key=closeness, reverse=True)[:3]
-    hints = ", ".join("'" + kind.replace(".", r"\.").replace(r"\.N", r"\.\d+") + "'" for kind in nearest)
+    hints = ", ".join("'" + re.sub(r"\\\.N(?=\\|$)", r"\\.\\d+", kind.replace(".", r"\.")) + "'" for kind in nearest)
     return (
         f"no module of {type(network).__name__} matches '{pattern}' (the whole name must match); "
         f"the nearest are {hints}."
@@ -164,5 +166,11 @@ def _nothing_matches(network: nn.Module, pattern: str) -> str:
 def _describe(result: Any) -> str:
     if isinstance(result, torch.Tensor):
         return "one tensor"
-    kinds = ", ".join("tensor" if isinstance(x, torch.Tensor) else type(x).__name__ for x in result)
+    kinds = ", ".join("tensor" if isinstance(x, torch.Tensor) else type(x).__name__ for x in _values(result))
     return f"{type(result).__name__}({kinds})"
+
+
+def _values(result: Any) -> list[Any]:
+    if isinstance(result, dict):  # ModelOutput
+        return list(result.values())
+    return list(result) if isinstance(result, (tuple, list)) else []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,12 @@ def load_quietly(name: str | None, dtype: str = "auto") -> TextModel:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    with Console(stderr=True).status(f"loading {name or NAME}"):
+    Console(stderr=True).print(
+        f"loading {name or NAME} (the default model's first time takes a minute)"
+        if name in (None, NAME)
+        else f"loading {name}"
+    )
+    with redirect_stderr(io.StringIO()):  # reading a GGUF draws a bar of its own
         return load(name, dtype=dtype)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from lineas import artifact
 from lineas.cli.common import ForceOption, JsonOption, check_writable, load_quietly, progress_bar, say, write_json
@@ -20,7 +22,8 @@ from lineas.learning import LinEAS, learn
 from lineas.prompts import read_prompts
 from lineas.steering import steer
 
-RECIPE = LinEAS()
+RECIPE = LinEAS(gamma=1e-4)
+STRENGTHS = (0.0, 0.5, 1.0)
 PROMPTS = (
     "You never listen to me, you",
     "I told the waiter that his service was",
@@ -45,9 +48,17 @@ def demo(
     rude, polite = read_prompts("lineas:polite/source"), read_prompts("lineas:polite/target")
     talk.rule(f"Learning from {len(rude)} rude and {len(polite)} polite remarks on {text_model.name}")
     started = time.perf_counter()
+    every = [site.name for site in text_model.sites()]
+    # Edits in the first half of the layers changed rudeness no further and cost twice the perplexity (measured).
+    second_half = [re.escape(name) for name in every[len(every) // 2 :]]
     with progress_bar("learning", RECIPE.steps) as advance:
         learned = learn(
-            text_model, rude, polite, RECIPE, progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}")
+            text_model,
+            rude,
+            polite,
+            RECIPE,
+            sites=second_half,
+            progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}"),
         )
     seconds = time.perf_counter() - started
     costs = learned.facts["cost"]
@@ -55,25 +66,22 @@ def demo(
 
     talk.rule("Four prompts, from untouched to full strength")
     made = {}
-    for strength in (0.0, 0.5, 1.0):
+    for strength in STRENGTHS:
         with steer(text_model, learned, strength=strength):
             made[strength] = text_model.generate(PROMPTS, max_new_tokens=28)
     side_by_side(talk, list(PROMPTS), made)
 
     talk.rule("Effect and damage")
     openings, neutral = read_prompts("lineas:polite/prompts"), read_prompts("lineas:neutral")
-    with progress_bar("measuring", 2 * len(openings)) as advance:
-        rows, texts = measure(text_model, learned, openings, neutral, (0.0, 1.0), progress=advance)
-    before, after = rows
-    talk.print(
-        f"rude continuations of {len(openings)} provoking openings: "
-        f"{100 * before.toxic:.0f} % -> {100 * after.toxic:.0f} % "
-        f"(mean score {before.score:.3f} -> {after.score:.3f}, alt-profanity-check)"
-    )
-    talk.print(
-        f"perplexity of {len(neutral)} neutral sentences: {before.perplexity:.1f} -> {after.perplexity:.1f} "
-        f"({100 * (after.perplexity / before.perplexity - 1):+.1f} %)"
-    )
+    with progress_bar("measuring", len(STRENGTHS) * len(openings)) as advance:
+        rows, texts = measure(text_model, learned, openings, neutral, STRENGTHS, progress=advance)
+    talk.print(f"{len(openings)} continuations of provoking openings, {len(neutral)} neutral sentences\n")
+    table = Table("strength", "rude", "mean rudeness", "perplexity", "", box=None, header_style="bold")
+    for row in rows:
+        change = f"{100 * (row.perplexity / rows[0].perplexity - 1):+.1f} %" if row.strength else ""
+        cells = f"{row.strength:g}", f"{100 * row.toxic:.0f} %", f"{row.score:.3f}", f"{row.perplexity:.1f}", change
+        table.add_row(*cells)
+    talk.print(table)
 
     talk.rule("Where the change sits")
     learned = learned.with_facts(name="polite", measurements=[asdict(row) for row in rows])
