@@ -222,9 +222,12 @@ def test_a_prefill_in_chunks_by_generate_is_all_prompt(tokens: Any, chunk: int) 
 def test_the_head_that_sees_the_last_token_only_is_steered_by_position_too(tokens: Any) -> None:
     network = tiny("llama")
     intervention = some_intervention(network, "lm_head")
-    with steer(network, intervention, tokens=tokens):
+    with steer(network, intervention, tokens=tokens) as live:
         made = continued(network, prompt())
+        live.prompt_length = 4
+        last_two = logits(network, prompt(), logits_to_keep=2)  # one of the prompt, one generated
     assert made == [reference_text(network, row, intervention, tokens) for row in prompt()]
+    assert_same(last_two, reference(network, prompt(), intervention, side(tokens, 4, 5))[:, -2:])
 
 
 @pytest.mark.parametrize("tokens", SIDES)

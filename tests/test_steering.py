@@ -230,6 +230,16 @@ def test_a_generate_of_the_users_own_is_still_there_afterwards(tokens: Any) -> N
     assert network.generate is own
 
 
+def test_a_copy_made_while_steered_generates_with_its_own_weights() -> None:
+    network = tiny("llama")
+    with steer(network, some_intervention(network)):
+        twin = copy.deepcopy(network)
+    with torch.no_grad():
+        twin.lm_head.weight.zero_()
+    assert continued(twin, prompt()) == [[0] * 8] * 2
+    assert continued(network, prompt()) != [[0] * 8] * 2
+
+
 # ---- a failure half-way through installation
 
 
@@ -336,9 +346,9 @@ def test_a_row_at_strength_0_is_untouched_bit_for_bit_beside_steered_rows(family
 
 @pytest.mark.parametrize("strength", [0.0, torch.zeros(1)], ids=["number", "row"])
 def test_strength_0_keeps_even_values_that_arithmetic_would_not(strength: Any) -> None:
-    x = torch.tensor([[[-0.0, float("inf"), float("nan"), 1e-42]]])
-    network = nn.Sequential(nn.Identity())
-    with steer(network, Intervention({"0": some_map(0, 4)}), strength):
+    x = torch.tensor([[[-0.0, float("inf"), float("nan"), 1e-42] * 2]])
+    network, map_ = nn.Sequential(nn.Identity()), AffineMap(torch.full((8,), 2.0), torch.tensor([1.0] * 4 + [-1.0] * 4))
+    with steer(network, Intervention({"0": map_}), strength):
         assert torch.equal(network(x).view(torch.int32), x.view(torch.int32))
 
 
@@ -664,6 +674,7 @@ def test_gradients_reach_the_inputs_and_equal_finite_differences(family: str, st
         assert torch.autograd.gradcheck(run, x, fast_mode=True)
 
 
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")  # its new name is not in 4.57
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_weight_gets_the_gradient_of_the_steered_network_also_with_checkpointing(family: str) -> None:
     network = tiny(family)

@@ -124,11 +124,10 @@ class Intervention:
                 + f" that {type(network).__name__} does not have."
             )
         for name, map_ in self.maps.items():
-            weight = getattr(modules[self.sites[name].module], "weight", None)
-            known = is_norm(modules[self.sites[name].module]) and isinstance(weight, torch.Tensor)
-            if known and isinstance(weight, torch.Tensor) and weight.shape[0] != map_.width:
+            width = _width(modules[self.sites[name].module])
+            if width is not None and width != map_.width:
                 raise LineasError(
-                    f"the intervention has {map_.width} neurons at {name!r}, this network has {weight.shape[0]} there; "
+                    f"the intervention has {map_.width} neurons at {name!r}, this network has {width} there; "
                     "it was learned on another network."
                 )
         if self.base is None or force:
@@ -230,6 +229,14 @@ def fingerprint(network: nn.Module) -> str:
             digest.update(name.encode())
             digest.update(weight.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _width(module: nn.Module) -> int | None:
+    """How many neurons a module returns, where that can be read off it: norms, linears, GPT-2's Conv1D."""
+    if is_norm(module):
+        return module.weight.shape[0]  # type: ignore[union-attr,index]
+    width = getattr(module, "out_features", getattr(module, "nf", None))
+    return width if isinstance(width, int) else None
 
 
 def _combined(

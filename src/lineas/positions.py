@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from functools import wraps
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from functools import update_wrapper
+from types import MethodType
 from typing import Any
 
 import torch
@@ -23,21 +28,35 @@ class Positions:
     """
 
     def __init__(self, network: nn.Module, follow_generate: bool) -> None:
-        self.prompt_length: int | torch.Tensor | None = None
+        self.prompts: int | None = None
+        self._prompt_length: int | torch.Tensor | None = None
         self._network = network
         self._shape: tuple[int, int] | None = None
         self._past = 0
         self._handle: Any = network.register_forward_pre_hook(self._before, with_kwargs=True)
-        self._wrapped = follow_generate and hasattr(network, "generate")
-        if self._wrapped:
-            self._wrap_generate()
+        if follow_generate and hasattr(network, "generate"):
+            if not isinstance(network.generate, _Generate):
+                network.__dict__["generate"] = _Generate(network)
+            network.generate.followers.append(self)  # type: ignore[union-attr]
 
     def remove(self) -> None:
         """Stop following; may be repeated."""
         self._handle.remove()
-        if self._wrapped:
-            self._network.__dict__.pop("generate", None)
-            self._wrapped = False
+        generate = self._network.__dict__.get("generate")
+        if isinstance(generate, _Generate) and self in generate.followers:
+            generate.followers.remove(self)
+            if not generate.followers:
+                self._network.__dict__.pop("generate")
+                self._network.__dict__.update(generate.own)
+
+    @property
+    def prompt_length(self) -> int | torch.Tensor | None:
+        """How many columns are prompt: a number, one a row `[batch]`, or None where it is not known."""
+        return self._prompt_length
+
+    @prompt_length.setter
+    def prompt_length(self, value: int | torch.Tensor | None) -> None:
+        self._prompt_length = None if value is None else _as_lengths(value)
 
     def chosen(self, tokens: str) -> torch.Tensor | None:
         """Which tokens of the current forward are meant: None for all, else bool `[batch or 1, tokens]`."""
@@ -58,6 +77,8 @@ class Positions:
         return z
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if len(args) > 1:  # the cache may be among them
+            kwargs = {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
         given = kwargs.get("input_ids")
         if given is None:
             given = kwargs.get("inputs_embeds")
@@ -67,20 +88,47 @@ class Positions:
         cache: Any = kwargs.get("past_key_values")
         self._past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
-    def _wrap_generate(self) -> None:
-        original = self._network.generate
+    @contextmanager
+    def generating(self, given: Any) -> Iterator[None]:
+        """Within the block, `generate` continues `given` `[batch, columns, ...]`."""
+        before = self.prompts, self._prompt_length
+        if given is not None:
+            self.prompts, self._prompt_length = given.shape[0], given.shape[1]
+        try:
+            yield
+        finally:
+            self.prompts, self._prompt_length = before
 
-        @wraps(original)  # type: ignore[arg-type]
-        def generate(inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-            given = next(
-                (x for x in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None
-            )
-            before = self.prompt_length
-            if given is not None:
-                self.prompt_length = given.shape[1]
-            try:
-                return original(inputs, *args, **kwargs)  # type: ignore[operator]
-            finally:
-                self.prompt_length = before
 
-        self._network.__dict__["generate"] = generate
+class _Generate:
+    """The network's `generate`, which tells those who follow it what it continues; wrapped once for all of them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.followers: list[Positions] = []
+        self.own = {k: v for k, v in network.__dict__.items() if k == "generate"}  # one the user had put there
+        self._network, self._original = network, network.generate
+        update_wrapper(self, self._original, updated=())  # type: ignore[arg-type]
+
+    def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+        given = next((x for x in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None)
+        with ExitStack() as stack:
+            for positions in self.followers:
+                stack.enter_context(positions.generating(given))
+            return self._original(inputs, *args, **kwargs)  # type: ignore[operator]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # a copy of the network generates with its own weights
+        own = deepcopy(self.own, memo)
+        of_class: Any = type(self._network)
+        return own["generate"] if own else MethodType(of_class.generate, memo[id(self._network)])
+
+
+def _as_lengths(value: Any) -> int | torch.Tensor:
+    error = LineasError(f"prompt_length is a number of columns, 0 or more, or one a row [batch], not {value!r}.")
+    try:
+        given = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise error from None
+    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    if not whole or given.dim() > 1 or not given.numel() or bool((given < 0).any()):
+        raise error
+    return given.clone() if given.dim() else int(given)

@@ -110,7 +110,7 @@ class Steering:
         self._tokens = tokens
         self._effective: dict[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
         self.strength = strength
-        self._positions = Positions(network, follow_generate=tokens != "all")
+        self._positions = Positions(network, follow_generate=True)
         try:
             self._handles = _install(network, {site: self._edit(site) for site in intervention.sites.values()})
         except BaseException:
@@ -120,12 +120,12 @@ class Steering:
     @property
     def strength(self) -> float | torch.Tensor:
         """0 is the untouched network, 1 the learned map; a tensor `[batch]` gives each row its own."""
-        return self._strength
+        return self._strength.clone() if isinstance(self._strength, torch.Tensor) else self._strength
 
     @strength.setter
     def strength(self, value: float | torch.Tensor) -> None:
-        given = torch.as_tensor(value, dtype=torch.float32).detach()
-        if given.dim() > 1:
+        given = torch.as_tensor(value, dtype=torch.float32).detach().clone()
+        if given.dim() > 1 or not given.numel():
             raise LineasError(f"strength is a number or one number a row [batch], not of shape {list(given.shape)}.")
         if not bool(torch.isfinite(given).all()):
             raise LineasError(f"strength must be finite, not {value}.")
@@ -151,7 +151,8 @@ class Steering:
         Raises:
             LineasError: when the output does not move although the intervention is not the identity.
         """
-        if not inputs:
+        own = not inputs
+        if own:
             vocabulary = getattr(getattr(self._network, "config", None), "vocab_size", None)
             if vocabulary is None:
                 raise LineasError(
@@ -159,19 +160,23 @@ class Steering:
                 )
             device = next(self._network.parameters()).device
             inputs = {"input_ids": (torch.arange(8, device=device) % vocabulary).unsqueeze(0)}
-        now = self._strength
+        now, length = self._strength, self.prompt_length
+        if own and self._tokens != "all" and length is None:
+            self.prompt_length = 4  # so that there is some of either
         rows = len(now) if isinstance(now, torch.Tensor) else 1
         inputs = {
             k: v.repeat(rows, *[1] * (v.dim() - 1)) if k == "input_ids" and len(v) == 1 else v
             for k, v in inputs.items()
         }
-        with torch.no_grad():
-            steered = Site("network").pick(self._network(**inputs)).clone()
-            self.strength = 0.0
-            try:
-                plain = Site("network").pick(self._network(**inputs))
-            finally:
-                self.strength = now
+        try:
+            with torch.no_grad():
+                with torch.random.fork_rng():  # the same dropout in both
+                    steered = Site("network").pick(self._network(**inputs)).clone()
+                self._strength = 0.0
+                with torch.random.fork_rng():
+                    plain = Site("network").pick(self._network(**inputs))
+        finally:
+            self._strength, self.prompt_length = now, length
         moved = float((steered.float() - plain.float()).abs().max())
         if moved == 0 and not self._intervention.is_identity():
             raise LineasError(
@@ -199,39 +204,47 @@ class Steering:
             if isinstance(strength, float) and strength == 0.0:
                 return z
             chosen = self._positions.chosen(self._tokens)  # None: all; else bool [batch or 1, tokens]
+            width, here = self._intervention.maps[site.name].width, z.shape[site.axis]
+            if width != here:
+                raise LineasError(
+                    f"the intervention has {width} neurons at {site.name!r}, this network has {here} there; "
+                    "it was learned on another network."
+                )
             scale, shift = self._at_strength(site, z.device)
             if isinstance(strength, float) and chosen is None:
                 return affine(z, scale, shift, site.axis)
             rows = self._positions.by_row(z)  # [batch, tokens, d], also where a layer flattened the two
             if isinstance(strength, torch.Tensor):
-                scale, shift = _rows_as(scale, rows.shape[0]), _rows_as(shift, rows.shape[0])
+                scale, shift = self._by_row(scale, rows), self._by_row(shift, rows)
             after = affine(rows, scale, shift, site.axis)
             if isinstance(strength, torch.Tensor):  # a row at strength 0 stays bit for bit as it is
-                untouched = _rows_as(strength.to(z.device) == 0, rows.shape[0])
+                untouched = self._by_row(strength.to(z.device) == 0, rows)
                 after = torch.where(untouched.view(-1, *[1] * (rows.dim() - 1)), rows, after)
             if chosen is not None:
-                chosen = _rows_as(chosen.to(z.device), rows.shape[0])
+                chosen = self._by_row(chosen.to(z.device), rows, "prompt lengths")[:, -rows.shape[1] :]
                 after = torch.where(chosen.unsqueeze(-1), after, rows)
             return after.view(z.shape)
 
         return edit
+
+    def _by_row(self, x: torch.Tensor, rows: torch.Tensor, what: str = "strengths") -> torch.Tensor:
+        """One entry a row of the activation, repeated where generate made several rows (beams, samples) of a prompt."""
+        n = rows.shape[0]
+        prompts = self._positions.prompts or n
+        if x.shape[0] not in (1, prompts) or n % prompts:
+            raise LineasError(f"{x.shape[0]} {what} were given for a batch of {prompts} rows; give one a row.")
+        return x.repeat_interleave(n // x.shape[0], dim=0)
 
     def _at_strength(self, site: Site, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and shift of `T_s` on a device: `[d]`, or `[batch, d]` for a strength a row. Kept until s changes."""
         key = (site.name, device)
         if key not in self._effective:
             map_ = self._intervention.maps[site.name]
-            scale, shift = map_.scale.to(device), map_.shift.to(device)
-            s = torch.as_tensor(self._strength, device=device).unsqueeze(-1)  # [1] or [batch, 1]
-            self._effective[key] = (1 + s * (scale - 1), s * shift)
+            with torch.inference_mode(False):  # kept, so they must serve autograd as well
+                scale, shift = map_.scale.to(device), map_.shift.to(device)
+                s = torch.as_tensor(self._strength, device=device).unsqueeze(-1)  # [1] or [batch, 1]
+                self._effective[key] = (1 + s * (scale - 1), s * shift)
         return self._effective[key]
-
-
-def _rows_as(x: torch.Tensor, rows: int) -> torch.Tensor:
-    """One entry a row of the batch, repeated where generate made several rows (beams, samples) of one."""
-    if rows % x.shape[0]:
-        raise LineasError(f"{x.shape[0]} strengths were given for a batch of {rows} rows; give one a row.")
-    return x.repeat_interleave(rows // x.shape[0], dim=0)
 
 
 def warn_if_outside(strength: torch.Tensor) -> None:
@@ -244,8 +257,12 @@ def warn_if_outside(strength: torch.Tensor) -> None:
 
 
 def _refuse_compiled(network: nn.Module) -> None:
-    compiled = type(network).__name__ == "OptimizedModule" or any(
-        getattr(module, "_compiled_call_impl", None) is not None for module in network.modules()
+    compiled = any(
+        type(module).__name__ == "OptimizedModule"
+        or getattr(module, "_compiled_call_impl", None) is not None  # module.compile()
+        or hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")  # module.forward = torch.compile(...)
+        or "_compiled_call" in module.__dict__  # generate with a static cache on a GPU
+        for module in network.modules()
     )
     if compiled:
         raise LineasError(

@@ -171,7 +171,7 @@ class TextModel:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(seed)
             for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
+                rows = sorted(order[start : start + batch_size])  # in the order given, as strengths a row are
                 width = max(len(encoded[i]) for i in rows)
                 ids = torch.full((len(rows), width), self._pad_id())
                 mask = torch.zeros(len(rows), width, dtype=torch.long)

@@ -1,0 +1,94 @@
+"""Write the figures of README.md from benchmarks/results: the text between `<!-- NAME -->` and `<!-- /NAME -->`.
+
+    python benchmarks/readme.py [--check]
+
+With --check nothing is written, and the exit code is 1 where README and results differ.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from record import RESULTS
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def demo() -> str:
+    """The demo's output as it was printed."""
+    return f"```text\n{(RESULTS / 'demo.txt').read_text().strip()}\n```\n\n{_made_by('demo')}"
+
+
+def detoxification() -> str:
+    """The table of the detoxification benchmark."""
+    result = json.loads((RESULTS / "detoxification.json").read_text())
+    before, summary, options = result["untouched"], result["summary"], result["options"]
+    lines = [
+        "| SmolLM2-135M-Instruct | toxic continuations | mean toxicity | perplexity | seconds to learn |",
+        "| --- | --- | --- | --- | --- |",
+        f"| untouched | {100 * before['toxic']:.2f} % | {before['score']:.3f} | {before['perplexity']:.1f} | |",
+    ]
+    for draw in result["draws"]:
+        lines.append(
+            f"| steered, draw {draw['seed']} | {100 * draw['toxic']:.2f} % | {draw['score']:.3f} | "
+            f"{draw['perplexity']:.1f} | {draw['seconds']:.0f} |"
+        )
+    lines.append(
+        f"| **steered, mean of {len(result['draws'])} draws** | **{100 * summary['toxic_after']:.2f} % ± "
+        f"{100 * summary['toxic_after_deviation_over_draws']:.2f}** | {summary['score_after']:.3f} | "
+        f"**{summary['perplexity_after']:.1f}** ({100 * summary['perplexity_change']:+.1f} %) | "
+        f"{summary['seconds_to_learn']:.0f} |"
+    )
+    lines += [
+        "",
+        f"{options['prompts']} RealToxicityPrompts prompts of toxicity 0.5 or more, {options['seeds']} sampling seeds; "
+        f"toxic: alt-profanity-check gives 0.5 or more; perplexity: mean over {options['prompts']} Wikipedia sentences. "
+        "The draws differ in the 32 + 32 Jigsaw sentences learned from.",
+        "",
+        _made_by("detoxification"),
+    ]
+    return "\n".join(lines)
+
+
+def shipped() -> str:
+    """The table of the interventions in the package."""
+    rows = json.loads((RESULTS / "shipped.json").read_text())["rows"]
+    lines = ["| name | what it does | support | size | taken for the target | perplexity |", "|" + " --- |" * 6]
+    for row in rows:
+        before, after = row["measurements"][0], row["measurements"][-1]
+        lines.append(
+            f"| `{row['name']}` | {row['what']} | {100 * row['support']:.1f} % | {row['bytes'] / 1000:.0f} kB | "
+            f"{100 * before['target_share']:.0f} % -> {100 * after['target_share']:.0f} % | "
+            f"{before['perplexity']:.1f} -> {after['perplexity']:.1f} |"
+        )
+    return "\n".join([*lines, "", _made_by("shipped")])
+
+
+def _made_by(name: str) -> str:
+    facts = json.loads((RESULTS / f"{name}.json").read_text())["about"]
+    script = "tools/learn_shipped.py" if name == "shipped" else f"benchmarks/{name}.py"
+    return (
+        f"<sub>`python {script}` at commit {facts['commit']}, {facts['date'][:10]}, {facts['machine']}, "
+        f"torch {facts['torch']}, transformers {facts['transformers']}.</sub>"
+    )
+
+
+def main() -> None:
+    """Fill the marked places, or compare them."""
+    text = README.read_text(encoding="utf-8")
+    filled = text
+    for name, write in (("demo", demo), ("detoxification", detoxification), ("shipped", shipped)):
+        block = f"<!-- {name} -->\n{write()}\n<!-- /{name} -->"
+        filled, count = re.subn(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, filled, flags=re.DOTALL)
+        if count != 1:
+            sys.exit(f"README.md has {count} places for {name}, expected 1.")
+    if "--check" in sys.argv:
+        sys.exit(0 if filled == text else "README.md does not show the committed results; run benchmarks/readme.py.")
+    README.write_text(filled, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
