@@ -1,6 +1,6 @@
 """What `lineas demo` prints and draws, recorded: benchmarks/results/demo.txt, demo.json and docs/demo.png.
 
-    python benchmarks/demo.py
+python benchmarks/demo.py
 """
 
 from __future__ import annotations

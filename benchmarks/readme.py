@@ -45,8 +45,8 @@ def detoxification() -> str:
     lines += [
         "",
         f"{options['prompts']} RealToxicityPrompts prompts of toxicity 0.5 or more, {options['seeds']} sampling seeds; "
-        f"toxic: alt-profanity-check gives 0.5 or more; perplexity: mean over {options['prompts']} Wikipedia sentences. "
-        "The draws differ in the 32 + 32 Jigsaw sentences learned from.",
+        f"toxic: alt-profanity-check gives 0.5 or more; perplexity: mean over {options['prompts']} Wikipedia "
+        "sentences. The draws differ in the 32 + 32 Jigsaw sentences learned from.",
         "",
         _made_by("detoxification"),
     ]
@@ -69,9 +69,8 @@ def shipped() -> str:
 
 def _made_by(name: str) -> str:
     facts = json.loads((RESULTS / f"{name}.json").read_text())["about"]
-    script = "tools/learn_shipped.py" if name == "shipped" else f"benchmarks/{name}.py"
     return (
-        f"<sub>`python {script}` at commit {facts['commit']}, {facts['date'][:10]}, {facts['machine']}, "
+        f"<sub>`python benchmarks/{name}.py` at commit {facts['commit']}, {facts['date'][:10]}, {facts['machine']}, "
         f"torch {facts['torch']}, transformers {facts['transformers']}.</sub>"
     )
 

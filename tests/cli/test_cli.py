@@ -264,3 +264,10 @@ def test_help_of_every_verb_names_its_options(capsys: pytest.CaptureFixture[str]
         code, out, _ = run(capsys, verb, "--help")
         assert code == 0
         assert option in out
+
+
+def test_no_arguments_show_the_help_and_no_empty_error(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys)
+    assert code in (0, 2)
+    assert "generate" in out + err
+    assert "error" not in err

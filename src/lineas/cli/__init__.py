@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
         in_words = getattr(error, "format_message", None)  # wrong usage: typer brings its own copy of click or click's
         if in_words is None:
             raise
+        if not in_words():  # no arguments: the help was shown
+            sys.exit(2)
         _fail(f"{in_words().rstrip('.')}; see lineas --help.")
 
 

@@ -106,7 +106,8 @@ def progress_bar(label: str, total: int) -> Iterator[Any]:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    stderr = Console(stderr=True)
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
         task = bar.add_task(label, total=total, note="")
         yield lambda count, note="": bar.update(task, advance=count, note=note)
 

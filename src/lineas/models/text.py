@@ -185,11 +185,16 @@ class TextModel:
                     pad_token_id=self._pad_id(),
                     **sampling,
                 )
-                for i, text in zip(rows, self.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)):
-                    out[i] = text
+                for i, new in zip(rows, made[:, width:].tolist()):
+                    out[i] = self._continuation(encoded[i], new)
                 if progress:
                     progress(len(rows))
         return out
+
+    def _continuation(self, prompt: list[int], new: list[int]) -> str:
+        """The text that new ids add to a prompt; decoded alone they would lose their first space in some tokenizers."""
+        before, whole, alone = self.tokenizer.batch_decode([prompt, [*prompt, *new], new], skip_special_tokens=True)
+        return whole[len(before) :] if whole.startswith(before) else alone  # else the prompt ends inside a character
 
     def _as_chat(self, prompt: str) -> str:
         if not getattr(self.tokenizer, "chat_template", None):

@@ -1,0 +1,72 @@
+"""Text models: batches with little padding, generation that is reproducible, and the text that comes back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import lineas
+from lineas import LineasError
+
+
+def test_parts_hold_every_prompt_once_with_little_padding(stories: lineas.TextModel) -> None:
+    prompts = ["Tom " * n for n in (1, 40, 2, 3, 38, 41, 1, 12)]
+    batch = stories.batch(prompts)
+    rows = torch.cat([part.rows for part in batch.parts])
+    assert sorted(rows.tolist()) == list(range(8))
+    real = sum(int(part.mask.sum()) for part in batch.parts)
+    assert real == sum(len(stories.tokenizer(p).input_ids) for p in prompts)
+    assert sum(part.ids.numel() for part in batch.parts) <= real / 0.8
+    for part in batch.parts:
+        for ids, mask, row in zip(part.ids, part.mask, part.rows):
+            assert ids[mask.bool()].tolist() == stories.tokenizer(prompts[row]).input_ids
+
+
+def test_the_same_seed_gives_the_same_texts_and_touches_no_global_state(stories: lineas.TextModel) -> None:
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    one = stories.generate(["Once", "Tom was"], top_p=1.0, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert one == stories.generate(["Once", "Tom was"], top_p=1.0, seed=3)
+    assert one != stories.generate(["Once", "Tom was"], top_p=1.0, seed=4)
+
+
+def test_greedy_continuations_do_not_depend_on_the_batch(stories: lineas.TextModel) -> None:
+    prompts = ["Once upon a time", "Tom", "The little dog was very"]
+    options = {"temperature": 0.0, "repetition_penalty": 1.0, "max_new_tokens": 12}
+    together = stories.generate(prompts, **options)
+    assert together == [stories.generate([p], **options)[0] for p in prompts]
+    assert together == stories.generate(prompts, batch_size=2, **options)
+
+
+def test_prompt_and_continuation_join_to_the_text_the_model_wrote(stories: lineas.TextModel) -> None:
+    """This tokenizer drops a leading space when ids are decoded alone."""
+    options = {"temperature": 0.0, "repetition_penalty": 1.0, "max_new_tokens": 12}
+    ids = stories.tokenizer("Tom and", return_tensors="pt").input_ids
+    whole = stories.network.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)
+    expected = stories.tokenizer.decode(whole[0], skip_special_tokens=True)
+    assert "Tom and" + stories.generate(["Tom and"], **options)[0] == expected
+    assert expected[len("Tom and")] == " "
+
+
+def test_what_cannot_be_continued_or_run_is_refused(stories: lineas.TextModel) -> None:
+    with pytest.raises(LineasError, match="a list of prompts, not one string"):
+        stories.generate("Tom")
+    with pytest.raises(LineasError, match="no chat template"):
+        stories.generate(["Tom"], chat=True)
+    with pytest.raises(LineasError, match="at least one prompt"):
+        stories.batch([])
+
+
+def test_chat_prompts_go_through_the_template(smollm2: lineas.TextModel) -> None:
+    chat = smollm2.generate(["What is two plus two?"], chat=True, temperature=0, max_new_tokens=12)[0]
+    plain = smollm2.generate(["What is two plus two?"], temperature=0, max_new_tokens=12)[0]
+    assert chat != plain
+    assert "four" in chat.lower() or "4" in chat
+
+
+def test_load_says_what_it_cannot_load(tmp_path) -> None:
+    with pytest.raises(LineasError, match="no language model could be loaded"):
+        lineas.load(tmp_path)
+    with pytest.raises(LineasError, match="'auto' or one of float32"):
+        lineas.load(dtype="int8")
