@@ -5,7 +5,8 @@
 From the sentence sets in src/lineas/data to src/lineas/data/interventions/NAME, kept to a few kB by the lasso on
 single neurons, on the second half of the layers. Measured at strength 0, 0.5 and 1: the share of continuations of
 neutral openings that a classifier fitted on the set's own two sides takes for the target side (for "polite" also the
-share of rude continuations of provoking ones), and the perplexity of neutral sentences. The rows go to benchmarks/results/shipped.json.
+share of rude continuations of provoking ones), and the perplexity of neutral sentences. The rows go to
+benchmarks/results/shipped.json.
 """
 
 from __future__ import annotations

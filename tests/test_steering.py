@@ -483,8 +483,8 @@ class Letters:
     def __call__(self, text: str, add_special_tokens: bool = True) -> SimpleNamespace:
         return SimpleNamespace(input_ids=[ord(letter) % VOCABULARY for letter in text])
 
-    def batch_decode(self, rows: torch.Tensor, skip_special_tokens: bool = True) -> list[str]:
-        return [" ".join(map(str, row.tolist())) for row in rows]
+    def batch_decode(self, rows: list[list[int]], skip_special_tokens: bool = True) -> list[str]:
+        return [" ".join(map(str, row)) for row in rows]
 
 
 def test_strengths_a_row_belong_to_the_prompts_in_the_order_given() -> None:
