@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -66,6 +67,13 @@ CONFIGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "opt": ("OPTConfig", "OPTForCausalLM", {"ffn_dim": 64}),
     "mixtral": ("MixtralConfig", "MixtralForCausalLM", {**GATED, "num_local_experts": 4}),
 }
+BEFORE_5 = transformers.__version__.startswith("4.")
+PROMPT_LOOKUP = pytest.param(
+    "prompt lookup",
+    marks=pytest.mark.skipif(BEFORE_5, reason="transformers 4 cannot look prompts up without an end-of-text token"),
+)
+"""A way of assisted decoding that needs no second network."""
+
 FAMILIES = list(CONFIGS)
 
 # Not among the families that everything is tested on: attention and MLP in parallel behind one norm; a config whose

@@ -13,7 +13,7 @@ from torch import nn
 
 import lineas
 from lineas import AffineMap, Intervention, LineasError, artifact
-from lineas.intervention import BaseModel, fingerprint
+from lineas.base import BaseModel, fingerprint
 from lineas.sites import Site
 
 

@@ -115,6 +115,7 @@ def _write_files(folder: Path, description: dict[str, Any], maps: Mapping[str, A
     for name, map_ in maps.items():
         tensors.update(_pack(name, map_))
     save_file(tensors, folder / TENSORS, metadata={"format": "pt", "lineas": str(FORMAT)})
+    (folder / TENSORS).chmod(0o644)  # safetensors makes it readable by its owner alone
     full = {"format": FORMAT, "operation": OPERATION, **description}
     (folder / DESCRIPTION).write_text(json.dumps(full, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / CARD).write_text(card.model_card(full), encoding="utf-8")

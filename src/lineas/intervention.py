@@ -1,42 +1,19 @@
-"""Intervention: maps by site, plus the facts that say where they belong; composition, and the match with a network."""
+"""Intervention: maps by site, plus the facts that say where they belong; how interventions combine."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from lineas import artifact, maps
+from lineas.base import BaseModel, check_sites
 from lineas.errors import LineasError
 from lineas.maps import SUPPORT_TOLERANCE, AffineMap
-from lineas.sites import Site, is_norm
-
-
-@dataclass(frozen=True)
-class BaseModel:
-    """The network an intervention was learned on.
-
-    Args:
-        name: hub id or folder name.
-        architecture: class name of the network.
-        fingerprint: sha256 of the norm weights; equal for every dtype and quantisation of one checkpoint.
-        revision: the hub commit, where known.
-    """
-
-    name: str
-    architecture: str
-    fingerprint: str
-    revision: str | None = None
-
-    @classmethod
-    def of(cls, network: nn.Module, name: str | None = None, revision: str | None = None) -> BaseModel:
-        """The facts of a network at hand."""
-        return cls(name or type(network).__name__, type(network).__name__, fingerprint(network), revision)
+from lineas.sites import Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +26,7 @@ class Intervention:
         base: the network it was learned on; None skips the check of identity (never that of shape).
         facts: anything JSON holds: method and settings, seed, data hashes, versions, measurements, what folds.
 
+    >>> import torch
     >>> calm = Intervention({"norm": AffineMap(torch.tensor([3.0]), torch.tensor([1.0]))})
     >>> calm.at(0.5).maps["norm"].scale, calm.then(calm).maps["norm"].shift
     (tensor([2.]), tensor([4.]))
@@ -109,39 +87,14 @@ class Intervention:
 
         Args:
             network: the network whose submodules the sites should name.
-            force: accept another network as long as every site exists in it.
+            force: accept another network as long as every site exists in it with its width.
 
         Raises:
             LineasError: saying what differs.
         """
-        modules = dict(network.named_modules())
-        missing = [site.module for site in self.sites.values() if site.module not in modules]
-        if missing:
-            learned = f" (learned on {self.base.name}, {self.base.architecture})" if self.base else ""
-            raise LineasError(
-                f"the intervention{learned} acts on {missing[0]!r}"
-                + (f" and {len(missing) - 1} other modules" if len(missing) > 1 else "")
-                + f" that {type(network).__name__} does not have."
-            )
-        for name, map_ in self.maps.items():
-            width = _width(modules[self.sites[name].module])
-            if width is not None and width != map_.width:
-                raise LineasError(
-                    f"the intervention has {map_.width} neurons at {name!r}, this network has {width} there; "
-                    "it was learned on another network."
-                )
-        if self.base is None or force:
-            return
-        if self.base.architecture != type(network).__name__:
-            raise LineasError(
-                f"the intervention was learned on {self.base.name} ({self.base.architecture}), not on a "
-                f"{type(network).__name__}; force=True applies it all the same."
-            )
-        if self.base.fingerprint != fingerprint(network):
-            raise LineasError(
-                f"the intervention was learned on {self.base.name}, and this {type(network).__name__} has other norm "
-                "weights, so it is another checkpoint; force=True applies it all the same."
-            )
+        check_sites(network, {self.sites[name]: map_.width for name, map_ in self.maps.items()}, self.base)
+        if self.base is not None and not force:
+            self.base.check_is(network)
 
     # ---- the folder
 
@@ -218,25 +171,6 @@ def mix(weighted: Mapping[Intervention, float]) -> Intervention:
     return _combined(
         list(weighted), lambda same_site: maps.mix(zip(same_site, weights)), {"operation": "mix", "weights": weights}
     )
-
-
-def fingerprint(network: nn.Module) -> str:
-    """sha256 over the names and weights of a network's norms, rounded to bfloat16: the same for every dtype."""
-    digest = hashlib.sha256()
-    for name, module in network.named_modules():
-        if is_norm(module):
-            weight = module.weight.detach().to("cpu", torch.bfloat16).contiguous()  # type: ignore[union-attr]
-            digest.update(name.encode())
-            digest.update(weight.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _width(module: nn.Module) -> int | None:
-    """How many neurons a module returns, where that can be read off it: norms, linears, GPT-2's Conv1D."""
-    if is_norm(module):
-        return module.weight.shape[0]  # type: ignore[union-attr,index]
-    width = getattr(module, "out_features", getattr(module, "nf", None))
-    return width if isinstance(width, int) else None
 
 
 def _combined(

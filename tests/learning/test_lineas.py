@@ -45,6 +45,12 @@ def test_the_cost_is_that_of_the_steered_model(stories: lineas.TextModel) -> Non
     assert float(torch.stack(costs).mean()) == pytest.approx(seen, rel=1e-5)
 
 
+def test_equal_sides_need_no_map_and_are_no_blow_up(stories: lineas.TextModel) -> None:
+    learned = lineas.learn(stories, SOURCE, SOURCE[::-1], LinEAS(steps=5), progress=False)
+    assert max(learned.facts["cost"]) < 1e-6
+    assert max(float((m.scale - 1).abs().max()) for m in learned.maps.values()) < 1e-4
+
+
 def test_unequal_numbers_of_prompts_learn_with_the_exact_coupling(stories: lineas.TextModel) -> None:
     twice = lineas.learn(stories, SOURCE, TARGET * 2, LinEAS(steps=5, learning_rate=0.1), progress=False)
     once = learn(stories, LinEAS(steps=5, learning_rate=0.1))
@@ -155,6 +161,7 @@ def test_prompts_that_are_too_few_empty_or_one_string_are_refused(stories: linea
         lineas.learn(stories, "one string", TARGET, progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:5 of 5 target")
 def test_prompts_cut_at_the_limit_are_counted(stories: lineas.TextModel) -> None:
     with pytest.warns(UserWarning, match="4 of 4 source prompts were cut at 3 tokens"):
         learn(stories, LinEAS(steps=1), max_length=3)
@@ -171,6 +178,7 @@ def test_the_papers_recipe_is_the_published_one() -> None:
 def test_the_facts_say_how_it_was_made(stories: lineas.TextModel) -> None:
     facts = learn(stories, LinEAS(steps=2), seed=7).facts
     assert facts["method"]["name"] == "LinEAS"
+    assert facts["method"]["learning_rate"] == pytest.approx(0.01 * 5 * 64 / 4)  # L d / n: what None stood for
     assert facts["seed"] == 7
     assert facts["data"]["source"]["count"] == 4
     assert len(facts["data"]["target"]["sha256"]) == 64

