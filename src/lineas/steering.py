@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -83,10 +84,7 @@ def steer(
     if isinstance(intervention, Sequence):
         if not intervention:
             raise LineasError("steer needs at least one intervention, an empty list was given.")
-        first, *rest = intervention
-        for other in rest:
-            first = first.then(other)
-        intervention = first
+        intervention = reduce(Intervention.then, intervention)
     return Steering(network, intervention, strength, tokens, force)
 
 
@@ -130,7 +128,7 @@ class Steering:
         if not bool(torch.isfinite(given).all()):
             raise LineasError(f"strength must be finite, not {value}.")
         warn_if_outside(given)
-        self._strength = given if given.dim() else float(given)
+        self._strength = given if given.dim() else float(value)
         self._effective.clear()
 
     @property

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,10 +62,7 @@ def load_interventions(sources: list[str]) -> Intervention:
     """Several artifacts as one intervention, in the order given."""
     if not sources:
         raise LineasError("name at least one --intervention.")
-    first, *rest = [Intervention.load(source) for source in sources]
-    for other in rest:
-        first = first.then(other)
-    return first
+    return reduce(Intervention.then, map(Intervention.load, sources))
 
 
 def model_for(name: str | None, intervention: Intervention, dtype: str) -> TextModel:
