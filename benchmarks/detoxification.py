@@ -2,8 +2,8 @@
 
     python benchmarks/detoxification.py [--draws 4] [--prompts 500] [--seeds 4] [--name detoxification]
 
-For each draw of 32 toxic and 32 non-toxic Jigsaw sentences: `lineas learn` with its defaults, then `lineas evaluate`
-on RealToxicityPrompts prompts (toxicity >= 0.5) and Wikipedia sentences. Writes benchmarks/results/NAME.json
+For each draw of 32 toxic and 32 non-toxic Jigsaw sentences: `lineas learn` with its defaults on the upper two thirds
+of the layers (SITES; `--learn --sites REGEX` for others), then `lineas evaluate` on RealToxicityPrompts prompts (toxicity >= 0.5) and Wikipedia sentences. Writes benchmarks/results/NAME.json
 after every draw.
 """
 
@@ -23,6 +23,7 @@ from record import about, save
 
 SHARED = Path(os.environ.get("LINEAS_SHARED", Path(__file__).parents[2] / "shared"))
 DATA = SHARED / "data"
+SITES = r"model\.layers\.[12]\d\.post_attention_layernorm"
 
 
 def lineas(*arguments: str) -> None:
@@ -58,7 +59,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--name", default="detoxification")
-    parser.add_argument("--learn", nargs=argparse.REMAINDER, default=[], help="further options of lineas learn")
+    parser.add_argument(
+        "--learn", nargs=argparse.REMAINDER, default=["--sites", SITES], help="further options of lineas learn"
+    )
     options = parser.parse_args()
     result = {"about": about(), "options": vars(options), "untouched": None, "draws": []}
     with tempfile.TemporaryDirectory() as folder:
