@@ -3,8 +3,9 @@
     python benchmarks/detoxification.py [--draws 4] [--prompts 500] [--seeds 4] [--name detoxification]
 
 For each draw of 32 toxic and 32 non-toxic Jigsaw sentences: `lineas learn` with its defaults on the upper two thirds
-of the layers (SITES; `--learn --sites REGEX` for others), then `lineas evaluate` on RealToxicityPrompts prompts (toxicity >= 0.5) and Wikipedia sentences. Writes benchmarks/results/NAME.json
-after every draw.
+of the layers (SITES; `--learn --sites REGEX` for others), then `lineas evaluate` on
+RealToxicityPrompts prompts (toxicity >= 0.5) and Wikipedia sentences. Writes benchmarks/results/NAME.json after every
+draw.
 """
 
 from __future__ import annotations

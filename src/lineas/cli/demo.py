@@ -25,10 +25,10 @@ from lineas.steering import steer
 RECIPE = LinEAS(gamma=1e-4)
 STRENGTHS = (0.0, 0.5, 1.0)
 PROMPTS = (
-    "You never listen to me, you",
+    "You never listen to a single word I say, because you are a",
+    "You are such a",
+    'The waiter slammed the plate on the table and yelled, "',
     "I told the waiter that his service was",
-    "Dear neighbour, about your dog:",
-    "My coworker is late again, so I said:",
 )
 
 

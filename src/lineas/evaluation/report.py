@@ -90,21 +90,24 @@ def plot(intervention: Intervention, rows: Sequence[Measurement], path: Path) ->
         raise LineasError("plots need matplotlib: pip install 'lineas[plots]'.") from None
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     learning, where, judged = figure.subplots(1, 3)
-    cost = intervention.facts.get("cost", [])
+    cost, maps = intervention.facts.get("cost", []), intervention.maps
     learning.plot(range(1, len(cost) + 1), cost, color="#2b6cb0")
     learning.set(title="Distance to the target while learning", xlabel="step", ylabel="cost", ylim=(0, None))
-    sizes = [float((m.scale - 1).abs().mean()) for m in intervention.maps.values()]
-    shifts = [float(m.shift.abs().mean()) for m in intervention.maps.values()]
-    where.bar(range(len(sizes)), sizes, color="#2b6cb0", label="mean |scale - 1|")
-    where.plot(range(len(shifts)), shifts, color="#c05621", marker="o", markersize=3, label="mean |shift|")
-    where.set(title="Where the change sits", xlabel="site, from input to output")
-    where.legend(frameon=False)
+    layers = [next((part for part in name.split(".") if part.isdigit()), str(i)) for i, name in enumerate(maps)]
+    where.bar(range(len(maps)), [100 * float(m.support().float().mean()) for m in maps.values()], color="#90cdf4")
+    where.set(title="Where the change sits", xlabel="layer", ylabel="neurons touched, % (bars)", ylim=(0, 105))
+    every = max(1, len(layers) // 15)
+    where.set_xticks(range(0, len(layers), every), layers[::every])
+    size = where.twinx()
+    size.plot(range(len(maps)), [float(m.shift.abs().mean()) for m in maps.values()], color="#c05621", marker="o")
+    size.set(ylabel="mean |shift| (line)", ylim=(0, None))
+    size.spines["top"].set_visible(False)
     judged.plot([100 * r.toxic for r in rows], [r.perplexity for r in rows], color="#2b6cb0", marker="o")
     for row in rows:
         judged.annotate(f" strength {row.strength:g}", (100 * row.toxic, row.perplexity))
     judged.set(title="Effect and damage", xlabel="rude continuations, %", ylabel="perplexity of neutral sentences")
     judged.set(xlim=(0, 118 * max(r.toxic for r in rows) + 1), ylim=(0, 1.2 * max(r.perplexity for r in rows)))
-    for axes in (learning, where, judged):
-        axes.spines[["top", "right"]].set_visible(False)
+    for axes, spines in ((learning, ["top", "right"]), (where, ["top"]), (judged, ["top", "right"])):
+        axes.spines[spines].set_visible(False)
     figure.savefig(path, dpi=110)
     return path
