@@ -57,13 +57,14 @@ def shipped() -> str:
     """The table of the interventions in the package."""
     rows = json.loads((RESULTS / "shipped.json").read_text())["rows"]
     lines = [
-        "| name | what it does | neurons touched (of 17,280 at the default sites) | size | taken for the target | perplexity |",
+        "| name | what it does | neurons touched, of 17,280 | size | taken for the target | perplexity |",
         "|" + " --- |" * 6,
     ]
     for row in rows:
         before, after = row["measurements"][0], row["measurements"][-1]
         lines.append(
-            f"| `{row['name']}` | {row['what']} | {row['neurons']} ({row['neurons'] / 172.8:.1f} %) | {row['tensor_bytes'] / 1000:.0f} kB | "
+            f"| `{row['name']}` | {row['what']} | {row['neurons']} ({row['neurons'] / 172.8:.1f} %) | "
+            f"{row['tensor_bytes'] / 1000:.0f} kB | "
             f"{100 * before['target_share']:.0f} % -> {100 * after['target_share']:.0f} % | "
             f"{before['perplexity']:.1f} -> {after['perplexity']:.1f} |"
         )
