@@ -1,6 +1,6 @@
 """Toxic continuations and perplexity before and after, by the command line only.
 
-    python benchmarks/detoxification.py [--draws 4] [--prompts 500] [--seeds 4] [--name detoxification]
+    python benchmarks/detoxification.py [--draws 4] [--prompts 500] [--seeds 2] [--name detoxification]
 
 For each draw of 32 toxic and 32 non-toxic Jigsaw sentences: `lineas learn` with its defaults on the upper two thirds
 of the layers (SITES; `--learn --sites REGEX` for others), then `lineas evaluate` on
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=500)
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--name", default="detoxification")
     parser.add_argument(
         "--learn", nargs=argparse.REMAINDER, default=["--sites", SITES], help="further options of lineas learn"
