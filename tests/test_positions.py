@@ -444,7 +444,7 @@ class Root(nn.Module):
 
 def test_columns_are_counted_from_the_start_of_the_text_through_the_cache() -> None:
     network = Root()
-    positions = Positions(network, follow_generate=False)
+    positions = Positions(network)
     cache = DynamicCache()
     positions.prompt_length = 3
     expected = {0: [True, True], 2: [True, False], 4: [False, False]}
@@ -463,7 +463,7 @@ def test_columns_are_counted_from_the_start_of_the_text_through_the_cache() -> N
 
 def test_flattened_activations_are_put_back_into_rows_and_others_left() -> None:
     network = Root()
-    positions = Positions(network, follow_generate=False)
+    positions = Positions(network)
     flat = torch.arange(24.0).view(6, 4)
     assert positions.by_row(flat) is flat  # nothing has run yet
     network(torch.zeros(2, 3))

@@ -75,10 +75,15 @@ def check_sites(network: nn.Module, widths: Mapping[Site, int], base: BaseModel 
     for site, width in widths.items():
         here = _width(modules[site.module])
         if here is not None and here != width:
-            raise LineasError(
-                f"the intervention has {width} neurons at {site.name!r}, this network has {here} there; "
-                "it was learned on another network."
-            )
+            raise other_width(site, width, here)
+
+
+def other_width(site: Site, ours: int, here: int) -> LineasError:
+    """The error for a site where the network has another number of neurons than the map."""
+    return LineasError(
+        f"the intervention has {ours} neurons at {site.name!r}, this network has {here} there; "
+        "it was learned on another network."
+    )
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -23,18 +23,18 @@ class Positions:
     counted through the KV cache, so chunked prefill and several tokens a step (assisted decoding) come out right.
 
     Args:
-        network: the root module, whose keyword arguments are read before each forward pass.
-        follow_generate: take the prompt length from every call of the network's `generate`.
+        network: the root module, whose arguments are read before each forward pass, and whose `generate`, where it has
+            one, tells the prompt length.
     """
 
-    def __init__(self, network: nn.Module, follow_generate: bool) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self.prompts: int | None = None
         self._prompt_length: int | torch.Tensor | None = None
         self._network = network
         self._shape: tuple[int, int] | None = None
         self._past = 0
         self._handle: Any = network.register_forward_pre_hook(self._before, with_kwargs=True)
-        if follow_generate and hasattr(network, "generate"):
+        if hasattr(network, "generate"):
             if not isinstance(network.generate, _Generate):
                 network.__dict__["generate"] = _Generate(network)
             network.generate.followers.append(self)  # type: ignore[union-attr]

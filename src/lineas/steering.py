@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from lineas.base import other_width
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.maps import affine
@@ -108,7 +109,7 @@ class Steering:
         self._tokens = tokens
         self._effective: dict[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
         self.strength = strength
-        self._positions = Positions(network, follow_generate=True)
+        self._positions = Positions(network)
         try:
             self._handles = _install(network, {site: self._edit(site) for site in intervention.sites.values()})
         except BaseException:
@@ -204,10 +205,7 @@ class Steering:
             chosen = self._positions.chosen(self._tokens)  # None: all; else bool [batch or 1, tokens]
             width, here = self._intervention.maps[site.name].width, z.shape[site.axis]
             if width != here:
-                raise LineasError(
-                    f"the intervention has {width} neurons at {site.name!r}, this network has {here} there; "
-                    "it was learned on another network."
-                )
+                raise other_width(site, width, here)  # blocks and the like: not known before they run
             scale, shift = self._at_strength(site, z.device)
             if isinstance(strength, float) and chosen is None:
                 return affine(z, scale, shift, site.axis)

@@ -66,7 +66,7 @@ def load_interventions(sources: list[str]) -> Intervention:
 
 
 def model_for(name: str | None, intervention: Intervention, dtype: str) -> TextModel:
-    """The model named, or the one the intervention was learned on; refused here already when it does not fit."""
+    """The model named, or the one the intervention was learned on."""
     return load_quietly(name or (intervention.base.name if intervention.base else None), dtype)
 
 

@@ -45,7 +45,6 @@ def evaluate(
     strengths = strength or [0.0, 1.0]
     chosen = load_interventions(intervention)
     text_model = model_for(model, chosen, dtype)
-    chosen.check_fits(text_model.network)
     with progress_bar("measuring", len(texts) * len(strengths) * seeds) as advance:
         rows, made = measure(text_model, chosen, texts, sentences, strengths, range(seeds), advance)
     table = Table("strength", "toxic", "over seeds", "mean score", "perplexity", box=None, header_style="bold")

@@ -21,7 +21,7 @@ from lineas.cli.common import (
     write_json,
 )
 from lineas.errors import LineasError
-from lineas.learning import LinEAS
+from lineas.learning import LinEAS, check_sides
 from lineas.learning import learn as learn_intervention
 from lineas.prompts import draw, read_prompts
 
@@ -69,17 +69,15 @@ def learn(
     )
     artifact.check_free(out, force)
     check_writable(json)
-    sides = [draw(read_prompts(side), samples, seed) for side in (source, target)]
-    for name, prompts in zip(("source", "target"), sides):
-        if len(prompts) < 2:
-            raise LineasError(f"the {name} has {len(prompts)} prompt; a distribution needs at least 2 a side.")
+    leave, reach = (draw(read_prompts(side), samples, seed) for side in (source, target))
+    check_sides(leave, reach)  # before the model is loaded
     text_model = load_quietly(model, dtype)
     started = time.perf_counter()
     with progress_bar("learning", steps) as advance:
         learned = learn_intervention(
             text_model,
-            source=sides[0],
-            target=sides[1],
+            source=leave,
+            target=reach,
             method=recipe,
             sites=sites,
             seed=seed,

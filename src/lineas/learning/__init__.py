@@ -20,7 +20,7 @@ from lineas.intervention import Intervention
 from lineas.learning.capture import Model
 from lineas.learning.lineas import LinEAS, Progress
 
-__all__ = ["LinEAS", "learn"]
+__all__ = ["LinEAS", "check_sides", "learn"]
 
 
 def learn(
@@ -50,11 +50,8 @@ def learn(
     """
     method = method or LinEAS()
     chosen = model.sites(sites)
+    check_sides(source, target)
     for side, prompts in (("source", source), ("target", target)):
-        if isinstance(prompts, str):
-            raise LineasError(f"the {side} is one string; give a list of prompts.")
-        if len(prompts) < 2:
-            raise LineasError(f"the {side} has {len(prompts)} prompt; a distribution needs at least 2 prompts a side.")
         cut = model.batch(prompts, max_length).truncated
         if cut:
             warnings.warn(f"{cut} of {len(prompts)} {side} prompts were cut at {max_length} tokens.", stacklevel=2)
@@ -83,6 +80,19 @@ def learn(
     }
     base = BaseModel.of(model.network, model.name, model.revision)
     return Intervention(fit.maps, {site.name: site for site in chosen}, base, facts)
+
+
+def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
+    """Refuse prompts that are no distribution; `learn` calls it, and may be spared a model that is loaded in vain.
+
+    Raises:
+        LineasError: when a side is one string or has fewer than 2 prompts.
+    """
+    for side, prompts in (("source", source), ("target", target)):
+        if isinstance(prompts, str):
+            raise LineasError(f"the {side} is one string; give a list of prompts.")
+        if len(prompts) < 2:
+            raise LineasError(f"the {side} has {len(prompts)} prompt; a distribution needs at least 2 prompts a side.")
 
 
 def _described(prompts: Sequence[str]) -> dict[str, Any]:
