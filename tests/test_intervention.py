@@ -105,6 +105,22 @@ def test_a_sparse_map_stores_only_what_it_touches_and_loads_bit_exact(tmp_path: 
     assert same(Intervention.load(tmp_path / "sparse"), sparse)
 
 
+def test_shifts_alone_store_no_scale_and_load_bit_exact(tmp_path: Path) -> None:
+    moved = Intervention({"first": AffineMap(torch.ones(100), random_map(100, touched=7).shift)})
+    moved.save(tmp_path / "moved")
+    tensors = load_file(tmp_path / "moved" / "intervention.safetensors")
+    assert {k: len(v) for k, v in tensors.items()} == {"first.shift": 7, "first.index": 7}
+    assert same(Intervention.load(tmp_path / "moved"), moved)
+
+
+def test_an_index_beyond_the_width_is_refused(tmp_path: Path) -> None:
+    Intervention({"first": random_map(100, touched=7)}).save(tmp_path / "x")
+    description = tmp_path / "x" / "intervention.json"
+    description.write_text(description.read_text().replace('"width": 100', '"width": 5'))
+    with pytest.raises(LineasError, match="not a readable intervention"):
+        Intervention.load(tmp_path / "x")
+
+
 def test_the_json_states_operation_axis_width_and_network(rude: Intervention, tmp_path: Path) -> None:
     rude.save(tmp_path / "rude")
     told = json.loads((tmp_path / "rude" / "intervention.json").read_text())
@@ -171,7 +187,7 @@ def test_no_pickle_is_read(tmp_path: Path, rude: Intervention) -> None:
             lambda d: (d / "intervention.json").write_text(
                 (d / "intervention.json").read_text().replace('"width": 6', '"width": 7')
             ),
-            "6 neurons, its description 7",
+            "6 neurons, not 7",
         ),
     ],
 )

@@ -23,7 +23,8 @@ FORMAT = 1
 OPERATION = (
     "At strength s, neuron j of each site's activation z becomes (1 + s * (scale[j] - 1)) * z[j] + s * shift[j], in "
     "float32; s = 1 gives scale * z + shift. A site without tensors is the identity. Where MODULE.index is given, "
-    "scale and shift hold those neurons only, and the others are scale 1, shift 0."
+    "scale and shift hold those neurons only, and the others are scale 1, shift 0. Where one of MODULE.scale and "
+    "MODULE.shift is missing, it is 1 or 0 throughout."
 )
 TENSORS, DESCRIPTION, CARD = "intervention.safetensors", "intervention.json", "README.md"
 SHIPPED = Path(__file__).parent / "data" / "interventions"
@@ -74,10 +75,18 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, AffineMap]]:
             site["module"] if site["output"] == 0 else f"{site['module']}:{site['output']}": site["width"]
             for site in description["sites"]
         }
-        maps = {name: _unpack(name, width, tensors) for name, width in widths.items() if f"{name}.scale" in tensors}
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        maps = {name: _unpack(name, width, tensors) for name, width in widths.items()}
+    except (
+        OSError,
+        KeyError,
+        TypeError,
+        IndexError,
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        SafetensorError,
+    ) as error:
         raise LineasError(f"{folder} is not a readable intervention: {_first_line(error)}.") from None
-    return description, maps
+    return description, {name: map_ for name, map_ in maps.items() if map_ is not None}
 
 
 def find(source: str | Path, revision: str | None = None) -> Path:
@@ -122,29 +131,32 @@ def _write_files(folder: Path, description: dict[str, Any], maps: Mapping[str, A
 
 
 def _pack(name: str, map_: AffineMap) -> dict[str, torch.Tensor]:
-    """Tensors of one site: nothing for the identity, the touched neurons where they are under half, else all."""
+    """Tensors of one site: those that move something, for the touched neurons where they are under half, else all."""
     scale, shift = map_.scale.detach().float().cpu(), map_.shift.detach().float().cpu()
     index = ((scale != 1) | (shift != 0)).nonzero().squeeze(1)
-    if len(index) == 0:
-        return {}
-    if 2 * len(index) >= map_.width:
-        return {f"{name}.scale": scale.contiguous(), f"{name}.shift": shift.contiguous()}
-    return {f"{name}.scale": scale[index], f"{name}.shift": shift[index], f"{name}.index": index.to(torch.int32)}
+    tensors: dict[str, torch.Tensor] = {}
+    if bool((scale != 1).any()):
+        tensors["scale"] = scale
+    if bool((shift != 0).any()):
+        tensors["shift"] = shift
+    if tensors and 2 * len(index) < map_.width:
+        tensors = {kind: values[index] for kind, values in tensors.items()}
+        tensors["index"] = index.to(torch.int32)
+    return {f"{name}.{kind}": values.contiguous() for kind, values in tensors.items()}
 
 
-def _unpack(name: str, width: int, tensors: Mapping[str, torch.Tensor]) -> AffineMap:
-    scale, shift = tensors[f"{name}.scale"], tensors[f"{name}.shift"]
+def _unpack(name: str, width: int, tensors: Mapping[str, torch.Tensor]) -> AffineMap | None:
+    """The map of one site, None where nothing is stored for it."""
     index = tensors.get(f"{name}.index")
-    if index is None:
-        if len(scale) != width:
-            raise LineasError(
-                f"the intervention's tensors at {name!r} have {len(scale)} neurons, its description {width}."
-            )
-        return AffineMap(scale, shift)
+    where = slice(None) if index is None else index.long()
     full = AffineMap.identity(width)
-    full.scale[index.long()] = scale
-    full.shift[index.long()] = shift
-    return full
+    stored = {kind: tensors[f"{name}.{kind}"] for kind in ("scale", "shift") if f"{name}.{kind}" in tensors}
+    for kind, values in stored.items():
+        neurons = width if index is None else len(index)
+        if len(values) != neurons:
+            raise LineasError(f"the intervention's {kind} at {name!r} has {len(values)} neurons, not {neurons}.")
+        getattr(full, kind)[where] = values
+    return full if stored else None
 
 
 def _first_line(error: Exception) -> str:
