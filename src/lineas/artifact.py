@@ -76,15 +76,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, AffineMap]]:
             for site in description["sites"]
         }
         maps = {name: _unpack(name, width, tensors) for name, width in widths.items()}
-    except (
-        OSError,
-        KeyError,
-        TypeError,
-        IndexError,
-        json.JSONDecodeError,
-        UnicodeDecodeError,
-        SafetensorError,
-    ) as error:
+    except (OSError, LookupError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise LineasError(f"{folder} is not a readable intervention: {_first_line(error)}.") from None
     return description, {name: map_ for name, map_ in maps.items() if map_ is not None}
 
