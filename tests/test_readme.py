@@ -40,7 +40,7 @@ def test_what_ships_fits_the_default_model_is_sparse_and_small(smollm2: lineas.T
     every_neuron = len(smollm2.sites()) * smollm2.network.config.hidden_size  # of the default sites, 30 layers
     assert 0 < touched < 0.1 * every_neuron
     folder = ROOT / "src" / "lineas" / "data" / "interventions" / name
-    assert (folder / "intervention.safetensors").stat().st_size < 25_000
+    assert (folder / "intervention.safetensors").stat().st_size < 10_000
     assert [row["strength"] for row in shipped.facts["measurements"]] == [0.0, 0.5, 1.0]
     with lineas.steer(smollm2, shipped) as live:
         assert live.verify() > 0
