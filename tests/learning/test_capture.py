@@ -28,29 +28,40 @@ def places(family: str) -> list[str | None]:
     return [None, ATTENTION_OUTPUT.get(family, ".*o_proj"), BLOCKS.get(family, r"model\.layers\.\d+"), *flattened]
 
 
-def read(model: TextModel, prompts: list[str], sites: list[Site]) -> dict[str, torch.Tensor]:
+def read(model: TextModel, prompts: list[str], sites: list[Site], limit: int | None = None) -> dict[str, torch.Tensor]:
     with torch.no_grad():
-        return capture(model, model.batch(prompts), sites)
+        return capture(model, model.batch(prompts, limit=limit), sites)
 
 
 # ------------------------------------------------------------------------------------------------- what is read
 
 
+@pytest.mark.parametrize("way", ["pack", "packs", "padded"])
 @pytest.mark.parametrize("family", families.FAMILIES)
-def test_a_batch_gives_what_each_prompt_gives_alone_in_the_order_of_the_prompts(family: str) -> None:
+def test_a_batch_gives_what_each_prompt_gives_alone_in_the_order_of_the_prompts(family: str, way: str) -> None:
     model = families.model(family)
-    parts = model.batch(PROMPTS).parts
-    assert len(parts) > 1  # else nothing would be put back in order
-    assert any(bool((part.mask == 0).any()) for part in parts)  # else nothing would be padded
+    batch = (
+        model.padded_batch(PROMPTS) if way == "padded" else model.batch(PROMPTS, limit=30 if way == "packs" else None)
+    )
+    assert (len(batch.parts) > 1) == (way != "pack")
     for pattern in places(family):
         sites = model.sites(pattern)
-        together = read(model, PROMPTS, sites)
+        with torch.no_grad():
+            together = capture(model, batch, sites)
         assert list(together) == [site.name for site in sites]
-        alone = [read(model, [prompt], sites) for prompt in PROMPTS]
+        alone = [read_alone(model, prompt, sites) for prompt in PROMPTS]
         for name, activations in together.items():
             expected = torch.cat([one[name] for one in alone])  # [n, d]
             assert float(expected.std(0).min()) > 1e-3  # rows differ, so a wrong order shows
             torch.testing.assert_close(activations, expected, atol=1e-5, rtol=1e-5)
+
+
+def read_alone(model: TextModel, prompt: str, sites: list[Site]) -> dict[str, torch.Tensor]:
+    """As transformers runs one prompt on its own, without anything of ours but the mean."""
+    with torch.no_grad():
+        batch = model.padded_batch([prompt])
+        assert bool(batch.parts[0].mask.all())
+        return capture(model, batch, sites)
 
 
 def test_blocks_give_the_mean_over_tokens_of_the_networks_own_hidden_states() -> None:
@@ -128,13 +139,18 @@ def test_nothing_after_the_last_site_is_computed(family: str) -> None:
     first, second = families.blocks(model.network)
     head: Any = model.network.get_output_embeddings()  # type: ignore[operator]
     calls = {name: families.count_calls(m) for name, m in (("first", first), ("second", second), ("head", head))}
-    parts = len(model.batch(PROMPTS).parts)
     sites = model.sites()
+    batch = model.batch(PROMPTS, limit=30)
+    parts, before = len(batch.parts), {name: count() for name, count in calls.items()}
 
-    read(model, PROMPTS, sites[: len(sites) // 2])  # those of the first block
-    assert {name: count() for name, count in calls.items()} == {"first": parts, "second": 0, "head": 0}
-    read(model, PROMPTS, sites)
-    assert {name: count() for name, count in calls.items()} == {"first": 2 * parts, "second": parts, "head": 0}
+    def since() -> dict[str, int]:
+        return {name: count() - before[name] for name, count in calls.items()}
+
+    with torch.no_grad():
+        capture(model, batch, sites[: len(sites) // 2])  # those of the first block
+        assert since() == {"first": parts, "second": 0, "head": 0}
+        capture(model, batch, sites)
+        assert since() == {"first": 2 * parts, "second": parts, "head": 0}
 
 
 def mlp_of(block: nn.Module) -> nn.Module:
@@ -145,8 +161,9 @@ def mlp_of(block: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "mixtral"])
 def test_the_mlp_after_the_last_norm_is_not_computed(family: str) -> None:
     model = families.model(family)
+    batch = model.batch(PROMPTS[:1])
     first, second = (families.count_calls(mlp_of(block)) for block in families.blocks(model.network))
-    read(model, PROMPTS[:1], model.sites())
+    capture(model, batch, model.sites())
     assert (first(), second()) == (1, 0)
 
 
@@ -198,7 +215,7 @@ def test_activations_that_are_not_tokens_by_neurons_are_refused_with_their_shape
     model = families.model(family)
     before = families.hook_count(model.network)
     with pytest.raises(LineasError, match=rf"gives an activation of shape {shape}; expected .*Choose another module"):
-        read(model, PROMPTS, model.sites(pattern))
+        capture(model, model.padded_batch(PROMPTS), model.sites(pattern))
     assert families.hook_count(model.network) == before
 
 

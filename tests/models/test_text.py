@@ -11,7 +11,7 @@ from lineas import LineasError
 
 def test_parts_hold_every_prompt_once_with_little_padding(stories: lineas.TextModel) -> None:
     prompts = ["Tom " * n for n in (1, 40, 2, 3, 38, 41, 1, 12)]
-    batch = stories.batch(prompts)
+    batch = stories.padded_batch(prompts)
     rows = torch.cat([part.rows for part in batch.parts])
     assert sorted(rows.tolist()) == list(range(8))
     real = sum(int(part.mask.sum()) for part in batch.parts)
@@ -20,6 +20,20 @@ def test_parts_hold_every_prompt_once_with_little_padding(stories: lineas.TextMo
     for part in batch.parts:
         for ids, mask, row in zip(part.ids, part.mask, part.rows):
             assert ids[mask.bool()].tolist() == stories.tokenizer(prompts[row]).input_ids
+
+
+@pytest.mark.parametrize("limit", [None, 50, 10])
+def test_packs_hold_every_prompt_once_without_padding_up_to_a_limit(stories: lineas.TextModel, limit: int) -> None:
+    prompts = ["Tom " * n for n in (1, 40, 2, 3, 38, 41, 1, 12)]
+    expected = [stories.tokenizer(p).input_ids for p in prompts]
+    batch = stories.batch(prompts, limit=limit)
+    found = {}
+    for part in batch.parts:
+        assert limit is None or part.size <= limit or len(part.rows) == 1
+        assert part.positions[0].tolist() == [at for row in part.rows for at in range(len(expected[row]))]
+        found |= dict(zip(part.rows.tolist(), part.ids[0].split([len(expected[row]) for row in part.rows])))
+    assert {row: ids.tolist() for row, ids in found.items()} == dict(enumerate(expected))
+    assert (len(batch.parts) == 1) == (limit is None)
 
 
 def test_the_same_seed_gives_the_same_texts_and_touches_no_global_state(stories: lineas.TextModel) -> None:

@@ -27,7 +27,7 @@ def perplexities(model: TextModel, sentences: Sequence[str], max_length: int = 5
     Raises:
         LineasError: when no sentence has two tokens.
     """
-    batch = model.batch([s for s in sentences if len(model.tokenizer(s).input_ids) > 1], max_length)
+    batch = model.padded_batch([s for s in sentences if len(model.tokenizer(s).input_ids) > 1], max_length)
     values = torch.zeros(batch.size)
     for part in batch.parts:
         for ids, mask, rows in zip(part.ids.split(32), part.mask.split(32), part.rows.split(32)):

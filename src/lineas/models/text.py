@@ -2,60 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
 from lineas.errors import LineasError
+from lineas.models.batches import PackedPart, PaddedPart, TextBatch, pack, pad
+from lineas.models.packing import why_not
 from lineas.sites import Site, find_sites
-
-PADDING_SHARE = 0.2
-"""A part of a batch ends when a further prompt would make its padding exceed this share of its tokens."""
-
-
-@dataclass(frozen=True)
-class TextPart:
-    """Prompts of similar length that run together, padded on the right.
-
-    Args:
-        ids: token ids, int64 `[b, t]`.
-        mask: 1 for real tokens, 0 for padding, `[b, t]`.
-        rows: which prompts of the whole batch these are, `[b]`.
-    """
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-    rows: torch.Tensor
-
-    def pool(self, activation: torch.Tensor, site: Site) -> torch.Tensor:
-        """The mean over each prompt's real tokens, float32 `[b, d]`, of `[b, t, d]` (or, flattened, `[b * t, d]`)."""
-        if activation.dim() == 2 and activation.shape[0] == self.mask.numel():
-            activation = activation.view(*self.mask.shape, -1)
-        if activation.shape[:2] != self.mask.shape or activation.dim() != 3:
-            raise LineasError(
-                f"site {site.name} gives an activation of shape {list(activation.shape)}; expected "
-                f"[{self.mask.shape[0]} prompts, {self.mask.shape[1]} tokens, neurons]. Choose another module."
-            )
-        weights = (self.mask / self.mask.sum(1, keepdim=True)).to(torch.float32)  # [b, t]
-        return torch.einsum("bt,btd->bd", weights, activation.to(torch.float32))
-
-
-@dataclass(frozen=True)
-class TextBatch:
-    """Prompts ready to run.
-
-    Args:
-        parts: the prompts, sorted by length and cut into parts with little padding.
-        size: the number of prompts, n.
-        truncated: how many were cut at the length limit.
-    """
-
-    parts: list[TextPart]
-    size: int
-    truncated: int
 
 
 class TextModel:
@@ -94,37 +52,57 @@ class TextModel:
         """The sites a pattern names; see `lineas.sites.find_sites`."""
         return find_sites(self.network, pattern)
 
-    def batch(self, prompts: Sequence[str], max_length: int = 128) -> TextBatch:
-        """Prompts as token ids, each cut at `max_length` tokens, sorted by length into parts with little padding.
+    def batch(
+        self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None
+    ) -> TextBatch[PackedPart] | TextBatch[PaddedPart]:
+        """Prompts as token ids, sorted by length, packed end to end (see `lineas.models.packing`) or else padded.
 
         The beginning-of-sequence token is in where the tokenizer adds one.
+
+        Args:
+            prompts: at least one.
+            max_length: tokens of a prompt; the rest is cut.
+            limit: tokens of a part, which runs at once; None for no limit.
 
         Raises:
             LineasError: when a prompt has no tokens.
         """
         if not prompts:
             raise LineasError("a batch needs at least one prompt, none was given.")
+        if not self._packs:
+            return self.padded_batch(prompts, max_length, limit)
+        encoded, truncated = self._encode(prompts, max_length)
+        return TextBatch(pack(encoded, limit, self.device), len(prompts), truncated)
+
+    def padded_batch(
+        self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None
+    ) -> TextBatch[PaddedPart]:
+        """The same with a row a prompt, padded on the right; slower than a pack."""
+        encoded, truncated = self._encode(prompts, max_length)
+        return TextBatch(pad(encoded, limit, self.device, self._pad_id()), len(prompts), truncated)
+
+    def _encode(self, prompts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
+        """Token ids, cut at `max_length`, and how many prompts were cut."""
+        if not prompts:
+            raise LineasError("a batch needs at least one prompt, none was given.")
         encoded: list[list[int]] = [self.tokenizer(prompt).input_ids for prompt in prompts]
         for prompt, ids in zip(prompts, encoded):
             if not ids:
                 raise LineasError(f"the prompt {prompt!r} has no tokens; remove it.")
-        truncated = sum(len(ids) > max_length for ids in encoded)
-        encoded = [ids[:max_length] for ids in encoded]
-        parts: list[list[int]] = [[]]
-        real = 0
-        for row in sorted(range(len(encoded)), key=lambda row: len(encoded[row])):
-            length = len(encoded[row])
-            padded = length * (len(parts[-1]) + 1)
-            if parts[-1] and padded - (real + length) > PADDING_SHARE * padded:
-                parts.append([])
-                real = 0
-            parts[-1].append(row)
-            real += length
-        return TextBatch([self._part([encoded[r] for r in rows], rows) for rows in parts], len(prompts), truncated)
+        return [ids[:max_length] for ids in encoded], sum(len(ids) > max_length for ids in encoded)
 
-    def run(self, part: TextPart) -> None:
+    @cached_property
+    def _packs(self) -> bool:
+        reason = why_not(self.network)
+        if reason:
+            warnings.warn(
+                f"prompts of {self.name} are padded instead of packed, which is slower: {reason}.", stacklevel=4
+            )
+        return reason is None
+
+    def run(self, part: PackedPart | PaddedPart) -> None:
         """One forward pass over a part; what is wanted of it is read by hooks, so nothing is returned."""
-        self.network(input_ids=part.ids, attention_mask=part.mask, use_cache=False)
+        part.run(self.network)
 
     def generate(
         self,
@@ -208,12 +186,3 @@ class TextModel:
             if token is not None:
                 return token
         return 0
-
-    def _part(self, encoded: list[list[int]], rows: list[int]) -> TextPart:
-        width = max(len(ids) for ids in encoded)
-        ids = torch.full((len(encoded), width), self._pad_id())
-        mask = torch.zeros(len(encoded), width, dtype=torch.long)
-        for at, one in enumerate(encoded):
-            ids[at, : len(one)] = torch.tensor(one)
-            mask[at, : len(one)] = 1
-        return TextPart(ids.to(self.device), mask.to(self.device), torch.tensor(rows, device=self.device))
