@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
@@ -20,10 +19,8 @@ import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-from record import about, save
+from record import DATA, about, save
 
-SHARED = Path(os.environ.get("LINEAS_SHARED", Path(__file__).parents[2] / "shared"))
-DATA = SHARED / "data"
 SITES = r"model\.layers\.[12]\d\.post_attention_layernorm"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+DATA = Path(os.environ.get("LINEAS_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
 
 def about() -> dict[str, Any]:
