@@ -29,8 +29,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from lineas import AffineMap, Intervention, LineasError, TextModel, steer
 from lineas.base import BaseModel
+from lineas.maps import affine
 from lineas.sites import Site, find_sites
-from lineas.steering import edited
+from lineas.steering import SPARSE_NUMEL, edited
 
 FAMILIES = ["llama", "gpt2", "opt"]
 WIDTH, VOCABULARY = 32, 128
@@ -331,6 +332,57 @@ def test_strength_0_is_the_identity_bit_for_bit(family: str, dtype: Any, strengt
         texts = continued(network, prompt())
     assert torch.equal(at_0, logits(network, prompt()))
     assert texts == continued(network, prompt())
+
+
+def test_at_strength_0_no_site_is_hooked_and_a_site_of_the_identity_never_is() -> None:
+    network = tiny("llama")
+    maps = some_intervention(network).maps
+    first, *others = maps
+    intervention = Intervention({**maps, first: AffineMap.identity(32)})
+
+    def hooked() -> list[str]:
+        return [name for name, module in network.named_modules() if module._forward_hooks]
+
+    with steer(network, intervention, 0.5) as live:
+        assert hooked() == others
+        for nothing in (0.0, torch.zeros(2)):
+            live.strength = nothing
+            assert hooked() == []
+        live.strength = torch.tensor([0.0, 0.1])
+        assert hooked() == others
+    with steer(network, intervention, 0.0):
+        assert hooked() == []
+
+
+def test_interventions_keep_their_order_when_one_is_switched_off_and_on() -> None:
+    network = tiny("llama")
+    one, two = some_intervention(network, seed=1), some_intervention(network, seed=2)
+    with steer(network, one) as first, steer(network, two):
+        expected = logits(network, prompt())
+        first.strength = 0.0
+        alone = logits(network, prompt())
+        first.strength = 1.0
+        assert torch.equal(logits(network, prompt()), expected)
+    with steer(network, two), steer(network, one, 0.0) as second:
+        assert torch.equal(logits(network, prompt()), alone)
+        second.strength = 1.0
+        assert not torch.equal(logits(network, prompt()), expected)  # the order matters for these two
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_touching_few_neurons_alone_gives_what_touching_all_gives(dtype: torch.dtype) -> None:
+    network = nn.Sequential(nn.LayerNorm(512)).to(dtype)
+    map_ = AffineMap.identity(512)
+    map_.scale[7], map_.shift[7], map_.shift[300] = 1.5, -0.25, 0.75
+    x = torch.randn(64, 5, 512).to(dtype)
+    assert x.numel() > SPARSE_NUMEL
+    plain = network(x)
+    with steer(network, Intervention({"0": map_})) as live:
+        for s in (1.0, 0.3):
+            live.strength = s
+            steered = network(x)
+            assert torch.equal(steered, affine(plain, *(getattr(map_.at(s), k) for k in ("scale", "shift"))))
+            assert (steered != plain).any(0).any(0).nonzero().flatten().tolist() == [7, 300]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -947,6 +999,39 @@ def test_steering_first_and_compiling_afterwards_works_as_the_error_says() -> No
                 assert_same(compiled(x), plain(x))
         live.strength = 1.0
     assert_same(compiled(x), plain(x))
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("compile_", [compiled_as_a_whole, compiled_in_place, compiled_block])
+def test_a_compiled_network_follows_the_strength_without_being_compiled_again(compile_: Any) -> None:
+    network = tiny("llama")
+    intervention = some_intervention(network)
+    expected = {}
+    for s in (0.3, 0.9, 0.0):
+        with steer(network, intervention, s):
+            expected[s] = logits(network, prompt())
+    with steer(network, intervention, 0.5) as live:
+        compiled = compile_(network)
+        logits(compiled, prompt())
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for s in (0.3, 0.9, 0.3):
+                live.strength = s
+                torch.testing.assert_close(logits(compiled, prompt()), expected[s])
+        for s in (0.0, 0.9, 0.0):  # switching off and on may compile again, but must be followed
+            live.strength = s
+            torch.testing.assert_close(logits(compiled, prompt()), expected[s])
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("compile_", [compiled_as_a_whole, compiled_in_place, compiled_block, compiled_forward])
+def test_what_was_compiled_at_strength_0_is_not_silently_left_unsteered(compile_: Any) -> None:
+    network = tiny("llama")
+    intervention = some_intervention(network)
+    with steer(network, intervention, 0.0) as live:
+        compiled = compile_(network)
+        logits(compiled, prompt())
+        with pytest.raises(LineasError, match="compiled while its intervention was at strength 0"):
+            live.strength = 1.0
 
 
 @pytest.mark.usefixtures("compiler")

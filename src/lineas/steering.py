@@ -14,10 +14,13 @@ from torch import nn
 from lineas.base import other_width
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
-from lineas.maps import affine
+from lineas.maps import AffineMap, affine
 from lineas.positions import Positions
 from lineas.sites import Site
 
+SPARSE_SHARE, SPARSE_NUMEL = 1 / 8, 2**17
+"""On a CPU in half precision, maps of at most this share of neurons touch those alone, where the activation has at
+least so many numbers: there converting all of them costs more than picking a few (benchmarks/steering.py)."""
 Tokens = Literal["all", "prompt", "generated"]
 Edit = Callable[[torch.Tensor], torch.Tensor]
 
@@ -30,24 +33,45 @@ def edited(network: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
         network: the module whose submodules the sites name.
         edits: by site, a function of the activation that returns one of the same shape and type.
     """
-    handles = _install(network, edits)
+    hooks = _install(network, edits)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for hook in hooks:
+            hook.off()
 
 
-def _install(network: nn.Module, edits: Mapping[Site, Edit]) -> list[Any]:
-    handles: list[Any] = []
+class _Hook:
+    """A forward hook that can be taken off and put back at its old place among a module's hooks."""
+
+    def __init__(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        self._hook = hook
+        self._hooks: Any = module._forward_hooks
+        self._handle = module.register_forward_hook(hook)
+
+    def off(self) -> None:
+        self._handle.remove()
+
+    def on(self) -> None:
+        if self._handle.id in self._hooks:
+            return
+        earlier = [place for place, key in enumerate(self._hooks, 1) if key < self._handle.id]
+        later = list(self._hooks)[earlier[-1] if earlier else 0 :]
+        self._hooks[self._handle.id] = self._hook
+        for key in later:
+            self._hooks.move_to_end(key)
+
+
+def _install(network: nn.Module, edits: Mapping[Site, Edit]) -> list[_Hook]:
+    hooks: list[_Hook] = []
     try:
         for site, edit in edits.items():
-            handles.append(network.get_submodule(site.module).register_forward_hook(_writer(site, edit)))
+            hooks.append(_Hook(network.get_submodule(site.module), _writer(site, edit)))
     except BaseException:
-        for handle in handles:
-            handle.remove()
+        for hook in hooks:
+            hook.off()
         raise
-    return handles
+    return hooks
 
 
 def _writer(site: Site, edit: Edit) -> Callable[..., Any]:
@@ -107,13 +131,21 @@ class Steering:
         self._network = network
         self._intervention = intervention
         self._tokens = tokens
-        self._effective: dict[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
-        self.strength = strength
+        self._maps = {
+            site: _LiveMap(intervention.maps[site.name], _device(network.get_submodule(site.module), network))
+            for site in intervention.sites.values()
+        }
+        self._attached = True
         self._positions = Positions(network)
+        self._on, self._seen_compiling = True, False
+        self._hooks: list[_Hook] = []
+        self._watcher = network.register_forward_pre_hook(self._watch)
         try:
-            self._handles = _install(network, {site: self._edit(site) for site in intervention.sites.values()})
+            moving = {site: self._edit(site) for site, live in self._maps.items() if not live.map.is_identity()}
+            self._hooks = _install(network, moving)
+            self.strength = strength
         except BaseException:
-            self._positions.remove()
+            self.detach()
             raise
 
     @property
@@ -129,8 +161,31 @@ class Steering:
         if not bool(torch.isfinite(given).all()):
             raise LineasError(f"strength must be finite, not {value}.")
         warn_if_outside(given)
-        self._strength = given if given.dim() else float(value)
-        self._effective.clear()
+        self._set(given if given.dim() else float(value))
+
+    def _set(self, strength: float | torch.Tensor) -> None:
+        """Take a strength that was checked; at 0 nothing is hooked, as never is a site whose map is the identity."""
+        on = self._attached and bool(torch.as_tensor(strength).any())
+        if self._attached and on != self._on and (self._seen_compiling or _is_compiled(self._network)):
+            if on:
+                raise LineasError(
+                    "this network was compiled while its intervention was at strength 0, so no other strength reaches "
+                    "it; steer it at another strength before it is compiled."
+                )
+            on = True  # the hooks are compiled in, and at strength 0 they do nothing
+        self._strength = strength
+        self._by_row_strength = strength if isinstance(strength, torch.Tensor) else None
+        self._some_untouched = isinstance(strength, torch.Tensor) and not bool(strength.all())
+        for live in self._maps.values():
+            live.take(strength)
+        for hook in self._hooks:
+            hook.on() if on else hook.off()
+        self._on = on
+
+    def _watch(self, *_: Any) -> None:
+        """Before every forward pass of the network: notice that it is being compiled, hooks and all."""
+        if torch.compiler.is_compiling():
+            self._seen_compiling = True
 
     @property
     def prompt_length(self) -> int | torch.Tensor | None:
@@ -171,11 +226,12 @@ class Steering:
             with torch.no_grad():
                 with torch.random.fork_rng():  # the same dropout in both
                     steered = Site("network").pick(self._network(**inputs)).clone()
-                self._strength = 0.0
+                self._set(0.0)
                 with torch.random.fork_rng():
                     plain = Site("network").pick(self._network(**inputs))
         finally:
-            self._strength, self.prompt_length = now, length
+            self._set(now)
+            self.prompt_length = length
         moved = float((steered.float() - plain.float()).abs().max())
         if moved == 0 and not self._intervention.is_identity():
             raise LineasError(
@@ -186,9 +242,10 @@ class Steering:
 
     def detach(self) -> None:
         """Remove everything from the network; may be called again without effect."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._attached = False
+        for hook in self._hooks:
+            hook.off()
+        self._watcher.remove()
         self._positions.remove()
 
     def __enter__(self) -> Steering:
@@ -198,23 +255,23 @@ class Steering:
         self.detach()
 
     def _edit(self, site: Site) -> Edit:
+        live = self._maps[site]
+
         def edit(z: torch.Tensor) -> torch.Tensor:
-            strength = self._strength
-            if isinstance(strength, float) and strength == 0.0:
-                return z
-            chosen = self._positions.chosen(self._tokens)  # None: all; else bool [batch or 1, tokens]
-            width, here = self._intervention.maps[site.name].width, z.shape[site.axis]
+            width, here = live.map.width, z.shape[site.axis]
             if width != here:
                 raise other_width(site, width, here)  # blocks and the like: not known before they run
-            scale, shift = self._at_strength(site, z.device)
-            if isinstance(strength, float) and chosen is None:
-                return affine(z, scale, shift, site.axis)
+            by_row = self._by_row_strength  # not the number itself, on which a compiled network would be specialised
+            chosen = self._positions.chosen(self._tokens)  # None: all; else bool [batch or 1, tokens]
+            if by_row is None and chosen is None:
+                return live(z, site.axis)
             rows = self._positions.by_row(z)  # [batch, tokens, d], also where a layer flattened the two
-            if isinstance(strength, torch.Tensor):
+            scale, shift = live.at(z.device)
+            if by_row is not None:
                 scale, shift = self._by_row(scale, rows), self._by_row(shift, rows)
             after = affine(rows, scale, shift, site.axis)
-            if isinstance(strength, torch.Tensor):  # a row at strength 0 stays bit for bit as it is
-                untouched = self._by_row(strength.to(z.device) == 0, rows)
+            if self._some_untouched:  # a row at strength 0 stays bit for bit as it is
+                untouched = self._by_row(torch.as_tensor(self._strength, device=z.device) == 0, rows)
                 after = torch.where(untouched.view(-1, *[1] * (rows.dim() - 1)), rows, after)
             if chosen is not None:
                 chosen = self._by_row(chosen.to(z.device), rows, "prompt lengths")[:, -rows.shape[1] :]
@@ -231,16 +288,62 @@ class Steering:
             raise LineasError(f"{x.shape[0]} {what} were given for a batch of {prompts} rows; give one a row.")
         return x.repeat_interleave(n // x.shape[0], dim=0)
 
-    def _at_strength(self, site: Site, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale and shift of `T_s` on a device: `[d]`, or `[batch, d]` for a strength a row. Kept until s changes."""
-        key = (site.name, device)
-        if key not in self._effective:
-            map_ = self._intervention.maps[site.name]
-            with torch.inference_mode(False):  # kept, so they must serve autograd as well
-                scale, shift = map_.scale.to(device), map_.shift.to(device)
-                s = torch.as_tensor(self._strength, device=device).unsqueeze(-1)  # [1] or [batch, 1]
-                self._effective[key] = (1 + s * (scale - 1), s * shift)
-        return self._effective[key]
+
+class _LiveMap:
+    """One site's map at the current strength, `T_s`, held in buffers that a new strength is written into.
+
+    The buffers keep their place in memory, so that a network that was compiled or captured in a graph after it was
+    steered follows the strength too.
+    """
+
+    def __init__(self, map_: AffineMap, device: torch.device) -> None:
+        self.map = map_
+        self._touched = map_.support(0.0).nonzero().squeeze(1)
+        self._is_sparse = len(self._touched) <= SPARSE_SHARE * map_.width
+        self._strength: float | torch.Tensor = 0.0
+        self._buffers = {device: self._values(device)}
+
+    def take(self, strength: float | torch.Tensor) -> None:
+        """Bring the buffers to a strength: in place, unless they change their shape."""
+        same = torch.as_tensor(strength).shape == torch.as_tensor(self._strength).shape
+        self._strength = strength
+        for device, buffers in self._buffers.items():
+            values = self._values(device)
+            if same:
+                for buffer, value in zip(buffers, values):
+                    buffer.copy_(value)
+            else:
+                self._buffers[device] = values
+
+    def at(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Scale and shift on a device, `[d]`, or `[batch, d]` for a strength a row; then both for touched neurons."""
+        if device not in self._buffers:
+            self._buffers[device] = self._values(device)
+        return self._buffers[device]
+
+    def __call__(self, z: torch.Tensor, axis: int) -> torch.Tensor:
+        """The map on an activation, of the touched neurons alone where that is faster."""
+        scale, shift, *few = self.at(z.device)
+        if not few or z.dtype == torch.float32 or z.numel() < SPARSE_NUMEL:
+            return affine(z, scale, shift, axis)
+        index, scale, shift = few
+        return z.index_copy(axis, index, affine(z.index_select(axis, index), scale, shift, axis))
+
+    @torch.inference_mode(False)  # kept, so they must serve autograd as well
+    def _values(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        scale, shift = self.map.scale.to(device), self.map.shift.to(device)
+        s = torch.as_tensor(self._strength, device=device).unsqueeze(-1)  # [1] or [batch, 1]
+        scale, shift = 1 + s * (scale - 1), s * shift
+        if not self._is_sparse or device.type != "cpu" or scale.dim() > 1:
+            return scale, shift
+        return scale, shift, self._touched, scale[self._touched], shift[self._touched]
+
+
+def _device(module: nn.Module, network: nn.Module) -> torch.device:
+    """Where a module's activation will be, as far as its own weights, or else the network's, tell."""
+    weight = next(module.parameters(), None)
+    weight = weight if weight is not None else next(network.parameters(), None)
+    return weight.device if weight is not None and not weight.is_meta else torch.device("cpu")
 
 
 def warn_if_outside(strength: torch.Tensor) -> None:
@@ -253,15 +356,18 @@ def warn_if_outside(strength: torch.Tensor) -> None:
 
 
 def _refuse_compiled(network: nn.Module) -> None:
-    compiled = any(
+    if _is_compiled(network):
+        raise LineasError(
+            "this network is compiled, and a compiled network may ignore hooks added later; "
+            "steer the network first and compile it afterwards, or fold the intervention into the weights."
+        )
+
+
+def _is_compiled(network: nn.Module) -> bool:
+    return any(
         type(module).__name__ == "OptimizedModule"
         or getattr(module, "_compiled_call_impl", None) is not None  # module.compile()
         or hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")  # module.forward = torch.compile(...)
         or "_compiled_call" in module.__dict__  # generate with a static cache on a GPU
         for module in network.modules()
     )
-    if compiled:
-        raise LineasError(
-            "this network is compiled, and a compiled network may ignore hooks added later; "
-            "steer the network first and compile it afterwards, or fold the intervention into the weights."
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
 
@@ -40,7 +41,42 @@ def coupling(n: int, m: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return starts // step_n, starts // step_m, (ends - starts).double() / total
 
 
-def cost(u: torch.Tensor, v_sorted: torch.Tensor) -> torch.Tensor:
+@dataclass(frozen=True)
+class Quantiles:
+    """A target as n source samples meet it, worked out once.
+
+    With the exact coupling `pi`, sorted sample i of n meets the mean `q_i = n sum_k pi_ik v_k` of its part of the
+    target, and `n W_2^2 = sum_i (u_i - q_i)^2 + n sum_ik pi_ik (v_k - q_i)^2`: the second term stays whatever u does.
+
+    Args:
+        means: `q`, `[n, d]`; the sorted target itself where it has n samples.
+        within: the second term, averaged over neurons, a scalar; 0 where the target has n samples.
+    """
+
+    means: torch.Tensor
+    within: torch.Tensor
+
+    @classmethod
+    def of(cls, v: torch.Tensor, n: int) -> Quantiles:
+        """The quantiles of target samples `[m, d]` for n source samples, computed in float64."""
+        ordered = v.sort(dim=0).values
+        if len(v) == n:
+            return cls(ordered, ordered.new_zeros(()))
+        i, k, mass = coupling(n, len(v))
+        exact = ordered.detach().double().cpu()[k]  # [n + m - gcd, d]
+        weights = (n * mass).unsqueeze(1)
+        means = exact.new_zeros(n, v.shape[1]).index_add_(0, i, weights * exact)
+        within = (weights * (exact - means[i]).square()).sum(0).mean()
+        return cls(means.to(v), within.to(v))
+
+    def cost(self, u: torch.Tensor) -> torch.Tensor:
+        """The cost of source activations `[n, d]`, any order; gradients flow to them."""
+        if u.shape != self.means.shape:
+            raise LineasError(f"the cost compares {list(self.means.shape)} with the same, not with {list(u.shape)}.")
+        return (u.sort(dim=0).values - self.means).square().sum(0).mean() + self.within
+
+
+def cost(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """One site's cost: per neuron n times the squared 2-Wasserstein distance, averaged over neurons.
 
     For n = m: `(1/d) sum_j sum_i (sort(u[:, j])_i - sort(v[:, j])_i)^2` (LinEAS, arXiv 2503.10679, equation 4, in the
@@ -48,20 +84,14 @@ def cost(u: torch.Tensor, v_sorted: torch.Tensor) -> torch.Tensor:
 
     Args:
         u: source activations after the map, `[n, d]`, any order; gradients flow to it.
-        v_sorted: target activations `[m, d]`, sorted along the first axis.
+        v: target activations `[m, d]`, any order.
 
     Returns:
         a scalar in u's type.
     """
-    if u.dim() != 2 or v_sorted.dim() != 2 or u.shape[1] != v_sorted.shape[1]:
-        raise LineasError(f"the cost compares [n, d] with [m, d], not {list(u.shape)} with {list(v_sorted.shape)}.")
-    n, m = u.shape[0], v_sorted.shape[0]
-    ordered = u.sort(dim=0).values  # [n, d]
-    if n == m:
-        return (ordered - v_sorted).square().sum(0).mean()
-    i, k, mass = (x.to(u.device) for x in coupling(n, m))
-    gap = ordered[i] - v_sorted[k]  # [n + m - gcd, d]
-    return (n * mass.to(u.dtype) @ gap.square()).mean()
+    if u.dim() != 2 or v.dim() != 2 or u.shape[1] != v.shape[1]:
+        raise LineasError(f"the cost compares [n, d] with [m, d], not {list(u.shape)} with {list(v.shape)}.")
+    return Quantiles.of(v, len(u)).cost(u)
 
 
 def mean_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:

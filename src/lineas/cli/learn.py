@@ -23,6 +23,7 @@ from lineas.cli.common import (
 from lineas.errors import LineasError
 from lineas.learning import LinEAS, check_sides
 from lineas.learning import learn as learn_intervention
+from lineas.learning.memory import as_bytes
 from lineas.prompts import draw, read_prompts
 
 DEFAULTS = LinEAS()
@@ -48,6 +49,10 @@ def learn(
     lambda_g: Annotated[float, typer.Option("--lambda-g", help="Weight of whole groups in it.")] = DEFAULTS.lambda_g,
     batch_size: Annotated[int | None, typer.Option(help="Source prompts a step; default: all.")] = None,
     max_length: Annotated[int, typer.Option(help="Tokens of a prompt; the rest is cut.")] = 128,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Beside the weights, such as 8GiB; default: half of the free."),
+    ] = None,
     dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Of the draw of samples and of minibatches.")] = 0,
     json: JsonOption = None,
@@ -67,6 +72,7 @@ def learn(
         lambda_g=lambda_g,
         batch_size=batch_size,
     )
+    allowed = None if memory is None else as_bytes(memory)
     artifact.check_free(out, force)
     check_writable(json)
     leave, reach = (draw(read_prompts(side), samples, seed) for side in (source, target))
@@ -82,6 +88,7 @@ def learn(
             sites=sites,
             seed=seed,
             max_length=max_length,
+            memory=allowed,
             progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}"),
         )
     seconds = time.perf_counter() - started

@@ -19,6 +19,7 @@ from lineas.folds import folding
 from lineas.intervention import Intervention
 from lineas.learning.capture import Model
 from lineas.learning.lineas import LinEAS, Progress
+from lineas.learning.memory import as_bytes
 
 __all__ = ["LinEAS", "check_sides", "learn"]
 
@@ -31,6 +32,7 @@ def learn(
     sites: str | Sequence[str] | None = None,
     seed: int = 0,
     max_length: int = 128,
+    memory: int | str | None = None,
     progress: bool | Progress = True,
 ) -> Intervention:
     """Learn an intervention that carries the distribution of the source's activations onto the target's.
@@ -43,12 +45,15 @@ def learn(
         sites: a regular expression over module names, or several; by default the norm before the MLP in every block.
         seed: of everything random in it; recorded.
         max_length: tokens of a prompt; the rest is cut, with a warning that counts the prompts.
+        memory: what learning may take beside the weights, such as "8GiB" or a number of bytes; by default half of
+            what is free. With less of it the same is computed in smaller parts.
         progress: False for silence, or a function of (steps done, steps in all, cost).
 
     Raises:
-        LineasError: for too few prompts, no matching site, or a cost that is not finite.
+        LineasError: for too few prompts, no matching site, a memory that is too small, or a cost that is not finite.
     """
     method = method or LinEAS()
+    allowed = None if memory is None else as_bytes(memory)
     chosen = model.sites(sites)
     check_sides(source, target)
     for side, prompts in (("source", source), ("target", target)):
@@ -64,7 +69,7 @@ def learn(
             progress(done, steps, cost)
 
     with bar:
-        fit = method.fit(model, source, target, chosen, seed, max_length, report)
+        fit = method.fit(model, source, target, chosen, seed, max_length, allowed, report)
     facts: dict[str, Any] = {
         "method": {"name": type(method).__name__, **asdict(method), "learning_rate": fit.learning_rate},
         "steps_done": len(fit.costs),

@@ -1,8 +1,8 @@
-"""Capture: the pooled activations of a batch at chosen sites; the only place that hooks a network for reading."""
+"""Capture: the pooled activations of a batch at chosen sites, and gradients through them; only here hooks read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,10 +10,14 @@ from torch import nn
 
 from lineas.errors import LineasError
 from lineas.sites import Site
+from lineas.transport import Quantiles
 
 
 class Part(Protocol):
     """Samples that run together: which rows of the batch they are, and how one activation is pooled to `[b, d]`."""
+
+    @property
+    def size(self) -> int: ...
 
     @property
     def rows(self) -> torch.Tensor: ...
@@ -22,7 +26,10 @@ class Part(Protocol):
 
 
 class Batch(Protocol):
-    """Samples ready to run, in parts."""
+    """Samples ready to run, in parts; `at_once`: whether one backward pass may go through all of them."""
+
+    @property
+    def at_once(self) -> bool: ...
 
     @property
     def parts(self) -> Sequence[Any]: ...
@@ -42,7 +49,7 @@ class Model(Protocol):
 
     def sites(self, pattern: str | Sequence[str] | None = None) -> list[Site]: ...
 
-    def batch(self, prompts: Sequence[str], max_length: int = ...) -> Any: ...
+    def batch(self, prompts: Sequence[str], max_length: int = ..., limit: int | None = ...) -> Any: ...
 
     def run(self, part: Any) -> None: ...
 
@@ -70,7 +77,7 @@ def capture(model: Model, batch: Batch, sites: Sequence[Site]) -> dict[str, torc
     rows: list[torch.Tensor] = []
     pooled: dict[str, list[torch.Tensor]] = {site.name: [] for site in sites}
     for part in batch.parts:
-        seen = _capture_part(model, part, sites)
+        seen = capture_part(model, part, sites)
         rows.append(part.rows)
         for name, activation in seen.items():
             pooled[name].append(activation)
@@ -78,7 +85,42 @@ def capture(model: Model, batch: Batch, sites: Sequence[Site]) -> dict[str, torc
     return {name: torch.cat(parts)[back] for name, parts in pooled.items()}  # [n, d]
 
 
-def _capture_part(model: Model, part: Part, sites: Sequence[Site]) -> dict[str, torch.Tensor]:
+def backpropagate(model: Model, batch: Batch, sites: Sequence[Site], targets: Mapping[str, Quantiles]) -> torch.Tensor:
+    """The cost of a batch, averaged over sites; its gradient is added to whatever the activations depend on.
+
+    The cost needs every sample, the backward pass does not. A batch that may not go through it at once runs twice:
+    for the pooled activations alone, from which the cost and its gradient with respect to them follow; then part by
+    part, each backward from its rows of that gradient (the chain rule, so exact).
+
+    Args:
+        model: what to run, with the edits that are learned in place.
+        batch: n samples, from `model.batch`.
+        sites: where to read.
+        targets: by site name, for n samples.
+
+    Returns:
+        a scalar without gradient, on the network's device.
+    """
+    if batch.at_once:
+        moved = capture(model, batch, sites)
+        cost = torch.stack([targets[name].cost(u) for name, u in moved.items()]).mean()
+        cost.backward()
+        return cost.detach()
+    with torch.no_grad():
+        pooled = capture(model, batch, sites)
+    costs = []
+    for name, u in pooled.items():
+        cost = targets[name].cost(u.requires_grad_()) / len(sites)
+        (pooled[name],) = torch.autograd.grad(cost, u)
+        costs.append(cost.detach())
+    for part in batch.parts:
+        seen = capture_part(model, part, sites)
+        torch.autograd.backward(list(seen.values()), [pooled[name][part.rows] for name in seen])
+    return torch.stack(costs).sum()
+
+
+def capture_part(model: Model, part: Part, sites: Sequence[Site]) -> dict[str, torch.Tensor]:
+    """The same for one part, rows in its own order."""
     seen: dict[str, torch.Tensor] = {}
 
     def reader(site: Site) -> Callable[..., None]:

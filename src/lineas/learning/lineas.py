@@ -12,18 +12,24 @@ from typing import Literal
 import torch
 from torch import nn
 
-from lineas import penalty, transport
+from lineas import penalty
 from lineas.errors import LineasError
-from lineas.learning.capture import Model, capture
+from lineas.learning.capture import Model, backpropagate, capture
+from lineas.learning.memory import largest_part
 from lineas.maps import AffineMap, affine
 from lineas.sites import Site
 from lineas.steering import edited
+from lineas.transport import Quantiles
 
 Progress = Callable[[int, int, float], None]
 """Called after every step with the steps done, the steps in all, and the cost before that step's update."""
 
 BLOWN_UP = 100
 """A cost this many times the first step's means that the learning rate was too high."""
+SOME_TOKENS = 4096
+"""The target runs without gradients, this much of it at once."""
+READ_EVERY = 10
+"""On a GPU the costs are read once in so many steps."""
 NOTHING = 1e-6
 """A cost below this is no distance at all, only rounding: equal sides do not count as blowing up."""
 
@@ -97,6 +103,7 @@ class LinEAS:
         sites: Sequence[Site],
         seed: int = 0,
         max_length: int = 128,
+        memory: int | None = None,
         progress: Progress | None = None,
     ) -> Fit:
         """Learn one map a site.
@@ -108,6 +115,7 @@ class LinEAS:
             sites: where the maps act.
             seed: of the minibatches.
             max_length: tokens of a prompt, the rest is cut.
+            memory: bytes to stay within above the weights; None for half of what is free.
             progress: called after every step.
 
         Returns:
@@ -117,62 +125,54 @@ class LinEAS:
             LineasError: when the cost is no longer finite.
         """
         generator = torch.Generator().manual_seed(seed)
+        n = min(len(source), self.batch_size or len(source))
         with frozen(model.network):
             with torch.no_grad():
-                targets = {
-                    name: v.sort(dim=0).values  # [m, d]
-                    for name, v in capture(model, model.batch(target, max_length), sites).items()
-                }
-            scales, shifts = _identity_parameters(targets)
-            rate = self._rate(min(len(source), self.batch_size or len(source)), targets)
+                activations = capture(model, model.batch(target, max_length, SOME_TOKENS), sites)  # [m, d] a site
+            targets = {name: Quantiles.of(v, n) for name, v in activations.items()}
+            neurons = sum(v.shape[1] for v in activations.values())  # L d
+            rate = self._rate(n, neurons)
+            scales, shifts = _identity_parameters(activations)
+            del activations
             optimizer = self._optimizer([*scales.values(), *shifts.values()], rate)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.steps, eta_min=rate / 1000)
             edits = {site: _training_edit(site, scales[site.name], shifts[site.name]) for site in sites}
-            whole = model.batch(source, max_length)
-            costs: list[float] = []
+            record = _Record(self.steps, rate, progress)
             learned: dict[str, AffineMap] = {}  # as of the last whole step, whenever an interruption comes
-            try:
-                for step in range(self.steps):
-                    batch = whole
-                    if self.batch_size is not None and self.batch_size < len(source):
-                        drawn = torch.randperm(len(source), generator=generator)[: self.batch_size]
-                        batch = model.batch([source[int(i)] for i in drawn], max_length)
-                    optimizer.zero_grad()
-                    with edited(model.network, edits):
-                        moved = capture(model, batch, sites)  # [n, d] a site
-                    cost = torch.stack([transport.cost(moved[name], v) for name, v in targets.items()]).mean()
-                    value = cost.item()
-                    if not math.isfinite(value) or (costs and value > BLOWN_UP * max(costs[0], NOTHING)):
-                        raise LineasError(
-                            f"the cost blew up to {value:.3g} at step {step + 1} of {self.steps} with learning rate "
-                            f"{rate:.3g}; nothing was learned, try {rate / 10:.2g}."
-                        )
-                    cost.backward()
-                    self._update(optimizer, scales, shifts)
-                    schedule.step()
-                    learned = {name: _map(scales[name], shifts[name]) for name in targets}
-                    costs.append(value)
-                    if progress:
-                        progress(step + 1, self.steps, value)
-            except KeyboardInterrupt:
-                if not learned:
-                    raise
-                warnings.warn(
-                    f"interrupted after {len(costs)} of {self.steps} steps; what was learned so far is kept.",
-                    stacklevel=2,
-                )
+            with edited(model.network, edits):
+                limit = largest_part(model, source, max_length, sites, neurons, memory)
+                whole = model.batch(source, max_length, limit)
+                try:
+                    for _ in range(self.steps):
+                        batch = whole
+                        if n < len(source):
+                            drawn = torch.randperm(len(source), generator=generator)[:n]
+                            batch = model.batch([source[int(i)] for i in drawn], max_length, limit)
+                        optimizer.zero_grad()
+                        cost = backpropagate(model, batch, sites, targets)
+                        self._update(optimizer, scales, shifts)
+                        schedule.step()
+                        learned = {name: _map(scales[name], shifts[name]) for name in targets}
+                        record.add(cost)
+                except KeyboardInterrupt:
+                    if not learned:
+                        raise
+                    warnings.warn(
+                        f"interrupted after {record.done} of {self.steps} steps; what was learned so far is kept.",
+                        stacklevel=2,
+                    )
+                record.read()
         if not all(bool(m.scale.isfinite().all() and m.shift.isfinite().all()) for m in learned.values()):
             raise LineasError(
-                f"the maps are not finite after {len(costs)} steps with learning rate {rate:.3g}; "
+                f"the maps are not finite after {record.done} steps with learning rate {rate:.3g}; "
                 f"nothing was learned, try {rate / 10:.2g}."
             )
         maps = {name: AffineMap(m.scale.cpu(), m.shift.cpu()) for name, m in learned.items()}
-        return Fit(maps, costs, rate)
+        return Fit(maps, record.costs, rate)
 
-    def _rate(self, samples: int, targets: dict[str, torch.Tensor]) -> float:
+    def _rate(self, samples: int, neurons: int) -> float:
         if self.learning_rate is not None:
             return self.learning_rate
-        neurons = sum(v.shape[1] for v in targets.values())  # L d
         return 0.01 if self.optimizer == "adam" else 0.01 * neurons / samples
 
     def _optimizer(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
@@ -195,6 +195,43 @@ class LinEAS:
             shift.copy_(penalty.prox(shift, step, self.lambda_1, self.lambda_g))
 
 
+class _Record:
+    """The costs so far; on a GPU they are read a few steps late, so that no step waits for one."""
+
+    def __init__(self, steps: int, rate: float, progress: Progress | None) -> None:
+        self.costs: list[float] = []
+        self._unread: list[torch.Tensor] = []
+        self._steps, self._rate, self._progress = steps, rate, progress
+
+    @property
+    def done(self) -> int:
+        """How many steps there were."""
+        return len(self.costs) + len(self._unread)
+
+    def add(self, cost: torch.Tensor) -> None:
+        """A step is done: its cost, before the update."""
+        self._unread.append(cost)
+        if cost.device.type == "cpu" or len(self._unread) == READ_EVERY:
+            self.read()
+
+    def read(self) -> None:
+        """Wait for the costs that are not read yet.
+
+        Raises:
+            LineasError: when one is not finite or has blown up.
+        """
+        unread, self._unread = self._unread, []
+        for value in torch.stack(unread).tolist() if unread else []:
+            if not math.isfinite(value) or (self.costs and value > BLOWN_UP * max(self.costs[0], NOTHING)):
+                raise LineasError(
+                    f"the cost blew up to {value:.3g} at step {len(self.costs) + 1} of {self._steps} with learning "
+                    f"rate {self._rate:.3g}; nothing was learned, try {self._rate / 10:.2g}."
+                )
+            self.costs.append(value)
+            if self._progress:
+                self._progress(len(self.costs), self._steps, value)
+
+
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Within the block no weight asks for a gradient and dropout is off; afterwards all is as before."""
@@ -213,10 +250,10 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 def _identity_parameters(
-    targets: dict[str, torch.Tensor],
+    activations: dict[str, torch.Tensor],
 ) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    scales = {name: nn.Parameter(torch.ones_like(v[0])) for name, v in targets.items()}
-    shifts = {name: nn.Parameter(torch.zeros_like(v[0])) for name, v in targets.items()}
+    scales = {name: nn.Parameter(torch.ones_like(v[0])) for name, v in activations.items()}
+    shifts = {name: nn.Parameter(torch.zeros_like(v[0])) for name, v in activations.items()}
     return scales, shifts
 
 

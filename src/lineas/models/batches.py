@@ -87,11 +87,13 @@ class TextBatch(Generic[PartT]):
         parts: the prompts, sorted by length and cut into parts.
         size: the number of prompts, n.
         truncated: how many were cut at the length limit.
+        at_once: whether all parts together stay within the limit of one.
     """
 
     parts: list[PartT]
     size: int
     truncated: int
+    at_once: bool
 
 
 def pack(encoded: Sequence[Sequence[int]], limit: int | None, device: torch.device) -> list[PackedPart]:

@@ -1,0 +1,105 @@
+"""Memory: how much of a batch one backward pass may go through at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lineas.errors import LineasError
+from lineas.learning.capture import Model, Part, capture_part
+from lineas.sites import Site
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+MARGIN = 2.3
+"""What part after part takes at the peak, relative to the tensors that one forward pass keeps for its backward pass:
+1.4 for the pass itself (measured on SmolLM2 on a CPU), the rest for holes between parts of different size."""
+FIXED = 64 * 2**20
+"""Bytes that do not depend on the prompts: the maps, the optimizer's, the libraries' own buffers."""
+POOLED = 5
+"""Float32 numbers held for every sample and neuron: activations, their gradients, the target, and two to sort."""
+SHARE = 0.5
+"""Of the free memory, what learning takes when nothing else is said."""
+
+
+def as_bytes(text: str | int) -> int:
+    """A size as people write it.
+
+    Raises:
+        LineasError: when it is none.
+
+    >>> as_bytes("8GiB"), as_bytes("1.5 GB"), as_bytes(1024)
+    (8589934592, 1500000000, 1024)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", str(text).lower())
+    if not match or not float(match[1]):
+        raise LineasError(f"a size of memory looks like 8GiB, 500MB or a number of bytes, not {text!r}.")
+    return int(float(match[1]) * UNITS[match[2] or ""])
+
+
+def free(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4 * 2**30  # unknown system: what any machine that runs a language model has
+
+
+def largest_part(
+    model: Model,
+    prompts: Sequence[str],
+    max_length: int,
+    sites: Sequence[Site],
+    neurons: int,
+    memory: int | None,
+) -> int:
+    """How large a part of a batch may be so that learning stays within a number of bytes above the weights.
+
+    Measured on the longest of the prompts, as the bytes that its forward pass keeps for the backward pass.
+
+    Args:
+        model: what to run, with the edits that are learned in place.
+        prompts: those that will run.
+        max_length: tokens of a prompt; the rest is cut.
+        sites: where to read.
+        neurons: of all sites together.
+        memory: in bytes; None for half of what is free.
+
+    Returns:
+        a limit for `model.batch`; at least 1.
+
+    Raises:
+        LineasError: when the pooled activations alone do not fit.
+    """
+    device = next(model.network.parameters()).device
+    given = memory if memory is not None else int(SHARE * free(device))
+    left = given - FIXED - POOLED * 4 * len(prompts) * neurons
+    if left <= 0:
+        raise LineasError(
+            f"{len(prompts)} prompts at {len(sites)} sites need more than {given / 2**30:.3g} GiB of memory; "
+            "give more, fewer prompts, fewer sites, or a batch size."
+        )
+    probe = model.batch(sorted(prompts, key=len)[-1:], max_length).parts[0]
+    return max(1, int(left / MARGIN / (kept(model, probe, sites) / probe.size)))
+
+
+def kept(model: Model, part: Part, sites: Sequence[Site]) -> int:
+    """Bytes that a part's forward pass keeps for its backward pass, weights apart."""
+    weights = {p.untyped_storage().data_ptr() for p in model.network.parameters()}
+    sizes: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        seen = capture_part(model, part, sites)
+    del seen  # alive until here, so that no storage was counted under an address used twice
+    return sum(sizes.values())

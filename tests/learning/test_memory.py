@@ -1,0 +1,115 @@
+"""Memory: learning in small parts is learning in one, the limit is measured, and it holds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import families
+import pytest
+import torch
+from families import OTHER_PROMPTS, PROMPTS
+
+import lineas
+from lineas import LinEAS, LineasError
+from lineas.learning import memory
+from lineas.learning.capture import backpropagate, capture
+from lineas.maps import affine
+from lineas.steering import edited
+from lineas.transport import Quantiles
+
+
+def gradients(model: lineas.TextModel, limit: int | None, padded: bool = False) -> tuple[float, dict, int]:
+    """Cost, gradients of scales and shifts, and the number of parts, for prompts run in parts of at most `limit`."""
+    sites = model.sites()
+    with torch.no_grad():
+        target = capture(model, model.batch(OTHER_PROMPTS), sites)
+    targets = {name: Quantiles.of(v, len(PROMPTS)) for name, v in target.items()}
+    maps = {s: (torch.ones(32, requires_grad=True), torch.zeros(32, requires_grad=True)) for s in sites}
+    batch = model.padded_batch(PROMPTS, limit=limit) if padded else model.batch(PROMPTS, limit=limit)
+    with edited(model.network, {s: lambda z, m=m: affine(z, *m) for s, m in maps.items()}):
+        cost = backpropagate(model, batch, sites, targets)
+    return (
+        float(cost),
+        {s.name: torch.stack([scale.grad, shift.grad]) for s, (scale, shift) in maps.items()},
+        len(batch.parts),
+    )
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt2"])
+def test_small_parts_give_the_cost_and_the_gradients_of_one_big_batch(family: str, padded: bool) -> None:
+    model = families.model(family)
+    for parameter in model.network.parameters():
+        parameter.requires_grad_(False)
+    cost, whole, one = gradients(model, None)
+    for limit in (40, 1):
+        value, parts, several = gradients(model, limit, padded)
+        assert (one, several > 1) == (1, True)
+        assert value == pytest.approx(cost, rel=1e-5)
+        for name, gradient in whole.items():
+            assert float(gradient.abs().max()) > 1e-4
+            torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_little_memory_learns_the_same_maps(stories: lineas.TextModel) -> None:
+    source = ["Tom was sad and he cried the whole day.", "The dog barked at Lily, and she ran.", "He lost it."] * 2
+    target = ["Mom smiled at Tom.", "They were happy.", "The sun was warm and they played."]
+    method = LinEAS(steps=5, gamma=1e-3, batch_size=4)
+    learned = [lineas.learn(stories, source, target, method, memory=m, progress=False) for m in ("2GiB", "65MiB")]
+    assert learned[0].facts["cost"] == pytest.approx(learned[1].facts["cost"], rel=1e-5)
+    for name, map_ in learned[0].maps.items():
+        torch.testing.assert_close(learned[1].maps[name].scale, map_.scale, atol=1e-6, rtol=0)
+        torch.testing.assert_close(learned[1].maps[name].shift, map_.shift, atol=1e-6, rtol=0)
+
+
+def test_more_memory_allows_larger_parts_and_the_pooled_activations_must_fit(stories: lineas.TextModel) -> None:
+    sites = stories.sites()
+
+    def limit(given: int, prompts: int = 2) -> int:
+        return memory.largest_part(stories, ["Tom was sad."] * prompts, 128, sites, 5 * 64, given)
+
+    assert limit(memory.FIXED + 10**8) == pytest.approx(2 * limit(memory.FIXED + 5 * 10**7), rel=0.01)
+    assert limit(memory.FIXED + 2 * 10**4) >= 1
+    with pytest.raises(LineasError, match=r"1000 prompts at 5 sites need more than .* GiB"):
+        limit(memory.FIXED + 10**6, prompts=1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("8GiB", 8 * 2**30), ("500 MB", 5 * 10**8), ("0.5g", 5 * 10**8), ("64KiB", 2**16), (1234, 1234), ("77", 77)],
+)
+def test_sizes_are_read_as_people_write_them(text: str | int, expected: int) -> None:
+    assert memory.as_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "3 PiB", "1e9", "GiB"])
+def test_what_is_no_size_is_said(text: str) -> None:
+    with pytest.raises(LineasError, match="looks like 8GiB"):
+        memory.as_bytes(text)
+
+
+def test_free_memory_is_what_the_machine_has() -> None:
+    assert 2**26 < memory.free(torch.device("cpu")) < 2**45
+
+
+MEASURE = """
+import resource, sys, lineas
+from lineas.prompts import read_prompts
+model = lineas.load()
+prompts = [f"{i} {text}" for i in range(4) for text in read_prompts("lineas:polite/source")]
+lineas.learn(model, prompts[:4], prompts[4:8], lineas.LinEAS(steps=1), progress=False)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+lineas.learn(model, prompts, prompts[:8], lineas.LinEAS(steps=1), memory=sys.argv[1], progress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read in Linux's unit")
+def test_the_limit_holds_on_a_real_model(smollm2: lineas.TextModel) -> None:
+    """192 prompts of 4,000 tokens take 2.7 GiB at once and stay within 300 MiB when told so."""
+    grown = []
+    for given in ("8GiB", "300MiB"):
+        run = subprocess.run([sys.executable, "-c", MEASURE, given], capture_output=True, text=True, check=True)
+        grown.append(int(run.stdout.split()[-1]) * 1024)
+    assert grown[1] < 300 * 2**20 < grown[0]
