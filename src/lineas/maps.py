@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -121,4 +122,23 @@ def affine(z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, axis: int 
     if scale.dim() == 2:
         shape[0] = scale.shape[0]
     wide = torch.promote_types(z.dtype, torch.float32)
-    return torch.addcmul(shift.to(wide).view(shape), z.to(wide), scale.to(wide).view(shape)).to(z.dtype)
+    scale, shift = scale.to(wide).view(shape), shift.to(wide).view(shape)
+    if torch.is_grad_enabled() and scale.requires_grad:
+        return _Affine.apply(z, scale, shift)  # type: ignore[no-any-return]
+    return torch.addcmul(shift, z.to(wide), scale).to(z.dtype)
+
+
+class _Affine(torch.autograd.Function):
+    """The same while scale and shift are learned: keeps z in its own type instead of a float32 copy of it."""
+
+    @staticmethod
+    def forward(ctx: Any, z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(z, scale)
+        return torch.addcmul(shift, z.to(scale.dtype), scale).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
+        z, scale = ctx.saved_tensors
+        grad = grad_outputs[0].to(scale.dtype)
+        to_z = (grad * scale).to(z.dtype) if ctx.needs_input_grad[0] else None
+        return to_z, (grad * z).sum_to_size(scale.shape), grad.sum_to_size(scale.shape)

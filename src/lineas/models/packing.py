@@ -211,11 +211,13 @@ def _causal(
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    products = q @ k.transpose(-1, -2) * scale
-    if softcap:
-        products = softcap * torch.tanh(products / softcap)
     seen = torch.ones(width, width, dtype=torch.bool, device=q.device).tril()
     if windowed:
         seen = seen.triu(1 - window)  # type: ignore[operator]
-    products = products + torch.zeros_like(seen, dtype=products.dtype).masked_fill(~seen, float("-inf"))
+    mask = torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, float("-inf"))
+    if softcap:
+        products = softcap * torch.tanh(q @ k.transpose(-1, -2) * scale / softcap) + mask
+    else:
+        products = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=scale)
+        products = products.unflatten(0, q.shape[:2])
     return products.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
