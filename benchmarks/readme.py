@@ -71,6 +71,54 @@ def shipped() -> str:
     return "\n".join([*lines, "", _made_by("shipped")])
 
 
+def learning() -> str:
+    """The tables of the learning and the steering benchmark."""
+    result = json.loads((RESULTS / "learning.json").read_text())
+    base = result["ways"][0]
+    lines = [
+        "| a learning step, 32 + 32 sentences | seconds | tokens/s | of the matmul rate | memory beside the weights |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for way in result["ways"]:
+        faster = "" if way is base else f" ({base['seconds'] / way['seconds']:.1f} times faster)"
+        smaller = "" if way is base else f" ({100 * way['peak_bytes'] / base['peak_bytes']:.0f} %)"
+        lines.append(
+            f"| {way['name']} | {way['seconds']:.2f}{faster} | {way['tokens_per_second']:.0f} | "
+            f"{100 * way['share']:.0f} % | {way['peak_bytes'] / 2**30:.2f} GiB{smaller} |"
+        )
+    grown = _growth(result)
+    lines += ["", "| growth, default type | " + " | ".join(_cell(row) for row in grown) + " |"]
+    lines.append("|" + " --- |" * (1 + len(grown)))
+    for name, figure in (
+        ("seconds a step", lambda row: row["seconds"]),
+        ("ms a token", lambda row: 1000 * row["seconds"] / row["tokens"]),
+        ("GiB", lambda row: row["peak_bytes"] / 2**30),
+    ):
+        lines.append(f"| {name} | " + " | ".join(f"{figure(row):.2f}" for row in grown) + " |")
+    steering = json.loads((RESULTS / "steering.json").read_text())
+    costs = [f"{row['way']} {100 * (row['ratio'] - 1):+.1f} %" for row in steering["rows"][1:]]
+    lines += [
+        "",
+        f"Growth with n (sentences), t (tokens of 32 prompts) and k (blocks with maps), memory limited to "
+        f"{result['memory_limit']}: past it the batch runs twice, in parts.",
+        "",
+        _made_by("learning"),
+        "",
+        f"A steered `generate` by an untouched one, {steering['prompts'][0]} prompts, 32 tokens: {', '.join(costs)}.",
+        "",
+        _made_by("steering"),
+    ]
+    return "\n".join(lines)
+
+
+def _growth(result: dict) -> list[dict]:
+    return [row for kind in ("n", "length", "depth") for row in result[kind]]
+
+
+def _cell(row: dict) -> str:
+    return next(f"{letter} = {row[key]}" for key, letter in (("n", "n"), ("length", "t"), ("depth", "k")) if key in row)
+
+
 def _made_by(name: str) -> str:
     facts = json.loads((RESULTS / f"{name}.json").read_text())["about"]
     return (
@@ -79,11 +127,14 @@ def _made_by(name: str) -> str:
     )
 
 
+BLOCKS = {"demo": demo, "detoxification": detoxification, "shipped": shipped, "learning": learning}
+
+
 def main() -> None:
     """Fill the marked places, or compare them."""
     text = README.read_text(encoding="utf-8")
     filled = text
-    for name, write in (("demo", demo), ("detoxification", detoxification), ("shipped", shipped)):
+    for name, write in BLOCKS.items():
         block = f"<!-- {name} -->\n{write()}\n<!-- /{name} -->"
         filled, count = re.subn(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, filled, flags=re.DOTALL)
         if count != 1:

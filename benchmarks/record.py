@@ -18,10 +18,11 @@ DATA = Path(os.environ.get("LINEAS_SHARED", Path(__file__).parents[2] / "shared"
 
 
 def about() -> dict[str, Any]:
-    """The commit (with "+" where the tree has changes), the machine, the date and the versions."""
+    """The commit (with "+" where the tree has changes, results apart), the machine, the date and the versions."""
     git = ["git", "-C", str(Path(__file__).parent)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    tree = [*git, "status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results"]
+    changed = subprocess.run(tree, capture_output=True, text=True, check=True).stdout
     return {
         "commit": commit.strip() + ("+" if changed.strip() else ""),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
