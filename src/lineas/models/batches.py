@@ -69,7 +69,8 @@ class PackedPart:
     def run(self, network: nn.Module) -> Any:
         """One forward pass."""
         with packed(network, self.layout):
-            return network(input_ids=self.ids, position_ids=self.positions, use_cache=False)
+            everything = torch.ones_like(self.ids)  # else some networks look for padding, and wait for the answer
+            return network(input_ids=self.ids, attention_mask=everything, position_ids=self.positions, use_cache=False)
 
     def pool(self, activation: torch.Tensor, site: Site) -> torch.Tensor:
         """The mean over each prompt's tokens, float32 `[b, d]`, of `[1, t, d]` (or, flattened, `[t, d]`)."""
