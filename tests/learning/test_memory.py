@@ -96,20 +96,35 @@ def test_free_memory_is_what_the_machine_has() -> None:
 MEASURE = """
 import resource, sys, lineas
 from lineas.prompts import read_prompts
-model = lineas.load()
-prompts = [f"{i} {text}" for i in range(4) for text in read_prompts("lineas:polite/source")]
-lineas.learn(model, prompts[:4], prompts[4:8], lineas.LinEAS(steps=1), progress=False)
+
+model, (kind, memory) = lineas.load(), sys.argv[1:]
+texts = read_prompts("lineas:polite/source")
+prompts = {"many": [f"{i} {text}" for i in range(4) for text in texts], "long": [" ".join(texts * 3), texts[0]]}[kind]
+method = lineas.LinEAS(steps=1)
+lineas.learn(model, texts[:4], texts[4:8], method, progress=False)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-lineas.learn(model, prompts, prompts[:8], lineas.LinEAS(steps=1), memory=sys.argv[1], progress=False)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+learned = lineas.learn(model, prompts, texts[:8], method, max_length=2048, memory=memory, progress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, learned.facts["cost"][0])
 """
+
+
+def growth(kind: str, given: str) -> tuple[int, float]:
+    """Bytes that learning takes at its peak above what it took before, in a process of its own; and the cost."""
+    run = subprocess.run([sys.executable, "-c", MEASURE, kind, given], capture_output=True, text=True, check=True)
+    grown, cost = run.stdout.split()[-2:]
+    return int(grown) * 1024, float(cost)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read in Linux's unit")
 def test_the_limit_holds_on_a_real_model(smollm2: lineas.TextModel) -> None:
     """192 prompts of 4,000 tokens take 2.7 GiB at once and stay within 300 MiB when told so."""
-    grown = []
-    for given in ("8GiB", "300MiB"):
-        run = subprocess.run([sys.executable, "-c", MEASURE, given], capture_output=True, text=True, check=True)
-        grown.append(int(run.stdout.split()[-1]) * 1024)
-    assert grown[1] < 300 * 2**20 < grown[0]
+    (free, cost), (limited, same) = growth("many", "8GiB"), growth("many", "300MiB")
+    assert limited < 300 * 2**20 < free
+    assert same == pytest.approx(cost, rel=0.01)  # bfloat16 rounds otherwise in other parts
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read in Linux's unit")
+def test_one_long_prompt_runs_its_blocks_twice_instead_of_keeping_them(smollm2: lineas.TextModel) -> None:
+    (free, cost), (limited, same) = growth("long", "8GiB"), growth("long", "300MiB")
+    assert limited < 0.5 * free
+    assert same == pytest.approx(cost, rel=0.01)

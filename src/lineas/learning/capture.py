@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lineas.errors import LineasError
-from lineas.sites import Site
+from lineas.sites import Site, blocks
 from lineas.transport import Quantiles
 
 
 class Part(Protocol):
-    """Samples that run together: which rows of the batch they are, and how one activation is pooled to `[b, d]`."""
+    """Samples that run together: which rows of the batch they are, how one activation is pooled to `[b, d]`,
+    and what holds while they run, also while parts of the network run again."""
 
     @property
     def size(self) -> int: ...
@@ -24,12 +28,20 @@ class Part(Protocol):
 
     def pool(self, activation: torch.Tensor, site: Site) -> torch.Tensor: ...
 
+    def running(self, network: nn.Module) -> AbstractContextManager[Any]: ...
+
 
 class Batch(Protocol):
-    """Samples ready to run, in parts; `at_once`: whether one backward pass may go through all of them."""
+    """Samples ready to run, in parts.
+
+    `at_once`: whether one backward pass may go through all of them; `limit`: the size from which on a part is too long.
+    """
 
     @property
     def at_once(self) -> bool: ...
+
+    @property
+    def limit(self) -> int | None: ...
 
     @property
     def parts(self) -> Sequence[Any]: ...
@@ -90,7 +102,8 @@ def backpropagate(model: Model, batch: Batch, sites: Sequence[Site], targets: Ma
 
     The cost needs every sample, the backward pass does not. A batch that may not go through it at once runs twice:
     for the pooled activations alone, from which the cost and its gradient with respect to them follow; then part by
-    part, each backward from its rows of that gradient (the chain rule, so exact).
+    part, each backward from its rows of that gradient (the chain rule, so exact). A part that alone is over the limit,
+    one long prompt, keeps the inputs of its blocks instead of everything in them, and runs them again.
 
     Args:
         model: what to run, with the edits that are learned in place.
@@ -114,20 +127,30 @@ def backpropagate(model: Model, batch: Batch, sites: Sequence[Site], targets: Ma
         (pooled[name],) = torch.autograd.grad(cost, u)
         costs.append(cost.detach())
     for part in batch.parts:
-        seen = capture_part(model, part, sites)
-        torch.autograd.backward(list(seen.values()), [pooled[name][part.rows] for name in seen])
+        is_long = batch.limit is not None and part.size > batch.limit
+        with _checkpointed(model, part, sites) if is_long else nullcontext(), _read(model, part, sites) as seen:
+            torch.autograd.backward(list(seen.values()), [pooled[name][part.rows] for name in seen])
     return torch.stack(costs).sum()
 
 
 def capture_part(model: Model, part: Part, sites: Sequence[Site]) -> dict[str, torch.Tensor]:
-    """The same for one part, rows in its own order."""
+    """The same as `capture` for one part, rows in its own order."""
+    with _read(model, part, sites) as seen:
+        return seen
+
+
+@contextmanager
+def _read(model: Model, part: Part, sites: Sequence[Site]) -> Iterator[dict[str, torch.Tensor]]:
+    """Run a part and read it; within the block the hooks stay, for blocks that run again during a backward pass."""
     seen: dict[str, torch.Tensor] = {}
 
     def reader(site: Site) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, result: Any) -> None:
-            seen[site.name] = part.pool(site.pick(result), site)
-            if len(seen) == len(sites):
-                raise _AllSeen
+            pooled = part.pool(site.pick(result), site)
+            if site.name not in seen:
+                seen[site.name] = pooled
+                if len(seen) == len(sites):
+                    raise _AllSeen
 
         return hook
 
@@ -135,13 +158,38 @@ def capture_part(model: Model, part: Part, sites: Sequence[Site]) -> dict[str, t
     try:
         for site in sites:
             handles.append(model.network.get_submodule(site.module).register_forward_hook(reader(site)))
-        model.run(part)
-    except _AllSeen:
-        pass
+        with suppress(_AllSeen):
+            model.run(part)
+        missing = [site.name for site in sites if site.name not in seen]
+        if missing:
+            raise LineasError(
+                f"{missing[0]} takes no part in the forward pass, so it cannot carry a map; leave it out."
+            )
+        yield seen
     finally:
         for handle in handles:
             handle.remove()
-    missing = [site.name for site in sites if site.name not in seen]
-    if missing:
-        raise LineasError(f"{missing[0]} takes no part in the forward pass, so it cannot carry a map; leave it out.")
-    return seen
+
+
+@contextmanager
+def _checkpointed(model: Model, part: Part, sites: Sequence[Site]) -> Iterator[None]:
+    """Within the block the network's blocks keep their inputs alone and run again in the backward pass.
+
+    The block in which reading ends is left as it is: its forward pass is broken off.
+    """
+    found = blocks(model.network)
+    last = max((i for i, (name, _) in enumerate(found) for s in sites if s.module.startswith(f"{name}.")), default=0)
+    patched = [block for _, block in found[:last] if "forward" not in vars(block)]
+    for block in patched:
+        vars(block)["forward"] = partial(
+            checkpoint,
+            block.forward,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), part.running(model.network)),
+        )
+    try:
+        yield
+    finally:
+        for block in patched:
+            del vars(block)["forward"]

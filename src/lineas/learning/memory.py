@@ -20,6 +20,8 @@ FIXED = 64 * 2**20
 """Bytes that do not depend on the prompts: the maps, the optimizer's, the libraries' own buffers."""
 POOLED = 5
 """Float32 numbers held for every sample and neuron: activations, their gradients, the target, and two to sort."""
+PROBE = 128
+"""Tokens of a prompt, at most, on which it is measured what a token takes."""
 SHARE = 0.5
 """Of the free memory, what learning takes when nothing else is said."""
 
@@ -60,7 +62,7 @@ def largest_part(
 ) -> int:
     """How large a part of a batch may be so that learning stays within a number of bytes above the weights.
 
-    Measured on the longest of the prompts, as the bytes that its forward pass keeps for the backward pass.
+    Measured on the beginning of the longest prompt, as the bytes that its forward pass keeps for the backward pass.
 
     Args:
         model: what to run, with the edits that are learned in place.
@@ -84,7 +86,7 @@ def largest_part(
             f"{len(prompts)} prompts at {len(sites)} sites need more than {given / 2**30:.3g} GiB of memory; "
             "give more, fewer prompts, fewer sites, or a batch size."
         )
-    probe = model.batch(sorted(prompts, key=len)[-1:], max_length).parts[0]
+    probe = model.batch(sorted(prompts, key=len)[-1:], min(max_length, PROBE)).parts[0]
     return max(1, int(left / MARGIN / (kept(model, probe, sites) / probe.size)))
 
 

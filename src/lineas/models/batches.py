@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -32,6 +33,10 @@ class PaddedPart:
     def size(self) -> int:
         """The tokens that are computed, padding among them."""
         return self.ids.numel()
+
+    def running(self, network: nn.Module) -> AbstractContextManager[Any]:
+        """Nothing need hold while it runs."""
+        return nullcontext()
 
     def run(self, network: nn.Module) -> Any:
         """One forward pass."""
@@ -66,9 +71,13 @@ class PackedPart:
         """The tokens that are computed."""
         return self.ids.numel()
 
+    def running(self, network: nn.Module) -> AbstractContextManager[Any]:
+        """While it runs, attention sees each prompt alone."""
+        return packed(network, self.layout)
+
     def run(self, network: nn.Module) -> Any:
         """One forward pass."""
-        with packed(network, self.layout):
+        with self.running(network):
             everything = torch.ones_like(self.ids)  # else some networks look for padding, and wait for the answer
             return network(input_ids=self.ids, attention_mask=everything, position_ids=self.positions, use_cache=False)
 
@@ -77,7 +86,7 @@ class PackedPart:
         return self.weights @ _as_tokens(activation, self.ids, site)[0].to(torch.float32)
 
 
-PartT = TypeVar("PartT")
+PartT = TypeVar("PartT", PackedPart, PaddedPart)
 
 
 @dataclass(frozen=True)
@@ -88,13 +97,18 @@ class TextBatch(Generic[PartT]):
         parts: the prompts, sorted by length and cut into parts.
         size: the number of prompts, n.
         truncated: how many were cut at the length limit.
-        at_once: whether all parts together stay within the limit of one.
+        limit: tokens of a part; None for no limit.
     """
 
     parts: list[PartT]
     size: int
     truncated: int
-    at_once: bool
+    limit: int | None
+
+    @property
+    def at_once(self) -> bool:
+        """Whether all parts together stay within the limit of one."""
+        return self.limit is None or sum(part.size for part in self.parts) <= self.limit
 
 
 def pack(encoded: Sequence[Sequence[int]], limit: int | None, device: torch.device) -> list[PackedPart]:

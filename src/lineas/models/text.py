@@ -72,17 +72,14 @@ class TextModel:
         if not self._packs:
             return self.padded_batch(prompts, max_length, limit)
         encoded, truncated = self._encode(prompts, max_length)
-        parts = pack(encoded, limit, self.device)
-        return TextBatch(parts, len(prompts), truncated, at_once=len(parts) == 1)
+        return TextBatch(pack(encoded, limit, self.device), len(prompts), truncated, limit)
 
     def padded_batch(
         self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None
     ) -> TextBatch[PaddedPart]:
         """The same with a row a prompt, padded on the right; slower than a pack."""
         encoded, truncated = self._encode(prompts, max_length)
-        parts = pad(encoded, limit, self.device, self._pad_id())
-        at_once = limit is None or sum(part.size for part in parts) <= limit
-        return TextBatch(parts, len(prompts), truncated, at_once)
+        return TextBatch(pad(encoded, limit, self.device, self._pad_id()), len(prompts), truncated, limit)
 
     def _encode(self, prompts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
         """Token ids, cut at `max_length`, and how many prompts were cut."""
