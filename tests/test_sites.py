@@ -14,11 +14,11 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from lineas import AffineMap, LineasError
+from lineas.edits import edited
 from lineas.folds import folding, is_linear
 from lineas.learning.capture import capture
 from lineas.maps import affine
 from lineas.sites import Site, find_sites
-from lineas.steering import edited
 
 BLOCK = {
     "gpt2": "transformer.h",

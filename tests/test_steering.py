@@ -29,9 +29,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from lineas import AffineMap, Intervention, LineasError, TextModel, steer
 from lineas.base import BaseModel
+from lineas.edits import edited
 from lineas.maps import affine
 from lineas.sites import Site, find_sites
-from lineas.steering import SPARSE_NUMEL, edited
+from lineas.steering import SPARSE_NUMEL
 
 FAMILIES = ["llama", "gpt2", "opt"]
 WIDTH, VOCABULARY = 32, 128

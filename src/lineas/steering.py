@@ -1,10 +1,9 @@
-"""Steering: an intervention applied to a live network, by forward hooks that write; the only place that does."""
+"""Steering: an intervention applied to a live network, at a strength that may change at any time."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from lineas.base import other_width
+from lineas.edits import Edit, Hook, install
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.maps import AffineMap, affine
@@ -22,65 +22,6 @@ SPARSE_SHARE, SPARSE_NUMEL = 1 / 8, 2**17
 """On a CPU in half precision, maps of at most this share of neurons touch those alone, where the activation has at
 least so many numbers: there converting all of them costs more than picking a few (benchmarks/steering.py)."""
 Tokens = Literal["all", "prompt", "generated"]
-Edit = Callable[[torch.Tensor], torch.Tensor]
-
-
-@contextmanager
-def edited(network: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
-    """Within the block, the activation of every site passes through its edit, `z -> edit(z)`.
-
-    Args:
-        network: the module whose submodules the sites name.
-        edits: by site, a function of the activation that returns one of the same shape and type.
-    """
-    hooks = _install(network, edits)
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.off()
-
-
-class _Hook:
-    """A forward hook that can be taken off and put back at its old place among a module's hooks."""
-
-    def __init__(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        self._hook = hook
-        self._hooks: Any = module._forward_hooks
-        self._handle = module.register_forward_hook(hook)
-
-    def off(self) -> None:
-        self._handle.remove()
-
-    def on(self) -> None:
-        if self._handle.id in self._hooks:
-            return
-        earlier = [place for place, key in enumerate(self._hooks, 1) if key < self._handle.id]
-        later = list(self._hooks)[earlier[-1] if earlier else 0 :]
-        self._hooks[self._handle.id] = self._hook
-        for key in later:
-            self._hooks.move_to_end(key)
-
-
-def _install(network: nn.Module, edits: Mapping[Site, Edit]) -> list[_Hook]:
-    hooks: list[_Hook] = []
-    try:
-        for site, edit in edits.items():
-            hooks.append(_Hook(network.get_submodule(site.module), _writer(site, edit)))
-    except BaseException:
-        for hook in hooks:
-            hook.off()
-        raise
-    return hooks
-
-
-def _writer(site: Site, edit: Edit) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: Any, result: Any) -> Any:
-        before = site.pick(result)
-        after = edit(before)
-        return result if after is before else site.replace(result, after)
-
-    return hook
 
 
 def steer(
@@ -138,11 +79,11 @@ class Steering:
         self._attached = True
         self._positions = Positions(network)
         self._on, self._seen_compiling = True, False
-        self._hooks: list[_Hook] = []
+        self._hooks: list[Hook] = []
         self._watcher = network.register_forward_pre_hook(self._watch)
         try:
             moving = {site: self._edit(site) for site, live in self._maps.items() if not live.map.is_identity()}
-            self._hooks = _install(network, moving)
+            self._hooks = install(network, moving)
             self.strength = strength
         except BaseException:
             self.detach()

@@ -12,10 +12,10 @@ from families import OTHER_PROMPTS, PROMPTS
 
 import lineas
 from lineas import LinEAS, LineasError
+from lineas.edits import edited
 from lineas.learning import memory
 from lineas.learning.capture import backpropagate, capture
 from lineas.maps import affine
-from lineas.steering import edited
 from lineas.transport import Quantiles
 
 

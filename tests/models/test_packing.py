@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lineas
 from lineas import LinEAS
+from lineas.edits import edited
 from lineas.learning.capture import backpropagate, capture
 from lineas.maps import affine
 from lineas.models import packing
-from lineas.steering import edited
 from lineas.transport import Quantiles
 
 

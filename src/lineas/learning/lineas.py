@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from lineas import penalty
+from lineas.edits import edited
 from lineas.errors import LineasError
 from lineas.learning.capture import Model, backpropagate, capture
 from lineas.learning.memory import largest_part
 from lineas.maps import AffineMap, affine
 from lineas.sites import Site
-from lineas.steering import edited
 from lineas.transport import Quantiles
 
 Progress = Callable[[int, int, float], None]

@@ -1,0 +1,75 @@
+"""Edits: forward hooks that write activations; the only place that does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from lineas.sites import Site
+
+Edit = Callable[[torch.Tensor], torch.Tensor]
+
+
+@contextmanager
+def edited(network: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
+    """Within the block, the activation of every site passes through its edit, `z -> edit(z)`.
+
+    Args:
+        network: the module whose submodules the sites name.
+        edits: by site, a function of the activation that returns one of the same shape and type.
+    """
+    hooks = install(network, edits)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.off()
+
+
+class Hook:
+    """A forward hook that can be taken off and put back at its old place among a module's hooks."""
+
+    def __init__(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        self._hook = hook
+        self._hooks: Any = module._forward_hooks
+        self._handle = module.register_forward_hook(hook)
+
+    def off(self) -> None:
+        """Take it off; may be repeated."""
+        self._handle.remove()
+
+    def on(self) -> None:
+        """Put it back, where it is off."""
+        if self._handle.id in self._hooks:
+            return
+        earlier = [place for place, key in enumerate(self._hooks, 1) if key < self._handle.id]
+        later = list(self._hooks)[earlier[-1] if earlier else 0 :]
+        self._hooks[self._handle.id] = self._hook
+        for key in later:
+            self._hooks.move_to_end(key)
+
+
+def install(network: nn.Module, edits: Mapping[Site, Edit]) -> list[Hook]:
+    """Hook every site's module, or none where one of them fails; `edited` for good."""
+    hooks: list[Hook] = []
+    try:
+        for site, edit in edits.items():
+            hooks.append(Hook(network.get_submodule(site.module), _writer(site, edit)))
+    except BaseException:
+        for hook in hooks:
+            hook.off()
+        raise
+    return hooks
+
+
+def _writer(site: Site, edit: Edit) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, result: Any) -> Any:
+        before = site.pick(result)
+        after = edit(before)
+        return result if after is before else site.replace(result, after)
+
+    return hook
