@@ -26,6 +26,7 @@ ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-6}
 """By type, how far packed and single logits of half the tokens may differ, relative to their norm; else 0.05."""
 
 _layout: ContextVar[Layout] = ContextVar("layout")
+_replaced: ContextVar[set[str]] = ContextVar("replaced")
 _calls: ContextVar[list[str]] = ContextVar("calls")
 
 
@@ -78,7 +79,7 @@ def packed(network: nn.Module, layout: Layout) -> Iterator[None]:
     """Within the block, attention sees each prompt of the pack alone."""
     configs: dict[int, Any] = {id(m.config): m.config for m in network.modules() if hasattr(m, "config")}
     before = [(c, c._attn_implementation) for c in configs.values() if hasattr(c, "_attn_implementation")]
-    token = _layout.set(layout)
+    token, replaced = _layout.set(layout), _replaced.set({implementation for _, implementation in before})
     try:
         for config, _ in before:
             config._attn_implementation = NAME
@@ -87,6 +88,7 @@ def packed(network: nn.Module, layout: Layout) -> Iterator[None]:
         for config, implementation in before:
             config._attn_implementation = implementation
         _layout.reset(token)
+        _replaced.reset(replaced)
 
 
 @torch.no_grad()
@@ -155,6 +157,8 @@ def attend(
         raise NotImplementedError(f"attention with {unknown[0]}")
     if (calls := _calls.get(None)) is not None:
         calls.append(type(module).__name__)
+    if "sdpa" in _replaced.get():
+        softcap = None  # it leaves that out (Gemma 2 in transformers 4), and so the network's texts do
     layout = _layout.get()
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     rows = zip(*(_Apart.apply(x, layout.back, *layout.buckets) for x in (query, key, value)))
