@@ -30,6 +30,7 @@ RUNS = Path(__file__).parent / "runs"
 RECIPES: dict[str, lineas.LinEAS] = {
     "paper": lineas.LinEAS.paper(),
     "default": lineas.LinEAS(),
+    "short": lineas.LinEAS(steps=20),
 }
 SAMPLES = 32
 
