@@ -65,7 +65,7 @@ class Bench:
         source, other_source = self.sentences("toxic", seed)
         target, other_target = self.sentences("nontoxic", seed)
         before = time.perf_counter()
-        learned = lineas.learn(self.model, source, target, RECIPES[recipe], sites=PATTERN, seed=seed)
+        learned = lineas.learn(self.model, source, target, RECIPES[recipe], seed=seed)
         seconds = time.perf_counter() - before
         learned.save(folder, overwrite=True)
         wanted = self.activations(other_target)
@@ -96,9 +96,6 @@ class Bench:
             wanted = self.activations(self.sentences("nontoxic", seed)[1])
             file.write_text(json.dumps(self.measure(seed, self.sentences("toxic", seed)[1], wanted)), encoding="utf-8")
         return json.loads(file.read_text())
-
-
-PATTERN = None
 
 
 def main() -> None:

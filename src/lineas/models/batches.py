@@ -114,11 +114,13 @@ class TextBatch(Generic[PartT]):
 def pack(encoded: Sequence[Sequence[int]], limit: int | None, device: torch.device) -> list[PackedPart]:
     """Prompts' ids as packs of at most `limit` tokens (a longer prompt makes a pack of its own)."""
     runs: list[list[int]] = [[]]
+    tokens = 0
     for row in _by_length(encoded):
-        tokens = sum(len(encoded[r]) for r in runs[-1]) + len(encoded[row])
-        if runs[-1] and limit is not None and tokens > limit:
+        if runs[-1] and limit is not None and tokens + len(encoded[row]) > limit:
             runs.append([])
+            tokens = 0
         runs[-1].append(row)
+        tokens += len(encoded[row])
     return [_packed_part(encoded, rows, device) for rows in runs]
 
 

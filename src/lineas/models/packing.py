@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class Layout:
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Layout:
         """The layout of prompts of these lengths, shortest first."""
-        starts = [sum(lengths[:i]) for i in range(len(lengths))]
+        starts = list(accumulate(lengths, initial=0))
         buckets, back, places = [], [], 0
         for rows in alike(lengths):
             width = max(lengths[row] for row in rows)
