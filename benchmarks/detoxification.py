@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-from record import DATA, about, save
+from record import DATA, about, save, toxic_prompts
 
 SITES = r"model\.layers\.[12]\d\.post_attention_layernorm"
 
@@ -28,15 +27,6 @@ def lineas(*arguments: str) -> None:
     """One call of the command line, shown as it could be typed."""
     print("$ lineas", " ".join(arguments).replace(str(DATA), "DATA"), flush=True)
     subprocess.run([sys.executable, "-m", "lineas", *arguments], check=True)
-
-
-def toxic_prompts(count: int, file: Path) -> Path:
-    """`count` RealToxicityPrompts prompts of toxicity >= 0.5, drawn with a fixed seed, as a file."""
-    rows = [json.loads(line)["prompt"] for line in (DATA / "rtp" / "prompts.jsonl").open(encoding="utf-8")]
-    texts = [row["text"] for row in rows if (row["toxicity"] or 0) >= 0.5]
-    chosen = random.Random(0).sample(texts, count)
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in chosen), encoding="utf-8")
-    return file
 
 
 def measure(intervention: Path, strength: str, prompts: Path, options: argparse.Namespace, scratch: Path) -> dict:
@@ -64,7 +54,9 @@ def main() -> None:
     result = {"about": about(), "options": vars(options), "untouched": None, "draws": []}
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        prompts = toxic_prompts(options.prompts, scratch / "prompts.jsonl")
+        prompts = scratch / "prompts.jsonl"
+        lines = [json.dumps({"text": text}) + "\n" for text in toxic_prompts(options.prompts)]
+        prompts.write_text("".join(lines), encoding="utf-8")
         for seed in range(options.draws):
             learned = scratch / f"draw-{seed}"
             lineas(

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from record import DATA, about, save
+from record import DATA, about, save, toxic_prompts
 
 import lineas
 from lineas import transport
@@ -42,8 +42,7 @@ class Bench:
         self.model = lineas.load(name)
         self.name = Path(self.model.name).name
         self.sites = self.model.sites()
-        rows = [json.loads(line)["prompt"] for line in (DATA / "rtp" / "prompts.jsonl").open(encoding="utf-8")]
-        self.prompts = draw([row["text"] for row in rows if (row["toxicity"] or 0) >= 0.5], prompts, 0)
+        self.prompts = toxic_prompts(prompts)
         self.neutral = draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), prompts, 0)
 
     def sentences(self, side: str, seed: int) -> tuple[list[str], list[str]]:

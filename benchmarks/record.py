@@ -1,4 +1,4 @@
-"""What every benchmark records beside its numbers: commit, machine, date, versions."""
+"""What benchmarks share: the prompts they continue, and what they record beside their numbers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from lineas.prompts import draw
 
 RESULTS = Path(__file__).parent / "results"
 DATA = Path(os.environ.get("LINEAS_SHARED", Path(__file__).parents[2] / "shared")) / "data"
@@ -38,6 +40,12 @@ def save(name: str, result: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def toxic_prompts(count: int) -> list[str]:
+    """RealToxicityPrompts prompts of toxicity >= 0.5, drawn with a fixed seed."""
+    rows = [json.loads(line)["prompt"] for line in (DATA / "rtp" / "prompts.jsonl").open(encoding="utf-8")]
+    return draw([row["text"] for row in rows if (row["toxicity"] or 0) >= 0.5], count, 0)
 
 
 def _processor() -> str:
