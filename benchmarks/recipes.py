@@ -1,6 +1,6 @@
 """How many steps a recipe needs, and what its result is worth: the published recipe against others.
 
-    python benchmarks/recipes.py [--model NAME] [--draws 4] [--prompts 600] [--recipes paper 20 30 40]
+    python benchmarks/recipes.py [--model NAME] [--draws 4] [--prompts 600] [--recipes paper default sgd]
 
 For each draw of 32 toxic and 32 non-toxic Jigsaw sentences and each recipe (RECIPES): the cost before every step, the
 step at which it falls below the last cost of the published recipe, the cost on 64 + 64 sentences that were not learned
@@ -30,7 +30,8 @@ from lineas.prompts import draw, read_prompts
 RUNS = Path(__file__).parent / "runs"
 RECIPES: dict[str, lineas.LinEAS] = {
     "paper": lineas.LinEAS.paper(),
-    **{str(steps): lineas.LinEAS(steps=steps) for steps in (20, 30, 40)},
+    "default": lineas.LinEAS(),
+    "sgd": lineas.LinEAS(optimizer="sgd"),
 }
 SAMPLES = 32
 

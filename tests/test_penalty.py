@@ -15,29 +15,57 @@ vectors = st.lists(st.floats(-3, 3), min_size=1, max_size=8).map(lambda x: torch
 weights = st.floats(0, 1)
 
 
-@settings(max_examples=300)
-@given(vectors, weights, weights, weights)
-def test_the_result_meets_the_optimality_conditions(z: torch.Tensor, t: float, l1: float, lg: float) -> None:
-    """0 must lie in `x - z + t d(value)(x)`: subgradients of both norms, worked out by hand."""
-    x = penalty.prox(z, t, l1, lg)
-    group = t * lg * len(z) ** 0.5
+one_step = st.tuples(vectors, weights)
+a_step_a_neuron = st.lists(st.tuples(st.floats(-3, 3), st.floats(1e-4, 10)), min_size=1, max_size=8).map(
+    lambda pairs: tuple(torch.tensor(side, dtype=torch.float64) for side in zip(*pairs))
+)
+
+
+@settings(max_examples=500)
+@given(one_step | a_step_a_neuron, weights, weights)
+def test_the_result_meets_the_optimality_conditions(given_: tuple, l1: float, lg: float) -> None:
+    """0 must lie in `x - z + step d(value)(x)`: subgradients of both norms, worked out by hand."""
+    z, step = given_
+    x = penalty.prox(z, step, l1, lg)
+    t = step * torch.ones_like(z)
+    group = lg * len(z) ** 0.5
     if x.norm() > 0:
-        smooth = x - z + group * x / x.norm()
+        smooth = x - z + t * group * x / x.norm()
         active = x != 0
-        torch.testing.assert_close(smooth[active], -t * l1 * x.sign()[active], atol=1e-9, rtol=1e-9)
-        assert (smooth[~active].abs() <= t * l1 + 1e-9).all()
+        torch.testing.assert_close(smooth[active], -t[active] * l1 * x.sign()[active], atol=1e-9, rtol=1e-9)
+        assert (smooth[~active].abs() <= t[~active] * l1 + 1e-9).all()
     else:  # the smallest vector that subgradients of |.|_1 can leave over must fit into the group's ball
-        left = (z.abs() - t * l1).clamp_min(0)
+        left = (z.abs() / t.clamp_min(1e-300) - l1).clamp_min(0) if t.any() else z
         assert left.norm() <= group + 1e-9
 
 
-@settings(max_examples=25)
-@given(vectors, weights, weights, weights)
-def test_the_result_is_what_a_convex_solver_finds(z: torch.Tensor, t: float, l1: float, lg: float) -> None:
+@settings(max_examples=40)
+@given(one_step | a_step_a_neuron, weights, weights)
+def test_the_result_is_what_a_convex_solver_finds(given_: tuple, l1: float, lg: float) -> None:
+    z, step = given_
     x = cvxpy.Variable(len(z))
     value = l1 * cvxpy.norm1(x) + lg * np.sqrt(len(z)) * cvxpy.norm2(x)
-    cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(x - z.numpy()) / 2 + t * value)).solve(solver="CLARABEL")
-    np.testing.assert_allclose(penalty.prox(z, t, l1, lg).numpy(), x.value, atol=2e-4)
+    if isinstance(step, float):
+        moved = cvxpy.sum_squares(x - z.numpy()) / 2 + step * value
+    else:
+        moved = cvxpy.sum(cvxpy.multiply(0.5 / step.numpy(), cvxpy.square(x - z.numpy()))) + value
+    cvxpy.Problem(cvxpy.Minimize(moved)).solve(solver="CLARABEL")
+    np.testing.assert_allclose(penalty.prox(z, step, l1, lg).numpy(), x.value, atol=1e-3)
+
+
+@given(vectors, st.floats(0.01, 1), weights, weights)
+def test_equal_steps_for_all_neurons_are_one_step(z: torch.Tensor, t: float, l1: float, lg: float) -> None:
+    torch.testing.assert_close(penalty.prox(z, torch.full_like(z, t), l1, lg), penalty.prox(z, t, l1, lg))
+
+
+def test_a_whole_network_of_steps_over_ten_decades_comes_to_its_root() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(4096, generator=generator)
+    steps = 10 ** (10 * torch.rand(4096, generator=generator) - 7)
+    x = penalty.prox(z, steps, 0.0, 0.1).double()
+    assert 0 < x.norm() < z.norm()
+    ratio = z.double() / (x.norm() + steps.double() * 0.1 * 64)  # the secular equation of the result's own norm
+    assert float(ratio.norm()) == pytest.approx(1, rel=1e-5)
 
 
 @given(vectors, vectors.flatmap(lambda _: weights), weights, weights)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import torch
 
+NEWTON = 12
+"""Iterations; random groups with steps over ten decades need at most half of it."""
+SMALLEST = 1e-60
+"""Below it a step is none; its inverse can still be squared and cubed."""
+
 
 def value(z: torch.Tensor, lambda_1: float, lambda_g: float) -> torch.Tensor:
     """`lambda_1 |z|_1 + lambda_G sqrt(d) |z|_2` (Simon et al. 2013; LinEAS, arXiv 2503.10679, section 3.3).
@@ -21,14 +26,16 @@ def value(z: torch.Tensor, lambda_1: float, lambda_g: float) -> torch.Tensor:
     return lambda_1 * z.abs().sum() + lambda_g * z.numel() ** 0.5 * z.norm()
 
 
-def prox(z: torch.Tensor, step: float, lambda_1: float, lambda_g: float) -> torch.Tensor:
-    """The proximal operator `argmin_x |x - z|^2 / 2 + step * value(x)`, in closed form.
+def prox(z: torch.Tensor, step: float | torch.Tensor, lambda_1: float, lambda_g: float) -> torch.Tensor:
+    """The proximal operator `argmin_x sum_j (x_j - z_j)^2 / (2 step_j) + value(x)`.
 
-    Soft-threshold by `step lambda_1`, then shrink the group: `max(1 - step lambda_G sqrt(d) / |z|, 0) z`.
+    Soft-threshold by `step lambda_1`, then shrink the group. With one step for all neurons that is
+    `max(1 - step lambda_G sqrt(d) / |z|, 0) z`; with a step a neuron, `r z_j / (r + step_j lambda_G sqrt(d))`, where
+    r > 0 is the norm of the result, or 0 where `|z / step| <= lambda_G sqrt(d)`.
 
     Args:
         z: one group, `[d]`; left as it is.
-        step: the learning rate of the gradient step just taken (times gamma).
+        step: the learning rate of the gradient step just taken (times gamma), also one a neuron, `[d]`, each > 0.
         lambda_1: as in `value`.
         lambda_g: as in `value`.
 
@@ -37,10 +44,31 @@ def prox(z: torch.Tensor, step: float, lambda_1: float, lambda_g: float) -> torc
 
     >>> prox(torch.tensor([3.0, -0.5]), 1.0, 1.0, 0.0)
     tensor([2., -0.])
+    >>> prox(torch.tensor([3.0, -0.5]), torch.tensor([1.0, 0.25]), 1.0, 0.0)
+    tensor([ 2.0000, -0.2500])
     """
     soft = z.sign() * (z.abs() - step * lambda_1).clamp_min(0)
-    if lambda_g == 0 or step == 0:
+    strength = lambda_g * z.numel() ** 0.5
+    if isinstance(step, torch.Tensor):
+        return _shrunk(soft, step * strength) if strength else soft
+    if strength == 0 or step == 0:
         return soft
     norm = soft.norm()
-    shrink = (1 - step * lambda_g * z.numel() ** 0.5 / norm.clamp_min(torch.finfo(z.dtype).tiny)).clamp_min(0)
+    shrink = (1 - step * strength / norm.clamp_min(torch.finfo(z.dtype).tiny)).clamp_min(0)
     return shrink * soft
+
+
+def _shrunk(z: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """`r z_j / (r + steps_j)` with r its own norm: the root of `sum_j (z_j / (r + steps_j))^2 = 1`, or 0.
+
+    Newton's method on the inverse square root of that sum, which is concave in r: from 0 it comes to the root from
+    below, a few times faster than on the sum itself (the secular equation of trust regions).
+    """
+    z_, steps_ = z.double(), steps.double().clamp_min(SMALLEST)
+    root = torch.zeros((), dtype=torch.float64, device=z.device)
+    for _ in range(NEWTON):  # a fixed number, so that nothing waits for a GPU
+        ratio = z_ / (root + steps_)
+        total = ratio.square().sum().clamp_min(torch.finfo(torch.float64).tiny)
+        slope = (ratio.square() / (root + steps_)).sum()
+        root = (root + total * (total.sqrt() - 1) / slope.clamp_min(torch.finfo(torch.float64).tiny)).clamp_min(0)
+    return (root * z_ / (root + steps_)).to(z.dtype)

@@ -111,7 +111,7 @@ WRONG = [
     ((*LEARN, "--out", "taken", "--force"), "is not an intervention"),
     ((*LEARN, "--lr", "1e6"), "blew up to"),
     ((*LEARN, "--lr", "-1"), "learning rate must be a positive number"),
-    ((*LEARN, "--optimizer", "lbfgs"), "'sgd' or 'adam'"),
+    ((*LEARN, "--optimizer", "lbfgs"), "'relative', 'adam' or 'sgd'"),
     ((*LEARN, "--method", "magic"), "not 'magic'"),
     ((*LEARN, "--samples", "9"), "9 samples were asked for and 3 prompts"),
     ((*LEARN, "--dtype", "int3"), "not 'int3'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import lineas
 from lineas import LinEAS, LineasError, transport
+from lineas.edits import edited
 from lineas.learning.capture import capture
 from lineas.learning.lineas import frozen
 
@@ -27,7 +29,7 @@ def learn(model: lineas.TextModel, method: LinEAS, **options) -> lineas.Interven
 
 
 def test_cost_falls_a_lot(stories: lineas.TextModel) -> None:
-    costs = learn(stories, LinEAS(steps=40, learning_rate=10.0)).facts["cost"]
+    costs = learn(stories, LinEAS(steps=40)).facts["cost"]
     assert costs[-1] < 0.5 * costs[0]
     assert len(costs) == 40
 
@@ -55,6 +57,46 @@ def test_unequal_numbers_of_prompts_learn_with_the_exact_coupling(stories: linea
     twice = lineas.learn(stories, SOURCE, TARGET * 2, LinEAS(steps=5, learning_rate=0.1), progress=False)
     once = learn(stories, LinEAS(steps=5, learning_rate=0.1))
     assert twice.facts["cost"] == pytest.approx(once.facts["cost"], rel=1e-4)
+
+
+@pytest.mark.parametrize("factor", [2.0**10, 2.0**-10])
+def test_the_unit_of_the_activations_does_not_matter(stories: lineas.TextModel, factor: float) -> None:
+    """The same network with activations a thousand times larger at every site (and weights after them as much smaller)
+    learns the same maps in its own unit: one default rate serves models of very different activations."""
+    network = copy.deepcopy(stories.network)
+    with torch.no_grad():
+        for layer in network.model.layers:
+            layer.post_attention_layernorm.weight.mul_(factor)
+            layer.mlp.gate_proj.weight.div_(factor)
+            layer.mlp.up_proj.weight.div_(factor)
+    here, there = (learn(m, LinEAS(steps=6)) for m in (stories, lineas.TextModel(network, stories.tokenizer)))
+    assert there.facts["cost"] == pytest.approx([factor**2 * c for c in here.facts["cost"]], rel=1e-3)
+    largest = max(float(m.shift.abs().max()) for m in here.maps.values())
+    for name, map_ in here.maps.items():
+        torch.testing.assert_close(there.maps[name].shift / factor, map_.shift, atol=0.01 * largest, rtol=0.01)
+        torch.testing.assert_close(there.maps[name].scale, map_.scale, atol=1e-3, rtol=0)
+
+
+def test_a_long_run_meets_the_optimality_conditions_of_the_penalised_cost(stories: lineas.TextModel) -> None:
+    """At the end the cost's gradient is balanced by the penalty: gamma against the sign where a shift has moved, and
+    no more than gamma where it is exactly 0 (lambda_g = 0), whatever unit a neuron's steps are measured in."""
+    gamma = 2e-3
+    learned = learn(stories, LinEAS(steps=400, gamma=gamma, lambda_g=0.0))
+    sites = stories.sites()
+    with torch.no_grad():
+        reached = capture(stories, stories.batch(TARGET), sites)
+    shifts = {site.name: learned.maps[site.name].shift.clone().requires_grad_() for site in sites}
+    edits = {s: lambda z, s=s: z * learned.maps[s.name].scale + shifts[s.name] for s in sites}
+    with frozen(stories.network), edited(stories.network, edits):
+        moved = capture(stories, stories.batch(SOURCE), sites)
+        torch.stack([transport.cost(moved[k], v.sort(0).values) for k, v in reached.items()]).mean().backward()
+    gradients = torch.cat([shifts[s.name].grad for s in sites])  # type: ignore[arg-type]
+    values = torch.cat([shifts[s.name].detach() for s in sites])
+    still = values == 0
+    assert 0.1 < still.float().mean() < 0.9
+    assert (gradients[still].abs() <= 1.1 * gamma).float().mean() > 0.97
+    balanced = (gradients[~still] + gamma * values[~still].sign()).abs() <= 0.1 * gamma
+    assert balanced.float().mean() > 0.9
 
 
 def test_the_same_seed_gives_the_same_bits(stories: lineas.TextModel) -> None:
@@ -131,7 +173,7 @@ def test_ctrl_c_keeps_what_was_learned_so_far_and_says_so(stories: lineas.TextMo
         stories.run = original  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["relative", "adam", "sgd"])
 def test_a_rate_that_blows_up_names_the_step_and_a_tenth(stories: lineas.TextModel, optimizer) -> None:
     with pytest.raises(LineasError, match=r"blew up to .* at step \d+ of 20 with learning rate 1e\+04; .* try 1e\+03"):
         learn(stories, LinEAS(steps=20, optimizer=optimizer, learning_rate=1e4))
@@ -140,7 +182,7 @@ def test_a_rate_that_blows_up_names_the_step_and_a_tenth(stories: lineas.TextMod
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"optimizer": "lbfgs"}, "'sgd' or 'adam', not 'lbfgs'"),
+        ({"optimizer": "lbfgs"}, "'adam' or 'sgd', not 'lbfgs'"),
         ({"steps": 0}, "at least 1 step"),
         ({"learning_rate": 0.0}, "positive number"),
         ({"learning_rate": float("nan")}, "positive number"),
@@ -178,7 +220,9 @@ def test_the_papers_recipe_is_the_published_one() -> None:
 def test_the_facts_say_how_it_was_made(stories: lineas.TextModel) -> None:
     facts = learn(stories, LinEAS(steps=2), seed=7).facts
     assert facts["method"]["name"] == "LinEAS"
-    assert facts["method"]["learning_rate"] == pytest.approx(0.01 * 5 * 64 / 4)  # L d / n: what None stood for
+    assert facts["method"]["learning_rate"] == 0.1
+    sgd = learn(stories, LinEAS(steps=2, optimizer="sgd")).facts["method"]
+    assert sgd["learning_rate"] == pytest.approx(0.01 * 5 * 64 / 4)  # L d / n: what None stood for
     assert facts["seed"] == 7
     assert facts["data"]["source"]["count"] == 4
     assert len(facts["data"]["target"]["sha256"]) == 64

@@ -40,10 +40,8 @@ def learn(
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Draw so many prompts a side at random (by the seed).")] = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = DEFAULTS.steps,
-    optimizer: Annotated[str, typer.Option(help="adam or sgd.")] = DEFAULTS.optimizer,
-    lr: Annotated[
-        float | None, typer.Option(help="Learning rate of the first step; default: by the model's size.")
-    ] = None,
+    optimizer: Annotated[str, typer.Option(help="relative, adam or sgd.")] = DEFAULTS.optimizer,
+    lr: Annotated[float | None, typer.Option(help="Largest learning rate; default: by the optimizer.")] = None,
     gamma: Annotated[float, typer.Option(help="Weight of the sparse group lasso; 0 is dense.")] = DEFAULTS.gamma,
     lambda_1: Annotated[float, typer.Option("--lambda-1", help="Weight of single neurons in it.")] = DEFAULTS.lambda_1,
     lambda_g: Annotated[float, typer.Option("--lambda-g", help="Weight of whole groups in it.")] = DEFAULTS.lambda_g,

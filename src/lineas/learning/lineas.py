@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +17,7 @@ from lineas.edits import edited
 from lineas.errors import LineasError
 from lineas.learning.capture import Model, backpropagate, capture
 from lineas.learning.memory import largest_part
+from lineas.learning.optimizers import Published, Relative, Sizes
 from lineas.maps import AffineMap, affine
 from lineas.sites import Site
 from lineas.transport import Quantiles
@@ -26,10 +27,12 @@ Progress = Callable[[int, int, float], None]
 
 BLOWN_UP = 100
 """A cost this many times the first step's means that the learning rate was too high."""
-SOME_TOKENS = 4096
-"""The target runs without gradients, this much of it at once."""
+SOME_TOKENS = 1024
+"""Passes without gradients run this much at once."""
 READ_EVERY = 10
 """On a GPU the costs are read once in so many steps."""
+SCALE_UNIT = 0.05
+"""Of a step of a scale, where a shift's is the neuron's standard deviation: shifts do most of the work."""
 NOTHING = 1e-6
 """A cost below this is no distance at all, only rounding: equal sides do not count as blowing up."""
 
@@ -59,9 +62,12 @@ class LinEAS:
 
     Args:
         steps: optimizer steps.
-        optimizer: "sgd" (no momentum) or "adam" (betas 0.9, 0.9).
-        learning_rate: of the first step; None: 0.01 with Adam, and with SGD `0.01 L d / n` (L sites of d neurons,
-            n prompts a step), which undoes the cost's division by L d and its sum over n.
+        optimizer: "relative", "adam" or "sgd". "relative" is Adam whose steps are measured in deviations: of a shift in
+            the standard deviation of its neuron over all prompts, of a scale in SCALE_UNIT; with a warm-up. So one rate
+            serves neurons, layers and models whose activations differ by orders of magnitude. "adam" (betas 0.9, 0.9)
+            and "sgd" (no momentum) are the paper's, their steps in the activations' own units.
+        learning_rate: the largest; None: 0.1 with "relative", 0.01 with "adam", and with "sgd" `0.01 L d / n` (L sites
+            of d neurons, n prompts a step), which undoes the cost's division by L d and its sum over n.
         gamma: weight of the penalty; 0 is dense, larger is sparser.
         lambda_1: share of single neurons in the penalty.
         lambda_g: share of whole groups (the scales or the shifts of a site) in the penalty.
@@ -69,8 +75,8 @@ class LinEAS:
             quantile coupling compares any number with it.
     """
 
-    steps: int = 40
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    steps: int = 20
+    optimizer: Literal["relative", "adam", "sgd"] = "relative"
     learning_rate: float | None = None
     gamma: float = 0.0
     lambda_1: float = 1.0
@@ -78,8 +84,8 @@ class LinEAS:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("sgd", "adam"):
-            raise LineasError(f"the optimizer is 'sgd' or 'adam', not {self.optimizer!r}.")
+        if self.optimizer not in ("relative", "adam", "sgd"):
+            raise LineasError(f"the optimizer is 'relative', 'adam' or 'sgd', not {self.optimizer!r}.")
         if self.steps < 1:
             raise LineasError(f"learning needs at least 1 step, not {self.steps}.")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
@@ -128,14 +134,19 @@ class LinEAS:
         n = min(len(source), self.batch_size or len(source))
         with frozen(model.network):
             with torch.no_grad():
-                activations = capture(model, model.batch(target, max_length, SOME_TOKENS), sites)  # [m, d] a site
-            targets = {name: Quantiles.of(v, n) for name, v in activations.items()}
-            neurons = sum(v.shape[1] for v in activations.values())  # L d
+                reached = capture(model, model.batch(target, max_length, SOME_TOKENS), sites)  # [m, d] a site
+                units = self._units(model, source, reached, sites, max_length)
+            targets = {name: Quantiles.of(v, n) for name, v in reached.items()}
+            neurons = sum(v.shape[1] for v in reached.values())  # L d
             rate = self._rate(n, neurons)
-            scales, shifts = _identity_parameters(activations)
-            del activations
-            optimizer = self._optimizer([*scales.values(), *shifts.values()], rate)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.steps, eta_min=rate / 1000)
+            scales = {name: nn.Parameter(torch.ones_like(v[0])) for name, v in reached.items()}
+            shifts = {name: nn.Parameter(torch.zeros_like(v[0])) for name, v in reached.items()}
+            del reached
+            parameters = [*scales.values(), *shifts.values()]
+            if units is None:
+                optimizer = Published(self.optimizer, parameters, rate, self.steps)
+            else:
+                optimizer = Relative(parameters, units, rate, self.steps)
             edits = {site: _training_edit(site, scales[site.name], shifts[site.name]) for site in sites}
             record = _Record(self.steps, rate, progress)
             learned: dict[str, AffineMap] = {}  # as of the last whole step, whenever an interruption comes
@@ -148,10 +159,10 @@ class LinEAS:
                         if n < len(source):
                             drawn = torch.randperm(len(source), generator=generator)[:n]
                             batch = model.batch([source[int(i)] for i in drawn], max_length, limit)
-                        optimizer.zero_grad()
                         cost = backpropagate(model, batch, sites, targets)
-                        self._update(optimizer, scales, shifts)
-                        schedule.step()
+                        sizes = optimizer.step()
+                        self._sparsen(scales.values(), sizes[: len(scales)], identity=1.0)
+                        self._sparsen(shifts.values(), sizes[len(scales) :], identity=0.0)
                         learned = {name: _map(scales[name], shifts[name]) for name in targets}
                         record.add(cost)
                 except KeyboardInterrupt:
@@ -173,26 +184,32 @@ class LinEAS:
     def _rate(self, samples: int, neurons: int) -> float:
         if self.learning_rate is not None:
             return self.learning_rate
-        return 0.01 if self.optimizer == "adam" else 0.01 * neurons / samples
+        return {"relative": 0.1, "adam": 0.01, "sgd": 0.01 * neurons / samples}[self.optimizer]
 
-    def _optimizer(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-        if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=rate)
-        return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.9))
+    def _units(
+        self,
+        model: Model,
+        source: Sequence[str],
+        reached: dict[str, torch.Tensor],
+        sites: Sequence[Site],
+        max_length: int,
+    ) -> list[torch.Tensor] | None:
+        """The unit of every scale, then of every shift; None where the optimizer takes none."""
+        if self.optimizer != "relative":
+            return None
+        left = capture(model, model.batch(source, max_length, SOME_TOKENS), sites)  # [n, d] a site
+        deviations = [_deviation(left[name], v) for name, v in reached.items()]
+        return [torch.full_like(d, SCALE_UNIT) for d in deviations] + deviations
 
     @torch.no_grad()
-    def _update(
-        self, optimizer: torch.optim.Optimizer, scales: dict[str, nn.Parameter], shifts: dict[str, nn.Parameter]
-    ) -> None:
-        """An optimizer step, then the proximal step with that step's learning rate."""
-        optimizer.step()
+    def _sparsen(self, parameters: Iterable[nn.Parameter], sizes: Sizes, identity: float) -> None:
+        """The proximal step, with the sizes of the optimizer's step just taken."""
         if self.gamma == 0:
             return
-        step = optimizer.param_groups[0]["lr"] * self.gamma
-        for scale in scales.values():
-            scale.copy_(1 + penalty.prox(scale - 1, step, self.lambda_1, self.lambda_g))
-        for shift in shifts.values():
-            shift.copy_(penalty.prox(shift, step, self.lambda_1, self.lambda_g))
+        for parameter, size in zip(parameters, sizes):
+            parameter.copy_(
+                identity + penalty.prox(parameter - identity, size * self.gamma, self.lambda_1, self.lambda_g)
+            )
 
 
 class _Record:
@@ -249,12 +266,10 @@ def frozen(network: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _identity_parameters(
-    activations: dict[str, torch.Tensor],
-) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    scales = {name: nn.Parameter(torch.ones_like(v[0])) for name, v in activations.items()}
-    shifts = {name: nn.Parameter(torch.zeros_like(v[0])) for name, v in activations.items()}
-    return scales, shifts
+def _deviation(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """The standard deviation `[d]` over two samples, `[n, d]` and `[m, d]`, that weigh the same whatever n and m."""
+    within = (u.var(dim=0, correction=0) + v.var(dim=0, correction=0)) / 2
+    return (within + (u.mean(dim=0) - v.mean(dim=0)).square() / 4).sqrt()
 
 
 def _map(scale: nn.Parameter, shift: nn.Parameter) -> AffineMap:

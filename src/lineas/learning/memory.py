@@ -18,8 +18,9 @@ MARGIN = 2.3
 1.4 for the pass itself (measured on SmolLM2 on a CPU), the rest for holes between parts of different size."""
 FIXED = 64 * 2**20
 """Bytes that do not depend on the prompts: the maps, the optimizer's, the libraries' own buffers."""
-POOLED = 5
-"""Float32 numbers held for every sample and neuron: activations, their gradients, the target, and two to sort."""
+POOLED = 6
+"""Float32 numbers held for every sample and neuron: activations, their gradients, the target, two to sort, and the
+activations without maps, whose place is not given back at once."""
 PROBE = 128
 """Tokens of a prompt, at most, on which it is measured what a token takes."""
 SHARE = 0.5

@@ -1,0 +1,91 @@
+"""How learned numbers move: steps in units of each neuron's deviation, or as the paper's implementation takes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+Sizes = Sequence[float | torch.Tensor]
+"""The size of a step for each parameter, one number or one a neuron: what the proximal step goes with."""
+
+DECAY = 0.9
+"""Of both running means of Adam, as in the paper."""
+WARM_UP = 5
+"""The first 1/5 of the steps: until then the running means know too little for full steps."""
+LAST = 1e-3
+"""The cosine ends at this share of the learning rate."""
+TINY = 1e-12
+"""Below every gradient and every deviation that matters, above zero."""
+
+
+class Relative:
+    """Adam whose step of a parameter is measured in that parameter's own unit, with a warm-up and a cosine.
+
+    Step k of K moves p by `unit rate_k m / sqrt(v)` with m and v the corrected running means of its gradient and of the
+    gradient's square (Kingma and Ba 2015, betas 0.9 and 0.9), and
+    `rate_k = rate min(1, k / (1 + K / 5)) cos`, cos falling from 1 to 1/1000 over the steps.
+
+    Args:
+        parameters: what moves, by its gradient.
+        units: one a parameter, of its shape: how far a learning rate of 1 moves it.
+        rate: the learning rate.
+        steps: in all.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], units: Sequence[torch.Tensor], rate: float, steps: int
+    ) -> None:
+        self._parameters = list(parameters)
+        self._units = [unit.clamp_min(TINY) for unit in units]
+        self._means = [torch.zeros_like(p) for p in parameters]
+        self._squares = [torch.zeros_like(p) for p in parameters]
+        self._rate, self._steps, self._done = rate, steps, 0
+
+    @torch.no_grad()
+    def step(self) -> Sizes:
+        """Move, forget the gradients, and tell how large the steps were."""
+        self._done += 1
+        past = (self._done - 1) / self._steps
+        rate = self._rate * (LAST + (1 - LAST) * (1 + math.cos(math.pi * past)) / 2)
+        rate *= min(1.0, self._done / (1 + self._steps // WARM_UP))
+        seen = 1 - DECAY**self._done  # corrects both means for starting at zero
+        sizes: list[torch.Tensor] = []
+        for parameter, unit, running, square in zip(self._parameters, self._units, self._means, self._squares):
+            assert parameter.grad is not None
+            running.lerp_(parameter.grad, 1 - DECAY)
+            square.lerp_(parameter.grad.square(), 1 - DECAY)
+            size = rate * unit / ((square / seen).sqrt() + TINY)
+            parameter.sub_(size * running / seen)
+            parameter.grad = None
+            sizes.append(size)
+        return sizes
+
+
+class Published:
+    """SGD or Adam with the cosine schedule, as the paper's implementation runs them (arXiv 2503.10679, section 4).
+
+    Args:
+        name: "sgd" (no momentum) or "adam" (betas 0.9 and 0.9).
+        parameters: what moves, by its gradient.
+        rate: the learning rate of the first step.
+        steps: in all.
+    """
+
+    def __init__(self, name: str, parameters: Sequence[nn.Parameter], rate: float, steps: int) -> None:
+        self._parameters = list(parameters)
+        if name == "sgd":
+            self._optimizer: torch.optim.Optimizer = torch.optim.SGD(parameters, lr=rate)
+        else:
+            self._optimizer = torch.optim.Adam(parameters, lr=rate, betas=(DECAY, DECAY))
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, steps, rate * LAST)
+
+    def step(self) -> Sizes:
+        """Move, forget the gradients, and tell how large the steps were."""
+        rate = self._optimizer.param_groups[0]["lr"]
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._schedule.step()
+        return [rate] * len(self._parameters)
