@@ -4,7 +4,8 @@
 
 One process, one way after the other, round after round (32 + 32 Jigsaw sentences):
 - reference style: float32, gradients on all weights, prompts padded to the longest, logits computed;
-- lineas in float32, and in its default type.
+- lineas in float32, and in its default type;
+- lineas in its default type with the norms, or the MLPs, given to torch.compile (compiled in the first round, not timed).
 Then, in the default type: growth with the number of sentences n (ParaDetox), with the length of 32 prompts (Wikipedia
 sentences end to end), and with depth (sites in the first k blocks). A step's time is the median over steps.
 "share" is the rate of useful matrix products (2 per weight and token forward, 2 backward; nothing for attention, nor
@@ -130,7 +131,7 @@ def ours(
         marks.append(time.perf_counter())
 
     with Peak(model.device) as peak:
-        recipe = lineas.LinEAS(steps=steps + 1, learning_rate=1e-3)
+        recipe = lineas.LinEAS(steps=steps + 1)
         lineas.learn(model, source, target, recipe, sites=pattern, max_length=max_length, memory=MEMORY, progress=mark)
     return [b - a for a, b in pairwise(marks[1:])], peak.bytes
 
@@ -186,6 +187,15 @@ def reference(model: lineas.TextModel, source: list[str], target: list[str], ste
     return taken, peak.bytes
 
 
+def compiled(kind: str) -> lineas.TextModel:
+    """The default model with some modules' computation compiled; hooks stay outside of it."""
+    model = lineas.load()
+    for name, module in model.network.named_modules():
+        if name.endswith(kind):
+            module.forward = torch.compile(module.forward)
+    return model
+
+
 def row(name: str, seconds: list[float], peak: int, work: tuple[int, int], rate: float) -> dict[str, Any]:
     """What is printed and kept of one way."""
     step = median(seconds)
@@ -208,7 +218,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the first table alone")
     options = parser.parse_args()
     default, exact = lineas.load(), lineas.load(dtype="float32")
-    for model in (default, exact):
+    norms, mlps = compiled("layernorm"), compiled("mlp")
+    for model in (default, exact, norms, mlps):
         model.tokenizer.padding_side = "right"
     rates = {model: matmul_rate(model.dtype, model.device) for model in (exact, default)}
     source, target = (draw(read_prompts(f"{DATA}/jigsaw/{side}.jsonl:text"), 32, 0) for side in ("toxic", "nontoxic"))
@@ -216,6 +227,8 @@ def main() -> None:
         "reference style": (exact, lambda: reference(exact, source, target, 1)),
         "lineas, float32": (exact, lambda: ours(exact, source, target, None, 3)),
         f"lineas, {default.dtype}".replace("torch.", ""): (default, lambda: ours(default, source, target, None, 5)),
+        "the same, compiled norms": (norms, lambda: ours(norms, source, target, None, 5)),
+        "the same, compiled MLPs": (mlps, lambda: ours(mlps, source, target, None, 5)),
     }
     found: dict[str, list[tuple[list[float], int]]] = {name: [] for name in ways}
     for turn in range(options.rounds + 1):
@@ -235,7 +248,7 @@ def main() -> None:
             [t for seconds, _ in found[name] for t in seconds],
             max(peak for _, peak in found[name]),
             operations(model, source, None, 128),
-            rates[model],
+            rates[exact if model is exact else default],
         )
         for name, (model, _) in ways.items()
     ]

@@ -4,16 +4,19 @@
 
 For each draw of 32 toxic and 32 non-toxic Jigsaw sentences and each recipe (RECIPES): the cost before every step, the
 step at which it falls below the last cost of the published recipe, the cost on 64 + 64 sentences that were not learned
-from, toxic continuations of RealToxicityPrompts prompts and perplexity of Wikipedia sentences. What is learned and
-measured is kept in benchmarks/runs (not part of the repository), so an interrupted benchmark goes on where it stopped.
-Writes benchmarks/results/recipes-MODEL.json. The second model of the documentation comes from benchmarks/gemma.py.
+from, toxic continuations of RealToxicityPrompts prompts and perplexity of Wikipedia sentences. A recipe whose rate
+blows up is tried with a tenth of it, as the error says, and the rate recorded. What is learned and measured is kept in
+benchmarks/runs (not part of the repository), so an interrupted benchmark goes on where it stopped. Writes
+benchmarks/results/recipes-MODEL.json. The second model of the documentation comes from benchmarks/gemma.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -59,7 +62,7 @@ class Bench:
         learned = None
         if recipe != "untouched":
             learned = self.learned(folder, recipe, seed)
-            row["costs"] = learned.facts["cost"]
+            row |= {"rate": learned.facts["method"]["learning_rate"], "costs": learned.facts["cost"]}
         file = folder / f"measured-{len(self.prompts)}.json"
         if not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -72,8 +75,19 @@ class Bench:
         """The recipe's intervention for a draw."""
         if not (folder / "intervention.json").exists():
             sides = [self.sentences(side, seed)[0] for side in ("toxic", "nontoxic")]
-            lineas.learn(self.model, *sides, RECIPES[recipe], seed=seed).save(folder, overwrite=True)
+            self.tried(RECIPES[recipe], *sides, seed).save(folder, overwrite=True)
         return lineas.Intervention.load(folder)
+
+    def tried(self, method: lineas.LinEAS, source: list[str], target: list[str], seed: int) -> lineas.Intervention:
+        """What a recipe learns; where its rate blows up, with a tenth of it, and so on, as the error says."""
+        try:
+            return lineas.learn(self.model, source, target, method, seed=seed)
+        except lineas.LineasError as error:
+            tenth = re.search(r"blew up .* try (\S+)\.$", str(error))
+            if tenth is None:
+                raise
+            print(error, flush=True)
+            return self.tried(replace(method, learning_rate=float(tenth[1])), source, target, seed)
 
     @torch.no_grad()
     def activations(self, prompts: list[str]) -> dict[str, torch.Tensor]:
@@ -107,7 +121,8 @@ def summary(rows: list[dict]) -> list[dict]:
         for key in ("held_out", "toxic", "score", "perplexity"):
             line[key] = mean(row[key] for row in mine)
         if recipe != "untouched":
-            line |= {"steps": len(mine[0]["costs"]), "cost": mean(row["costs"][-1] for row in mine)}
+            line |= {"rate": [row["rate"] for row in mine], "steps": len(mine[0]["costs"])}
+            line["cost"] = mean(row["costs"][-1] for row in mine)
             wanted = [row["costs"][-1] for row in by["paper"]]
             reached = [[i for i, cost in enumerate(row["costs"]) if cost <= w] for row, w in zip(mine, wanted)]
             line["reached"] = [hits[0] if hits else None for hits in reached]  # updates made before that cost

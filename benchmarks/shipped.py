@@ -32,7 +32,7 @@ WHAT = {
     "archaic": "thee and thou instead of plain modern English",
 }
 SITES = r"model\.layers\.(1[5-9]|2\d)\.post_attention_layernorm"
-RECIPE = lineas.LinEAS(steps=60, gamma=2e-3, lambda_g=0.0)
+RECIPE = lineas.LinEAS(steps=60, optimizer="sgd", gamma=2e-3, lambda_g=0.0)
 FOLDER = Path(lineas.__file__).parent / "data" / "interventions"
 SEEDS = range(4)
 
