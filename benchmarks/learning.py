@@ -5,7 +5,7 @@
 One process, one way after the other, round after round (32 + 32 Jigsaw sentences):
 - reference style: float32, gradients on all weights, prompts padded to the longest, logits computed;
 - lineas in float32, and in its default type;
-- lineas in its default type with the norms, or the MLPs, given to torch.compile (compiled in the first round, not timed).
+- lineas in its default type with the norms, or the MLPs, given to torch.compile (in the first round, not timed).
 Then, in the default type: growth with the number of sentences n (ParaDetox), with the length of 32 prompts (Wikipedia
 sentences end to end), and with depth (sites in the first k blocks). A step's time is the median over steps.
 "share" is the rate of useful matrix products (2 per weight and token forward, 2 backward; nothing for attention, nor
