@@ -19,9 +19,11 @@ from lineas.maps import affine
 from lineas.transport import Quantiles
 
 
-def gradients(model: lineas.TextModel, limit: int | None, padded: bool = False) -> tuple[float, dict, int]:
+def gradients(
+    model: lineas.TextModel, limit: int | None, padded: bool = False, pattern: str | None = None
+) -> tuple[float, dict, int]:
     """Cost, gradients of scales and shifts, and the number of parts, for prompts run in parts of at most `limit`."""
-    sites = model.sites()
+    sites = model.sites(pattern)
     with torch.no_grad():
         target = capture(model, model.batch(OTHER_PROMPTS), sites)
     targets = {name: Quantiles.of(v, len(PROMPTS)) for name, v in target.items()}
@@ -50,6 +52,26 @@ def test_small_parts_give_the_cost_and_the_gradients_of_one_big_batch(family: st
         for name, gradient in whole.items():
             assert float(gradient.abs().max()) > 1e-4
             torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_blocks_run_again_up_to_the_one_that_reading_breaks_off() -> None:
+    """With every prompt over the limit: once for the cost, once kept at their inputs alone, once more in the backward
+    pass; a block whose own output is read runs to its end, so it too. The target runs once."""
+    model = families.model("llama")
+    model.batch(PROMPTS)  # whether it can pack is asked once, by running it
+    for parameter in model.network.parameters():
+        parameter.requires_grad_(False)
+    ran = [0, 0]
+    for i, layer in enumerate(model.network.model.layers):
+        layer.mlp.gate_proj.register_forward_hook(lambda *_, i=i: ran.__setitem__(i, ran[i] + 1))
+    *_, parts = gradients(model, 1)  # the norm before the MLP of block 1 is the last: that MLP never runs
+    assert ran == [3 * parts + 1, 0]
+    ran[:] = [0, 0]
+    *_, same, parts = gradients(model, 1, pattern=r"model\.layers\.\d")
+    assert ran == [2 * parts + 1, 3 * parts + 1]  # nothing that learns comes before the end of block 0
+    whole = gradients(model, None, pattern=r"model\.layers\.\d")[1]
+    for name, gradient in whole.items():
+        torch.testing.assert_close(same[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
 
 
 def test_little_memory_learns_the_same_maps(stories: lineas.TextModel) -> None:

@@ -175,10 +175,16 @@ def _read(model: Model, part: Part, sites: Sequence[Site]) -> Iterator[dict[str,
 def _checkpointed(model: Model, part: Part, sites: Sequence[Site]) -> Iterator[None]:
     """Within the block the network's blocks keep their inputs alone and run again in the backward pass.
 
-    The block in which reading ends is left as it is: its forward pass is broken off.
+    The block within which reading ends is left as it is: its forward pass is broken off.
     """
     found = blocks(model.network)
-    last = max((i for i, (name, _) in enumerate(found) for s in sites if s.module.startswith(f"{name}.")), default=0)
+    ends = [
+        i if site.module != name else i + 1  # at a block's output nothing of the block is broken off
+        for i, (name, _) in enumerate(found)
+        for site in sites
+        if f"{site.module}.".startswith(f"{name}.")
+    ]
+    last = max(ends, default=len(found))
     patched = [block for _, block in found[:last] if "forward" not in vars(block)]
     for block in patched:
         vars(block)["forward"] = partial(
