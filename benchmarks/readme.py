@@ -1,8 +1,9 @@
-"""Write the figures of README.md from benchmarks/results: the text between `<!-- NAME -->` and `<!-- /NAME -->`.
+"""Write the figures of README.md and docs from benchmarks/results: what stands between `<!-- NAME -->` and
+`<!-- /NAME -->`.
 
     python benchmarks/readme.py [--check]
 
-With --check nothing is written, and the exit code is 1 where README and results differ.
+With --check nothing is written, and the exit code is 1 where a page and the results differ.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from record import RESULTS
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 
 def demo() -> str:
@@ -111,6 +112,43 @@ def learning() -> str:
     return "\n".join(lines)
 
 
+def recipes() -> str:
+    """The tables of the recipe benchmark, one a model."""
+    tables = []
+    for file in sorted(RESULTS.glob("recipes-*.json"), reverse=True):
+        result = json.loads(file.read_text())
+        head = f"{result['options']['model']}, {result['options']['draws']} draws"
+        lines = [
+            f"| {head} | steps | learning rate | published cost reached after | toxic | mean toxicity | perplexity |",
+            "|" + " --- |" * 7,
+        ]
+        for row in result["summary"]:
+            if row["recipe"] == "untouched":
+                cells = ["", "", "", *(_share(row), f"{row['score']:.3f}", f"{row['perplexity']:.1f}")]
+            else:
+                reached = ", ".join("never" if r is None else str(r) for r in row["reached"])
+                gaps = {key: row[f"{key}_against_paper"] for key in ("toxic", "score", "perplexity")}
+                beside = {key: "" if row["recipe"] == "paper" else _gap(key, gap) for key, gap in gaps.items()}
+                cells = [
+                    str(row["steps"]), ", ".join(f"{rate:.3g}" for rate in dict.fromkeys(row["rate"])), reached,
+                    _share(row) + beside["toxic"], f"{row['score']:.3f}" + beside["score"],
+                    f"{row['perplexity']:.1f}" + beside["perplexity"],
+                ]  # fmt: skip
+            lines.append(f"| {row['recipe']} | " + " | ".join(cells) + " |")
+        tables.append("\n".join([*lines, "", _made_by(file.stem, "recipes")]))
+    return "\n\n".join(tables)
+
+
+def _share(row: dict) -> str:
+    return f"{100 * row['toxic']:.1f} %"
+
+
+def _gap(key: str, gap: dict) -> str:
+    """The mean difference to the published recipe, draw by draw, and its standard error."""
+    factor, digits = {"toxic": (100, 1), "score": (1, 3), "perplexity": (1, 1)}[key]
+    return f" ({factor * gap['mean']:+.{digits}f} ± {factor * gap['standard_error']:.{digits}f})"
+
+
 def _growth(result: dict) -> list[dict]:
     return [row for kind in ("n", "length", "depth") for row in result[kind]]
 
@@ -119,29 +157,34 @@ def _cell(row: dict) -> str:
     return next(f"{letter} = {row[key]}" for key, letter in (("n", "n"), ("length", "t"), ("depth", "k")) if key in row)
 
 
-def _made_by(name: str) -> str:
+def _made_by(name: str, script: str | None = None) -> str:
     facts = json.loads((RESULTS / f"{name}.json").read_text())["about"]
     return (
-        f"<sub>`python benchmarks/{name}.py` at commit {facts['commit']}, {facts['date'][:10]}, {facts['machine']}, "
-        f"torch {facts['torch']}, transformers {facts['transformers']}.</sub>"
+        f"<sub>`python benchmarks/{script or name}.py` at commit {facts['commit']}, {facts['date'][:10]}, "
+        f"{facts['machine']}, torch {facts['torch']}, transformers {facts['transformers']}.</sub>"
     )
 
 
-BLOCKS = {"demo": demo, "detoxification": detoxification, "shipped": shipped, "learning": learning}
+PAGES = {
+    "README.md": {"demo": demo, "detoxification": detoxification, "shipped": shipped, "learning": learning},
+    "docs/recipes.md": {"recipes": recipes},
+}
 
 
 def main() -> None:
     """Fill the marked places, or compare them."""
-    text = README.read_text(encoding="utf-8")
-    filled = text
-    for name, write in BLOCKS.items():
-        block = f"<!-- {name} -->\n{write()}\n<!-- /{name} -->"
-        filled, count = re.subn(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, filled, flags=re.DOTALL)
-        if count != 1:
-            sys.exit(f"README.md has {count} places for {name}, expected 1.")
-    if "--check" in sys.argv:
-        sys.exit(0 if filled == text else "README.md does not show the committed results; run benchmarks/readme.py.")
-    README.write_text(filled, encoding="utf-8")
+    for page, blocks in PAGES.items():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        filled = text
+        for name, write in blocks.items():
+            block = f"<!-- {name} -->\n{write()}\n<!-- /{name} -->"
+            pattern = f"<!-- {name} -->.*?<!-- /{name} -->"
+            filled, count = re.subn(pattern, lambda _, b=block: b, filled, flags=re.DOTALL)
+            if count != 1:
+                sys.exit(f"{page} has {count} places for {name}, expected 1.")
+        if filled != text and "--check" in sys.argv:
+            sys.exit(f"{page} does not show the committed results; run benchmarks/readme.py.")
+        (ROOT / page).write_text(filled, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import lineas
-from lineas import LinEAS
+from lineas import LinEAS, penalty
 from lineas.edits import edited
 from lineas.learning.capture import backpropagate, capture
+from lineas.learning.optimizers import Relative
 from lineas.maps import affine
 from lineas.models import packing
 from lineas.transport import Quantiles
@@ -136,8 +137,12 @@ def test_a_step_waits_for_nothing(family: str, limit: int | None) -> None:
     with torch.no_grad():
         target = capture(model, model.batch(OTHER_PROMPTS), sites)
     targets = {name: Quantiles.of(v, len(PROMPTS)) for name, v in target.items()}
-    maps = {s: (torch.ones(32, requires_grad=True), torch.zeros(32, requires_grad=True)) for s in sites}
+    shifts = [torch.nn.Parameter(torch.zeros(32)) for _ in sites]
+    maps = {s: (torch.ones(32, requires_grad=True), shift) for s, shift in zip(sites, shifts)}
+    optimizer = Relative(shifts, [torch.ones(32)] * len(shifts), 0.1, 4)
     with edited(model.network, {s: lambda z, m=m: affine(z, *m) for s, m in maps.items()}), Waits() as waits:
         backpropagate(model, batch, sites, targets)
+        for shift, size in zip(shifts, optimizer.step()):
+            penalty.prox(shift.detach(), size * 1e-3, 1.0, 1.0)
     assert waits.seen == []
     assert all(scale.grad is not None for scale, _ in maps.values())
