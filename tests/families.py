@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 
 import lineas
+from lineas.sites import Site
 
 LAYERS = 2
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -143,3 +144,15 @@ def count_calls(module: nn.Module) -> Callable[[], int]:
     calls: list[None] = []
     module.register_forward_pre_hook(lambda *_: calls.append(None))
     return lambda: len(calls)
+
+
+def outputs(model: lineas.TextModel, prompts: list[str], site: Site) -> list[torch.Tensor]:
+    """What a site gives for each prompt run alone, `[tokens, d]` each, by a plain hook."""
+    seen: list[torch.Tensor] = []
+    module = model.network.get_submodule(site.module)
+    handle = module.register_forward_hook(lambda _, __, result: seen.append(site.pick(result).flatten(0, -2)))
+    with torch.no_grad():
+        for prompt in prompts:
+            model.network(torch.tensor([model.tokenizer(prompt).input_ids]))
+    handle.remove()
+    return seen

@@ -2,10 +2,26 @@
 
 from lineas.errors import LineasError
 from lineas.intervention import Intervention, mix
-from lineas.learning import LinEAS, learn
+from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, MeanAcT, learn
 from lineas.maps import AffineMap
 from lineas.models import load
 from lineas.models.text import TextModel
 from lineas.steering import steer
 
-__all__ = ["AffineMap", "Intervention", "LinEAS", "LineasError", "TextModel", "learn", "load", "mix", "steer"]
+__all__ = [
+    "CAA",
+    "AffineMap",
+    "AurA",
+    "GaussianAcT",
+    "ITIc",
+    "Intervention",
+    "LinAcT",
+    "LinEAS",
+    "LineasError",
+    "MeanAcT",
+    "TextModel",
+    "learn",
+    "load",
+    "mix",
+    "steer",
+]

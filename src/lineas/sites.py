@@ -6,12 +6,15 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from lineas.errors import LineasError
+
+Pooling = Literal["mean", "max"]
+"""How the tokens (or pixels) of one sample become one activation."""
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,22 @@ def read_alone(model: TextModel, prompt: str, sites: list[Site]) -> dict[str, to
         return capture(model, batch, sites)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_the_largest_activation_is_that_of_each_prompt_alone(family: str) -> None:
+    model = families.model(family)
+    for pattern in places(family):
+        sites = model.sites(pattern)
+        alone = {
+            site.name: torch.stack([tokens.amax(0) for tokens in families.outputs(model, PROMPTS, site)])
+            for site in sites
+        }
+        for batch in (model.batch(PROMPTS), model.batch(PROMPTS, limit=30), model.padded_batch(PROMPTS)):
+            with torch.no_grad():
+                largest = capture(model, batch, sites, "max")
+            for name, expected in alone.items():
+                torch.testing.assert_close(largest[name], expected, atol=1e-5, rtol=1e-5)
+
+
 def test_blocks_give_the_mean_over_tokens_of_the_networks_own_hidden_states() -> None:
     model = families.model("llama", num_hidden_layers=3)
     sites = model.sites([r"model\.layers\.[01]", r"model\.norm"])

@@ -95,8 +95,8 @@ def check_writable(path: Path | None) -> None:
 
 
 @contextmanager
-def progress_bar(label: str, total: int) -> Iterator[Any]:
-    """A bar on stderr; gives a function `advance(count, note="")`."""
+def progress_bar(label: str, total: int | None) -> Iterator[Any]:
+    """A bar on stderr; gives a function `advance(count, note="", total=None)`, the total where it was not known."""
     columns = [
         TextColumn(label),
         BarColumn(),
@@ -107,7 +107,7 @@ def progress_bar(label: str, total: int) -> Iterator[Any]:
     stderr = Console(stderr=True)
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
         task = bar.add_task(label, total=total, note="")
-        yield lambda count, note="": bar.update(task, advance=count, note=note)
+        yield lambda count, note="", total=None: bar.update(task, advance=count, note=note, total=total)
 
 
 def say(path: Path | None) -> Console:

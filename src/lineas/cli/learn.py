@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,12 +22,21 @@ from lineas.cli.common import (
     write_json,
 )
 from lineas.errors import LineasError
-from lineas.learning import LinEAS, check_sides
+from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, MeanAcT, Method, check_sides
 from lineas.learning import learn as learn_intervention
 from lineas.learning.memory import as_bytes
 from lineas.prompts import draw, read_prompts
 
 DEFAULTS = LinEAS()
+METHODS: dict[str, type[Method]] = {
+    "lineas": LinEAS,
+    "mean-act": MeanAcT,
+    "gaussian-act": GaussianAcT,
+    "lin-act": LinAcT,
+    "caa": CAA,
+    "iti-c": ITIc,
+    "aura": AurA,
+}
 
 
 def learn(
@@ -34,18 +44,23 @@ def learn(
     target: Annotated[str, typer.Option(metavar="FILE[:column]", help="Prompts of the behaviour to reach.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make for the intervention.")],
     model: ModelArgument = None,
-    method: Annotated[str, typer.Option(help="lineas.")] = "lineas",
+    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "lineas",
     sites: Annotated[
-        str | None, typer.Option(metavar="REGEX", help="Modules that carry maps; default: the norm before each MLP.")
+        str | None,
+        typer.Option(metavar="REGEX", help="Modules that carry maps; default: the method's own (norms before MLPs)."),
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Draw so many prompts a side at random (by the seed).")] = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = DEFAULTS.steps,
-    optimizer: Annotated[str, typer.Option(help="relative, adam or sgd.")] = DEFAULTS.optimizer,
+    steps: Annotated[int | None, typer.Option(help=f"Optimizer steps; default: {DEFAULTS.steps}.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="relative (default), adam or sgd.")] = None,
     lr: Annotated[float | None, typer.Option(help="Largest learning rate; default: by the optimizer.")] = None,
-    gamma: Annotated[float, typer.Option(help="Weight of the sparse group lasso; 0 is dense.")] = DEFAULTS.gamma,
-    lambda_1: Annotated[float, typer.Option("--lambda-1", help="Weight of single neurons in it.")] = DEFAULTS.lambda_1,
-    lambda_g: Annotated[float, typer.Option("--lambda-g", help="Weight of whole groups in it.")] = DEFAULTS.lambda_g,
+    gamma: Annotated[
+        float | None, typer.Option(help="Weight of the sparse group lasso; default: 0, which is dense.")
+    ] = None,
+    lambda_1: Annotated[float | None, typer.Option("--lambda-1", help="Weight of single neurons in it; 1.")] = None,
+    lambda_g: Annotated[float | None, typer.Option("--lambda-g", help="Weight of whole groups in it; 1.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Source prompts a step; default: all.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Deviations to move, of iti-c; default: 0.5.")] = None,
+    layers: Annotated[str | None, typer.Option(help="middle (default) or all, of caa.")] = None,
     max_length: Annotated[int, typer.Option(help="Tokens of a prompt; the rest is cut.")] = 128,
     memory: Annotated[
         str | None,
@@ -57,18 +72,21 @@ def learn(
     force: ForceOption = False,
 ) -> None:
     """Learn an intervention from two files of prompts, neither paired nor of one length."""
-    if method != "lineas":
-        raise LineasError(f"the method is 'lineas', not '{method}'.")
     if max_length < 1:
         raise LineasError(f"--max-length must be at least 1, not {max_length}.")
-    recipe = LinEAS(
-        steps=steps,
-        optimizer=optimizer,  # type: ignore[arg-type]  # checked there
-        learning_rate=lr,
-        gamma=gamma,
-        lambda_1=lambda_1,
-        lambda_g=lambda_g,
-        batch_size=batch_size,
+    recipe = _method(
+        method,
+        {
+            "steps": steps,
+            "optimizer": optimizer,
+            "learning_rate": lr,
+            "gamma": gamma,
+            "lambda_1": lambda_1,
+            "lambda_g": lambda_g,
+            "batch_size": batch_size,
+            "alpha": alpha,
+            "layers": layers,
+        },
     )
     allowed = None if memory is None else as_bytes(memory)
     artifact.check_free(out, force)
@@ -77,7 +95,7 @@ def learn(
     check_sides(leave, reach)  # before the model is loaded
     text_model = load_quietly(model, dtype)
     started = time.perf_counter()
-    with progress_bar("learning", steps) as advance:
+    with progress_bar("learning", None) as advance:
         learned = learn_intervention(
             text_model,
             source=leave,
@@ -87,7 +105,7 @@ def learn(
             seed=seed,
             max_length=max_length,
             memory=allowed,
-            progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}"),
+            progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}", total),
         )
     seconds = time.perf_counter() - started
     files = {"source": {"file": source}, "target": {"file": target}}
@@ -96,7 +114,7 @@ def learn(
     learned.save(out, overwrite=force)
     costs = learned.facts["cost"]
     say(json).print(
-        f"learned {out} in {seconds:.0f} s: cost {costs[0]:.4g} -> {costs[-1]:.4g} in {len(costs)} steps, "
+        f"learned {out} in {seconds:.0f} s: cost {_course(costs)}, "
         f"{learned.support():.1%} of the neurons at {len(learned.maps)} sites changed"
     )
     write_json(
@@ -109,3 +127,22 @@ def learn(
             **learned.facts,
         },
     )
+
+
+def _method(name: str, given: dict[str, Any]) -> Method:
+    """The method of a name, with the options that were given."""
+    if name not in METHODS:
+        raise LineasError(f"the method is one of {', '.join(METHODS)}, not '{name}'.")
+    settings = {key: value for key, value in given.items() if value is not None}
+    takes = [field.name for field in fields(METHODS[name])]
+    foreign = [key for key in settings if key not in takes]
+    if foreign:
+        option = {"learning_rate": "lr"}.get(foreign[0], foreign[0].replace("_", "-"))
+        raise LineasError(f"the method {name} does not take --{option}; leave it out.")
+    return METHODS[name](**settings)
+
+
+def _course(costs: list[float]) -> str:
+    if len(costs) == 1:
+        return f"{costs[0]:.4g}"
+    return f"{costs[0]:.4g} -> {costs[-1]:.4g} in {len(costs)} steps"

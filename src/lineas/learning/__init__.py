@@ -17,18 +17,39 @@ from lineas.base import BaseModel
 from lineas.errors import LineasError
 from lineas.folds import folding
 from lineas.intervention import Intervention
+from lineas.learning.aura import AurA
+from lineas.learning.caa import CAA
 from lineas.learning.capture import Model
-from lineas.learning.lineas import LinEAS, Progress
+from lineas.learning.fitting import Fit, Method, Progress, Task, frozen
+from lineas.learning.gaussian_act import GaussianAcT
+from lineas.learning.iti import ITIc
+from lineas.learning.lin_act import LinAcT
+from lineas.learning.lineas import LinEAS
+from lineas.learning.mean_act import MeanAcT
 from lineas.learning.memory import as_bytes
+from lineas.maps import AffineMap
 
-__all__ = ["LinEAS", "check_sides", "learn"]
+__all__ = [
+    "CAA",
+    "AurA",
+    "Fit",
+    "GaussianAcT",
+    "ITIc",
+    "LinAcT",
+    "LinEAS",
+    "MeanAcT",
+    "Method",
+    "Task",
+    "check_sides",
+    "learn",
+]
 
 
 def learn(
     model: Model,
     source: Sequence[str],
     target: Sequence[str],
-    method: LinEAS | None = None,
+    method: Method | None = None,
     sites: str | Sequence[str] | None = None,
     seed: int = 0,
     max_length: int = 128,
@@ -41,8 +62,9 @@ def learn(
         model: what to steer, such as `lineas.load(...)`.
         source: at least 2 prompts of the behaviour to leave.
         target: at least 2 prompts of the behaviour to reach; neither paired nor equal in number.
-        method: how; by default `LinEAS()`.
-        sites: a regular expression over module names, or several; by default the norm before the MLP in every block.
+        method: how: `LinEAS()`, the default, or one of the others, or your own (see `lineas.learning.fitting.Method`).
+        sites: a regular expression over module names, or several; by default those of the method, which for LinEAS are
+            the norm before the MLP in every block.
         seed: of everything random in it; recorded.
         max_length: tokens of a prompt; the rest is cut, with a warning that counts the prompts.
         memory: what learning may take beside the weights, such as "8GiB" or a number of bytes; by default half of
@@ -52,26 +74,31 @@ def learn(
     Raises:
         LineasError: for too few prompts, no matching site, a memory that is too small, or a cost that is not finite.
     """
-    method = method or LinEAS()
+    method = LinEAS() if method is None else method
     allowed = None if memory is None else as_bytes(memory)
-    chosen = model.sites(sites)
+    chosen = model.sites(sites if sites is not None else method.default_sites)
     check_sides(source, target)
     for side, prompts in (("source", source), ("target", target)):
         cut = model.batch(prompts, max_length).truncated
         if cut:
             warnings.warn(f"{cut} of {len(prompts)} {side} prompts were cut at {max_length} tokens.", stacklevel=2)
-    bar = tqdm(total=method.steps, desc=type(method).__name__, disable=progress is not True)
+    bar = tqdm(desc=type(method).__name__, disable=progress is not True)
 
     def report(done: int, steps: int, cost: float) -> None:
-        bar.update(1)
+        bar.total = steps
+        bar.update(done - bar.n)
         bar.set_postfix(cost=f"{cost:.4g}")
         if callable(progress):
             progress(done, steps, cost)
 
-    with bar:
-        fit = method.fit(model, source, target, chosen, seed, max_length, allowed, report)
+    with bar, frozen(model.network):
+        fit = method.fit(Task(model, source, target, chosen, seed, max_length, allowed, report))
+        if not bar.n:
+            report(1, 1, fit.costs[-1])
+    chosen = [site for site in chosen if site.name in fit.maps]
+    maps = {site.name: _stored(fit.maps[site.name]) for site in chosen}
     facts: dict[str, Any] = {
-        "method": {"name": type(method).__name__, **asdict(method), "learning_rate": fit.learning_rate},
+        "method": {"name": type(method).__name__, **asdict(method), **fit.settings},
         "steps_done": len(fit.costs),
         "seed": seed,
         "max_length": max_length,
@@ -84,7 +111,7 @@ def learn(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     base = BaseModel.of(model.network, model.name, model.revision)
-    return Intervention(fit.maps, {site.name: site for site in chosen}, base, facts)
+    return Intervention(maps, {site.name: site for site in chosen}, base, facts)
 
 
 def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
@@ -98,6 +125,10 @@ def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
             raise LineasError(f"the {side} is one string; give a list of prompts.")
         if len(prompts) < 2:
             raise LineasError(f"the {side} has {len(prompts)} prompt; a distribution needs at least 2 prompts a side.")
+
+
+def _stored(map_: AffineMap) -> AffineMap:
+    return AffineMap(map_.scale.float().cpu(), map_.shift.float().cpu())
 
 
 def _described(prompts: Sequence[str]) -> dict[str, Any]:

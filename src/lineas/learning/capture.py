@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lineas.errors import LineasError
-from lineas.sites import Site, blocks
+from lineas.sites import Pooling, Site, blocks
 from lineas.transport import Quantiles
 
 
@@ -26,7 +26,7 @@ class Part(Protocol):
     @property
     def rows(self) -> torch.Tensor: ...
 
-    def pool(self, activation: torch.Tensor, site: Site) -> torch.Tensor: ...
+    def pool(self, activation: torch.Tensor, site: Site, pooling: Pooling = "mean") -> torch.Tensor: ...
 
     def running(self, network: nn.Module) -> AbstractContextManager[Any]: ...
 
@@ -66,11 +66,23 @@ class Model(Protocol):
     def run(self, part: Any) -> None: ...
 
 
+SOME_TOKENS = 1024
+"""Passes without gradients run this much at once."""
+
+
 class _AllSeen(Exception):
     """Raised by the last site's hook: nothing after it needs computing."""
 
 
-def capture(model: Model, batch: Batch, sites: Sequence[Site]) -> dict[str, torch.Tensor]:
+@torch.no_grad()
+def activations(
+    model: Model, prompts: Sequence[str], sites: Sequence[Site], max_length: int = 128, pooling: Pooling = "mean"
+) -> dict[str, torch.Tensor]:
+    """`capture` of prompts, without gradients and little by little: by site name, float32 `[n, d]`."""
+    return capture(model, model.batch(prompts, max_length, SOME_TOKENS), sites, pooling)
+
+
+def capture(model: Model, batch: Batch, sites: Sequence[Site], pooling: Pooling = "mean") -> dict[str, torch.Tensor]:
     """The activation of every sample at every site, averaged over its tokens (or pixels).
 
     The forward pass ends at the last site; gradients flow when they are enabled.
@@ -79,6 +91,7 @@ def capture(model: Model, batch: Batch, sites: Sequence[Site]) -> dict[str, torc
         model: what to run.
         batch: n samples, from `model.batch`.
         sites: where to read, after whatever edits are in place there.
+        pooling: "mean" over a sample's tokens, or "max".
 
     Returns:
         by site name, float32 `[n, d]`, rows in the order of the prompts.
@@ -89,7 +102,7 @@ def capture(model: Model, batch: Batch, sites: Sequence[Site]) -> dict[str, torc
     rows: list[torch.Tensor] = []
     pooled: dict[str, list[torch.Tensor]] = {site.name: [] for site in sites}
     for part in batch.parts:
-        seen = capture_part(model, part, sites)
+        seen = capture_part(model, part, sites, pooling)
         rows.append(part.rows)
         for name, activation in seen.items():
             pooled[name].append(activation)
@@ -133,20 +146,22 @@ def backpropagate(model: Model, batch: Batch, sites: Sequence[Site], targets: Ma
     return torch.stack(costs).sum()
 
 
-def capture_part(model: Model, part: Part, sites: Sequence[Site]) -> dict[str, torch.Tensor]:
-    """The same as `capture` for one part, rows in its own order."""
-    with _read(model, part, sites) as seen:
+def capture_part(model: Model, part: Part, sites: Sequence[Site], pooling: Pooling = "mean") -> dict[str, torch.Tensor]:
+    """The same as `capture` for one part, rows in its own order, sites in the order in which they ran."""
+    with _read(model, part, sites, pooling) as seen:
         return seen
 
 
 @contextmanager
-def _read(model: Model, part: Part, sites: Sequence[Site]) -> Iterator[dict[str, torch.Tensor]]:
+def _read(
+    model: Model, part: Part, sites: Sequence[Site], pooling: Pooling = "mean"
+) -> Iterator[dict[str, torch.Tensor]]:
     """Run a part and read it; within the block the hooks stay, for blocks that run again during a backward pass."""
     seen: dict[str, torch.Tensor] = {}
 
     def reader(site: Site) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, result: Any) -> None:
-            pooled = part.pool(site.pick(result), site)
+            pooled = part.pool(site.pick(result), site, pooling)
             if site.name not in seen:
                 seen[site.name] = pooled
                 if len(seen) == len(sites):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -15,41 +14,22 @@ from torch import nn
 from lineas import penalty
 from lineas.edits import edited
 from lineas.errors import LineasError
-from lineas.learning.capture import Model, backpropagate, capture
+from lineas.learning.capture import backpropagate
+from lineas.learning.fitting import Fit, Progress, Task
 from lineas.learning.memory import largest_part
 from lineas.learning.optimizers import Published, Relative, Sizes
 from lineas.maps import AffineMap, affine
 from lineas.sites import Site
 from lineas.transport import Quantiles
 
-Progress = Callable[[int, int, float], None]
-"""Called after every step with the steps done, the steps in all, and the cost before that step's update."""
-
 BLOWN_UP = 100
 """A cost this many times the first step's means that the learning rate was too high."""
-SOME_TOKENS = 1024
-"""Passes without gradients run this much at once."""
 READ_EVERY = 10
 """On a GPU the costs are read once in so many steps."""
 SCALE_UNIT = 0.05
 """Of a step of a scale, where a shift's is the neuron's standard deviation: shifts do most of the work."""
 NOTHING = 1e-6
 """A cost below this is no distance at all, only rounding: equal sides do not count as blowing up."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What learning gives.
-
-    Args:
-        maps: by site name.
-        costs: before each update.
-        learning_rate: of the first step, also where it followed from the model's size.
-    """
-
-    maps: dict[str, AffineMap]
-    costs: list[float]
-    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -74,6 +54,8 @@ class LinEAS:
         batch_size: source prompts a step, drawn anew each time; None takes all. The target stays whole: the exact
             quantile coupling compares any number with it.
     """
+
+    default_sites: ClassVar[str | None] = None  # the norms before the MLPs
 
     steps: int = 20
     optimizer: Literal["relative", "adam", "sgd"] = "relative"
@@ -101,28 +83,8 @@ class LinEAS:
         """The published recipe for language models: SGD, learning rate 0.1, 1,000 steps, full batch (section 4.1)."""
         return cls(steps=1000, optimizer="sgd", learning_rate=0.1, gamma=gamma)
 
-    def fit(
-        self,
-        model: Model,
-        source: Sequence[str],
-        target: Sequence[str],
-        sites: Sequence[Site],
-        seed: int = 0,
-        max_length: int = 128,
-        memory: int | None = None,
-        progress: Progress | None = None,
-    ) -> Fit:
+    def fit(self, task: Task) -> Fit:
         """Learn one map a site.
-
-        Args:
-            model: what to steer; its weights stay as they are.
-            source: n prompts of the behaviour to leave.
-            target: m prompts of the behaviour to reach.
-            sites: where the maps act.
-            seed: of the minibatches.
-            max_length: tokens of a prompt, the rest is cut.
-            memory: bytes to stay within above the weights; None for half of what is free.
-            progress: called after every step.
 
         Returns:
             the maps, the costs (fewer than steps when interrupted by the keyboard) and the learning rate taken.
@@ -130,74 +92,65 @@ class LinEAS:
         Raises:
             LineasError: when the cost is no longer finite.
         """
-        generator = torch.Generator().manual_seed(seed)
+        model, source, sites = task.model, task.source, task.sites
+        generator = torch.Generator().manual_seed(task.seed)
         n = min(len(source), self.batch_size or len(source))
-        with frozen(model.network):
-            with torch.no_grad():
-                reached = capture(model, model.batch(target, max_length, SOME_TOKENS), sites)  # [m, d] a site
-                units = self._units(model, source, reached, sites, max_length)
-            targets = {name: Quantiles.of(v, n) for name, v in reached.items()}
-            neurons = sum(v.shape[1] for v in reached.values())  # L d
-            rate = self._rate(n, neurons)
-            scales = {name: nn.Parameter(torch.ones_like(v[0])) for name, v in reached.items()}
-            shifts = {name: nn.Parameter(torch.zeros_like(v[0])) for name, v in reached.items()}
-            del reached
-            parameters = [*scales.values(), *shifts.values()]
-            if units is None:
-                optimizer = Published(self.optimizer, parameters, rate, self.steps)
-            else:
-                optimizer = Relative(parameters, units, rate, self.steps)
-            edits = {site: _training_edit(site, scales[site.name], shifts[site.name]) for site in sites}
-            record = _Record(self.steps, rate, progress)
-            learned: dict[str, AffineMap] = {}  # as of the last whole step, whenever an interruption comes
-            with edited(model.network, edits):
-                limit = largest_part(model, source, max_length, sites, neurons, memory)
-                whole = model.batch(source, max_length, limit)
-                try:
-                    for _ in range(self.steps):
-                        batch = whole
-                        if n < len(source):
-                            drawn = torch.randperm(len(source), generator=generator)[:n]
-                            batch = model.batch([source[int(i)] for i in drawn], max_length, limit)
-                        cost = backpropagate(model, batch, sites, targets)
-                        sizes = optimizer.step()
-                        self._sparsen(scales.values(), sizes[: len(scales)], identity=1.0)
-                        self._sparsen(shifts.values(), sizes[len(scales) :], identity=0.0)
-                        learned = {name: _map(scales[name], shifts[name]) for name in targets}
-                        record.add(cost)
-                except KeyboardInterrupt:
-                    if not learned:
-                        raise
-                    warnings.warn(
-                        f"interrupted after {record.done} of {self.steps} steps; what was learned so far is kept.",
-                        stacklevel=2,
-                    )
-                record.read()
+        reached = task.reached()  # [m, d] a site
+        units = self._units(task, reached)
+        targets = {name: Quantiles.of(v, n) for name, v in reached.items()}
+        neurons = sum(v.shape[1] for v in reached.values())  # L d
+        rate = self._rate(n, neurons)
+        scales = {name: nn.Parameter(torch.ones_like(v[0])) for name, v in reached.items()}
+        shifts = {name: nn.Parameter(torch.zeros_like(v[0])) for name, v in reached.items()}
+        del reached
+        parameters = [*scales.values(), *shifts.values()]
+        if units is None:
+            optimizer = Published(self.optimizer, parameters, rate, self.steps)
+        else:
+            optimizer = Relative(parameters, units, rate, self.steps)
+        edits = {site: _training_edit(site, scales[site.name], shifts[site.name]) for site in sites}
+        record = _Record(self.steps, rate, task.progress)
+        learned: dict[str, AffineMap] = {}  # as of the last whole step, whenever an interruption comes
+        with edited(model.network, edits):
+            limit = largest_part(model, source, task.max_length, sites, neurons, task.memory)
+            whole = model.batch(source, task.max_length, limit)
+            try:
+                for _ in range(self.steps):
+                    batch = whole
+                    if n < len(source):
+                        drawn = torch.randperm(len(source), generator=generator)[:n]
+                        batch = model.batch([source[int(i)] for i in drawn], task.max_length, limit)
+                    cost = backpropagate(model, batch, sites, targets)
+                    sizes = optimizer.step()
+                    self._sparsen(scales.values(), sizes[: len(scales)], identity=1.0)
+                    self._sparsen(shifts.values(), sizes[len(scales) :], identity=0.0)
+                    learned = {name: _map(scales[name], shifts[name]) for name in targets}
+                    record.add(cost)
+            except KeyboardInterrupt:
+                if not learned:
+                    raise
+                warnings.warn(
+                    f"interrupted after {record.done} of {self.steps} steps; what was learned so far is kept.",
+                    stacklevel=2,
+                )
+            record.read()
         if not all(bool(m.scale.isfinite().all() and m.shift.isfinite().all()) for m in learned.values()):
             raise LineasError(
                 f"the maps are not finite after {record.done} steps with learning rate {rate:.3g}; "
                 f"nothing was learned, try {rate / 10:.2g}."
             )
-        maps = {name: AffineMap(m.scale.cpu(), m.shift.cpu()) for name, m in learned.items()}
-        return Fit(maps, record.costs, rate)
+        return Fit(learned, record.costs, {"learning_rate": rate})
 
     def _rate(self, samples: int, neurons: int) -> float:
         if self.learning_rate is not None:
             return self.learning_rate
         return {"relative": 0.1, "adam": 0.01, "sgd": 0.01 * neurons / samples}[self.optimizer]
 
-    def _units(
-        self,
-        model: Model,
-        source: Sequence[str],
-        reached: dict[str, torch.Tensor],
-        sites: Sequence[Site],
-        max_length: int,
-    ) -> list[torch.Tensor] | None:
+    def _units(self, task: Task, reached: dict[str, torch.Tensor]) -> list[torch.Tensor] | None:
         """The unit of every scale, then of every shift; None where the optimizer takes none."""
         if self.optimizer != "relative":
             return None
-        left = capture(model, model.batch(source, max_length, SOME_TOKENS), sites)  # [n, d] a site
+        left = task.left()  # [n, d] a site
         deviations = [_deviation(left[name], v) for name, v in reached.items()]
         return [torch.full_like(d, SCALE_UNIT) for d in deviations] + deviations
 
@@ -247,23 +200,6 @@ class _Record:
             self.costs.append(value)
             if self._progress:
                 self._progress(len(self.costs), self._steps, value)
-
-
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """Within the block no weight asks for a gradient and dropout is off; afterwards all is as before."""
-    asked = [p for p in network.parameters() if p.requires_grad]
-    was_training = [m for m in network.modules() if m.training]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    network.eval()
-    try:
-        yield
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)
-        for module in was_training:
-            module.training = True
 
 
 def _deviation(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
+from lineas.edits import edited
 from lineas.errors import LineasError
 from lineas.learning.capture import Model, Part, capture_part
-from lineas.sites import Site
+from lineas.sites import Site, blocks
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 MARGIN = 2.3
@@ -60,6 +62,7 @@ def largest_part(
     sites: Sequence[Site],
     neurons: int,
     memory: int | None,
+    backward: bool = True,
 ) -> int:
     """How large a part of a batch may be so that learning stays within a number of bytes above the weights.
 
@@ -72,6 +75,7 @@ def largest_part(
         sites: where to read.
         neurons: of all sites together.
         memory: in bytes; None for half of what is free.
+        backward: whether there is a backward pass; without one only a block or two are held at a time.
 
     Returns:
         a limit for `model.batch`; at least 1.
@@ -88,7 +92,9 @@ def largest_part(
             "give more, fewer prompts, fewer sites, or a batch size."
         )
     probe = model.batch(sorted(prompts, key=len)[-1:], min(max_length, PROBE)).parts[0]
-    return max(1, int(left / MARGIN / (kept(model, probe, sites) / probe.size)))
+    with nullcontext() if backward else edited(model.network, {site: _leaf for site in sites}):
+        held = kept(model, probe, sites) / (1 if backward else max(1, len(blocks(model.network)) / 2))
+    return max(1, int(left / MARGIN / (held / probe.size)))
 
 
 def kept(model: Model, part: Part, sites: Sequence[Site]) -> int:
@@ -106,3 +112,8 @@ def kept(model: Model, part: Part, sites: Sequence[Site]) -> int:
         seen = capture_part(model, part, sites)
     del seen  # alive until here, so that no storage was counted under an address used twice
     return sum(sizes.values())
+
+
+def _leaf(z: torch.Tensor) -> torch.Tensor:
+    """Where no map is learned in place, what makes a pass keep all the same tensors as if one were."""
+    return z.detach().requires_grad_()

@@ -12,7 +12,7 @@ from torch import nn
 
 from lineas.errors import LineasError
 from lineas.models.packing import Layout, alike, packed
-from lineas.sites import Site
+from lineas.sites import Pooling, Site
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,14 @@ class PaddedPart:
         """One forward pass."""
         return network(input_ids=self.ids, attention_mask=self.mask, use_cache=False)
 
-    def pool(self, activation: torch.Tensor, site: Site) -> torch.Tensor:
-        """The mean over each prompt's real tokens, float32 `[b, d]`, of `[b, t, d]` (or, flattened, `[b * t, d]`)."""
+    def pool(self, activation: torch.Tensor, site: Site, pooling: Pooling = "mean") -> torch.Tensor:
+        """The mean (or maximum) over each prompt's real tokens, float32 `[b, d]`, of `[b, t, d]` or, flattened,
+        `[b * t, d]`."""
+        tokens = _as_tokens(activation, self.ids, site).to(torch.float32)
+        if pooling == "max":
+            return tokens.masked_fill(self.mask.unsqueeze(-1) == 0, -torch.inf).amax(1)
         weights = (self.mask / self.mask.sum(1, keepdim=True)).to(torch.float32)  # [b, t]
-        return torch.einsum("bt,btd->bd", weights, _as_tokens(activation, self.ids, site).to(torch.float32))
+        return torch.einsum("bt,btd->bd", weights, tokens)
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,14 @@ class PackedPart:
             everything = torch.ones_like(self.ids)  # else some networks look for padding, and wait for the answer
             return network(input_ids=self.ids, attention_mask=everything, position_ids=self.positions, use_cache=False)
 
-    def pool(self, activation: torch.Tensor, site: Site) -> torch.Tensor:
-        """The mean over each prompt's tokens, float32 `[b, d]`, of `[1, t, d]` (or, flattened, `[t, d]`)."""
-        return self.weights @ _as_tokens(activation, self.ids, site)[0].to(torch.float32)
+    def pool(self, activation: torch.Tensor, site: Site, pooling: Pooling = "mean") -> torch.Tensor:
+        """The mean (or maximum) over each prompt's tokens, float32 `[b, d]`, of `[1, t, d]` (or `[t, d]`)."""
+        tokens = _as_tokens(activation, self.ids, site)[0].to(torch.float32)
+        if pooling == "max":
+            lowest = tokens.new_full((len(self.rows), tokens.shape[1]), -torch.inf)
+            owner = self.weights.argmax(0).unsqueeze(1).expand_as(tokens)
+            return lowest.scatter_reduce(0, owner, tokens, "amax")
+        return self.weights @ tokens
 
 
 PartT = TypeVar("PartT", PackedPart, PaddedPart)

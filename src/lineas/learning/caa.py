@@ -1,0 +1,38 @@
+"""CAA: the difference of means added to the residual stream (Rimsky et al. 2024, arXiv 2312.06681)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from lineas.errors import LineasError
+from lineas.learning.fitting import BLOCK, Fit, Task
+from lineas.transport import mean_map
+
+
+@dataclass(frozen=True)
+class CAA:
+    """Contrastive activation addition: `w = 1, b = mean(target) - mean(source)` on the output of blocks.
+
+    The activations are those of the untouched network at every site, unlike Mean-AcT's (Rimsky et al. 2024,
+    arXiv 2312.06681, equation 1; here means over unpaired prompts and all their tokens). Nothing is random in it.
+
+    Args:
+        layers: "middle" adds the vector at the middle one of the sites alone, as its authors found best; "all" at each.
+    """
+
+    default_sites: ClassVar[str | None] = BLOCK
+
+    layers: Literal["middle", "all"] = "middle"
+
+    def __post_init__(self) -> None:
+        if self.layers not in ("middle", "all"):
+            raise LineasError(f"the layers of CAA are 'middle' or 'all', not {self.layers!r}.")
+
+    def fit(self, task: Task) -> Fit:
+        """Learn one map a site, or one map in all."""
+        if self.layers == "middle":
+            task = replace(task, sites=[task.sites[len(task.sites) // 2]])
+        left, reached = task.left(), task.reached()
+        maps = {name: mean_map(u, reached[name]) for name, u in left.items()}
+        return Fit(maps, [task.cost(maps)])

@@ -1,0 +1,124 @@
+"""What every method of learning shares: the task it is given, what it gives back, and where it acts by default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import nn
+
+from lineas.edits import Edit, edited
+from lineas.learning.capture import Model, activations
+from lineas.maps import AffineMap
+from lineas.sites import Pooling, Site
+from lineas.transport import Quantiles
+
+ATTENTION_OUT = r".*\.(o_proj|out_proj|attn\.c_proj|attention\.dense|self_attention\.dense)"
+"""The linear after attention, in Llama, OPT, GPT-2, GPT-NeoX, Falcon and most others."""
+MLP_LINEARS = (
+    r".*\.(mlp|feed_forward|block_sparse_moe)\..*(proj|c_fc|dense_\w+|fc[12]|w[123]|experts)|.*\.layers\.\d+\.fc[12]"
+)
+"""The linears of the MLPs, in the same families; all experts together where they are one module."""
+BLOCK = r".*\.(layers|h|blocks)\.\d+"
+"""Whole blocks, whose output is the residual stream."""
+
+Progress = Callable[[int, int, float], None]
+"""Called after every step with the steps done, the steps in all, and the cost (LinEAS: before that step's update)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learned; the network's weights ask for no gradients meanwhile (see `frozen`).
+
+    Args:
+        model: what to steer.
+        source: n prompts of the behaviour to leave.
+        target: m prompts of the behaviour to reach.
+        sites: where maps act.
+        seed: of everything random.
+        max_length: tokens of a prompt, the rest is cut.
+        memory: bytes to stay within above the weights; None for half of what is free.
+        progress: called after every step.
+    """
+
+    model: Model
+    source: Sequence[str]
+    target: Sequence[str]
+    sites: Sequence[Site]
+    seed: int = 0
+    max_length: int = 128
+    memory: int | None = None
+    progress: Progress | None = None
+
+    def left(self, pooling: Pooling = "mean") -> dict[str, torch.Tensor]:
+        """The source's activations without maps (or with those that are in place): by site name, `[n, d]`."""
+        return activations(self.model, self.source, self.sites, self.max_length, pooling)
+
+    def reached(self, pooling: Pooling = "mean") -> dict[str, torch.Tensor]:
+        """The target's: by site name, `[m, d]`."""
+        return activations(self.model, self.target, self.sites, self.max_length, pooling)
+
+    def cost(self, maps: Mapping[str, AffineMap]) -> float:
+        """The cost with maps in place, averaged over all sites: what LinEAS minimises, for any method's maps."""
+        reached = self.reached()
+        with edited(self.model.network, {s: acting(maps[s.name], s) for s in self.sites if s.name in maps}):
+            return distance(self.left(), reached)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a method gives.
+
+    Args:
+        maps: by site name, for some or all of the task's sites.
+        costs: the cost, averaged over sites, before each update; of methods without updates, with the maps in place.
+        settings: what the method's own fields leave open, such as the learning rate that followed from the model.
+    """
+
+    maps: dict[str, AffineMap]
+    costs: list[float]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """A way of learning: a frozen dataclass whose fields are recorded, with one function.
+
+    `default_sites`: the pattern of the sites that its authors use; None for the norms before the MLPs.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    default_sites: ClassVar[str | None]
+
+    def fit(self, task: Task) -> Fit:
+        """Learn the maps."""
+        ...
+
+
+def acting(map_: AffineMap, site: Site) -> Edit:
+    """A fixed map as an edit."""
+    return lambda z: map_(z, site.axis)
+
+
+def distance(left: Mapping[str, torch.Tensor], reached: Mapping[str, torch.Tensor]) -> float:
+    """The cost of activations `[n, d]` against their target `[m, d]`, averaged over sites."""
+    return float(torch.stack([Quantiles.of(v, len(left[name])).cost(left[name]) for name, v in reached.items()]).mean())
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Within the block no weight asks for a gradient and dropout is off; afterwards all is as before."""
+    asked = [p for p in network.parameters() if p.requires_grad]
+    was_training = [m for m in network.modules() if m.training]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    network.eval()
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
+        for module in was_training:
+            module.training = True

@@ -1,0 +1,65 @@
+"""ITI-c: a shift along the direction that a linear classifier finds (Li et al. 2023, arXiv 2306.03341)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from lineas.errors import LineasError
+from lineas.learning.fitting import ATTENTION_OUT, Fit, Task
+from lineas.maps import AffineMap
+
+
+@dataclass(frozen=True)
+class ITIc:
+    """Inference-time intervention with a classifier's direction: `w = 1, b = alpha sigma theta` a site.
+
+    theta is the unit vector orthogonal to the hyperplane of a logistic regression between source and target, towards
+    the target, and sigma the standard deviation of all activations along it (Li et al. 2023, arXiv 2306.03341,
+    section 3; on whole attention outputs as in arXiv 2410.23054). The activations are those of the untouched network.
+
+    Args:
+        alpha: deviations to move at strength 1; 0.5 in the comparison of arXiv 2503.10679.
+    """
+
+    default_sites: ClassVar[str | None] = ATTENTION_OUT
+
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < math.inf:
+            raise LineasError(f"alpha must be a positive number, not {self.alpha}.")
+
+    def fit(self, task: Task) -> Fit:
+        """Learn one map a site."""
+        left, reached = task.left(), task.reached()
+        maps = {name: probe_map(u, reached[name], self.alpha) for name, u in left.items()}
+        return Fit(maps, [task.cost(maps)])
+
+
+def probe_map(source: torch.Tensor, target: torch.Tensor, alpha: float) -> AffineMap:
+    """One site's shift by alpha deviations along the direction in which a logistic regression tells the sides apart.
+
+    Args:
+        source: `[n, d]`.
+        target: `[m, d]`.
+        alpha: deviations to move.
+
+    Raises:
+        LineasError: when scikit-learn is not installed.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError:
+        raise LineasError("ITI-c needs scikit-learn: pip install 'lineas[evaluate]'.") from None
+    samples = torch.cat([source, target]).double().cpu()
+    labels = [0] * len(source) + [1] * len(target)
+    probe = LogisticRegression(max_iter=1000).fit(samples.numpy(), labels)
+    direction = torch.from_numpy(probe.coef_[0])
+    direction = direction / direction.norm().clamp_min(torch.finfo(torch.float64).tiny)
+    shift = alpha * (samples @ direction).std(correction=0) * direction
+    shift = shift.float().to(source.device)
+    return AffineMap(torch.ones_like(shift), shift)

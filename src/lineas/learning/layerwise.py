@@ -1,0 +1,65 @@
+"""Maps fitted layer by layer, each on activations that the maps before it have moved already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from lineas.edits import Edit, edited
+from lineas.learning.capture import Part, capture, capture_part
+from lineas.learning.fitting import Fit, Task, acting, distance
+from lineas.learning.memory import largest_part
+from lineas.maps import AffineMap
+from lineas.sites import Site
+
+FitMap = Callable[[torch.Tensor, torch.Tensor], AffineMap]
+"""From source activations `[n, d]` and target activations `[m, d]` to the map of one site."""
+
+
+@torch.no_grad()
+def fit_layerwise(task: Task, fit_map: FitMap) -> Fit:
+    """Fit every site's map on the source as the maps before it leave it ("causal", arXiv 2410.23054, section 3.2).
+
+    One forward pass of the source is enough: each site's hook pools the activation that reaches it, fits its map, and
+    hands the moved activation on. A source that does not fit into the memory at once takes a pass a site instead,
+    part by part, with the same result.
+
+    Args:
+        task: what is to be learned.
+        fit_map: how one site's map follows from its activations.
+    """
+    model, sites = task.model, task.sites
+    reached = task.reached()  # [m, d] a site
+    neurons = sum(v.shape[1] for v in reached.values())
+    limit = largest_part(model, task.source, task.max_length, sites, neurons, task.memory, backward=False)
+    batch = model.batch(task.source, task.max_length, limit)
+    first, *others = batch.parts
+    maps: dict[str, AffineMap] = {}
+    if not others:
+        return Fit(maps, [distance(_fit_within_a_pass(task, first, reached, fit_map, maps), reached)])
+    by_name = {site.name: site for site in sites}
+    left: dict[str, torch.Tensor] = {}
+    for name in capture_part(model, first, sites):  # in the order in which they run
+        with edited(model.network, {by_name[done]: acting(map_, by_name[done]) for done, map_ in maps.items()}):
+            before = capture(model, batch, [by_name[name]])[name]
+        maps[name] = fit_map(before, reached[name])
+        left[name] = maps[name](before)
+    return Fit(maps, [distance(left, reached)])
+
+
+def _fit_within_a_pass(
+    task: Task, part: Part, reached: Mapping[str, torch.Tensor], fit_map: FitMap, maps: dict[str, AffineMap]
+) -> dict[str, torch.Tensor]:
+    """Fill `maps` while the pass runs; returns the moved activations, `[n, d]` a site."""
+
+    def fitter(site: Site) -> Edit:
+        def edit(z: torch.Tensor) -> torch.Tensor:
+            if site.name not in maps:
+                maps[site.name] = fit_map(part.pool(z, site), reached[site.name])
+            return maps[site.name](z, site.axis)
+
+        return edit
+
+    with edited(task.model.network, {site: fitter(site) for site in task.sites}):
+        return capture_part(task.model, part, task.sites)  # read after the edit, and the pass ends at the last site
