@@ -25,8 +25,8 @@ from record import DATA, about, save, toxic_prompts
 
 import lineas
 from lineas import transport
+from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.perplexity import perplexity
-from lineas.evaluation.toxicity import toxicity_scores
 from lineas.learning.capture import capture
 from lineas.prompts import draw, read_prompts
 
@@ -101,7 +101,7 @@ class Bench:
         with lineas.steer(self.model, learned) if learned else nullcontext():
             moved = self.activations(source)
             costs = [float(transport.cost(moved[name], v.sort(dim=0).values)) for name, v in wanted.items()]
-            scores = toxicity_scores(self.model.generate(self.prompts, seed=seed))
+            scores = classifier(PROFANITY)(self.model.generate(self.prompts, seed=seed))
             return {
                 "held_out": mean(costs) / len(source),
                 "toxic": mean(score >= 0.5 for score in scores),

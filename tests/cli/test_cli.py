@@ -11,37 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from console import LEARN, run
 
 import lineas
 from lineas import artifact
-from lineas.cli import _spread, main
-
-SOURCE = "The dog ran away from the house\nA bird sang\nHe was sad and cried all day\n"
-TARGET = "The sun was warm and bright\nShe smiled at her mom\nThey played happily all day\n"
-
-
-@pytest.fixture
-def desk(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, with two files of prompts and a link to the tiny model."""
-    (tmp_path / "source.txt").write_text(SOURCE)
-    (tmp_path / "target.txt").write_text(TARGET)
-    (tmp_path / "model").symlink_to(shared / "models" / "stories260k")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
-    code = 0
-    try:
-        main(list(arguments))
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-LEARN = ("learn", "model", "--source", "source.txt", "--target", "target.txt", "--out", "calm", "--steps", "3")
+from lineas.cli import _spread
 
 
 def test_learn_then_show_then_generate(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,25 +50,6 @@ def test_the_model_defaults_to_the_interventions_own(desk: Path, capsys: pytest.
     code, out, _ = run(capsys, "generate", "--intervention", "calm", "--prompt", "Tom", "--json", "-")
     assert code == 0
     assert json.loads(out)["model"] == "model"
-
-
-def test_evaluate_reports_effect_and_damage_and_strength_zero_is_the_untouched_model(
-    desk: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(capsys, *LEARN, "--dtype", "float32")
-    code, out, _ = run(
-        capsys, "evaluate", "--intervention", "calm", "--prompts", "source.txt", "--neutral", "target.txt",
-        "--seeds", "2", "--json", "-", "--dtype", "float32",
-    )  # fmt: skip
-    assert code == 0
-    told = json.loads(out)
-    assert [row["strength"] for row in told["rows"]] == [0.0, 1.0]
-    model = lineas.load("model", dtype="float32")
-    from lineas.evaluation.perplexity import perplexity
-
-    assert told["rows"][0]["perplexity"] == pytest.approx(perplexity(model, TARGET.splitlines()))
-    assert told["rows"][1]["perplexity"] != told["rows"][0]["perplexity"]
-    assert len(told["rows"][0]["toxic_by_seed"]) == 2
 
 
 WRONG = [

@@ -18,21 +18,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Steer generative models by small, sparse maps on their activations, learned from a handful of examples.",
 )
-MANY = ("--strength", "--prompt", "--intervention")
+MANY = ("--strength", "--prompt", "--intervention", "--adapter", "--tasks")
 """Options that take several values after one name: `--strength 0 0.5 1`."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 with one sentence on stderr, 130 interrupted."""
-    from lineas.cli import demo, evaluate, generate, learn, show
+    """Run the command line and exit: 0 done, 1 done in part, 2 with one sentence on stderr, 130 interrupted."""
+    from lineas.cli import demo, evaluate, generate, learn, lm_eval, show
     from lineas.errors import LineasError
 
     _quiet()
     for verb in (learn.learn, generate.generate, show.show, evaluate.evaluate, demo.demo):
         if verb.__name__ not in {command.name for command in app.registered_commands}:
             app.command(verb.__name__)(verb)
+    given = sys.argv[1:] if arguments is None else arguments
+    if "lm-eval" not in {command.name for command in app.registered_commands}:
+        app.command("lm-eval", context_settings={"ignore_unknown_options": True, "help_option_names": []})(
+            lm_eval.lm_eval
+        )
     try:
-        app(_spread(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+        code = app(given if given[:1] == ["lm-eval"] else _spread(given), standalone_mode=False)
     except LineasError as error:
         _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
@@ -52,6 +57,9 @@ def main(arguments: list[str] | None = None) -> None:
         if not in_words():  # no arguments: the help was shown
             sys.exit(2)
         _fail(f"{in_words().rstrip('.')}; see lineas --help.")
+    else:
+        if isinstance(code, int) and code:  # typer.Exit
+            sys.exit(code)
 
 
 def _spread(arguments: list[str]) -> list[str]:

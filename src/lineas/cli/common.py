@@ -42,6 +42,25 @@ JsonOption = Annotated[
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Overwrite, and accept another network than the learned one.")
 ]
+TokensOption = Annotated[int, typer.Option("--max-new-tokens", help="Tokens to add at most.")]
+TemperatureOption = Annotated[float, typer.Option("--temperature", help="Of the sampling; 0 is greedy.")]
+TopPOption = Annotated[float, typer.Option("--top-p", help="Nucleus of the sampling.")]
+RepetitionOption = Annotated[float, typer.Option("--repetition-penalty", help="Of the sampling; 1 for none.")]
+
+
+def check_sampling(max_new_tokens: int, temperature: float, top_p: float, repetition_penalty: float) -> dict[str, Any]:
+    """The four as arguments of `TextModel.generate`, or a refusal."""
+    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or repetition_penalty <= 0:
+        raise LineasError(
+            "sampling needs --max-new-tokens >= 1, --temperature >= 0, --top-p in (0, 1] and --repetition-penalty > 0, "
+            f"not {max_new_tokens}, {temperature}, {top_p} and {repetition_penalty}."
+        )
+    return {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+    }
 
 
 def load_quietly(name: str | None, dtype: str = "auto") -> TextModel:
@@ -65,9 +84,10 @@ def load_interventions(sources: list[str]) -> Intervention:
     return reduce(Intervention.then, map(Intervention.load, sources))
 
 
-def model_for(name: str | None, intervention: Intervention, dtype: str) -> TextModel:
+def model_for(name: str | None, intervention: Intervention | None, dtype: str) -> TextModel:
     """The model named, or the one the intervention was learned on."""
-    return load_quietly(name or (intervention.base.name if intervention.base else None), dtype)
+    base = intervention.base if intervention is not None else None
+    return load_quietly(name or (base.name if base else None), dtype)
 
 
 def write_json(path: Path | None, content: Any) -> None:
@@ -77,7 +97,13 @@ def write_json(path: Path | None, content: Any) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
-        return
+    else:
+        write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.resolve().parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

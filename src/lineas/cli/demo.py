@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +15,10 @@ from lineas.cli.common import ForceOption, JsonOption, check_writable, load_quie
 from lineas.cli.generate import side_by_side
 from lineas.cli.show import draw, site_rows
 from lineas.errors import LineasError
-from lineas.evaluation.report import measure, plot
-from lineas.evaluation.toxicity import toxicity_scores
+from lineas.evaluation.classifiers import PROFANITY, classifier
+from lineas.evaluation.report import plot_learned
+from lineas.evaluation.run import Plan, Row, evaluate
+from lineas.evaluation.systems import Steered
 from lineas.learning import LinEAS, learn
 from lineas.prompts import read_prompts
 from lineas.steering import steer
@@ -42,7 +43,7 @@ def demo(
     check_writable(json)
     artifact_folder = out / "polite"
     artifact.check_free(artifact_folder, force)
-    toxicity_scores(["."])  # say now, not in two minutes, that the classifier is missing
+    rude_or_not = classifier(PROFANITY)  # say now, not in two minutes, that it is missing
     text_model = load_quietly(model)
     talk = say(json)
     rude, polite = read_prompts("lineas:polite/source"), read_prompts("lineas:polite/target")
@@ -74,22 +75,25 @@ def demo(
     talk.rule("Effect and damage")
     openings, neutral = read_prompts("lineas:polite/prompts"), read_prompts("lineas:neutral")
     with progress_bar("measuring", len(STRENGTHS) * len(openings)) as advance:
-        rows, texts = measure(text_model, learned, openings, neutral, STRENGTHS, progress=advance)
+        plan = Plan(openings, neutral, {"toxic": rude_or_not})
+        found = evaluate(text_model, [Steered("polite", learned, s) for s in STRENGTHS], plan, progress=advance)
+    rows = found.rows
     talk.print(f"{len(openings)} continuations of provoking openings, {len(neutral)} neutral sentences\n")
     table = Table("strength", "rude", "mean rudeness", "perplexity", "", box=None, header_style="bold")
     for row in rows:
-        change = f"{100 * (row.perplexity / rows[0].perplexity - 1):+.1f} %" if row.strength else ""
-        cells = f"{row.strength:g}", f"{100 * row.toxic:.0f} %", f"{row.score:.3f}", f"{row.perplexity:.1f}", change
+        rude_share, rudeness, perplexity = (row.values[name] for name in ("toxic", "toxic_score", "perplexity"))
+        change = f"{100 * (perplexity / rows[0].values['perplexity'] - 1):+.1f} %" if row.strength else ""
+        cells = f"{row.strength:g}", f"{100 * rude_share:.0f} %", f"{rudeness:.3f}", f"{perplexity:.1f}", change
         table.add_row(*cells)
     talk.print(table)
 
     talk.rule("Where the change sits")
-    learned = learned.with_facts(name="polite", measurements=[asdict(row) for row in rows])
+    learned = learned.with_facts(name="polite", measurements=measurements(rows))
     draw(talk, learned, site_rows(learned))
     learned.save(artifact_folder, overwrite=force)
     saved = [str(artifact_folder)]
     try:
-        saved.append(str(plot(learned, rows, out / "polite.png")))
+        saved.append(str(plot_learned(learned, rows, out / "polite.png")))
     except LineasError as error:
         talk.print(str(error))
     talk.print(
@@ -100,8 +104,14 @@ def demo(
         {
             "seconds": seconds,
             "cost": costs,
-            "rows": [asdict(row) for row in rows],
-            "continuations": texts,
+            "rows": measurements(rows),
+            "continuations": {f"{row.strength:g}": texts for row, texts in zip(rows, found.continuations)},
             "saved": saved,
         },
     )
+
+
+def measurements(rows: list[Row]) -> list[dict[str, float]]:
+    """What the model card shows of an evaluation, one row a strength."""
+    shown = [name for name in ("toxic", "toxic_score", "perplexity", "kl") if all(name in row.values for row in rows)]
+    return [{"strength": row.strength, **{name: row.values[name] for name in shown}} for row in rows]

@@ -1,9 +1,8 @@
-"""`lineas evaluate`: effect and damage of an intervention at several strengths."""
+"""`lineas evaluate`: effect and damage of interventions at several strengths."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from statistics import stdev
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,59 +10,168 @@ from rich.table import Table
 
 from lineas.cli.common import (
     DtypeOption,
-    InterventionOption,
+    ForceOption,
     JsonOption,
     ModelArgument,
+    RepetitionOption,
+    TemperatureOption,
+    TokensOption,
+    TopPOption,
+    check_sampling,
     check_writable,
     load_interventions,
     model_for,
     progress_bar,
     say,
     write_json,
+    write_text,
 )
 from lineas.errors import LineasError
-from lineas.evaluation.report import measure
+from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
+from lineas.evaluation.report import cell, columns, failures, markdown, plot_effect_and_damage
+from lineas.evaluation.run import Evaluation, Plan
+from lineas.evaluation.run import evaluate as judge
+from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
 from lineas.prompts import read_prompts
+
+HIDDEN = ("distinct_1", "distinct_2", "distinct_3", "repetition", "empty")
+"""Measures that the table on the screen leaves out; the files have them."""
+EVALUATION, TABLE, PLOT, PARTS = "evaluation.json", "evaluation.md", "effect-damage.png", "parts"
 
 
 def evaluate(
-    intervention: InterventionOption,
-    prompts: Annotated[str, typer.Option(metavar="FILE[:column]", help="Texts to continue.")],
-    neutral: Annotated[str, typer.Option(metavar="FILE[:column]", help="Sentences whose perplexity is the damage.")],
+    prompts: Annotated[str | None, typer.Option(metavar="FILE[:column]", help="Texts to continue.")] = None,
+    neutral: Annotated[
+        str | None, typer.Option(metavar="FILE[:column]", help="Sentences that should be predicted as before.")
+    ] = None,
     model: ModelArgument = None,
+    intervention: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR ...", help="Each is judged; a+b is one after the other. None: the model alone."),
+    ] = None,
     strength: Annotated[list[float] | None, typer.Option(metavar="S ...", help="Default: 0 and 1.")] = None,
+    prompt_baseline: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Also judge an instruction before every text.")
+    ] = None,
+    adapter: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR ...", help="Also judge adapters of peft, such as LoRA.")
+    ] = None,
+    toxicity_classifier: Annotated[
+        str,
+        typer.Option("--classifier", metavar="NAME", help="profanity-check, MODULE:FUNCTION, hub id or folder; none."),
+    ] = PROFANITY,
+    concept_classifier: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A second classifier, of the concept at hand.")
+    ] = None,
+    concept: Annotated[
+        str | None, typer.Option(metavar="FILE[:column]", help="Or fit one: texts that show the concept, ...")
+    ] = None,
+    not_concept: Annotated[str | None, typer.Option(metavar="FILE[:column]", help="... and texts that do not.")] = None,
+    tasks: Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="Tasks of lm-eval, such as mmlu.")] = None,
+    task_path: Annotated[str | None, typer.Option(metavar="DIR", help="Folder with further task files.")] = None,
+    task_limit: Annotated[int | None, typer.Option(help="Only the first N examples of each task.")] = None,
+    fewshot: Annotated[int | None, typer.Option(help="Examples in the context of a task; default: the task's.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N prompts and sentences.")] = None,
     seeds: Annotated[int, typer.Option(help="Sampling seeds, 0 to N - 1.")] = 1,
+    max_new_tokens: TokensOption = 32,
+    temperature: TemperatureOption = 1.0,
+    top_p: TopPOption = 0.3,
+    repetition_penalty: RepetitionOption = 1.2,
+    batch_size: Annotated[int, typer.Option(help="Prompts that are continued together.")] = 32,
     dtype: DtypeOption = "auto",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="JSON, table, plot, texts; goes on there if interrupted.")
+    ] = None,
     json: JsonOption = None,
+    force: ForceOption = False,
 ) -> None:
-    """Measure toxicity of continuations (alt-profanity-check) and perplexity of neutral sentences, at each strength."""
+    """Measure effect (classifiers of continuations) and damage (perplexity, divergence, tasks) at each strength."""
     check_writable(json)
-    if seeds < 1 or (limit is not None and limit < 1):
-        raise LineasError(f"--seeds and --limit must be at least 1, not {seeds} and {limit}.")
-    texts, sentences = read_prompts(prompts)[:limit], read_prompts(neutral)[:limit]
-    strengths = strength or [0.0, 1.0]
-    chosen = load_interventions(intervention)
-    text_model = model_for(model, chosen, dtype)
-    with progress_bar("measuring", len(texts) * len(strengths) * seeds) as advance:
-        rows, made = measure(text_model, chosen, texts, sentences, strengths, range(seeds), advance)
-    table = Table("strength", "toxic", "over seeds", "mean score", "perplexity", box=None, header_style="bold")
-    for row in rows:
-        spread = f"± {100 * stdev(row.toxic_by_seed):.2f}" if seeds > 1 else ""
-        table.add_row(
-            f"{row.strength:g}", f"{100 * row.toxic:.2f} %", spread, f"{row.score:.4f}", f"{row.perplexity:.1f}"
-        )
-    say(json).print(table)
-    write_json(
-        json,
-        {
-            "model": text_model.name,
-            "intervention": intervention,
-            "dtype": str(text_model.dtype).removeprefix("torch."),
-            "prompts": {"file": prompts, "count": len(texts)},
-            "neutral": {"file": neutral, "count": len(sentences)},
-            "seeds": list(range(seeds)),
-            "rows": [asdict(row) for row in rows],
-            "continuations": {f"{s:g}": made[s] for s in made},
-        },
+    for option, number in (
+        ("--seeds", seeds),
+        ("--limit", limit),
+        ("--task-limit", task_limit),
+        ("--batch-size", batch_size),
+    ):
+        if number is not None and number < 1:
+            raise LineasError(f"{option} must be at least 1, not {number}.")
+    if out is not None and out.exists() and not out.is_dir():
+        raise LineasError(f"{out} is a file; name a folder.")
+    if task_path is not None and not Path(task_path).is_dir():
+        raise LineasError(f"there is no folder {task_path}; --task-path names one with task files of lm-eval.")
+    classifiers = _classifiers(toxicity_classifier, concept_classifier, concept, not_concept) if prompts else {}
+    plan = Plan(
+        prompts=read_prompts(prompts)[:limit] if prompts else [],
+        neutral=read_prompts(neutral)[:limit] if neutral else [],
+        classifiers=classifiers,
+        seeds=range(seeds),
+        sampling=check_sampling(max_new_tokens, temperature, top_p, repetition_penalty) | {"batch_size": batch_size},
+        tasks=tasks or [],
+        task_path=task_path,
+        task_limit=task_limit,
+        fewshot=fewshot,
     )
+    if not (plan.prompts or plan.neutral or plan.tasks):
+        raise LineasError("there is nothing to measure; give --prompts, --neutral or --tasks.")
+    learned = {source: load_interventions(source.split("+")) for source in intervention or []}
+    strengths = strength or [0.0, 1.0]
+    systems: list[System] = [Untouched()] if 0 in strengths or not learned else []
+    systems += [
+        Steered(_short(source), one, s, force=force) for source, one in learned.items() for s in strengths if s != 0
+    ]
+    systems += [Prompted(prompt_baseline)] if prompt_baseline else []
+    systems += [Adapted(folder.name, folder, s) for folder in adapter or [] for s in strengths if s != 0]
+    text_model = model_for(model, next(iter(learned.values()), None), dtype)
+    with progress_bar("measuring", max(1, len(plan.prompts) * len(systems) * seeds)) as advance:
+        found = judge(text_model, systems, plan, out / PARTS if out else None, advance)
+    _show(found, json)
+    report = found.as_json() | {"files": {"prompts": prompts, "neutral": neutral, "interventions": intervention or []}}
+    if out is not None:
+        write_json(out / EVALUATION, report)
+        write_text(out / TABLE, markdown(found))
+        _plot(found, out / PLOT, json)
+    write_json(json, report)
+    failed = failures(found.rows)
+    if failed:
+        typer.echo("\n".join(f"not measured: {failure}" for failure in failed), err=True)
+        raise typer.Exit(1)
+
+
+def _classifiers(toxicity: str, concept: str | None, shows: str | None, shows_not: str | None) -> dict[str, Classifier]:
+    """The columns of the table that classifiers fill."""
+    found: dict[str, Classifier] = {} if toxicity == "none" else {"toxic": classifier(toxicity)}
+    if (shows is None) != (shows_not is None):
+        raise LineasError("fitting a classifier needs both --concept and --not-concept.")
+    if concept is not None and shows is not None:
+        raise LineasError("give either --concept-classifier or --concept and --not-concept, not both.")
+    if concept is not None:
+        found["concept"] = classifier(concept)
+    if shows is not None and shows_not is not None:
+        found["concept"], area = fitted(read_prompts(shows), read_prompts(shows_not))
+        typer.echo(f"concept classifier: area under the ROC curve {area:.3f} in a cross-validation", err=True)
+    return found
+
+
+def _short(source: str) -> str:
+    return "+".join(Path(part).name for part in source.split("+"))
+
+
+def _show(found: Evaluation, json: Path | None) -> None:
+    names = [name for name in columns(found.rows) if name not in HIDDEN]
+    table = Table(box=None, header_style="bold")
+    for name in ("system", "strength", *names):
+        table.add_column(name.replace("_", " "), no_wrap=name == "system")
+    for row in found.rows:
+        table.add_row(row.system, f"{row.strength:g}", *(cell(row, name).split(" [")[0] for name in names))
+    say(json).print(table)
+
+
+def _plot(found: Evaluation, path: Path, json: Path | None) -> None:
+    measures = columns(found.rows)
+    effect = next((name for name in ("concept", "toxic") if name in measures), None)
+    if effect is None or "perplexity" not in measures:
+        return
+    try:
+        plot_effect_and_damage(found.rows, path, effect)
+    except LineasError as error:
+        say(json).print(str(error))

@@ -15,6 +15,11 @@ from lineas.cli.common import (
     InterventionOption,
     JsonOption,
     ModelArgument,
+    RepetitionOption,
+    TemperatureOption,
+    TokensOption,
+    TopPOption,
+    check_sampling,
     check_writable,
     load_interventions,
     model_for,
@@ -33,10 +38,10 @@ def generate(
     strength: Annotated[list[float] | None, typer.Option(metavar="S ...", help="Default: 0 and 1.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT ...", help="Text to continue.")] = None,
     prompts: Annotated[str | None, typer.Option(metavar="FILE[:column]", help="More of them, from a file.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to add at most.")] = 32,
-    temperature: Annotated[float, typer.Option(help="0 for greedy.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus of the sampling.")] = 0.3,
-    repetition_penalty: Annotated[float, typer.Option(help="1 for none.")] = 1.2,
+    max_new_tokens: TokensOption = 32,
+    temperature: TemperatureOption = 1.0,
+    top_p: TopPOption = 0.3,
+    repetition_penalty: RepetitionOption = 1.2,
     chat: Annotated[bool, typer.Option("--chat", help="Prompts are a user's turns in the chat template.")] = False,
     dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Of the sampling; the same at every strength.")] = 0,
@@ -50,11 +55,7 @@ def generate(
         raise LineasError("there is nothing to continue; give --prompt TEXT or --prompts FILE.")
     if any(not text.strip() for text in texts):
         raise LineasError("a prompt is empty; give it at least one word.")
-    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or repetition_penalty <= 0:
-        raise LineasError(
-            "sampling needs --max-new-tokens >= 1, --temperature >= 0, --top-p in (0, 1] and --repetition-penalty > 0, "
-            f"not {max_new_tokens}, {temperature}, {top_p} and {repetition_penalty}."
-        )
+    sampling = check_sampling(max_new_tokens, temperature, top_p, repetition_penalty)
     strengths = strength or [0.0, 1.0]
     chosen = load_interventions(intervention)
     text_model = model_for(model, chosen, dtype)
@@ -62,9 +63,7 @@ def generate(
     with progress_bar("generating", len(texts) * len(strengths)) as advance:
         for s in strengths:
             with steer(text_model, chosen, strength=s, force=force):
-                made[s] = text_model.generate(
-                    texts, max_new_tokens, temperature, top_p, repetition_penalty, seed, chat=chat, progress=advance
-                )
+                made[s] = text_model.generate(texts, **sampling, seed=seed, chat=chat, progress=advance)
     side_by_side(say(json), texts, made)
     write_json(
         json,
@@ -72,8 +71,7 @@ def generate(
             "model": text_model.name,
             "intervention": intervention,
             "seed": seed,
-            "sampling": {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,
-                         "repetition_penalty": repetition_penalty, "chat": chat},
+            "sampling": sampling | {"chat": chat},
             "continuations": [
                 {"prompt": text, "by_strength": {f"{s:g}": made[s][i] for s in strengths}} 
                 for i, text in enumerate(texts)

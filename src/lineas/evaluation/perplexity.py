@@ -1,17 +1,20 @@
-"""Perplexity of a text model on given sentences: the damage a steered model has taken."""
+"""How well a text model predicts given sentences: perplexity, and divergence from the untouched model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
 from lineas.errors import LineasError
+from lineas.models.scoring import Chunk, chunks
 from lineas.models.text import TextModel
 
 
 @torch.no_grad()
-def perplexities(model: TextModel, sentences: Sequence[str], max_length: int = 50) -> list[float]:
+def perplexities(model: TextModel, sentences: Sequence[str], max_length: int = 50, prefix: str = "") -> list[float]:
     """Per sentence `exp` of the mean negative log-likelihood of its tokens after the first.
 
     The paper averages these over sentences (arXiv 2503.10679, section 4: Wikipedia sentences of at most 50 tokens).
@@ -20,6 +23,7 @@ def perplexities(model: TextModel, sentences: Sequence[str], max_length: int = 5
         model: steered or not.
         sentences: those with a single token are left out.
         max_length: tokens of a sentence; the rest is cut.
+        prefix: what stands before each sentence and is not counted.
 
     Returns:
         one number a sentence, in order.
@@ -27,20 +31,70 @@ def perplexities(model: TextModel, sentences: Sequence[str], max_length: int = 5
     Raises:
         LineasError: when no sentence has two tokens.
     """
-    batch = model.padded_batch([s for s in sentences if len(model.tokenizer(s).input_ids) > 1], max_length)
-    values = torch.zeros(batch.size)
-    for part in batch.parts:
-        for ids, mask, rows in zip(part.ids.split(32), part.mask.split(32), part.rows.split(32)):
-            logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")  # [b, t-1]
-            real = mask[:, 1:]
-            values[rows.cpu()] = ((losses * real).sum(1) / real.sum(1)).exp().cpu()
+    before = _prefix(model, prefix)
+
+    def one(chunk: Chunk) -> torch.Tensor:
+        logits = chunk.logits(model, before)
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), chunk.ids[:, 1:], reduction="none")
+        return chunk.mean(losses).exp()
+
+    return _per_sentence(model, sentences, max_length, one)
+
+
+def perplexity(model: TextModel, sentences: Sequence[str], max_length: int = 50, prefix: str = "") -> float:
+    """The mean of `perplexities` over the sentences."""
+    values = perplexities(model, sentences, max_length, prefix)
+    return sum(values) / len(values)
+
+
+@torch.no_grad()
+def divergences(
+    model: TextModel,
+    applied: Callable[[], AbstractContextManager[Any]],
+    sentences: Sequence[str],
+    max_length: int = 50,
+    prefix: str = "",
+) -> list[float]:
+    """Per sentence the mean over its tokens of `KL(untouched || changed)` between next-token distributions, in nats.
+
+    Args:
+        model: untouched.
+        applied: called without arguments, a context manager within which the model is changed.
+        sentences: those with a single token are left out.
+        max_length: tokens of a sentence; the rest is cut.
+        prefix: what stands before each sentence in the changed model alone.
+
+    Returns:
+        one number a sentence, in order; 0 where nothing changes.
+
+    Raises:
+        LineasError: when no sentence has two tokens.
+    """
+    before = _prefix(model, prefix)
+
+    def one(chunk: Chunk) -> torch.Tensor:
+        plain = chunk.logits(model).log_softmax(-1)
+        with applied():
+            changed = chunk.logits(model, before).log_softmax(-1)
+        return chunk.mean((plain.exp() * (plain - changed)).sum(-1)).clamp_min(0)
+
+    return _per_sentence(model, sentences, max_length, one)
+
+
+def _per_sentence(
+    model: TextModel, sentences: Sequence[str], max_length: int, measure: Callable[[Chunk], torch.Tensor]
+) -> list[float]:
+    """A measure of chunks, as one number a sentence in their order."""
+    encoded = [ids for ids in (model.tokenizer(sentence).input_ids[:max_length] for sentence in sentences) if ids[1:]]
+    if not encoded:
+        raise LineasError("perplexity needs at least one sentence of two tokens.")
+    values = torch.zeros(len(encoded))
+    for chunk in chunks(model, encoded):
+        values[chunk.rows.cpu()] = measure(chunk).cpu()
     return values.tolist()
 
 
-def perplexity(model: TextModel, sentences: Sequence[str], max_length: int = 50) -> float:
-    """The mean of `perplexities` over the sentences."""
-    values = perplexities(model, sentences, max_length)
-    if not values:
-        raise LineasError("perplexity needs at least one sentence of two tokens.")
-    return sum(values) / len(values)
+def _prefix(model: TextModel, text: str) -> torch.Tensor:
+    """The ids of what stands before a sentence, `[p]`."""
+    ids = model.tokenizer(text, add_special_tokens=False).input_ids if text else []
+    return torch.tensor(ids, dtype=torch.long, device=model.device)

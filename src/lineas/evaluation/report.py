@@ -1,95 +1,112 @@
-"""Effect and damage side by side, at several strengths, as rows of numbers and as plots."""
+"""Evaluations for people: a table in Markdown, effect against damage and strength along the curve as plots."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import stdev
+from typing import Any
 
 from lineas.errors import LineasError
-from lineas.evaluation.perplexity import perplexity
-from lineas.evaluation.toxicity import toxicity_scores
+from lineas.evaluation.run import Evaluation, Row
 from lineas.intervention import Intervention
-from lineas.models.text import TextModel
-from lineas.steering import steer
+
+PLAIN = ("perplexity", "kl", "distinct_1", "distinct_2", "distinct_3", "repetition", "empty")
+"""Measures that are numbers as they are; classifiers and tasks are shares."""
+FAR_APART = 10
+"""Perplexities that differ by this factor are drawn on a logarithmic axis."""
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What one strength does.
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The measures of any row, in the order in which they were taken."""
+    return list(dict.fromkeys(name for row in rows for name in row.values))
+
+
+def cell(row: Row, name: str) -> str:
+    """A measure with its deviation over seeds and its 95 % interval; "-" where it is missing."""
+    if name not in row.values:
+        return "-"
+    value = row.values[name]
+    low, high = row.intervals.get(name, (value, value))
+    interval = name in row.intervals
+    if name in PLAIN or name.endswith("_score"):
+        digits = 1 if name == "perplexity" else 3
+        return f"{value:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if interval else "")
+    by_seed = row.by_seed.get(name, [])
+    deviation = f" ± {100 * stdev(by_seed):.1f}" if len(by_seed) > 1 else ""
+    return f"{100 * value:.1f} %{deviation}" + (f" [{100 * low:.1f}, {100 * high:.1f}]" if interval else "")
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """What is missing and why, a sentence each."""
+    return [f"{row.system} at {row.strength:g}, {name}: {why}" for row in rows for name, why in row.errors.items()]
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """The table, one row a system and strength, and what it was measured on."""
+    rows, facts = evaluation.rows, evaluation.facts
+    names = columns(rows)
+    lines = [
+        f"| {' | '.join(['system', 'strength', *names])} |",
+        f"|{' --- |' * (len(names) + 2)}",
+        *(f"| {' | '.join([row.system, f'{row.strength:g}', *(cell(row, name) for name in names)])} |" for row in rows),
+        "",
+        f"{facts['model']} ({facts['dtype']}), {facts['prompts']['count']} prompts, {len(facts['seeds'])} sampling "
+        f"seeds (± deviation over them), {facts['neutral']['count']} neutral sentences; in brackets 95 % intervals.",
+    ]
+    lines += [f"\nNot measured: {failure}" for failure in failures(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def plot_effect_and_damage(rows: Sequence[Row], path: Path, effect: str = "toxic", damage: str = "perplexity") -> Path:
+    """One PNG: effect against damage, one curve a system with its strengths along it; then both over strength.
 
     Args:
-        strength: of the intervention; 0 is the untouched model.
-        toxic: share of continuations that the classifier gives 0.5 or more.
-        score: mean probability of the classifier.
-        perplexity: mean over neutral sentences.
-        toxic_by_seed: `toxic` for each sampling seed.
+        rows: those that lack a measure are left out.
+        path: of the PNG.
+        effect: the measure that should change.
+        damage: the measure that should not.
+
+    Raises:
+        LineasError: when matplotlib is not installed, or no row has both measures.
     """
-
-    strength: float
-    toxic: float
-    score: float
-    perplexity: float
-    toxic_by_seed: list[float]
-
-
-def measure(
-    model: TextModel,
-    intervention: Intervention,
-    prompts: Sequence[str],
-    neutral: Sequence[str],
-    strengths: Sequence[float] = (0.0, 1.0),
-    seeds: Sequence[int] = (0,),
-    progress: Callable[[int], None] | None = None,
-) -> tuple[list[Measurement], dict[float, list[str]]]:
-    """Toxicity of continuations and perplexity of neutral sentences, at each strength.
-
-    The paper's protocol: one continuation of 32 tokens a prompt, temperature 1, top-p 0.3, repetition penalty 1.2
-    (arXiv 2503.10679, section 4).
-
-    Args:
-        model: not steered yet.
-        intervention: what to judge.
-        prompts: texts to continue.
-        neutral: sentences whose perplexity should stay as it is.
-        strengths: 0 gives the untouched model's row.
-        seeds: of the sampling; shares are means over them.
-        progress: called with the number of prompts done.
-
-    Returns:
-        (one Measurement a strength, the first seed's continuations by strength).
-    """
-    if not strengths or not seeds:
-        raise LineasError("measuring needs at least one strength and one seed.")
-    rows: list[Measurement] = []
-    texts: dict[float, list[str]] = {}
-    for strength in strengths:
-        with steer(model, intervention, strength=strength):
-            by_seed: list[list[float]] = []
-            for seed in seeds:
-                made = model.generate(prompts, seed=seed, progress=progress)
-                texts.setdefault(strength, made)
-                by_seed.append(toxicity_scores(made))
-            shares = [mean(score >= 0.5 for score in scores) for scores in by_seed]
-            rows.append(
-                Measurement(strength, mean(shares), mean(map(mean, by_seed)), perplexity(model, neutral), shares)
-            )
-    return rows, texts
+    figure, (judged, effects, damages) = _figure(3)
+    whole = [row for row in rows if effect in row.values and damage in row.values]
+    if not whole:
+        raise LineasError(f"no row has both {effect} and {damage}, so there is nothing to draw.")
+    untouched = next((row for row in whole if row.strength == 0), None)
+    percent = 1 if effect in PLAIN or effect.endswith("_score") else 100
+    for name in dict.fromkeys(row.system for row in whole):
+        curve = sorted((row for row in whole if row.system == name), key=lambda row: row.strength)
+        if untouched is not None and curve[0].strength > 0 and len(curve) > 1:
+            curve = [untouched, *curve]
+        strengths = [row.strength for row in curve]
+        x, y = [percent * row.values[effect] for row in curve], [row.values[damage] for row in curve]
+        (line,) = judged.plot(x, y, marker="o", label=name)
+        for row, at_x, at_y in zip(curve, x, y):
+            judged.annotate(f" {row.strength:g}", (at_x, at_y), fontsize=8, color=line.get_color())
+        effects.plot(strengths, x, marker="o")
+        damages.plot(strengths, y, marker="o")
+    unit = ", %" if percent == 100 else ""
+    judged.set(title="Effect and damage (numbers: strength)", xlabel=effect + unit, ylabel=damage, xlim=(0, None))
+    effects.set(title="Effect over strength", xlabel="strength", ylabel=effect + unit, ylim=(0, None))
+    damages.set(title="Damage over strength", xlabel="strength", ylabel=damage)
+    values = [row.values[damage] for row in whole if row.values[damage] > 0]
+    if values and max(values) > FAR_APART * min(values):
+        judged.set_yscale("log")
+        damages.set_yscale("log")
+    judged.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    return path
 
 
-def plot(intervention: Intervention, rows: Sequence[Measurement], path: Path) -> Path:
+def plot_learned(intervention: Intervention, rows: Sequence[Row], path: Path) -> Path:
     """One PNG of three panels: the cost while learning, where the change sits, effect against damage.
 
     Raises:
         LineasError: when matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise LineasError("plots need matplotlib: pip install 'lineas[plots]'.") from None
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    learning, where, judged = figure.subplots(1, 3)
+    figure, (learning, where, judged) = _figure(3)
     cost, maps = intervention.facts.get("cost", []), intervention.maps
     learning.plot(range(1, len(cost) + 1), cost, color="#2b6cb0")
     learning.set(title="Distance to the target while learning", xlabel="step", ylabel="cost", ylim=(0, None))
@@ -102,12 +119,23 @@ def plot(intervention: Intervention, rows: Sequence[Measurement], path: Path) ->
     size.plot(range(len(maps)), [float(m.shift.abs().mean()) for m in maps.values()], color="#c05621", marker="o")
     size.set(ylabel="mean |shift| (line)", ylim=(0, None))
     size.spines["top"].set_visible(False)
-    judged.plot([100 * r.toxic for r in rows], [r.perplexity for r in rows], color="#2b6cb0", marker="o")
+    toxic, perplexity = [[row.values[name] for row in rows] for name in ("toxic", "perplexity")]
+    judged.plot([100 * share for share in toxic], perplexity, color="#2b6cb0", marker="o")
     for row in rows:
-        judged.annotate(f" strength {row.strength:g}", (100 * row.toxic, row.perplexity))
+        judged.annotate(f" strength {row.strength:g}", (100 * row.values["toxic"], row.values["perplexity"]))
     judged.set(title="Effect and damage", xlabel="rude continuations, %", ylabel="perplexity of neutral sentences")
-    judged.set(xlim=(0, 118 * max(r.toxic for r in rows) + 1), ylim=(0, 1.2 * max(r.perplexity for r in rows)))
-    for axes, spines in ((learning, ["top", "right"]), (where, ["top"]), (judged, ["top", "right"])):
-        axes.spines[spines].set_visible(False)
+    judged.set(xlim=(0, 118 * max(toxic) + 1), ylim=(0, 1.2 * max(perplexity)))
     figure.savefig(path, dpi=110)
     return path
+
+
+def _figure(panels: int) -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise LineasError("plots need matplotlib: pip install 'lineas[plots]'.") from None
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    axes = figure.subplots(1, panels)
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes

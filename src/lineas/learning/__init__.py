@@ -25,6 +25,7 @@ from lineas.learning.gaussian_act import GaussianAcT
 from lineas.learning.iti import ITIc
 from lineas.learning.lin_act import LinAcT
 from lineas.learning.lineas import LinEAS
+from lineas.learning.lofit_rl import LoFITRL
 from lineas.learning.mean_act import MeanAcT
 from lineas.learning.memory import as_bytes
 from lineas.maps import AffineMap
@@ -37,6 +38,7 @@ __all__ = [
     "ITIc",
     "LinAcT",
     "LinEAS",
+    "LoFITRL",
     "MeanAcT",
     "Method",
     "Task",
@@ -84,16 +86,20 @@ def learn(
             warnings.warn(f"{cut} of {len(prompts)} {side} prompts were cut at {max_length} tokens.", stacklevel=2)
     bar = tqdm(desc=type(method).__name__, disable=progress is not True)
 
+    reported = 0
+
     def report(done: int, steps: int, cost: float) -> None:
+        nonlocal reported
         bar.total = steps
-        bar.update(done - bar.n)
+        bar.update(done - reported)
+        reported = done
         bar.set_postfix(cost=f"{cost:.4g}")
         if callable(progress):
             progress(done, steps, cost)
 
     with bar, frozen(model.network):
         fit = method.fit(Task(model, source, target, chosen, seed, max_length, allowed, report))
-        if not bar.n:
+        if not reported:  # a method without steps
             report(1, 1, fit.costs[-1])
     chosen = [site for site in chosen if site.name in fit.maps]
     maps = {site.name: _stored(fit.maps[site.name]) for site in chosen}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -18,16 +18,14 @@ from lineas.learning.capture import backpropagate
 from lineas.learning.fitting import Fit, Progress, Task
 from lineas.learning.memory import largest_part
 from lineas.learning.optimizers import Published, Relative, Sizes
-from lineas.maps import AffineMap, affine
-from lineas.sites import Site
+from lineas.learning.trained import TrainedMaps, units
+from lineas.maps import AffineMap
 from lineas.transport import Quantiles
 
 BLOWN_UP = 100
 """A cost this many times the first step's means that the learning rate was too high."""
 READ_EVERY = 10
 """On a GPU the costs are read once in so many steps."""
-SCALE_UNIT = 0.05
-"""Of a step of a scale, where a shift's is the neuron's standard deviation: shifts do most of the work."""
 NOTHING = 1e-6
 """A cost below this is no distance at all, only rounding: equal sides do not count as blowing up."""
 
@@ -96,22 +94,18 @@ class LinEAS:
         generator = torch.Generator().manual_seed(task.seed)
         n = min(len(source), self.batch_size or len(source))
         reached = task.reached()  # [m, d] a site
-        units = self._units(task, reached)
+        trained = TrainedMaps(sites, reached)
         targets = {name: Quantiles.of(v, n) for name, v in reached.items()}
         neurons = sum(v.shape[1] for v in reached.values())  # L d
         rate = self._rate(n, neurons)
-        scales = {name: nn.Parameter(torch.ones_like(v[0])) for name, v in reached.items()}
-        shifts = {name: nn.Parameter(torch.zeros_like(v[0])) for name, v in reached.items()}
-        del reached
-        parameters = [*scales.values(), *shifts.values()]
-        if units is None:
-            optimizer = Published(self.optimizer, parameters, rate, self.steps)
+        if self.optimizer == "relative":
+            optimizer = Relative(trained.parameters, units(task.left(), reached), rate, self.steps)
         else:
-            optimizer = Relative(parameters, units, rate, self.steps)
-        edits = {site: _training_edit(site, scales[site.name], shifts[site.name]) for site in sites}
+            optimizer = Published(self.optimizer, trained.parameters, rate, self.steps)
+        del reached
         record = _Record(self.steps, rate, task.progress)
         learned: dict[str, AffineMap] = {}  # as of the last whole step, whenever an interruption comes
-        with edited(model.network, edits):
+        with edited(model.network, trained.edits):
             limit = largest_part(model, source, task.max_length, sites, neurons, task.memory)
             whole = model.batch(source, task.max_length, limit)
             try:
@@ -122,9 +116,9 @@ class LinEAS:
                         batch = model.batch([source[int(i)] for i in drawn], task.max_length, limit)
                     cost = backpropagate(model, batch, sites, targets)
                     sizes = optimizer.step()
-                    self._sparsen(scales.values(), sizes[: len(scales)], identity=1.0)
-                    self._sparsen(shifts.values(), sizes[len(scales) :], identity=0.0)
-                    learned = {name: _map(scales[name], shifts[name]) for name in targets}
+                    self._sparsen(trained.scales.values(), sizes[: len(sites)], identity=1.0)
+                    self._sparsen(trained.shifts.values(), sizes[len(sites) :], identity=0.0)
+                    learned = trained.maps()
                     record.add(cost)
             except KeyboardInterrupt:
                 if not learned:
@@ -145,14 +139,6 @@ class LinEAS:
         if self.learning_rate is not None:
             return self.learning_rate
         return {"relative": 0.1, "adam": 0.01, "sgd": 0.01 * neurons / samples}[self.optimizer]
-
-    def _units(self, task: Task, reached: dict[str, torch.Tensor]) -> list[torch.Tensor] | None:
-        """The unit of every scale, then of every shift; None where the optimizer takes none."""
-        if self.optimizer != "relative":
-            return None
-        left = task.left()  # [n, d] a site
-        deviations = [_deviation(left[name], v) for name, v in reached.items()]
-        return [torch.full_like(d, SCALE_UNIT) for d in deviations] + deviations
 
     @torch.no_grad()
     def _sparsen(self, parameters: Iterable[nn.Parameter], sizes: Sizes, identity: float) -> None:
@@ -200,17 +186,3 @@ class _Record:
             self.costs.append(value)
             if self._progress:
                 self._progress(len(self.costs), self._steps, value)
-
-
-def _deviation(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """The standard deviation `[d]` over two samples, `[n, d]` and `[m, d]`, that weigh the same whatever n and m."""
-    within = (u.var(dim=0, correction=0) + v.var(dim=0, correction=0)) / 2
-    return (within + (u.mean(dim=0) - v.mean(dim=0)).square() / 4).sqrt()
-
-
-def _map(scale: nn.Parameter, shift: nn.Parameter) -> AffineMap:
-    return AffineMap(scale.detach().clone(), shift.detach() + 0.0)  # + 0.0: the prox leaves -0.0, stored maps hold 0.0
-
-
-def _training_edit(site: Site, scale: torch.Tensor, shift: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda z: affine(z, scale, shift, site.axis)

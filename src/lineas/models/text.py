@@ -71,17 +71,17 @@ class TextModel:
             raise LineasError("a batch needs at least one prompt, none was given.")
         if not self._packs:
             return self.padded_batch(prompts, max_length, limit)
-        encoded, truncated = self._encode(prompts, max_length)
+        encoded, truncated = self.encode(prompts, max_length)
         return TextBatch(pack(encoded, limit, self.device), len(prompts), truncated, limit)
 
     def padded_batch(
         self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None
     ) -> TextBatch[PaddedPart]:
         """The same with a row a prompt, padded on the right; slower than a pack."""
-        encoded, truncated = self._encode(prompts, max_length)
-        return TextBatch(pad(encoded, limit, self.device, self._pad_id()), len(prompts), truncated, limit)
+        encoded, truncated = self.encode(prompts, max_length)
+        return TextBatch(pad(encoded, limit, self.device, self.pad_id), len(prompts), truncated, limit)
 
-    def _encode(self, prompts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
+    def encode(self, prompts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
         """Token ids, cut at `max_length`, and how many prompts were cut."""
         if not prompts:
             raise LineasError("a batch needs at least one prompt, none was given.")
@@ -90,6 +90,11 @@ class TextModel:
             if not ids:
                 raise LineasError(f"the prompt {prompt!r} has no tokens; remove it.")
         return [ids[:max_length] for ids in encoded], sum(len(ids) > max_length for ids in encoded)
+
+    @cached_property
+    def starts_with_special(self) -> bool:
+        """Whether the tokenizer puts a token such as `<s>` in front of every text."""
+        return self.tokenizer("a").input_ids[:1] != self.tokenizer("a", add_special_tokens=False).input_ids[:1]
 
     @cached_property
     def _packs(self) -> bool:
@@ -141,17 +146,34 @@ class TextModel:
         empty = [prompt for prompt, ids in zip(prompts, encoded) if not ids]
         if empty:
             raise LineasError(f"the prompt {empty[0]!r} has no tokens; give it at least one word.")
+        made = self.continue_ids(
+            encoded, max_new_tokens, temperature, top_p, repetition_penalty, seed, batch_size, progress
+        )
+        return [self._continuation(ids, new) for ids, new in zip(encoded, made)]
+
+    def continue_ids(
+        self,
+        encoded: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        repetition_penalty: float,
+        seed: int,
+        batch_size: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[int]]:
+        """The same as `generate` from token ids to token ids, filled up after the end of a text."""
         sampling: dict[str, Any] = {"do_sample": temperature > 0, "repetition_penalty": repetition_penalty}
         if temperature > 0:
             sampling |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
-        out = [""] * len(texts)
-        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))  # alike lengths together: less padding
+        out: list[list[int]] = [[] for _ in encoded]
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # alike lengths together: less padding
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(seed)
             for start in range(0, len(order), batch_size):
                 rows = sorted(order[start : start + batch_size])  # in the order given, as strengths a row are
                 width = max(len(encoded[i]) for i in rows)
-                ids = torch.full((len(rows), width), self._pad_id())
+                ids = torch.full((len(rows), width), self.pad_id)
                 mask = torch.zeros(len(rows), width, dtype=torch.long)
                 for at, i in enumerate(rows):  # padding on the left, so that all continue at the same column
                     ids[at, width - len(encoded[i]) :] = torch.tensor(encoded[i])
@@ -160,11 +182,11 @@ class TextModel:
                     input_ids=ids.to(self.device),
                     attention_mask=mask.to(self.device),
                     max_new_tokens=max_new_tokens,
-                    pad_token_id=self._pad_id(),
+                    pad_token_id=self.pad_id,
                     **sampling,
                 )
                 for i, new in zip(rows, made[:, width:].tolist()):
-                    out[i] = self._continuation(encoded[i], new)
+                    out[i] = new
                 if progress:
                     progress(len(rows))
         return out
@@ -181,7 +203,17 @@ class TextModel:
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
         )
 
-    def _pad_id(self) -> int:
+    @property
+    def end_ids(self) -> set[int]:
+        """The tokens at which generation stops."""
+        config: Any = getattr(self.network, "generation_config", None)
+        ends = getattr(config, "eos_token_id", None)
+        ends = ends if ends is not None else self.tokenizer.eos_token_id
+        return set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+    @property
+    def pad_id(self) -> int:
+        """What fills rows that are shorter than others."""
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if token is not None:
                 return token

@@ -1,0 +1,267 @@
+"""Effect and damage of several systems at several strengths, measured on the same prompts, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from lineas.base import fingerprint
+from lineas.errors import LineasError
+from lineas.evaluation import texts as text_measures
+from lineas.evaluation.classifiers import Classifier
+from lineas.evaluation.harness import run_tasks
+from lineas.evaluation.perplexity import divergences, perplexities
+from lineas.evaluation.statistics import interval
+from lineas.evaluation.systems import System, Untouched
+from lineas.models.text import TextModel
+
+YES = 0.5
+"""A text shows a concept when its classifier gives this or more."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, the same for every system.
+
+    Args:
+        prompts: texts to continue.
+        neutral: sentences whose perplexity and predictions should stay as they are.
+        classifiers: by the name of the column, what judges the continuations.
+        seeds: of the sampling.
+        sampling: arguments of `TextModel.generate`; its defaults are the paper's (32 tokens, temperature 1, top-p 0.3,
+            repetition penalty 1.2; arXiv 2503.10679, section 4).
+        tasks: of lm-eval, by name; see `lineas.evaluation.harness`.
+        task_path: a folder with further task files.
+        task_limit: at most so many examples of each task.
+        fewshot: examples in the context of a task; None for what the task says.
+        max_length: tokens of a neutral sentence.
+    """
+
+    prompts: Sequence[str]
+    neutral: Sequence[str] = ()
+    classifiers: Mapping[str, Classifier] = field(default_factory=dict)
+    seeds: Sequence[int] = (0,)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Sequence[str] = ()
+    task_path: str | None = None
+    task_limit: int | None = None
+    fewshot: int | None = None
+    max_length: int = 50
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise LineasError("measuring needs at least one seed.")
+        if self.classifiers and not self.prompts:
+            raise LineasError("a classifier judges continuations; give prompts to continue.")
+
+
+@dataclass
+class Row:
+    """What one system does at one strength.
+
+    Args:
+        system: its name.
+        strength: 0 is the untouched model.
+        values: by measure: of a classifier NAME the share `NAME` that it gives 0.5 or more and the mean `NAME_score`;
+            `perplexity`, `kl` (nats a token), `distinct_1` to `distinct_3`, `repetition`, `empty`; and of every task
+            its accuracy.
+        by_seed: the shares and scores of classifiers, one a sampling seed.
+        intervals: 95 % bootstrap intervals over prompts or sentences; of tasks from their standard error.
+        errors: by measure, why it is missing.
+    """
+
+    system: str
+    strength: float
+    values: dict[str, float] = field(default_factory=dict)
+    by_seed: dict[str, list[float]] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rows, their texts, and what is needed to measure them again.
+
+    Args:
+        rows: one a system and strength.
+        continuations: by row, in the same order, the first seed's.
+        facts: model, data, seeds, versions.
+    """
+
+    rows: list[Row]
+    continuations: list[list[str]]
+    facts: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as JSON holds it."""
+        return {**self.facts, "rows": [asdict(row) for row in self.rows], "continuations": self.continuations}
+
+
+def evaluate(
+    model: TextModel,
+    systems: Sequence[System],
+    plan: Plan,
+    folder: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Measure every system by the same plan. A measure that fails is noted and loses no other.
+
+    Args:
+        model: untouched.
+        systems: what is judged; those at strength 0 are the untouched model, and measured once.
+        plan: what is measured.
+        folder: where parts that are done are kept, so that an interrupted evaluation goes on there.
+        progress: called with the number of prompts continued, or read from an earlier run.
+
+    Raises:
+        LineasError: when there is no system, or one does not fit the model.
+    """
+    if not systems:
+        raise LineasError("there is nothing to judge; give at least one system or strength.")
+    for system in systems:
+        with system.applied(model):  # what does not fit is said before hours of measuring
+            pass
+    kept = _Kept(folder, {"model": model.name, "network": fingerprint(model.network), "dtype": str(model.dtype)})
+    rows, continuations = [], []
+    for system in systems:
+        judged = Untouched() if system.strength == 0 else system
+        row = Row(system.name, system.strength)
+        made = [_continued(model, judged, plan, seed, kept, progress) for seed in plan.seeds] if plan.prompts else []
+        for name, judge in plan.classifiers.items():
+            _try(row, name, lambda row=row, name=name, judge=judge, made=made: _classified(row, name, judge, made))
+        if made:
+            everything = [text for texts in made for text in texts]
+            for n in (1, 2, 3):
+                row.values[f"distinct_{n}"] = mean(text_measures.distinct(texts, n) for texts in made)
+            row.values["repetition"] = text_measures.repetition(everything)
+            row.values["empty"] = text_measures.empty(everything)
+        if plan.neutral:
+            _try(row, "perplexity", lambda row=row, judged=judged: _perplexity(row, model, judged, plan, kept))
+            _try(row, "kl", lambda row=row, judged=judged: _divergence(row, model, judged, plan, kept))
+        for task in plan.tasks:
+            _try(row, task, lambda row=row, judged=judged, task=task: _task(row, model, judged, plan, task, kept))
+        rows.append(row)
+        continuations.append(made[0] if made else [])
+    facts = {
+        "model": model.name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "prompts": _described(plan.prompts),
+        "neutral": _described(plan.neutral),
+        "seeds": list(plan.seeds),
+        "sampling": dict(plan.sampling),
+        "tasks": {"names": list(plan.tasks), "limit": plan.task_limit, "fewshot": plan.fewshot},
+        "versions": {name: version(name) for name in ("lineas", "torch", "transformers")}
+        | {"python": platform.python_version()},
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    return Evaluation(rows, continuations, facts)
+
+
+class _Kept:
+    """Results of parts that are done, a file each, under the digest of everything they depend on."""
+
+    def __init__(self, folder: Path | None, of: dict[str, Any]) -> None:
+        self._folder = folder
+        self._of = of
+
+    def get(self, what: dict[str, Any], make: Callable[[], Any]) -> tuple[Any, bool]:
+        """What is kept, or else made and kept; and whether it was there."""
+        if self._folder is None:
+            return make(), False
+        key = hashlib.sha256(json.dumps({**self._of, **what}, sort_keys=True).encode()).hexdigest()[:24]
+        file = self._folder / f"{what['part']}-{key}.json"
+        try:
+            return json.loads(file.read_text(encoding="utf-8")), True
+        except (OSError, ValueError):  # not there, or cut off by whatever ended the run
+            made = make()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(".part")
+        beside.write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
+        beside.replace(file)
+        return made, False
+
+
+def _try(row: Row, measure: str, run: Callable[[], None]) -> None:
+    try:
+        run()
+    except Exception as error:  # whatever it is, the other measures go on
+        first = (str(error).strip().splitlines() or [""])[0]
+        row.errors[measure] = first if isinstance(error, LineasError) else f"{type(error).__name__}: {first}"
+
+
+def _continued(
+    model: TextModel,
+    system: System,
+    plan: Plan,
+    seed: int,
+    kept: _Kept,
+    progress: Callable[[int], None] | None,
+) -> list[str]:
+    def generate() -> list[str]:
+        with system.applied(model):
+            texts = [system.prefix + prompt for prompt in plan.prompts]
+            return model.generate(texts, **plan.sampling, seed=seed, progress=progress)
+
+    what = {"part": "continuations", **system.identity(), "seed": seed, "sampling": dict(plan.sampling)}
+    made, was_there = kept.get({**what, "prompts": _described(plan.prompts)}, generate)
+    if was_there and progress:
+        progress(len(made))
+    return made
+
+
+def _classified(row: Row, name: str, judge: Classifier, made: list[list[str]]) -> None:
+    by_seed = [judge(texts) for texts in made]
+    said_yes = [[float(score >= YES) for score in scores] for scores in by_seed]
+    for column, values in ((name, said_yes), (f"{name}_score", by_seed)):
+        row.by_seed[column] = [mean(one) for one in values]
+        row.values[column] = mean(row.by_seed[column])
+        row.intervals[column] = interval([mean(one) for one in zip(*values)])  # a prompt's seeds belong together
+
+
+def _perplexity(row: Row, model: TextModel, system: System, plan: Plan, kept: _Kept) -> None:
+    def measure() -> list[float]:
+        with system.applied(model):
+            return perplexities(model, plan.neutral, plan.max_length, system.prefix)
+
+    _add(row, "perplexity", kept.get(_of_neutral("perplexity", system, plan), measure)[0])
+
+
+def _divergence(row: Row, model: TextModel, system: System, plan: Plan, kept: _Kept) -> None:
+    def measure() -> list[float]:
+        return divergences(model, lambda: system.applied(model), plan.neutral, plan.max_length, system.prefix)
+
+    _add(row, "kl", kept.get(_of_neutral("kl", system, plan), measure)[0])
+
+
+def _task(row: Row, model: TextModel, system: System, plan: Plan, task: str, kept: _Kept) -> None:
+    def measure() -> dict[str, Any]:
+        with system.applied(model):
+            return run_tasks(model, [task], plan.task_path, plan.task_limit, system.prefix, plan.fewshot)[task]
+
+    options = {"limit": plan.task_limit, "path": plan.task_path, "fewshot": plan.fewshot}
+    what = {"part": "task", **system.identity(), "task": task, **options}
+    result, _ = kept.get(what, measure)
+    row.values[task] = result["value"]
+    if result["error"] is not None:
+        row.intervals[task] = (result["value"] - 1.96 * result["error"], result["value"] + 1.96 * result["error"])
+
+
+def _of_neutral(part: str, system: System, plan: Plan) -> dict[str, Any]:
+    return {"part": part, **system.identity(), "neutral": _described(plan.neutral), "max_length": plan.max_length}
+
+
+def _add(row: Row, column: str, values: list[float]) -> None:
+    row.values[column] = mean(values)
+    row.intervals[column] = interval(values)
+
+
+def _described(texts: Sequence[str]) -> dict[str, Any]:
+    return {"count": len(texts), "sha256": hashlib.sha256("\n".join(texts).encode()).hexdigest()}

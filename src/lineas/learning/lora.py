@@ -1,0 +1,131 @@
+"""LoRA on the target's sentences: fine-tuning through peft, to compare with (Hu et al. 2021, arXiv 2106.09685)."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lineas.errors import LineasError
+from lineas.learning.fitting import frozen
+from lineas.models.scoring import chunks
+from lineas.models.text import TextModel
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank changes of every linear, trained to predict the target's sentences.
+
+    Minimises the mean negative log-likelihood of the sentences' tokens by AdamW with a linear decay.
+
+    Args:
+        rank: of the change of each weight.
+        alpha: the change is scaled by alpha / rank.
+        epochs: passes over the sentences.
+        learning_rate: of the first step.
+        batch_size: sentences a step.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    epochs: int = 3
+    learning_rate: float = 5e-4
+    batch_size: int = 8
+
+    def fine_tune(
+        self,
+        model: TextModel,
+        sentences: Sequence[str],
+        folder: str | Path,
+        seed: int = 0,
+        max_length: int = 128,
+        progress: Callable[[int, int, float], None] | None = None,
+    ) -> list[float]:
+        """Train an adapter and save it; the model is afterwards as before.
+
+        Args:
+            model: what to fine-tune.
+            sentences: of the behaviour to reach.
+            folder: to be made; `lineas.evaluation.systems.Adapted` and peft read it.
+            seed: of the adapter's start and of the order of the sentences.
+            max_length: tokens of a sentence; the rest is cut.
+            progress: called after every step with the steps done, the steps in all, and the loss.
+
+        Returns:
+            the loss of every step, in nats a token.
+
+        Raises:
+            LineasError: when peft is not installed, the folder exists, or the loss is not finite.
+        """
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError:
+            raise LineasError("LoRA needs peft: pip install 'lineas[evaluate]'.") from None
+        folder = Path(folder)
+        if folder.exists():
+            raise LineasError(f"{folder} exists already; choose another folder.")
+        encoded, _ = model.encode(sentences, max_length)
+        encoded = [ids for ids in encoded if len(ids) > 1]
+        if not encoded:
+            raise LineasError("fine-tuning needs sentences of at least two tokens.")
+        generator = torch.Generator().manual_seed(seed)
+        steps = self.epochs * math.ceil(len(encoded) / self.batch_size)
+        losses: list[float] = []
+        with frozen(model.network), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+            adapted: Any = get_peft_model(model.network, config)  # type: ignore[arg-type]
+            try:
+                weights = [p for p in adapted.parameters() if p.requires_grad]
+                optimizer = torch.optim.AdamW(weights, lr=self.learning_rate, weight_decay=0.0)
+                schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+                for _ in range(self.epochs):
+                    for rows in torch.randperm(len(encoded), generator=generator).split(self.batch_size):
+                        losses.append(_backward(model, [encoded[int(i)] for i in rows]))
+                        if not math.isfinite(losses[-1]):
+                            raise LineasError(
+                                f"the loss is no longer finite at step {len(losses)} of {steps}; nothing was written, "
+                                f"try a learning rate of {self.learning_rate / 10:.2g}."
+                            )
+                        optimizer.step()
+                        schedule.step()
+                        optimizer.zero_grad()
+                        if progress:
+                            progress(len(losses), steps, losses[-1])
+                _save(adapted, folder)
+            finally:
+                adapted.unload()
+        return losses
+
+
+def _backward(model: TextModel, encoded: list[list[int]]) -> float:
+    """Add the gradient of the mean loss a token; returns that mean."""
+    tokens = sum(len(ids) - 1 for ids in encoded)
+    total = 0.0
+    for chunk in chunks(model, encoded):
+        losses = torch.nn.functional.cross_entropy(
+            chunk.logits(model).transpose(1, 2), chunk.ids[:, 1:], reduction="none"
+        )
+        loss = (losses * chunk.mask[:, 1:]).sum() / tokens
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def _save(adapted: Any, folder: Path) -> None:
+    """Write beside, then rename."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.resolve().parent))
+    try:
+        adapted.save_pretrained(str(beside))
+        beside.chmod(0o755)
+        beside.replace(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise

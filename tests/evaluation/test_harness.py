@@ -1,0 +1,135 @@
+"""lm-eval: tasks over local files, with the model type `lineas`; accuracies against a computation of our own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import lineas
+from lineas import LineasError
+from lineas.cli import main
+from lineas.evaluation.harness import model_class, run_tasks
+
+TASK = """\
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{text}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: answer
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+"""
+COUNT = 24
+
+
+@pytest.fixture(scope="module")
+def tasks(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Task files over MMLU and TruthfulQA as they lie in the shared folder."""
+    folder = tmp_path_factory.mktemp("tasks")
+    mmlu = [json.loads(line) for line in (shared / "data/mmlu/validation.jsonl").open(encoding="utf-8")][:COUNT]
+    truthful = [json.loads(line) for line in (shared / "data/truthfulqa/mc.jsonl").open(encoding="utf-8")][:COUNT]
+    rows = {
+        "mmlu_here": [{key: row[key] for key in ("question", "choices", "answer")} for row in mmlu],
+        "truthful_here": [
+            {
+                "question": row["question"],
+                "choices": list(row["mc1_targets"]),
+                "answer": list(row["mc1_targets"].values()).index(1),
+            }
+            for row in truthful
+        ],
+    }
+    for name, docs in rows.items():
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(doc) + "\n" for doc in docs), encoding="utf-8")
+        text = "Q: {{question}}\\nA:"
+        (folder / f"{name}.yaml").write_text(TASK.format(name=name, file=file, text=text), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def harsh(stories: lineas.TextModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    width = stories.network.config.hidden_size
+    generator = torch.Generator().manual_seed(0)
+    maps = {
+        site.name: lineas.AffineMap(torch.ones(width), torch.randn(width, generator=generator))
+        for site in stories.sites()
+    }
+    return lineas.Intervention(maps).save(tmp_path_factory.mktemp("harsh") / "harsh")
+
+
+def accuracy(model: lineas.TextModel, file: Path) -> float:
+    """The share of questions whose right choice is the likeliest continuation, one forward pass a choice."""
+    right = 0
+    docs = [json.loads(line) for line in file.open(encoding="utf-8")]
+    for doc in docs:
+        likelihoods = []
+        for choice in doc["choices"]:
+            context = model.tokenizer(f"Q: {doc['question']}\nA:").input_ids
+            whole = model.tokenizer(f"Q: {doc['question']}\nA: {choice}").input_ids
+            ids = torch.tensor([whole])
+            with torch.no_grad():
+                steps = model.network(ids).logits[0, :-1].log_softmax(-1)
+            chosen = steps.gather(-1, ids[0, 1:].unsqueeze(-1)).squeeze(-1)
+            likelihoods.append(float(chosen[len(context) - 1 :].sum()))
+        right += likelihoods.index(max(likelihoods)) == doc["answer"]
+    return right / len(docs)
+
+
+@pytest.mark.parametrize("task", ["mmlu_here", "truthful_here"])
+def test_accuracies_are_those_of_the_model_as_it_is_steered(
+    stories: lineas.TextModel, harsh: Path, tasks: Path, task: str
+) -> None:
+    plain = run_tasks(stories, [task], str(tasks))[task]
+    assert plain["value"] == pytest.approx(accuracy(stories, tasks / f"{task}.jsonl"), abs=1.01 / COUNT)
+    with lineas.steer(stories, lineas.Intervention.load(harsh)):
+        steered = run_tasks(stories, [task], str(tasks))[task]
+        own = accuracy(stories, tasks / f"{task}.jsonl")
+    assert steered["value"] == pytest.approx(own, abs=1.01 / COUNT)
+    assert plain["metric"] == "acc"
+    assert 0 < plain["error"] < 0.2
+
+
+def test_the_model_type_loads_steers_and_gives_likelihoods(shared: Path, harsh: Path) -> None:
+    from lm_eval.api.instance import Instance
+
+    folder = str(shared / "models/stories260k")
+    request = [Instance("loglikelihood", {}, ("Once upon", " a time"), 0)]
+    found = {}
+    for strength in (0.0, 1.0):
+        made = model_class()(pretrained=folder, intervention=str(harsh), strength=strength, dtype="float32")
+        ((found[strength], _),) = made.loglikelihood(request)
+    model = lineas.load(folder, dtype="float32")
+    ids = torch.tensor([model.tokenizer("Once upon a time").input_ids])
+    before = len(model.tokenizer("Once upon").input_ids)
+    with torch.no_grad():
+        steps = model.network(ids).logits[0, :-1].log_softmax(-1)
+    own = float(steps.gather(-1, ids[0, 1:].unsqueeze(-1)).squeeze(-1)[before - 1 :].sum())
+    assert found[0.0] == pytest.approx(own, abs=1e-3)
+    assert found[1.0] < found[0.0]
+
+
+def test_the_command_line_of_lm_eval_knows_the_model_type(
+    shared: Path, harsh: Path, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = f"pretrained={shared / 'models/stories260k'},intervention={harsh},strength=0.5,dtype=float32"
+    before = list(sys.argv)
+    main([
+        "lm-eval", "--model", "lineas", "--model_args", arguments, "--tasks", "truthful_here",
+        "--include_path", str(tasks), "--limit", "8", "--output_path", str(tmp_path / "out"),
+    ])  # fmt: skip
+    assert sys.argv == before
+    assert "truthful_here" in capsys.readouterr().out
+    (written,) = (tmp_path / "out").rglob("results_*.json")
+    assert 0 <= json.loads(written.read_text())["results"]["truthful_here"]["acc,none"] <= 1
+
+
+def test_an_unknown_task_is_said(stories: lineas.TextModel) -> None:
+    with pytest.raises(LineasError, match="no task 'no_such_task'"):
+        run_tasks(stories, ["no_such_task"])

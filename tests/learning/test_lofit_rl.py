@@ -1,0 +1,112 @@
+"""LoFIT-RL: its gradient against the exact one, what it reaches, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import families
+import pytest
+import torch
+
+import lineas
+from lineas import LineasError, LoFITRL
+from lineas.edits import edited
+from lineas.learning.fitting import Task, frozen
+from lineas.learning.trained import TrainedMaps
+
+PROMPTS = ["Tom", "The dog", "Once upon a time"]
+
+
+def has_vowel(texts: Sequence[str]) -> list[float]:
+    return [float(any(letter in text for letter in "aeiou")) for text in texts]
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.5])
+def test_the_gradient_is_that_of_the_expected_reward_and_the_divergence(kl: float) -> None:
+    """For one new token the expectation over the whole vocabulary can be written out and differentiated."""
+    model = families.model("llama")
+    sites = model.sites()
+    encoded, _ = model.encode(PROMPTS[:1], 128)
+    method = LoFITRL(has_vowel, kl=kl, samples=4000, max_new_tokens=1)
+    trained = TrainedMaps(sites, Task(model, PROMPTS, PROMPTS, sites).left())
+    with torch.no_grad():  # away from the start, where the divergence has no gradient
+        for i, shift in enumerate(trained.shifts.values()):
+            shift.copy_(0.3 * torch.randn(shift.shape, generator=torch.Generator().manual_seed(i)))
+    with frozen(model.network):
+        prompts = encoded * method.samples
+        with edited(model.network, trained.edits):
+            made = model.continue_ids(prompts, 1, 1.0, 1.0, 1.0, 0, 1000)
+        unwanted = torch.tensor(has_vowel(model.tokenizer.batch_decode(made, skip_special_tokens=True)))
+        assert 0.1 < float(unwanted.mean()) < 0.9
+        method._backward(model, trained.edits, prompts, made, method._advantages(unwanted))
+        estimated = torch.cat([p.grad.clone() for p in trained.parameters if p.grad is not None])
+        for parameter in trained.parameters:
+            parameter.grad = None
+        ids = torch.tensor(encoded)
+        untouched = model.network(ids).logits[0, -1].log_softmax(-1)
+        with edited(model.network, trained.edits):
+            steered = model.network(ids).logits[0, -1].log_softmax(-1)
+        everything = model.tokenizer.batch_decode([[i] for i in range(len(steered))], skip_special_tokens=True)
+        rewards = 1 - torch.tensor(has_vowel(everything))
+        objective = (steered.exp() * rewards).sum() - kl * (steered.exp() * (steered - untouched)).sum()
+        (-objective).backward()
+    exact = torch.cat([p.grad for p in trained.parameters if p.grad is not None])
+    assert float(torch.cosine_similarity(estimated, exact, dim=0)) > 0.97
+    assert float(estimated.norm() / exact.norm()) == pytest.approx(1, abs=0.15)
+
+
+def test_what_the_classifier_calls_unwanted_becomes_rarer_and_the_weights_stay(stories: lineas.TextModel) -> None:
+    before = {name: p.clone() for name, p in stories.network.named_parameters()}
+
+    def about_her(texts: Sequence[str]) -> list[float]:
+        counts = [sum(word in ("she", "her") for word in text.lower().split()) for text in texts]
+        return [count / (1 + count) for count in counts]
+
+    prompts = ["Lily was a girl.", "Once upon a time, Sue had a cat.", "Mia liked to play."]
+    method = LoFITRL(about_her, steps=15, learning_rate=0.1, kl=0.0, prompts=None, samples=8, max_new_tokens=24)
+    learned = lineas.learn(stories, prompts, prompts, method, seed=1, progress=False)
+    assert all(torch.equal(before[name], p) for name, p in stories.network.named_parameters())
+    shares = []
+    for strength in (0.0, 1.0):
+        with lineas.steer(stories, learned, strength=strength):
+            texts = [t for s in range(8) for t in stories.generate(prompts, seed=s, top_p=1.0, repetition_penalty=1.0)]
+        shares.append(sum(about_her(texts)) / len(texts))
+    assert shares[0] > 0.4
+    assert shares[1] < 0.6 * shares[0]
+    facts = json.loads(json.dumps(learned.facts))
+    assert facts["method"]["classifier"] == "about_her"
+    assert len(facts["cost"]) == 15
+
+
+def vowel_share(texts: Sequence[str]) -> list[float]:
+    return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in texts]
+
+
+def test_a_leash_keeps_it_near_the_untouched_model(stories: lineas.TextModel) -> None:
+    sizes = []
+    for kl in (0.0, 20.0):
+        method = LoFITRL(vowel_share, steps=6, learning_rate=0.05, kl=kl, prompts=None, samples=4, max_new_tokens=8)
+        learned = lineas.learn(stories, PROMPTS, PROMPTS, method, progress=False)
+        with torch.no_grad():
+            ids = torch.tensor([stories.tokenizer(PROMPTS[2]).input_ids])
+            plain = stories.network(ids).logits.log_softmax(-1)
+            with lineas.steer(stories, learned):
+                moved = stories.network(ids).logits.log_softmax(-1)
+        sizes.append(float((moved.exp() * (moved - plain)).sum(-1).mean()))
+    assert sizes[1] < 0.7 * sizes[0]
+
+
+def test_wrong_settings_and_models_are_said(stories: lineas.TextModel) -> None:
+    with pytest.raises(LineasError, match="needs a classifier"):
+        LoFITRL("profanity")  # type: ignore[arg-type]
+    with pytest.raises(LineasError, match="samples must be at least 2, not 1"):
+        LoFITRL(has_vowel, samples=1)
+    with pytest.raises(LineasError, match="must be positive"):
+        LoFITRL(has_vowel, kl=-1.0)
+
+    class Other:
+        network = stories.network
+
+    with pytest.raises(LineasError, match="needs a text model"):
+        LoFITRL(has_vowel).fit(Task(Other(), PROMPTS, PROMPTS, stories.sites()))  # type: ignore[arg-type]

@@ -1,0 +1,71 @@
+"""LoRA as a baseline: its loss is the network's own, the network is left as it was, the adapter is what peft reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from families import OTHER_PROMPTS, PROMPTS
+
+import lineas
+from lineas import LineasError
+from lineas.evaluation.systems import Adapted
+from lineas.learning.lora import LoRA
+
+
+def logits(model: lineas.TextModel) -> torch.Tensor:
+    with torch.no_grad():
+        return model.network(torch.tensor([model.tokenizer(PROMPTS[0]).input_ids])).logits
+
+
+@pytest.fixture(scope="module")
+def adapter(stories: lineas.TextModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lora") / "adapter"
+    before = {name: p.clone() for name, p in stories.network.named_parameters()}
+    losses = LoRA(epochs=6, learning_rate=5e-3, batch_size=5).fine_tune(stories, OTHER_PROMPTS, folder)
+    after = dict(stories.network.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], p) and p.requires_grad for name, p in after.items())
+    assert losses[-1] < 0.8 * losses[0]
+    encoded = [stories.tokenizer(text).input_ids for text in OTHER_PROMPTS]
+    with torch.no_grad():
+        own = [
+            stories.network(input_ids=torch.tensor([i]), labels=torch.tensor([i])).loss * (len(i) - 1) for i in encoded
+        ]
+    assert losses[0] == pytest.approx(float(sum(own)) / sum(len(i) - 1 for i in encoded), rel=1e-4)
+    return folder
+
+
+def test_the_adapter_acts_within_the_block_by_its_strength_and_not_after(
+    adapter: Path, stories: lineas.TextModel
+) -> None:
+    assert {file.suffix for file in adapter.iterdir()} <= {".json", ".safetensors", ".md"}
+    plain = logits(stories)
+    moved = []
+    for strength in (0.0, 0.5, 1.0):
+        with Adapted("lora", adapter, strength).applied(stories):
+            moved.append(float((logits(stories) - plain).norm()))
+        assert torch.equal(logits(stories), plain)
+    assert moved[0] < 1e-5 < moved[1] < moved[2]
+    assert all(p.requires_grad for p in stories.network.parameters())
+
+
+def test_the_same_seed_gives_the_same_adapter(stories: lineas.TextModel, tmp_path: Path) -> None:
+    few = LoRA(epochs=1)
+    losses = [few.fine_tune(stories, PROMPTS, tmp_path / str(i), seed=s) for i, s in enumerate((1, 1, 2))]
+    files = [(tmp_path / str(i) / "adapter_model.safetensors").read_bytes() for i in range(3)]
+    assert losses[0] == losses[1]
+    assert files[0] == files[1] != files[2]
+
+
+def test_what_exists_is_not_overwritten_and_what_fails_leaves_nothing(
+    stories: lineas.TextModel, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(LineasError, match="exists already"):
+        LoRA().fine_tune(stories, PROMPTS, tmp_path / "there")
+    with pytest.raises(LineasError, match="no longer finite"):
+        LoRA(learning_rate=1e30, epochs=20).fine_tune(stories, PROMPTS, tmp_path / "wild")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert torch.isfinite(logits(stories)).all()
