@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from lineas.cli import main
@@ -20,3 +22,15 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         code = int(stop.code or 0)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+def check_refused(capsys: pytest.CaptureFixture[str], desk: Path, sentence: str, *arguments: str) -> None:
+    """A mistake is one sentence and exit code 2, without a traceback, and nothing is written."""
+    before = sorted(desk.rglob("*"))
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    errors = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert sentence in errors[0]
+    assert "Traceback" not in out + err
+    assert sorted(desk.rglob("*")) == before

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from console import LEARN, run
+from console import LEARN, check_refused, run
 
 import lineas
 from lineas import artifact
@@ -92,14 +92,7 @@ def test_a_mistake_is_one_sentence_exit_code_two_and_nothing_written(
     (desk / "one.txt").write_text("alone\n")
     (desk / "taken").mkdir()
     (desk / "taken" / "thesis.txt").write_text("ten years")
-    before = sorted(desk.rglob("*"))
-    code, out, err = run(capsys, *arguments)
-    assert code == 2
-    errors = [line for line in err.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1
-    assert sentence in errors[0]
-    assert "Traceback" not in out + err
-    assert sorted(desk.rglob("*")) == before
+    check_refused(capsys, desk, sentence, *arguments)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from console import LEARN, TARGET, run
+from console import LEARN, TARGET, check_refused, run
 
 import lineas
 from lineas.evaluation.perplexity import perplexity
@@ -97,14 +97,7 @@ WRONG = [
 def test_a_mistake_is_one_sentence_exit_code_two_and_nothing_written(
     desk: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
 ) -> None:
-    before = sorted(desk.rglob("*"))
-    code, out, err = run(capsys, *EVALUATE, *arguments)
-    assert code == 2
-    errors = [line for line in err.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1
-    assert sentence in errors[0]
-    assert "Traceback" not in out + err
-    assert sorted(desk.rglob("*")) == before
+    check_refused(capsys, desk, sentence, *EVALUATE, *arguments)
 
 
 def test_nothing_to_measure_is_said(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
