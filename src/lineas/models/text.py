@@ -13,6 +13,7 @@ from torch import nn
 from lineas.errors import LineasError
 from lineas.models.batches import PackedPart, PaddedPart, TextBatch, pack, pad
 from lineas.models.packing import why_not
+from lineas.models.sampling import Nucleus
 from lineas.sites import Site, find_sites
 
 
@@ -165,7 +166,12 @@ class TextModel:
         """The same as `generate` from token ids to token ids, filled up after the end of a text."""
         sampling: dict[str, Any] = {"do_sample": temperature > 0, "repetition_penalty": repetition_penalty}
         if temperature > 0:
-            sampling |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
+            sampling |= {
+                "temperature": 1.0,
+                "top_p": 1.0,
+                "top_k": 0,
+                "logits_processor": [Nucleus(temperature, top_p)],
+            }
         out: list[list[int]] = [[] for _ in encoded]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # alike lengths together: less padding
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), torch.no_grad():
