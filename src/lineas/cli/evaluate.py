@@ -77,7 +77,7 @@ def evaluate(
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 0.3,
     repetition_penalty: RepetitionOption = 1.2,
-    batch_size: Annotated[int, typer.Option(help="Prompts that are continued together.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Prompts that are continued together.")] = 64,
     dtype: DtypeOption = "auto",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="JSON, table, plot, texts; goes on there if interrupted.")

@@ -1,0 +1,215 @@
+"""What the comparisons of methods share: the methods, learned once a draw and kept, and their rows.
+
+Everything that is learned or measured is kept in benchmarks/runs (not part of the repository), so a comparison that was
+interrupted, or that ran out of `--minutes`, goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from record import about, save
+
+import lineas
+from lineas.evaluation.classifiers import Classifier
+from lineas.evaluation.run import Plan, Row, evaluate
+from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
+from lineas.learning.lora import LoRA
+
+RUNS = Path(__file__).parent / "runs"
+NORMS = r".*\.post_attention_layernorm"
+MEASURES = ("toxic", "toxic_score", "concept", "concept_score", "perplexity", "kl", "distinct_2", "repetition", "mmlu")
+CURVE = (0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What a draw learns from.
+
+    Args:
+        source: sentences of the behaviour to leave.
+        target: sentences of the behaviour to reach.
+        prompts: what LoFIT-RL continues, apart from those that are judged.
+    """
+
+    source: list[str]
+    target: list[str]
+    prompts: list[str]
+
+
+class Contest:
+    """A model, what is judged, and what has been learned for it.
+
+    Args:
+        name: of the result and of the folder in benchmarks/runs.
+        model: untouched.
+        plan: what is measured of every method.
+        sides: of a draw, by its number.
+        instruction: the prompt baseline.
+        unwanted: what LoFIT-RL is trained to avoid.
+        options: `--draws`, `--methods`, `--minutes`, from `arguments`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: lineas.TextModel,
+        plan: Plan,
+        sides: Callable[[int], Sides],
+        instruction: str,
+        unwanted: Classifier,
+        options: argparse.Namespace,
+    ) -> None:
+        self.name, self.model, self.plan, self.sides, self.options = name, model, plan, sides, options
+        self.instruction = instruction
+        self.folder = RUNS / f"{name}-{Path(model.name).name}"
+        self.until = time.monotonic() + 60 * options.minutes
+        self.methods: dict[str, tuple[object, str | None]] = {
+            "caa": (lineas.CAA(), None),
+            "caa-all": (lineas.CAA(layers="all"), None),
+            "mean-act": (lineas.MeanAcT(), None),
+            "lin-act": (lineas.LinAcT(), None),
+            "lin-act-norms": (lineas.LinAcT(), NORMS),
+            "iti-c": (lineas.ITIc(), None),
+            "aura": (lineas.AurA(), None),
+            "lora": (LoRA(), None),
+            "lineas-paper": (lineas.LinEAS.paper(), None),
+            "lineas": (lineas.LinEAS(), None),
+            "lofit-rl": (lineas.LoFITRL(unwanted), None),
+        }
+
+    def run(self) -> None:
+        """Measure everything that is asked for and not measured yet, and record it after every method."""
+        wanted = self.options.methods or list(self.methods)
+        rows: list[dict] = []
+        for draw in range(self.options.draws):
+            fixed: list[System] = [Untouched(), Prompted(self.instruction)] if draw == 0 else []
+            for system in fixed:
+                rows.append(self._row(system, draw, {}))
+            for name in wanted:
+                system, facts = self._learned(name, draw)
+                rows.append(self._row(system, draw, facts))
+                self._record(rows, [])
+        curves = [self._row(system, 0, {}, few=True) for name in wanted for system in self._along(name)]
+        self._record(rows, curves)
+
+    def _along(self, name: str) -> list[System]:
+        """A method's first draw at several strengths."""
+        system, _ = self._learned(name, 0)
+        return [replace(system, strength=strength) for strength in CURVE]  # type: ignore[type-var]
+
+    def _learned(self, name: str, draw: int) -> tuple[System, dict]:
+        """A method's system of a draw, learned unless it is kept."""
+        self._check_time()
+        method, sites = self.methods[name]
+        folder = self.folder / f"{name}-{draw}"
+        facts = folder.with_suffix(".json")
+        sides = self.sides(draw)
+        if not facts.exists():
+            started = time.perf_counter()
+            if isinstance(method, LoRA):
+                method.fine_tune(self.model, sides.target, folder, seed=draw)
+            else:
+                source = sides.prompts if isinstance(method, lineas.LoFITRL) else sides.source
+                learned, method = self._tried(method, source, sides.target, sites, draw)
+                learned.save(folder, overwrite=True)
+            seconds = time.perf_counter() - started
+            told = {"seconds": seconds, "settings": str(method), "parameters": _parameters(folder)}
+            facts.write_text(json.dumps(told), encoding="utf-8")
+        told = json.loads(facts.read_text(encoding="utf-8"))
+        if isinstance(method, LoRA):
+            return Adapted(name, folder), told
+        return Steered(name, lineas.Intervention.load(folder)), told
+
+    def _tried(
+        self, method: object, source: Sequence[str], target: Sequence[str], sites: str | None, draw: int
+    ) -> tuple[lineas.Intervention, object]:
+        """What a method learns; where its rate blows up, with a tenth of it, and so on, as the error says."""
+        try:
+            return lineas.learn(self.model, source, target, method, sites, seed=draw), method  # type: ignore[arg-type]
+        except lineas.LineasError as error:
+            tenth = re.search(r"blew up .* try (\S+)\.$", str(error))
+            if tenth is None:
+                raise
+            print(error, flush=True)
+            return self._tried(replace(method, learning_rate=float(tenth[1])), source, target, sites, draw)  # type: ignore[type-var]
+
+    def _row(self, system: System, draw: int, facts: dict, few: bool = False) -> dict:
+        """One line of the result: a system at a strength on a draw; a few of the seeds and no tasks for curves."""
+        self._check_time()
+        plan = replace(self.plan, seeds=self.plan.seeds[:1], tasks=()) if few else self.plan
+        plan = plan if draw == 0 else replace(plan, tasks=())
+        (row,) = evaluate(self.model, [system], plan, self.folder / "parts").rows
+        shown = {key: round(row.values[key], 4) for key in MEASURES if key in row.values}
+        print({"system": row.system, "strength": row.strength, "draw": draw, **shown, **row.errors}, flush=True)
+        return {"draw": draw, **_plain(row), **facts}
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self.until:
+            print("out of time; run the same command again to go on.", flush=True)
+            sys.exit(3)
+
+    def _record(self, rows: list[dict], curves: list[dict]) -> None:
+        given = {key: value for key, value in vars(self.options).items() if key != "minutes"}
+        result = {"about": about(), "model": self.model.name, "options": given}
+        save(self.name, {**result, "summary": summary(rows), "rows": rows, "curves": curves})
+
+
+def summary(rows: list[dict]) -> list[dict]:
+    """A method a line: means over its draws, and their deviation."""
+    lines = []
+    for name in dict.fromkeys(row["system"] for row in rows):
+        mine = [row for row in rows if row["system"] == name]
+        line: dict = {"system": name, "draws": len(mine)}
+        for key in (*MEASURES, "seconds", "parameters"):
+            values = [row.get(key, row["values"].get(key)) for row in mine]
+            known = [value for value in values if value is not None]
+            if known:
+                line[key] = {"mean": mean(known), "deviation": stdev(known) if len(known) > 1 else None}
+        lines.append(line)
+    return lines
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options that all comparisons have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=None, help="hub id or folder; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--samples", type=int, default=32, help="sentences a side")
+    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--methods", nargs="+", default=None)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop in time; run again to go on")
+    return parser
+
+
+def _plain(row: Row) -> dict:
+    return {
+        "system": row.system,
+        "strength": row.strength,
+        "values": row.values,
+        "by_seed": row.by_seed,
+        "intervals": row.intervals,
+        "errors": row.errors,
+    }
+
+
+def _parameters(folder: Path) -> int:
+    """The numbers that were learned and are not those of the identity."""
+    adapter = folder / "adapter_model.safetensors"
+    if adapter.exists():
+        from safetensors.torch import load_file
+
+        return sum(tensor.numel() for tensor in load_file(adapter).values())
+    maps = lineas.Intervention.load(folder).maps.values()
+    return sum(int(torch.count_nonzero(m.scale - 1) + torch.count_nonzero(m.shift)) for m in maps)
