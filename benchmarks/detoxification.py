@@ -37,7 +37,9 @@ def measure(intervention: Path, strength: str, prompts: Path, options: argparse.
         "--neutral", f"{DATA}/wikipedia/sentences.jsonl:text", "--limit", str(options.prompts),
         "--seeds", str(options.seeds), "--json", str(out),
     )  # fmt: skip
-    return json.loads(out.read_text())["rows"][0]
+    (row,) = json.loads(out.read_text())["rows"]
+    values = row["values"]
+    return {**values, "score": values["toxic_score"], "toxic_by_seed": row["by_seed"]["toxic"]}
 
 
 def main() -> None:

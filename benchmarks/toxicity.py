@@ -10,6 +10,7 @@ RealToxicityPrompts. Then the first draw at several strengths. Writes benchmarks
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from contest import RUNS, Contest, Sides, arguments

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import lineas
+import lineas.prompts
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +24,18 @@ def test_the_python_example_runs(
     exec(compile(code[1], "README.md", "exec"), {})
     assert "torch.Size([576])" in capsys.readouterr().out
     assert (tmp_path / "calm" / "intervention.json").exists()
+
+
+def test_the_examples_of_the_page_on_methods_run(smollm2: lineas.TextModel) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), re.DOTALL)
+    sides = {side: lineas.prompts.read_prompts(f"lineas:polite/{side}")[:8] for side in ("source", "target")}
+    names: dict = {"rude": sides["source"], "polite": sides["target"]}
+    for block in blocks:
+        exec(compile(block, "methods.md", "exec", dont_inherit=True), names)
+    assert isinstance(names["act"], lineas.Intervention)
+    own = lineas.learn(smollm2, names["rude"], names["polite"], names["Medians"](), progress=False)
+    assert own.facts["method"] == {"name": "Medians"}
+    assert own.support() > 0.5
 
 
 def test_the_figures_are_those_of_the_committed_results() -> None:

@@ -50,7 +50,7 @@ def demo(
     talk.rule(f"Learning from {len(rude)} rude and {len(polite)} polite remarks on {text_model.name}")
     started = time.perf_counter()
     every = [site.name for site in text_model.sites()]
-    # Early layers cost the most perplexity: compare benchmarks/results/detoxification{,-all-layers}.json.
+    # Early layers cost the most perplexity: see the limits in the README.
     second_half = [re.escape(name) for name in every[len(every) // 2 :]]
     with progress_bar("learning", RECIPE.steps) as advance:
         learned = learn(
