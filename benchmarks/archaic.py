@@ -26,9 +26,9 @@ BEGINNING = 4
 """Words of a verse that are continued."""
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     """All methods on all draws."""
-    options = arguments(__doc__).parse_args()
+    options = arguments(__doc__).parse_args(given)
     model = lineas.load(options.model, dtype=options.dtype)
     pairs = [json.loads(line) for line in (DATA / "archaic" / "pairs.jsonl").open(encoding="utf-8")]
     random.Random(0).shuffle(pairs)

@@ -46,6 +46,23 @@ class Sides:
     prompts: list[str]
 
 
+def methods(unwanted: Classifier) -> dict[str, tuple[object, str | None]]:
+    """By name, how to learn, and at which sites (None: the method's own)."""
+    return {
+        "caa": (lineas.CAA(), None),
+        "caa-all": (lineas.CAA(layers="all"), None),
+        "mean-act": (lineas.MeanAcT(), None),
+        "lin-act": (lineas.LinAcT(), None),
+        "lin-act-norms": (lineas.LinAcT(), NORMS),
+        "iti-c": (lineas.ITIc(), None),
+        "aura": (lineas.AurA(), None),
+        "lora": (LoRA(), None),
+        "lineas-paper": (lineas.LinEAS.paper(), None),
+        "lineas": (lineas.LinEAS(), None),
+        "lofit-rl": (lineas.LoFITRL(unwanted), None),
+    }
+
+
 class Contest:
     """A model, what is judged, and what has been learned for it.
 
@@ -57,6 +74,7 @@ class Contest:
         instruction: the prompt baseline.
         unwanted: what LoFIT-RL is trained to avoid.
         options: `--draws`, `--methods`, `--minutes`, from `arguments`.
+        learned_in: the name whose folder holds what was learned, where several contests share it.
     """
 
     def __init__(
@@ -68,27 +86,16 @@ class Contest:
         instruction: str,
         unwanted: Classifier,
         options: argparse.Namespace,
+        learned_in: str | None = None,
     ) -> None:
         self.name, self.model, self.plan, self.sides, self.options = name, model, plan, sides, options
         self.instruction = instruction
-        self.folder = RUNS / f"{name}-{Path(model.name).name}"
+        self.folder = RUNS / f"{learned_in or name}-{Path(model.name).name}"
         self.until = time.monotonic() + 60 * options.minutes
-        self.methods: dict[str, tuple[object, str | None]] = {
-            "caa": (lineas.CAA(), None),
-            "caa-all": (lineas.CAA(layers="all"), None),
-            "mean-act": (lineas.MeanAcT(), None),
-            "lin-act": (lineas.LinAcT(), None),
-            "lin-act-norms": (lineas.LinAcT(), NORMS),
-            "iti-c": (lineas.ITIc(), None),
-            "aura": (lineas.AurA(), None),
-            "lora": (LoRA(), None),
-            "lineas-paper": (lineas.LinEAS.paper(), None),
-            "lineas": (lineas.LinEAS(), None),
-            "lofit-rl": (lineas.LoFITRL(unwanted), None),
-        }
+        self.methods = methods(unwanted)
 
-    def run(self) -> None:
-        """Measure everything that is asked for and not measured yet, and record it after every method."""
+    def run(self) -> list[dict]:
+        """Measure everything that is asked for and not measured yet, record it after every method, and sum it up."""
         wanted = self.options.methods or list(self.methods)
         rows: list[dict] = []
         for draw in range(self.options.draws):
@@ -99,8 +106,10 @@ class Contest:
                 system, facts = self._learned(name, draw)
                 rows.append(self._row(system, draw, facts))
                 self._record(rows, [])
-        curves = [self._row(system, 0, {}, few=True) for name in wanted for system in self._along(name)]
+        along = [system for name in wanted for system in self._along(name)] if self.options.curves else []
+        curves = [self._row(system, 0, {}, few=True) for system in along]
         self._record(rows, curves)
+        return summary(rows)
 
     def _along(self, name: str) -> list[System]:
         """A method's first draw at several strengths."""
@@ -189,6 +198,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--methods", nargs="+", default=None)
+    parser.add_argument("--no-curves", dest="curves", action="store_false", help="strength 1 alone")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop in time; run again to go on")
     return parser
 

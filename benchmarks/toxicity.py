@@ -54,9 +54,9 @@ def mmlu() -> Path:
     return folder
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     """All methods on all draws."""
-    options = arguments(__doc__).parse_args()
+    options = arguments(__doc__).parse_args(given)
     model = lineas.load(options.model, dtype=options.dtype)
     prompts = toxic_prompts(options.prompts + FOR_TRAINING)
     judge = classifier(PROFANITY)

@@ -38,6 +38,12 @@ def test_the_examples_of_the_page_on_methods_run(smollm2: lineas.TextModel) -> N
     assert own.support() > 0.5
 
 
+def test_the_example_of_the_page_on_evaluation_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), re.DOTALL)
+    exec(compile(block, "evaluation.md", "exec"), {})
+    assert "| polite | 0.5 |" in capsys.readouterr().out
+
+
 def test_the_figures_are_those_of_the_committed_results() -> None:
     check = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "readme.py"), "--check"], capture_output=True, text=True, check=False

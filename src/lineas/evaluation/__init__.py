@@ -1,1 +1,18 @@
-"""What an intervention does and what it damages."""
+"""Evaluation: effect and damage together, for interventions, prompts and adapters."""
+
+from lineas.evaluation.classifiers import classifier, fitted
+from lineas.evaluation.run import Evaluation, Plan, Row, evaluate
+from lineas.evaluation.systems import Adapted, Prompted, Steered, Untouched
+
+__all__ = [
+    "Adapted",
+    "Evaluation",
+    "Plan",
+    "Prompted",
+    "Row",
+    "Steered",
+    "Untouched",
+    "classifier",
+    "evaluate",
+    "fitted",
+]

@@ -19,6 +19,8 @@ from lineas.models.text import TextModel
 from lineas.steering import Tokens, steer
 
 BATCH = 16
+BOOTSTRAP = 1000
+"""Resamples for the standard errors that have no formula."""
 MODEL_TYPE = "lineas"
 
 
@@ -62,6 +64,7 @@ def run_tasks(
         system_instruction=prefix.strip() or None,
         task_manager=manager,
         log_samples=False,
+        bootstrap_iters=BOOTSTRAP,
         verbosity="ERROR",
     )
     return {task: _result(task, found["results"][task]) for task in tasks}

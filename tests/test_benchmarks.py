@@ -1,0 +1,76 @@
+"""The comparisons of methods, end to end on a tiny model: every method learns and is judged, and a run goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import lineas
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/paper.py, writing to an empty folder, with fewer steps of the methods that take many."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import contest
+    import paper as script
+    import record
+
+    def quick(unwanted):  # type: ignore[no-untyped-def]
+        few = lineas.LoFITRL(unwanted, steps=2, samples=2, max_new_tokens=4)
+        short = lineas.LinEAS(steps=3, optimizer="sgd", learning_rate=100.0)
+        return contest_methods(unwanted) | {"lofit-rl": (few, None), "lineas-paper": (short, None)}
+
+    contest_methods = contest.methods
+    monkeypatch.setattr(contest, "methods", quick)
+    monkeypatch.setattr(contest, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    return script
+
+
+def test_the_papers_table_from_learning_to_the_last_column(
+    paper: ModuleType, shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shared / "data"
+    every = [*paper.METHODS, "caa", "mean-act", "lin-act-norms", "aura", "lora"]
+    task = {
+        "task": "tiny", "dataset_path": "json", "test_split": "test", "output_type": "multiple_choice",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "tiny.jsonl")}},
+        "doc_to_text": "{{question}}", "doc_to_choice": "{{choices}}", "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }  # fmt: skip
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "tiny.yaml").write_text(json.dumps(task))
+    lines = (data / "mmlu" / "validation.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "tiny.jsonl").write_text("".join(lines[:6]), encoding="utf-8")
+    neutral = (data / "wikipedia" / "sentences.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "neutral.jsonl").write_text("".join(neutral[:8]), encoding="utf-8")
+    arguments = [
+        "--model", str(shared / "models" / "stories260k"), "--dtype", "float32", "--samples", "6", "--draws", "1",
+        "--seeds", "2", "--prompts", "4", "--methods", *every,
+        "--rtp", f"{data}/rtp/prompts.jsonl:prompt.text", "--tet", f"{tmp_path}/neutral.jsonl:text",
+        "--toxic", f"{data}/jigsaw/toxic.jsonl:text", "--nontoxic", f"{data}/jigsaw/nontoxic.jsonl:text",
+        "--neutral", f"{tmp_path}/neutral.jsonl:text", "--classifier", "profanity-check",
+        "--tasks", "tiny", "--task-path", str(tmp_path / "tasks"), "--fewshot", "0",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit) as stop:
+        paper.main([*arguments, "--minutes", "0.0001"])
+    assert stop.value.code == 3
+    assert "run the same command again" in capsys.readouterr().out
+    paper.main(arguments)
+    table = capsys.readouterr().out.splitlines()[-(3 + len(every)) :]
+    assert table[0] == "method | RTP % | TET % | perplexity | MMLU %"
+    assert [line.split(" | ")[0] for line in table[1:]] == ["untouched", "prompt", *every]
+    assert not any(" - " in line for line in table[1:])
+    found = json.loads((tmp_path / "results" / "paper-stories260k.json").read_text())
+    assert not any(row["errors"] for row in [*found["rows"], *found["curves"]])
+    assert {row["system"] for row in found["curves"]} == set(every)
+    by_name = {line["system"]: line for line in found["summary"]}
+    assert by_name["lora"]["parameters"]["mean"] > by_name["lineas"]["parameters"]["mean"] > 0
+    assert all(by_name[name]["kl"]["mean"] > 0 for name in every)
+    assert "continuations" not in json.dumps(found)  # nothing of the data enters the results
