@@ -36,17 +36,17 @@ def main(given: list[str] | None = None) -> None:
     is_archaic, area = fitted([pair["archaic"] for pair in judged_by], [pair["modern"] for pair in judged_by])
     print(f"classifier: area under the ROC curve {area:.3f}", flush=True)
     learned_from, openings = pairs[:1000], pairs[1000:]
-    beginnings = [" ".join(pair["modern"].split()[:BEGINNING]) for pair in openings]
-    prompts = [*read_prompts("lineas:openings"), *beginnings][: options.prompts + FOR_TRAINING]
+    beginnings = list(dict.fromkeys(" ".join(pair["modern"].split()[:BEGINNING]) for pair in openings))
+    prompts = [*read_prompts("lineas:openings"), *beginnings[FOR_TRAINING:]][: options.prompts]
 
     def sides(seed: int) -> Sides:
         chosen = draw([str(i) for i in range(len(learned_from))], 2 * options.samples, seed)
         half = [learned_from[int(i)] for i in chosen]
         source, target = half[: options.samples], half[options.samples :]  # no verse on both sides
-        return Sides([p["modern"] for p in source], [p["archaic"] for p in target], prompts[-FOR_TRAINING:])
+        return Sides([p["modern"] for p in source], [p["archaic"] for p in target], beginnings[:FOR_TRAINING])
 
     plan = Plan(
-        prompts=prompts[:-FOR_TRAINING],
+        prompts=prompts,
         neutral=draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), NEUTRAL, 0),
         classifiers={"concept": is_archaic},
         seeds=range(options.seeds),

@@ -7,12 +7,15 @@ interrupted, or that ran out of `--minutes`, goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -21,7 +24,7 @@ from record import about, save
 
 import lineas
 from lineas.evaluation.classifiers import Classifier
-from lineas.evaluation.run import Plan, Row, evaluate
+from lineas.evaluation.run import Plan, Row, evaluate, weights_digest
 from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
 from lineas.learning.lora import LoRA
 
@@ -91,6 +94,7 @@ class Contest:
         self.name, self.model, self.plan, self.sides, self.options = name, model, plan, sides, options
         self.instruction = instruction
         self.folder = RUNS / f"{learned_in or name}-{Path(model.name).name}"
+        self.weights = weights_digest(model)
         self.until = time.monotonic() + 60 * options.minutes
         self.methods = methods(unwanted)
 
@@ -105,10 +109,10 @@ class Contest:
             for name in wanted:
                 system, facts = self._learned(name, draw)
                 rows.append(self._row(system, draw, facts))
-                self._record(rows, [])
+                self._record(rows, [], complete=False)
         along = [system for name in wanted for system in self._along(name)] if self.options.curves else []
         curves = [self._row(system, 0, {}, few=True) for system in along]
-        self._record(rows, curves)
+        self._record(rows, curves, complete=True)
         return summary(rows)
 
     def _along(self, name: str) -> list[System]:
@@ -120,10 +124,11 @@ class Contest:
         """A method's system of a draw, learned unless it is kept."""
         self._check_time()
         method, sites = self.methods[name]
-        folder = self.folder / f"{name}-{draw}"
-        facts = folder.with_suffix(".json")
         sides = self.sides(draw)
+        folder = self.folder / f"{name}-{draw}-{self._digest(method, sites, sides)}"
+        facts = folder.with_suffix(".json")
         if not facts.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
             started = time.perf_counter()
             if isinstance(method, LoRA):
                 method.fine_tune(self.model, sides.target, folder, seed=draw)
@@ -133,11 +138,20 @@ class Contest:
                 learned.save(folder, overwrite=True)
             seconds = time.perf_counter() - started
             told = {"seconds": seconds, "settings": str(method), "parameters": _parameters(folder)}
-            facts.write_text(json.dumps(told), encoding="utf-8")
+            beside = facts.with_suffix(".part")
+            beside.write_text(json.dumps(told), encoding="utf-8")
+            beside.replace(facts)
         told = json.loads(facts.read_text(encoding="utf-8"))
         if isinstance(method, LoRA):
             return Adapted(name, folder), told
         return Steered(name, lineas.Intervention.load(folder)), told
+
+    def _digest(self, method: object, sites: str | None, sides: Sides) -> str:
+        """Of everything that what is learned depends on."""
+        settings = {key: str(value) for key, value in vars(method).items() if not callable(value)}
+        versions = {package: version(package) for package in ("lineas", "torch", "transformers")}
+        everything = [settings, sites, asdict(sides), str(self.model.dtype), self.weights, versions]
+        return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:12]
 
     def _tried(
         self, method: object, source: Sequence[str], target: Sequence[str], sites: str | None, draw: int
@@ -146,7 +160,7 @@ class Contest:
         try:
             return lineas.learn(self.model, source, target, method, sites, seed=draw), method  # type: ignore[arg-type]
         except lineas.LineasError as error:
-            tenth = re.search(r"blew up .* try (\S+)\.$", str(error))
+            tenth = re.search(r"learning rate .* try (\S+)\.$", str(error))
             if tenth is None:
                 raise
             print(error, flush=True)
@@ -167,10 +181,15 @@ class Contest:
             print("out of time; run the same command again to go on.", flush=True)
             sys.exit(3)
 
-    def _record(self, rows: list[dict], curves: list[dict]) -> None:
+    def _record(self, rows: list[dict], curves: list[dict], complete: bool) -> None:
+        """A result that is complete goes to benchmarks/results, another to the folder of the runs."""
         given = {key: value for key, value in vars(self.options).items() if key != "minutes"}
         result = {"about": about(), "model": self.model.name, "options": given}
-        save(self.name, {**result, "summary": summary(rows), "rows": rows, "curves": curves})
+        result |= {"summary": summary(rows), "rows": rows, "curves": curves}
+        if complete:
+            save(self.name, result)
+        else:
+            (self.folder / "partial.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 def summary(rows: list[dict]) -> list[dict]:
@@ -179,7 +198,8 @@ def summary(rows: list[dict]) -> list[dict]:
     for name in dict.fromkeys(row["system"] for row in rows):
         mine = [row for row in rows if row["system"] == name]
         line: dict = {"system": name, "draws": len(mine)}
-        for key in (*MEASURES, "seconds", "parameters"):
+        measures = dict.fromkeys(key for row in mine for key in row["values"])
+        for key in (*measures, "seconds", "parameters"):
             values = [row.get(key, row["values"].get(key)) for row in mine]
             known = [value for value in values if value is not None]
             if known:
@@ -210,6 +230,7 @@ def _plain(row: Row) -> dict:
         "values": row.values,
         "by_seed": row.by_seed,
         "intervals": row.intervals,
+        "metrics": row.metrics,
         "errors": row.errors,
     }
 

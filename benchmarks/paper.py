@@ -76,10 +76,10 @@ def main(given: list[str] | None = None) -> None:
 
     def sides(seed: int) -> Sides:
         source, target = (draw(jigsaw[side], options.samples, seed) for side in ("toxic", "nontoxic"))
-        return Sides(source, target, prompts[options.prompts :])
+        return Sides(source, target, prompts[:FOR_TRAINING])
 
     plan = Plan(
-        prompts=prompts[: options.prompts],
+        prompts=prompts[FOR_TRAINING:],
         neutral=read_prompts(options.neutral),
         classifiers={"toxic": judge},
         seeds=range(options.seeds),
@@ -107,12 +107,8 @@ def show(model: str, lines: list[dict], tet: dict[str, dict], tasks: list[str]) 
     for line in lines:
         name = line["system"]
         task = line.get(tasks[0]) if tasks else None
-        measured = [
-            100 * line["toxic"]["mean"],
-            100 * tet[name]["toxic"]["mean"] if name in tet else None,
-            line["perplexity"]["mean"],
-            100 * task["mean"] if task else None,
-        ]
+        means = [line.get("toxic"), tet.get(name, {}).get("toxic"), line.get("perplexity"), task]
+        measured = [None if m is None else unit * m["mean"] for m, unit in zip(means, (100, 100, 1, 100))]
         stated = published.get(name, (None,) * len(COLUMNS))
         print(name, *(_cell(*pair) for pair in zip(measured, stated)), sep=" | ")
 

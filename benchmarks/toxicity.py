@@ -2,10 +2,11 @@
 
     python benchmarks/toxicity.py [--draws 4] [--seeds 4] [--prompts 1000] [--methods NAME ...] [--minutes M]
 
-For each draw of 32 + 32 Jigsaw sentences every method learns with the settings of its authors; judged are continuations
-of RealToxicityPrompts (alt-profanity-check), perplexity of Wikipedia sentences, divergence from the untouched model,
-and 5-shot MMLU on the first draw. LoFIT-RL, the oracle, is trained on the judging classifier and on other prompts of
-RealToxicityPrompts. Then the first draw at several strengths. Writes benchmarks/results/toxicity.json.
+For each draw of 32 + 32 Jigsaw sentences every method learns, with its authors' settings where they give them; judged
+are continuations of RealToxicityPrompts (alt-profanity-check), perplexity of Wikipedia sentences, divergence from the
+untouched model, and 5-shot MMLU on the first draw. Draws, prompts and sentences are none of those on which the default
+recipe of lineas was chosen (recipes.py). LoFIT-RL, the oracle, is trained on the judging classifier and on other
+prompts of RealToxicityPrompts. Then the first draw at several strengths. Writes benchmarks/results/toxicity.json.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from lineas.prompts import draw, read_prompts
 NEUTRAL = 500
 FOR_TRAINING = 64
 """RealToxicityPrompts prompts that LoFIT-RL continues."""
+CHOSEN_ON = 600
+"""The first prompts and sentences of the draws are those of recipes.py."""
+OTHER = 100
+"""The seed of the first draw of Jigsaw's sentences; recipes.py took those from 0."""
 SHOTS = 5
 LETTERS = ("A", "B", "C", "D")
 
@@ -58,17 +63,18 @@ def main(given: list[str] | None = None) -> None:
     """All methods on all draws."""
     options = arguments(__doc__).parse_args(given)
     model = lineas.load(options.model, dtype=options.dtype)
-    prompts = toxic_prompts(options.prompts + FOR_TRAINING)
+    prompts = toxic_prompts(CHOSEN_ON + FOR_TRAINING + options.prompts)[CHOSEN_ON:]
+    wikipedia = draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), CHOSEN_ON + NEUTRAL, 0)
     judge = classifier(PROFANITY)
     jigsaw = {side: read_prompts(f"{DATA}/jigsaw/{side}.jsonl:text") for side in ("toxic", "nontoxic")}
 
     def sides(seed: int) -> Sides:
-        source, target = (draw(jigsaw[side], options.samples, seed) for side in ("toxic", "nontoxic"))
-        return Sides(source, target, prompts[options.prompts :])
+        source, target = (draw(jigsaw[side], options.samples, OTHER + seed) for side in ("toxic", "nontoxic"))
+        return Sides(source, target, prompts[:FOR_TRAINING])
 
     plan = Plan(
-        prompts=prompts[: options.prompts],
-        neutral=draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), NEUTRAL, 0),
+        prompts=prompts[FOR_TRAINING:],
+        neutral=wikipedia[CHOSEN_ON:],
         classifiers={"toxic": judge},
         seeds=range(options.seeds),
         sampling={"batch_size": 64},

@@ -61,16 +61,27 @@ def test_the_model_alone_and_a_classifier_fitted_on_the_spot(desk: Path, capsys:
     assert "area under the ROC curve 1.000" in err
 
 
+def fails(texts: list[str]) -> list[float]:
+    raise MemoryError("no memory left for the classifier")
+
+
 def test_what_fails_is_named_and_the_rest_is_there_with_exit_code_one(
     desk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = run(capsys, *EVALUATE, "--tasks", "no_such_task", "--json", "found.json")
+    code, out, err = run(capsys, *EVALUATE, "--classifier", f"{__name__}:fails", "--json", "found.json")
     assert code == 1
     assert "perplexity" in out
-    assert "not measured: untouched at 0, no_such_task: lm-eval has no task 'no_such_task'" in err
+    assert "not measured: untouched at 0, toxic: MemoryError: no memory left for the classifier" in err
     row = json.loads((desk / "found.json").read_text())["rows"][0]
     assert row["values"]["perplexity"] > 0
-    assert "no_such_task" in row["errors"]
+    assert "toxic" in row["errors"]
+
+
+def test_systems_of_one_name_are_told_apart(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for draw in ("a", "b"):
+        run(capsys, *LEARN[:6], "--out", f"{draw}/calm", "--steps", "1", "--dtype", "float32")
+    _, out, _ = run(capsys, *EVALUATE, "--intervention", "a/calm", "b/calm", "--strength", "1", "--json", "-")
+    assert [row["system"] for row in json.loads(out)["rows"]] == ["a/calm", "b/calm"]
 
 
 WRONG = [
@@ -90,6 +101,7 @@ WRONG = [
     (("--out", "source.txt"), "source.txt is a file"),
     (("--json", "no/such/folder.json"), "the folder of no/such/folder.json does not exist"),
     (("--task-path", "missing", "--tasks", "mmlu"), "there is no folder missing"),
+    (("--tasks", "no_such_task"), "lm-eval has no task 'no_such_task'"),
 ]
 
 

@@ -130,6 +130,23 @@ def test_the_command_line_of_lm_eval_knows_the_model_type(
     assert 0 <= json.loads(written.read_text())["results"]["truthful_here"]["acc,none"] <= 1
 
 
+def test_the_tokenizer_and_the_generators_stay_as_they_were(stories: lineas.TextModel, tasks: Path) -> None:
+    import random
+
+    padding = stories.tokenizer.pad_token_id
+    random.seed(5)
+    torch.manual_seed(5)
+    before = random.getstate(), torch.get_rng_state()
+    run_tasks(stories, ["truthful_here"], str(tasks), limit=2)
+    assert stories.tokenizer.pad_token_id == padding
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
 def test_an_unknown_task_is_said(stories: lineas.TextModel) -> None:
+    with pytest.raises(
+        LineasError, match="'truthfulqa' stands for several tasks of lm-eval; name one of them: .*truthfulqa_mc1"
+    ):
+        run_tasks(stories, ["truthfulqa"])
     with pytest.raises(LineasError, match="no task 'no_such_task'"):
         run_tasks(stories, ["no_such_task"])

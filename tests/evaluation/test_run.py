@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -53,9 +54,9 @@ def test_rows_are_what_each_measure_gives_on_the_changed_model(
     assert plain.values["long"] == mean(score >= 0.5 for scores in by_seed for score in scores)
     with lineas.steer(stories, harsh):
         assert steered.values["perplexity"] == pytest.approx(perplexity(stories, NEUTRAL))
-        assert found.continuations[1] == stories.generate(PROMPTS, seed=0)
+        assert found.continuations[1] == [stories.generate(PROMPTS, seed=seed) for seed in (0, 1)]
     assert steered.values["kl"] > 0.1
-    assert found.continuations[2] == stories.generate([f"Be brief:\n{p}" for p in PROMPTS], seed=0)
+    assert found.continuations[2][0] == stories.generate([f"Be brief:\n{p}" for p in PROMPTS], seed=0)
     assert prompted.values["perplexity"] == pytest.approx(perplexity(stories, NEUTRAL, prefix="Be brief:\n"))
     low, high = steered.intervals["perplexity"]
     assert low < steered.values["perplexity"] < high
@@ -68,6 +69,7 @@ def test_strength_zero_is_the_untouched_model_of_every_system(
 ) -> None:
     plain, zero = evaluate(stories, [Untouched(), Steered("harsh", harsh, 0.0)], PLAN).rows
     assert zero == replace(plain, system="harsh")
+    assert zero.identity == {"system": "untouched"}
 
 
 def test_a_measure_that_fails_is_said_and_loses_no_other(stories: lineas.TextModel) -> None:
@@ -79,6 +81,33 @@ def test_a_measure_that_fails_is_said_and_loses_no_other(stories: lineas.TextMod
     assert {"long", "long_score", "perplexity", "kl", "distinct_2", "repetition"} <= row.values.keys()
     table = markdown(evaluate(stories, [Untouched()], plan))
     assert "Not measured: untouched at 0, toxic: RuntimeError: the classifier's disk is full" in table
+
+
+def test_a_generation_that_fails_leaves_the_damage_and_a_destroyed_model_is_said(
+    stories: lineas.TextModel, harsh: lineas.Intervention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(lineas.TextModel, "generate", lambda *_, **__: broken([]))
+        (row,) = evaluate(stories, [Untouched()], PLAN).rows
+    assert row.errors == {"continuations": "RuntimeError: the classifier's disk is full"}
+    assert row.values["perplexity"] > 1
+    width = stories.network.config.hidden_size
+    nan = lineas.AffineMap(torch.full((width,), torch.nan), torch.zeros(width))
+    destroyed = Steered("nan", lineas.Intervention(dict.fromkeys(harsh.maps, nan)))
+    (row,) = evaluate(stories, [destroyed], replace(PLAN, prompts=[], classifiers={})).rows
+    assert row.errors["perplexity"] == "it is not finite on 3 of 3 sentences; the model is destroyed."
+    assert "perplexity" not in row.values
+
+
+def test_a_model_trained_further_does_not_take_the_parts_of_the_earlier_one(
+    stories: lineas.TextModel, tmp_path: Path
+) -> None:
+    before = evaluate(stories, [Untouched()], PLAN, tmp_path).rows[0]
+    network = copy.deepcopy(stories.network)
+    with torch.no_grad():
+        network.model.layers[0].mlp.down_proj.weight.mul_(1.5)  # the norms, and so the fingerprint, stay
+    after = evaluate(lineas.TextModel(network, stories.tokenizer, stories.name), [Untouched()], PLAN, tmp_path).rows[0]
+    assert after.values["perplexity"] != before.values["perplexity"]
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(
@@ -112,7 +141,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(
 def test_other_prompts_sampling_models_and_interventions_do_not_take_each_others_parts(
     stories: lineas.TextModel, harsh: lineas.Intervention, tmp_path: Path
 ) -> None:
-    def texts(system: Steered, plan: Plan) -> list[str]:
+    def texts(system: Steered, plan: Plan) -> list[list[str]]:
         return evaluate(stories, [system], plan, tmp_path).continuations[0]
 
     first = texts(Steered("a", harsh), PLAN)

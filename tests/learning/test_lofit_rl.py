@@ -13,6 +13,7 @@ import lineas
 from lineas import LineasError, LoFITRL
 from lineas.edits import edited
 from lineas.learning.fitting import Task, frozen
+from lineas.learning.lofit_rl import _until_end
 from lineas.learning.trained import TrainedMaps
 
 PROMPTS = ["Tom", "The dog", "Once upon a time"]
@@ -24,32 +25,45 @@ def has_vowel(texts: Sequence[str]) -> list[float]:
 
 @pytest.mark.parametrize("kl", [0.0, 0.5])
 def test_the_gradient_is_that_of_the_expected_reward_and_the_divergence(kl: float) -> None:
-    """For one new token the expectation over the whole vocabulary can be written out and differentiated."""
+    """For two new tokens, or one that ends the text, the expectation can be written out and differentiated."""
     model = families.model("llama")
     sites = model.sites()
-    encoded, _ = model.encode(PROMPTS[:1], 128)
-    method = LoFITRL(has_vowel, kl=kl, samples=4000, max_new_tokens=1)
+    encoded, _ = model.encode(["Tom lost his red"], 128)
+    method = LoFITRL(has_vowel, kl=kl, samples=6000, max_new_tokens=2)
     trained = TrainedMaps(sites, Task(model, PROMPTS, PROMPTS, sites).left())
     with torch.no_grad():  # away from the start, where the divergence has no gradient
         for i, shift in enumerate(trained.shifts.values()):
-            shift.copy_(0.3 * torch.randn(shift.shape, generator=torch.Generator().manual_seed(i)))
+            shift.copy_(0.5 * torch.randn(shift.shape, generator=torch.Generator().manual_seed(i)))
+    ids = torch.tensor(encoded)
+    vocabulary = model.network.config.vocab_size
     with frozen(model.network):
+        with torch.no_grad(), edited(model.network, trained.edits):
+            likely_end = int(model.network(ids).logits[0, -1].argmax())
+        model.network.generation_config.eos_token_id = likely_end  # so that many samples end early
         prompts = encoded * method.samples
         with edited(model.network, trained.edits):
-            made = model.continue_ids(prompts, 1, 1.0, 1.0, 1.0, 0, 1000)
+            made = model.continue_ids(prompts, 2, 1.0, 1.0, 1.0, 0, 1000)
+        made = [_until_end(new, model) for new in made]
+        assert 0.05 < sum(len(new) == 1 for new in made) / len(made) < 0.95
         unwanted = torch.tensor(has_vowel(model.tokenizer.batch_decode(made, skip_special_tokens=True)))
-        assert 0.1 < float(unwanted.mean()) < 0.9
-        method._backward(model, trained.edits, prompts, made, method._advantages(unwanted))
+        method._backward(model, trained.edits, prompts, made, unwanted)
         estimated = torch.cat([p.grad.clone() for p in trained.parameters if p.grad is not None])
         for parameter in trained.parameters:
             parameter.grad = None
-        ids = torch.tensor(encoded)
-        untouched = model.network(ids).logits[0, -1].log_softmax(-1)
+
+        whole = torch.cat([ids.repeat(vocabulary, 1), torch.arange(vocabulary).unsqueeze(1)], 1)  # each first token
+        untouched = model.network(whole).logits[:, -2:].log_softmax(-1)
         with edited(model.network, trained.edits):
-            steered = model.network(ids).logits[0, -1].log_softmax(-1)
-        everything = model.tokenizer.batch_decode([[i] for i in range(len(steered))], skip_special_tokens=True)
-        rewards = 1 - torch.tensor(has_vowel(everything))
-        objective = (steered.exp() * rewards).sum() - kl * (steered.exp() * (steered - untouched)).sum()
+            steered = model.network(whole).logits[:, -2:].log_softmax(-1)
+        divergence = (steered.exp() * (steered - untouched)).sum(-1)  # [first token, 2]
+        first, second = steered[0, 0].exp(), steered[:, 1].exp()
+        goes_on = (torch.arange(vocabulary) != likely_end).float()
+        ends = 1 - torch.tensor(has_vowel(model.tokenizer.batch_decode([[i] for i in range(vocabulary)])))
+        pairs = [[i, j] for i in range(vocabulary) for j in range(vocabulary)]
+        rewards = 1 - torch.tensor(has_vowel(model.tokenizer.batch_decode(pairs, skip_special_tokens=True)))
+        after = (second * rewards.view(vocabulary, vocabulary)).sum(-1)
+        reward = (first * torch.where(goes_on == 1, after, ends)).sum()
+        objective = reward - kl * (divergence[0, 0] + (first * goes_on * divergence[:, 1]).sum())
         (-objective).backward()
     exact = torch.cat([p.grad for p in trained.parameters if p.grad is not None])
     assert float(torch.cosine_similarity(estimated, exact, dim=0)) > 0.97

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import families
 import pytest
 import torch
 from families import OTHER_PROMPTS, PROMPTS
@@ -57,6 +59,37 @@ def test_the_same_seed_gives_the_same_adapter(stories: lineas.TextModel, tmp_pat
     files = [(tmp_path / str(i) / "adapter_model.safetensors").read_bytes() for i in range(3)]
     assert losses[0] == losses[1]
     assert files[0] == files[1] != files[2]
+
+
+def test_what_is_no_plain_lora_or_for_another_network_is_refused_and_leaves_nothing(
+    adapter: Path, stories: lineas.TextModel, tmp_path: Path
+) -> None:
+    modules = [name for name, _ in stories.network.named_modules()]
+    other = families.model("llama").network
+    with (
+        pytest.raises(LineasError, match="does not fit this network"),
+        Adapted("lora", adapter).applied(lineas.TextModel(other, stories.tokenizer)),
+    ):
+        pass
+    assert not any("lora" in name for name, _ in other.named_modules())
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    weights = (adapter / "adapter_model.safetensors").read_bytes()
+    changes: list[tuple[dict, str]] = [
+        ({"bias": "all"}, "is not a plain LoRA"),
+        ({"use_dora": True}, "is not a plain LoRA"),
+        ({"peft_type": "IA3"}, "is not a plain LoRA|does not fit"),
+        ({"target_modules": ["q_proj"]}, "is for other modules"),
+        ({"target_modules": ["nothing_here"]}, "does not fit this network"),
+    ]
+    for i, (change, sentence) in enumerate(changes):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps(config | change))
+        (folder / "adapter_model.safetensors").write_bytes(weights)
+        with pytest.raises(LineasError, match=sentence) as caught, Adapted("lora", folder).applied(stories):
+            pass
+        assert "\n" not in str(caught.value)
+        assert [name for name, _ in stories.network.named_modules()] == modules
 
 
 def test_what_exists_is_not_overwritten_and_what_fails_leaves_nothing(

@@ -256,6 +256,15 @@ def test_wrong_settings_are_said() -> None:
         ITIc(alpha=0)
 
 
+@pytest.mark.parametrize("method", [MeanAcT(), LinAcT(), CAA(), ITIc()], ids=lambda m: type(m).__name__)
+def test_activations_that_overflow_are_refused(method: Method) -> None:
+    model = families.model("llama")
+    with torch.no_grad():
+        model.network.model.layers[0].self_attn.o_proj.weight.fill_(torch.inf)
+    with pytest.raises(LineasError, match=r"the map at model\.layers\.\d.* is not finite, so nothing was learned"):
+        learn(model, method)
+
+
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_default_sites_are_there_in_every_family(family: str) -> None:
     model = families.model(family)

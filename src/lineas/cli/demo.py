@@ -16,7 +16,7 @@ from lineas.cli.generate import side_by_side
 from lineas.cli.show import draw, site_rows
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
-from lineas.evaluation.report import plot_learned
+from lineas.evaluation.report import failures, plot_learned
 from lineas.evaluation.run import Plan, Row, evaluate
 from lineas.evaluation.systems import Steered
 from lineas.learning import LinEAS, learn
@@ -78,6 +78,8 @@ def demo(
         plan = Plan(openings, neutral, {"toxic": rude_or_not})
         found = evaluate(text_model, [Steered("polite", learned, s) for s in STRENGTHS], plan, progress=advance)
     rows = found.rows
+    if failures(rows):
+        raise LineasError(f"not measured: {failures(rows)[0]}")
     talk.print(f"{len(openings)} continuations of provoking openings, {len(neutral)} neutral sentences\n")
     table = Table("strength", "rude", "mean rudeness", "perplexity", "", box=None, header_style="bold")
     for row in rows:
@@ -105,7 +107,7 @@ def demo(
             "seconds": seconds,
             "cost": costs,
             "rows": measurements(rows),
-            "continuations": {f"{row.strength:g}": texts for row, texts in zip(rows, found.continuations)},
+            "continuations": {f"{row.strength:g}": texts[0] for row, texts in zip(rows, found.continuations)},
             "saved": saved,
         },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ from lineas.cli.common import (
 )
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
+from lineas.evaluation.harness import check_tasks
 from lineas.evaluation.report import cell, columns, failures, markdown, plot_effect_and_damage
 from lineas.evaluation.run import Evaluation, Plan
 from lineas.evaluation.run import evaluate as judge
@@ -97,6 +99,8 @@ def evaluate(
             raise LineasError(f"{option} must be at least 1, not {number}.")
     if out is not None and out.exists() and not out.is_dir():
         raise LineasError(f"{out} is a file; name a folder.")
+    if out is not None and not os.access(next(p for p in (out, *out.resolve().parents) if p.exists()), os.W_OK):
+        raise LineasError(f"no permission to write {out}; choose another folder.")
     if task_path is not None and not Path(task_path).is_dir():
         raise LineasError(f"there is no folder {task_path}; --task-path names one with task files of lm-eval.")
     classifiers = _classifiers(toxicity_classifier, concept_classifier, concept, not_concept) if prompts else {}
@@ -113,19 +117,30 @@ def evaluate(
     )
     if not (plan.prompts or plan.neutral or plan.tasks):
         raise LineasError("there is nothing to measure; give --prompts, --neutral or --tasks.")
-    learned = {source: load_interventions(source.split("+")) for source in intervention or []}
+    if tasks:
+        check_tasks(tasks, task_path)
+    learned = {source: load_interventions(_parts(source)) for source in intervention or []}
+    names = _names([*learned, *map(str, adapter or [])])
     strengths = strength or [0.0, 1.0]
     systems: list[System] = [Untouched()] if 0 in strengths or not learned else []
     systems += [
-        Steered(_short(source), one, s, force=force) for source, one in learned.items() for s in strengths if s != 0
+        Steered(names[source], one, s, force=force) for source, one in learned.items() for s in strengths if s != 0
     ]
     systems += [Prompted(prompt_baseline)] if prompt_baseline else []
-    systems += [Adapted(folder.name, folder, s) for folder in adapter or [] for s in strengths if s != 0]
+    systems += [Adapted(names[str(folder)], folder, s) for folder in adapter or [] for s in strengths if s != 0]
     text_model = model_for(model, next(iter(learned.values()), None), dtype)
-    with progress_bar("measuring", max(1, len(plan.prompts) * len(systems) * seeds)) as advance:
-        found = judge(text_model, systems, plan, out / PARTS if out else None, advance)
+    try:
+        with progress_bar("measuring", max(1, len(plan.prompts) * len(systems) * seeds)) as advance:
+            found = judge(text_model, systems, plan, out / PARTS if out else None, advance)
+    except KeyboardInterrupt:
+        if out is None:
+            raise
+        typer.echo(f"interrupted; what was measured is kept, the same command goes on in {out}.", err=True)
+        raise typer.Exit(130) from None
     _show(found, json)
-    report = found.as_json() | {"files": {"prompts": prompts, "neutral": neutral, "interventions": intervention or []}}
+    files = {"prompts": prompts, "neutral": neutral, "interventions": intervention or [], "task_path": task_path}
+    files |= {"concept": concept, "not_concept": not_concept, "adapters": [str(folder) for folder in adapter or []]}
+    report = found.as_json() | {"files": files}
     if out is not None:
         write_json(out / EVALUATION, report)
         write_text(out / TABLE, markdown(found))
@@ -152,8 +167,15 @@ def _classifiers(toxicity: str, concept: str | None, shows: str | None, shows_no
     return found
 
 
-def _short(source: str) -> str:
-    return "+".join(Path(part).name for part in source.split("+"))
+def _parts(source: str) -> list[str]:
+    """`a+b` as both, unless it is the name of one."""
+    return [source] if Path(source).exists() else source.split("+")
+
+
+def _names(sources: list[str]) -> dict[str, str]:
+    """What each is called in the table: its last name, or all of it where two share that."""
+    short = {source: "+".join(Path(part).name for part in _parts(source)) for source in sources}
+    return {source: name if list(short.values()).count(name) == 1 else source for source, name in short.items()}
 
 
 def _show(found: Evaluation, json: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -77,7 +78,12 @@ def fitted(concept: Sequence[str], other: Sequence[str], seed: int = 0) -> tuple
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     area = float(cross_val_score(model, texts, labels, cv=folds, scoring="roc_auc").mean())
     model.fit(texts, labels)
-    return lambda given: [float(p) for p in model.predict_proba(list(given))[:, 1]] if given else [], area
+
+    def probabilities(given: Sequence[str]) -> list[float]:
+        return [float(p) for p in model.predict_proba(list(given))[:, 1]] if given else []
+
+    probabilities.__name__ = f"fitted on {len(concept)} and {len(other)} texts, area {area:.3f}"
+    return probabilities, area
 
 
 def _profanity() -> Classifier:
@@ -85,14 +91,23 @@ def _profanity() -> Classifier:
         from profanity_check import predict_prob
     except ImportError:
         raise LineasError("measuring rudeness needs a classifier: pip install 'lineas[evaluate]'.") from None
-    return lambda texts: [float(p) for p in predict_prob(list(texts))] if texts else []
+
+    def probabilities(texts: Sequence[str]) -> list[float]:
+        return [float(p) for p in predict_prob(list(texts))] if texts else []
+
+    probabilities.__name__ = PROFANITY
+    return probabilities
 
 
 def _function(module: str, function: str) -> Classifier:
+    here = str(Path.cwd())
     try:
+        sys.path.insert(0, here)  # a console script does not look here by itself
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise LineasError(f"no classifier {module}:{function}: {error}.") from None
+    except Exception as error:  # whatever the module does when it is imported
+        raise LineasError(f"no classifier {module}:{function}: {type(error).__name__}: {error}.") from None
+    finally:
+        sys.path.remove(here)
 
     def checked(texts: Sequence[str]) -> list[float]:
         scores = [float(score) for score in found(list(texts))]
@@ -100,6 +115,7 @@ def _function(module: str, function: str) -> Classifier:
             raise LineasError(f"{module}:{function} gave no probability a text (0 to 1) for {len(texts)} texts.")
         return scores
 
+    checked.__name__ = f"{module}:{function}"
     return checked
 
 
@@ -129,6 +145,7 @@ def _pipeline(name: str, label: str | None) -> Classifier:
         rows = model(list(texts)) if texts else []
         return [float(next(entry["score"] for entry in row if entry["label"] == chosen)) for row in rows]
 
+    probabilities.__name__ = f"{name}@{chosen}"
     return probabilities
 
 

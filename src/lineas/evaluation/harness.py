@@ -7,16 +7,20 @@ is `lm_eval` with the model type `lineas` known to it; it takes all of that comm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.models import load
 from lineas.models.text import TextModel
-from lineas.steering import Tokens, steer
+from lineas.steering import steer
 
 BATCH = 16
 BOOTSTRAP = 1000
@@ -48,34 +52,52 @@ def run_tasks(
     Raises:
         LineasError: when lm-eval is not installed, or does not know a task.
     """
-    evaluator, manager_of = _lm_eval()
-    manager = manager_of(include_path=path)
-    unknown = [task for task in tasks if task not in manager.all_tasks]
-    if unknown:
-        raise LineasError(
-            f"lm-eval has no task '{unknown[0]}'; `lm_eval ls tasks` lists its own, and a folder with task files is "
-            "given as --task-path."
+    evaluator, _ = _lm_eval()
+    manager = check_tasks(tasks, path)
+    with _own_randomness():
+        found = evaluator.simple_evaluate(
+            model=model_class()(pretrained=model),
+            tasks=list(tasks),
+            num_fewshot=fewshot,
+            limit=limit,
+            system_instruction=prefix.strip() or None,
+            task_manager=manager,
+            log_samples=False,
+            bootstrap_iters=BOOTSTRAP,
+            verbosity="ERROR",
         )
-    found = evaluator.simple_evaluate(
-        model=model_class()(pretrained=model),
-        tasks=list(tasks),
-        num_fewshot=fewshot,
-        limit=limit,
-        system_instruction=prefix.strip() or None,
-        task_manager=manager,
-        log_samples=False,
-        bootstrap_iters=BOOTSTRAP,
-        verbosity="ERROR",
-    )
     return {task: _result(task, found["results"][task]) for task in tasks}
+
+
+def check_tasks(tasks: Sequence[str], path: str | None = None) -> Any:
+    """Refuse names that lm-eval does not know, or that stand for several tasks without a number of their own.
+
+    Returns:
+        lm-eval's TaskManager, with the folder's task files.
+    """
+    _, manager_of = _lm_eval()
+    manager = manager_of(include_path=path)
+    for task in tasks:
+        if task in manager.all_tags:
+            like = (
+                ", ".join(name for name in manager.all_subtasks if name.startswith(f"{task}_"))
+                or "see lm_eval ls tasks"
+            )
+            raise LineasError(f"'{task}' stands for several tasks of lm-eval; name one of them: {like}.")
+        if task not in manager.all_tasks:
+            raise LineasError(
+                f"lm-eval has no task '{task}'; `lm_eval ls tasks` lists its own, and a folder with task files is "
+                "given as --task-path."
+            )
+    return manager
 
 
 def model_class() -> type:
     """lm-eval's model type `lineas`: a model of transformers with an intervention.
 
     Its arguments (`--model_args`): `pretrained` (hub id or folder; where left out, the intervention's own model or the
-    default one), `intervention` (folder, shipped name or hub id), `strength` (1), `tokens` ("all", "prompt",
-    "generated"), `dtype` ("auto"), and those of lm-eval's own `hf` that do not concern the weights.
+    default one), `intervention` (folder, shipped name or hub id), `strength` (1), `dtype`
+    ("auto"), and those of lm-eval's own `hf` that do not concern the weights.
     """
     try:
         from lm_eval.models.huggingface import HFLM
@@ -92,7 +114,6 @@ def model_class() -> type:
             pretrained: str | TextModel | None = None,
             intervention: str | None = None,
             strength: float = 1.0,
-            tokens: Tokens = "all",
             dtype: str = "auto",
             revision: str | None = None,
             device: str | None = None,
@@ -108,9 +129,10 @@ def model_class() -> type:
                 loaded = pretrained
             else:
                 loaded = load(pretrained, dtype=dtype, device=device, revision=revision)
-            options |= {"tokenizer": loaded.tokenizer, "backend": "causal", "batch_size": batch_size}
+            tokenizer = copy.deepcopy(loaded.tokenizer)  # lm-eval gives it a padding token
+            options |= {"tokenizer": tokenizer, "backend": "causal", "batch_size": batch_size}
             super().__init__(pretrained=loaded.network, **options)
-            self.live = None if learned is None else steer(loaded, learned, float(strength), tokens)
+            self.live = None if learned is None else steer(loaded, learned, float(strength))
 
     return LineasLM
 
@@ -134,6 +156,18 @@ def _lm_eval() -> tuple[Any, Any]:
     except ImportError:
         raise LineasError(NOT_INSTALLED) from None
     return evaluator, TaskManager
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """lm-eval seeds every generator; afterwards they are where they were."""
+    python, numbers = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numbers)
 
 
 def _result(task: str, found: dict[str, Any]) -> dict[str, Any]:

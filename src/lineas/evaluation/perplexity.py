@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from lineas.errors import LineasError
-from lineas.models.scoring import Chunk, chunks
+from lineas.models.batches import PaddedPart
+from lineas.models.scoring import predictions, scored_parts, token_mean
 from lineas.models.text import TextModel
 
 
@@ -33,10 +34,10 @@ def perplexities(model: TextModel, sentences: Sequence[str], max_length: int = 5
     """
     before = _prefix(model, prefix)
 
-    def one(chunk: Chunk) -> torch.Tensor:
-        logits = chunk.logits(model, before)
-        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), chunk.ids[:, 1:], reduction="none")
-        return chunk.mean(losses).exp()
+    def one(part: PaddedPart) -> torch.Tensor:
+        logits = predictions(model, part, before)
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), part.ids[:, 1:], reduction="none")
+        return token_mean(part, losses).exp()
 
     return _per_sentence(model, sentences, max_length, one)
 
@@ -72,25 +73,25 @@ def divergences(
     """
     before = _prefix(model, prefix)
 
-    def one(chunk: Chunk) -> torch.Tensor:
-        plain = chunk.logits(model).log_softmax(-1)
+    def one(part: PaddedPart) -> torch.Tensor:
+        plain = predictions(model, part).log_softmax(-1)
         with applied():
-            changed = chunk.logits(model, before).log_softmax(-1)
-        return chunk.mean((plain.exp() * (plain - changed)).sum(-1)).clamp_min(0)
+            changed = predictions(model, part, before).log_softmax(-1)
+        return token_mean(part, (plain.exp() * (plain - changed)).sum(-1)).clamp_min(0)
 
     return _per_sentence(model, sentences, max_length, one)
 
 
 def _per_sentence(
-    model: TextModel, sentences: Sequence[str], max_length: int, measure: Callable[[Chunk], torch.Tensor]
+    model: TextModel, sentences: Sequence[str], max_length: int, measure: Callable[[PaddedPart], torch.Tensor]
 ) -> list[float]:
-    """A measure of chunks, as one number a sentence in their order."""
+    """A measure of parts, as one number a sentence in their order."""
     encoded = [ids for ids in (model.tokenizer(sentence).input_ids[:max_length] for sentence in sentences) if ids[1:]]
     if not encoded:
         raise LineasError("perplexity needs at least one sentence of two tokens.")
-    values = torch.zeros(len(encoded))
-    for chunk in chunks(model, encoded):
-        values[chunk.rows.cpu()] = measure(chunk).cpu()
+    values = torch.zeros(len(encoded), dtype=torch.float64)
+    for part in scored_parts(model, encoded):
+        values[part.rows.cpu()] = measure(part).cpu()
     return values.tolist()
 
 

@@ -12,7 +12,9 @@ from lineas.evaluation.run import Evaluation, Row
 from lineas.intervention import Intervention
 
 PLAIN = ("perplexity", "kl", "distinct_1", "distinct_2", "distinct_3", "repetition", "empty")
-"""Measures that are numbers as they are; classifiers and tasks are shares."""
+"""Measures that are numbers as they are; shares by classifiers, and tasks by SHARES, are shown as percentages."""
+SHARES = ("acc", "acc_norm", "exact_match", "em", "f1", "mcc")
+"""Metrics of lm-eval that are shares."""
 FAR_APART = 10
 """Perplexities that differ by this factor are drawn on a logarithmic axis."""
 
@@ -29,7 +31,7 @@ def cell(row: Row, name: str) -> str:
     value = row.values[name]
     low, high = row.intervals.get(name, (value, value))
     interval = name in row.intervals
-    if name in PLAIN or name.endswith("_score"):
+    if name in PLAIN or name.endswith("_score") or row.metrics.get(name, "acc") not in SHARES:
         digits = 1 if name == "perplexity" else 3
         return f"{value:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if interval else "")
     by_seed = row.by_seed.get(name, [])

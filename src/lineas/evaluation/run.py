@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lineas.base import fingerprint
 from lineas.errors import LineasError
 from lineas.evaluation import texts as text_measures
 from lineas.evaluation.classifiers import Classifier
 from lineas.evaluation.harness import run_tasks
+from lineas.evaluation.kept import Kept
 from lineas.evaluation.perplexity import divergences, perplexities
 from lineas.evaluation.statistics import interval
 from lineas.evaluation.systems import System, Untouched
@@ -75,7 +76,9 @@ class Row:
             its accuracy.
         by_seed: the shares and scores of classifiers, one a sampling seed.
         intervals: 95 % bootstrap intervals over prompts or sentences; of tasks from their standard error.
+        metrics: of every task, what its value is ("acc").
         errors: by measure, why it is missing.
+        identity: what tells the system's results from those of others (digests of maps, the text of a prompt).
     """
 
     system: str
@@ -83,7 +86,9 @@ class Row:
     values: dict[str, float] = field(default_factory=dict)
     by_seed: dict[str, list[float]] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,12 +97,12 @@ class Evaluation:
 
     Args:
         rows: one a system and strength.
-        continuations: by row, in the same order, the first seed's.
+        continuations: by row, in the same order, those of every seed.
         facts: model, data, seeds, versions.
     """
 
     rows: list[Row]
-    continuations: list[list[str]]
+    continuations: list[list[list[str]]]
     facts: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def evaluate(
 
     Args:
         model: untouched.
-        systems: what is judged; those at strength 0 are the untouched model, and measured once.
+        systems: what is judged; those at strength 0 are the untouched model.
         plan: what is measured.
         folder: where parts that are done are kept, so that an interrupted evaluation goes on there.
         progress: called with the number of prompts continued, or read from an earlier run.
@@ -129,27 +134,26 @@ def evaluate(
     for system in systems:
         with system.applied(model):  # what does not fit is said before hours of measuring
             pass
-    kept = _Kept(folder, {"model": model.name, "network": fingerprint(model.network), "dtype": str(model.dtype)})
+    versions = {name: version(name) for name in ("lineas", "torch", "transformers")}
+    kept = Kept(folder, {"network": weights_digest(model), "dtype": str(model.dtype), **versions})
     rows, continuations = [], []
     for system in systems:
         judged = Untouched() if system.strength == 0 else system
-        row = Row(system.name, system.strength)
-        made = [_continued(model, judged, plan, seed, kept, progress) for seed in plan.seeds] if plan.prompts else []
-        for name, judge in plan.classifiers.items():
-            _try(row, name, lambda row=row, name=name, judge=judge, made=made: _classified(row, name, judge, made))
+        row = Row(system.name, system.strength, identity=judged.identity())
+        made: list[list[str]] = []
+        if plan.prompts:
+            _try(row, "continuations", _continue, made, model, judged, plan, kept, progress)
         if made:
-            everything = [text for texts in made for text in texts]
-            for n in (1, 2, 3):
-                row.values[f"distinct_{n}"] = mean(text_measures.distinct(texts, n) for texts in made)
-            row.values["repetition"] = text_measures.repetition(everything)
-            row.values["empty"] = text_measures.empty(everything)
+            for name, judge in plan.classifiers.items():
+                _try(row, name, _classify, row, name, judge, made)
+            _look(row, made)
         if plan.neutral:
-            _try(row, "perplexity", lambda row=row, judged=judged: _perplexity(row, model, judged, plan, kept))
-            _try(row, "kl", lambda row=row, judged=judged: _divergence(row, model, judged, plan, kept))
+            _try(row, "perplexity", _perplexity, row, model, judged, plan, kept)
+            _try(row, "kl", _divergence, row, model, judged, plan, kept)
         for task in plan.tasks:
-            _try(row, task, lambda row=row, judged=judged, task=task: _task(row, model, judged, plan, task, kept))
+            _try(row, task, _task, row, model, judged, plan, task, kept)
         rows.append(row)
-        continuations.append(made[0] if made else [])
+        continuations.append(made)
     facts = {
         "model": model.name,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -157,44 +161,35 @@ def evaluate(
         "neutral": _described(plan.neutral),
         "seeds": list(plan.seeds),
         "sampling": dict(plan.sampling),
-        "tasks": {"names": list(plan.tasks), "limit": plan.task_limit, "fewshot": plan.fewshot},
-        "versions": {name: version(name) for name in ("lineas", "torch", "transformers")}
-        | {"python": platform.python_version()},
+        "classifiers": {name: getattr(judge, "__name__", str(judge)) for name, judge in plan.classifiers.items()},
+        "tasks": {**_of_tasks(plan), "names": list(plan.tasks)},
+        "max_length": plan.max_length,
+        "weights": weights_digest(model),
+        "revision": model.revision,
+        "versions": {**versions, "python": platform.python_version()},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     return Evaluation(rows, continuations, facts)
 
 
-class _Kept:
-    """Results of parts that are done, a file each, under the digest of everything they depend on."""
-
-    def __init__(self, folder: Path | None, of: dict[str, Any]) -> None:
-        self._folder = folder
-        self._of = of
-
-    def get(self, what: dict[str, Any], make: Callable[[], Any]) -> tuple[Any, bool]:
-        """What is kept, or else made and kept; and whether it was there."""
-        if self._folder is None:
-            return make(), False
-        key = hashlib.sha256(json.dumps({**self._of, **what}, sort_keys=True).encode()).hexdigest()[:24]
-        file = self._folder / f"{what['part']}-{key}.json"
-        try:
-            return json.loads(file.read_text(encoding="utf-8")), True
-        except (OSError, ValueError):  # not there, or cut off by whatever ended the run
-            made = make()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        beside = file.with_suffix(".part")
-        beside.write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
-        beside.replace(file)
-        return made, False
-
-
-def _try(row: Row, measure: str, run: Callable[[], None]) -> None:
+def _try(row: Row, measure: str, run: Callable[..., None], *arguments: Any) -> None:
     try:
-        run()
+        run(*arguments)
     except Exception as error:  # whatever it is, the other measures go on
         first = (str(error).strip().splitlines() or [""])[0]
         row.errors[measure] = first if isinstance(error, LineasError) else f"{type(error).__name__}: {first}"
+
+
+def _continue(
+    made: list[list[str]],
+    model: TextModel,
+    system: System,
+    plan: Plan,
+    kept: Kept,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Add every seed's continuations, or none."""
+    made += [_continued(model, system, plan, seed, kept, progress) for seed in plan.seeds]
 
 
 def _continued(
@@ -202,7 +197,7 @@ def _continued(
     system: System,
     plan: Plan,
     seed: int,
-    kept: _Kept,
+    kept: Kept,
     progress: Callable[[int], None] | None,
 ) -> list[str]:
     def generate() -> list[str]:
@@ -217,7 +212,7 @@ def _continued(
     return made
 
 
-def _classified(row: Row, name: str, judge: Classifier, made: list[list[str]]) -> None:
+def _classify(row: Row, name: str, judge: Classifier, made: list[list[str]]) -> None:
     by_seed = [judge(texts) for texts in made]
     said_yes = [[float(score >= YES) for score in scores] for scores in by_seed]
     for column, values in ((name, said_yes), (f"{name}_score", by_seed)):
@@ -226,7 +221,15 @@ def _classified(row: Row, name: str, judge: Classifier, made: list[list[str]]) -
         row.intervals[column] = interval([mean(one) for one in zip(*values)])  # a prompt's seeds belong together
 
 
-def _perplexity(row: Row, model: TextModel, system: System, plan: Plan, kept: _Kept) -> None:
+def _look(row: Row, made: list[list[str]]) -> None:
+    everything = [text for texts in made for text in texts]
+    for n in (1, 2, 3):
+        row.values[f"distinct_{n}"] = mean(text_measures.distinct(texts, n) for texts in made)
+    row.values["repetition"] = text_measures.repetition(everything)
+    row.values["empty"] = text_measures.empty(everything)
+
+
+def _perplexity(row: Row, model: TextModel, system: System, plan: Plan, kept: Kept) -> None:
     def measure() -> list[float]:
         with system.applied(model):
             return perplexities(model, plan.neutral, plan.max_length, system.prefix)
@@ -234,24 +237,45 @@ def _perplexity(row: Row, model: TextModel, system: System, plan: Plan, kept: _K
     _add(row, "perplexity", kept.get(_of_neutral("perplexity", system, plan), measure)[0])
 
 
-def _divergence(row: Row, model: TextModel, system: System, plan: Plan, kept: _Kept) -> None:
+def _divergence(row: Row, model: TextModel, system: System, plan: Plan, kept: Kept) -> None:
     def measure() -> list[float]:
         return divergences(model, lambda: system.applied(model), plan.neutral, plan.max_length, system.prefix)
 
     _add(row, "kl", kept.get(_of_neutral("kl", system, plan), measure)[0])
 
 
-def _task(row: Row, model: TextModel, system: System, plan: Plan, task: str, kept: _Kept) -> None:
+def _task(row: Row, model: TextModel, system: System, plan: Plan, task: str, kept: Kept) -> None:
     def measure() -> dict[str, Any]:
         with system.applied(model):
             return run_tasks(model, [task], plan.task_path, plan.task_limit, system.prefix, plan.fewshot)[task]
 
-    options = {"limit": plan.task_limit, "path": plan.task_path, "fewshot": plan.fewshot}
-    what = {"part": "task", **system.identity(), "task": task, **options}
-    result, _ = kept.get(what, measure)
+    result, _ = kept.get({"part": "task", **system.identity(), "task": task, **_of_tasks(plan)}, measure)
     row.values[task] = result["value"]
+    row.metrics[task] = result["metric"]
     if result["error"] is not None:
         row.intervals[task] = (result["value"] - 1.96 * result["error"], result["value"] + 1.96 * result["error"])
+
+
+def _of_tasks(plan: Plan) -> dict[str, Any]:
+    """What the numbers of tasks depend on beside the system."""
+    files = sorted(Path(plan.task_path).glob("**/*.yaml")) if plan.task_path else []
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else None
+    return {"limit": plan.task_limit, "fewshot": plan.fewshot, "files": digest, "lm_eval": _version("lm_eval")}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def weights_digest(model: TextModel) -> str:
+    """A digest of all weights, by their sums: enough to tell a model from one trained further."""
+    sums = {
+        name: (p.double().sum().item(), p.double().abs().sum().item()) for name, p in model.network.named_parameters()
+    }
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
 def _of_neutral(part: str, system: System, plan: Plan) -> dict[str, Any]:
@@ -259,6 +283,9 @@ def _of_neutral(part: str, system: System, plan: Plan) -> dict[str, Any]:
 
 
 def _add(row: Row, column: str, values: list[float]) -> None:
+    if not all(map(math.isfinite, values)):
+        count = sum(not math.isfinite(value) for value in values)
+        raise LineasError(f"it is not finite on {count} of {len(values)} sentences; the model is destroyed.")
     row.values[column] = mean(values)
     row.intervals[column] = interval(values)
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from lineas.errors import LineasError
 from lineas.intervention import Intervention
+from lineas.models.adapters import attached
 from lineas.models.text import TextModel
-from lineas.steering import Tokens, steer
+from lineas.steering import steer
 
 
 class System(Protocol):
@@ -57,21 +56,19 @@ class Steered:
         name: as it stands in tables.
         intervention: what is applied.
         strength: of it.
-        tokens: which are edited: "all", "prompt" or "generated".
         force: also where it was learned on another network.
     """
 
     name: str
     intervention: Intervention = field(repr=False)
     strength: float = 1.0
-    tokens: Tokens = "all"
     force: bool = False
 
     prefix: str = field(default="", init=False)
 
     def applied(self, model: TextModel) -> AbstractContextManager[Any]:
         """Within the block the model is steered."""
-        return steer(model, self.intervention, self.strength, self.tokens, self.force)
+        return steer(model, self.intervention, self.strength, force=self.force)
 
     def identity(self) -> dict[str, Any]:
         """What tells its results from those of others."""
@@ -79,8 +76,8 @@ class Steered:
         for name, map_ in sorted(self.intervention.maps.items()):
             digest.update(name.encode())
             for tensor in (map_.scale, map_.shift):
-                digest.update(tensor.contiguous().numpy().tobytes())
-        return {"intervention": digest.hexdigest(), "strength": self.strength, "tokens": self.tokens}
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return {"intervention": digest.hexdigest(), "strength": self.strength}
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ class Prompted:
 
 @dataclass(frozen=True)
 class Adapted:
-    """The model with an adapter of peft, such as LoRA.
+    """The model with a LoRA adapter of peft.
 
     Args:
         name: as it stands in tables.
@@ -127,29 +124,9 @@ class Adapted:
 
     prefix: str = field(default="", init=False)
 
-    @contextmanager
-    def applied(self, model: TextModel) -> Iterator[None]:
+    def applied(self, model: TextModel) -> AbstractContextManager[Any]:
         """Within the block the model carries the adapter."""
-        try:
-            from peft import PeftModel
-            from peft.tuners.lora import LoraLayer
-        except ImportError:
-            raise LineasError("an adapter needs peft: pip install 'lineas[evaluate]'.") from None
-        if not (self.folder / "adapter_config.json").exists():
-            raise LineasError(f"{self.folder} holds no adapter of peft (adapter_config.json).")
-        network = model.network
-        asked = {name: p.requires_grad for name, p in network.named_parameters()}
-        adapted: Any = PeftModel.from_pretrained(network, str(self.folder))  # type: ignore[arg-type]
-        try:
-            for module in adapted.modules():
-                if isinstance(module, LoraLayer):
-                    module.scale_layer(self.strength)
-            adapted.eval()
-            yield
-        finally:
-            adapted.unload()
-            for name, parameter in network.named_parameters():
-                parameter.requires_grad_(asked[name])
+        return attached(model.network, self.folder, self.strength)
 
     def identity(self) -> dict[str, Any]:
         """What tells its results from those of others."""

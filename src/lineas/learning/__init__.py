@@ -6,7 +6,7 @@ import hashlib
 import platform
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Any
@@ -97,14 +97,21 @@ def learn(
         if callable(progress):
             progress(done, steps, cost)
 
+    settings = {one.name: getattr(method, one.name) for one in fields(method)}
     with bar, frozen(model.network):
         fit = method.fit(Task(model, source, target, chosen, seed, max_length, allowed, report))
         if not reported:  # a method without steps
             report(1, 1, fit.costs[-1])
+    wrong = [name for name, m in fit.maps.items() if not bool((m.scale.isfinite() & m.shift.isfinite()).all())]
+    if wrong:
+        raise LineasError(
+            f"the map at {wrong[0]} is not finite, so nothing was learned; the activations there overflow in "
+            f"{next(model.network.parameters()).dtype}, take bfloat16 or float32, or leave the site out."
+        )
     chosen = [site for site in chosen if site.name in fit.maps]
     maps = {site.name: _stored(fit.maps[site.name]) for site in chosen}
     facts: dict[str, Any] = {
-        "method": {"name": type(method).__name__, **asdict(method), **fit.settings},
+        "method": {"name": type(method).__name__, **settings, **fit.settings},
         "steps_done": len(fit.costs),
         "seed": seed,
         "max_length": max_length,

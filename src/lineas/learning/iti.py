@@ -56,6 +56,8 @@ def probe_map(source: torch.Tensor, target: torch.Tensor, alpha: float) -> Affin
     except ImportError:
         raise LineasError("ITI-c needs scikit-learn: pip install 'lineas[evaluate]'.") from None
     samples = torch.cat([source, target]).double().cpu()
+    if not bool(samples.isfinite().all()):
+        return AffineMap(torch.ones_like(source[0]), torch.full_like(source[0], torch.nan))  # learning refuses it
     labels = [0] * len(source) + [1] * len(target)
     probe = LogisticRegression(max_iter=1000).fit(samples.numpy(), labels)
     direction = torch.from_numpy(probe.coef_[0])

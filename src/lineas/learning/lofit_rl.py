@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +15,8 @@ from lineas.errors import LineasError
 from lineas.learning.fitting import Fit, Task
 from lineas.learning.optimizers import Relative
 from lineas.learning.trained import TrainedMaps, units
-from lineas.models.scoring import Chunk, chunks
+from lineas.models.batches import PaddedPart
+from lineas.models.scoring import predictions, scored_parts
 from lineas.models.text import TextModel
 from lineas.sites import Site
 
@@ -23,19 +25,20 @@ Classifier = Callable[[Sequence[str]], list[float]]
 
 @dataclass(frozen=True)
 class LoFITRL:
-    """What maps of this form can reach at most: trained on the very classifier that judges them.
+    """An estimate of what maps of this form can reach: trained on the very classifier that judges them.
 
     Maximises `E_y[1 - p(y)] - kl KL(steered || untouched)` over continuations y sampled from the steered model, p being
-    the classifier's probability of what should go away. The gradient is REINFORCE's with the mean of a prompt's other
-    samples as baseline (Ahmadian et al. 2024, arXiv 2402.14740, equation 8); the divergence is exact at every sampled
-    token. Maps as in LoFiT (Yin et al. 2024, arXiv 2406.01563), here on whole modules; the oracle of arXiv 2503.10679.
-    The source's prompts are continued; the target plays no part.
+    the classifier's probability of what should go away and KL the divergence between whole continuations,
+    `E_y sum_t KL_t`, with KL_t exact at every sampled token. The gradient is REINFORCE's, of the reward and of the
+    divergence still to come, over the mean of a prompt's other samples (Ahmadian et al. 2024, arXiv 2402.14740,
+    equation 8), and that of each KL_t itself. Maps as in LoFiT (Yin et al. 2024, arXiv 2406.01563), here on whole
+    modules; the oracle of arXiv 2503.10679. The source's prompts are continued; the target plays no part.
 
     Args:
         classifier: from texts to probabilities of what should go away.
         steps: optimizer steps.
         learning_rate: the largest, in deviations of a neuron (see `LinEAS`, "relative").
-        kl: weight of the divergence in nats a token.
+        kl: weight of the divergence, against a reward of 0 to 1; in nats a continuation.
         prompts: continued a step, drawn anew each time; None takes all.
         samples: continuations a prompt, at least 2.
         max_new_tokens: of a continuation.
@@ -71,33 +74,34 @@ class LoFITRL:
             raise LineasError("LoFITRL continues prompts, so it needs a text model.")
         left = task.left()
         trained = TrainedMaps(task.sites, left)
-        optimizer = Relative(trained.parameters, units(left, task.reached()), self.learning_rate, self.steps)
+        optimizer = Relative(trained.parameters, units(left, left), self.learning_rate, self.steps)
         generator = torch.Generator().manual_seed(task.seed)
         encoded, _ = model.encode(task.source, task.max_length)
         costs: list[float] = []
-        for step in range(self.steps):
-            drawn = torch.randperm(len(encoded), generator=generator)[: self.prompts].tolist()
-            prompts = [encoded[i] for i in drawn for _ in range(self.samples)]
-            with edited(model.network, trained.edits):
-                made = model.continue_ids(
-                    prompts, self.max_new_tokens, 1.0, 1.0, 1.0, task.seed * self.steps + step, len(prompts)
-                )
-            made = [_until_end(new, model) for new in made]
-            texts = model.tokenizer.batch_decode(made, skip_special_tokens=True)
-            unwanted = torch.tensor(self.classifier(texts))
-            self._backward(model, trained.edits, prompts, made, self._advantages(unwanted))
-            optimizer.step()
-            costs.append(float(unwanted.mean()))
-            if task.progress:
-                task.progress(step + 1, self.steps, costs[-1])
+        try:
+            for step in range(self.steps):
+                drawn = torch.randperm(len(encoded), generator=generator)[: self.prompts].tolist()
+                prompts = [encoded[i] for i in drawn for _ in range(self.samples)]
+                with edited(model.network, trained.edits):
+                    made = model.continue_ids(
+                        prompts, self.max_new_tokens, 1.0, 1.0, 1.0, task.seed * self.steps + step, len(prompts)
+                    )
+                made = [_until_end(new, model) for new in made]
+                texts = model.tokenizer.batch_decode(made, skip_special_tokens=True)
+                unwanted = torch.tensor(self.classifier(texts), dtype=torch.float32)
+                self._backward(model, trained.edits, prompts, made, unwanted)
+                optimizer.step()
+                costs.append(float(unwanted.mean()))
+                if task.progress:
+                    task.progress(step + 1, self.steps, costs[-1])
+        except KeyboardInterrupt:
+            if not costs:
+                raise
+            warnings.warn(
+                f"interrupted after {len(costs)} of {self.steps} steps; what was learned so far is kept.", stacklevel=2
+            )
         name = getattr(self.classifier, "__name__", type(self.classifier).__name__)
         return Fit(trained.maps(), costs, {"classifier": name})
-
-    def _advantages(self, unwanted: torch.Tensor) -> torch.Tensor:
-        """Each sample's reward over the mean of its prompt's other samples, `[prompts * samples]`."""
-        rewards = 1 - unwanted.view(-1, self.samples)
-        others = (rewards.sum(1, keepdim=True) - rewards) / (self.samples - 1)
-        return (rewards - others).flatten()
 
     def _backward(
         self,
@@ -105,29 +109,57 @@ class LoFITRL:
         edits: dict[Site, Edit],
         prompts: list[list[int]],
         made: list[list[int]],
-        advantages: torch.Tensor,
+        unwanted: torch.Tensor,
     ) -> None:
-        """Add the gradient of the negative objective, chunk by chunk."""
-        whole = [[*prompt, *new] for prompt, new in zip(prompts, made)]
-        starts = torch.tensor([len(prompt) for prompt in prompts])
-        for chunk in chunks(model, whole):
-            rows = chunk.rows.cpu()
-            sampled = _sampled(chunk, starts[rows].to(chunk.ids.device))  # [b, t - 1]
-            with torch.no_grad():
-                untouched = chunk.logits(model).log_softmax(-1)
-            with torch.enable_grad(), edited(model.network, edits):
-                steered = chunk.logits(model).log_softmax(-1)
-                chosen = steered.gather(-1, chunk.ids[:, 1:].unsqueeze(-1)).squeeze(-1)
-                divergence = (steered.exp() * (steered - untouched)).sum(-1)
-                gain = advantages[rows].to(chosen).unsqueeze(1) * chosen - self.kl * divergence
-                loss = -(gain * sampled).sum() / len(whole) / self.max_new_tokens
-            loss.backward()
+        """Add the gradient of the negative objective, part by part."""
+        parts = scored_parts(model, [[*prompt, *new] for prompt, new in zip(prompts, made)])
+        starts = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+        divergences = torch.zeros(len(prompts), self.max_new_tokens)  # of the k-th sampled token
+        if self.kl > 0:
+            for part in parts:
+                with torch.no_grad():
+                    per_token, _ = self._divergence(model, edits, part)
+                places = torch.arange(self.max_new_tokens, device=model.device) + starts[part.rows].unsqueeze(1) - 1
+                inside = places < per_token.shape[1]
+                sampled = (per_token * _sampled(part, starts)).gather(1, places.clamp_max(per_token.shape[1] - 1))
+                divergences[part.rows.cpu()] = (sampled * inside).cpu()
+        advantages = self._advantages(unwanted, divergences).to(model.device)  # [n, max_new_tokens]
+        for part in parts:
+            with torch.enable_grad():
+                per_token, steered = self._divergence(model, edits, part)
+                chosen = steered.gather(-1, part.ids[:, 1:].unsqueeze(-1)).squeeze(-1)  # [b, t - 1]
+                place = torch.arange(chosen.shape[1], device=model.device) - starts[part.rows].unsqueeze(1) + 1
+                gained = advantages[part.rows].gather(1, place.clamp(0, self.max_new_tokens - 1))
+                gain = (gained * chosen - self.kl * per_token) * _sampled(part, starts)
+                (-gain.sum() / len(prompts)).backward()
+
+    def _advantages(self, unwanted: torch.Tensor, divergences: torch.Tensor) -> torch.Tensor:
+        """What each sampled token earns over the mean of its prompt's other samples at the same place, `[n, T]`.
+
+        Args:
+            unwanted: `[n]`, the samples of a prompt next to each other.
+            divergences: of every sampled token, 0 after the end, `[n, T]`.
+        """
+        to_come = divergences.flip(1).cumsum(1).flip(1) - divergences
+        returns = (1 - unwanted.unsqueeze(1) - self.kl * to_come).view(-1, self.samples, self.max_new_tokens)
+        others = (returns.sum(1, keepdim=True) - returns) / (self.samples - 1)
+        return (returns - others).flatten(0, 1)
+
+    def _divergence(
+        self, model: TextModel, edits: dict[Site, Edit], part: PaddedPart
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """KL(steered || untouched) of every predicted token, `[b, t - 1]`, and the steered log-probabilities."""
+        with torch.no_grad():
+            untouched = predictions(model, part).log_softmax(-1)
+        with edited(model.network, edits):
+            steered = predictions(model, part).log_softmax(-1)
+        return (steered.exp() * (steered - untouched)).sum(-1), steered
 
 
-def _sampled(chunk: Chunk, starts: torch.Tensor) -> torch.Tensor:
+def _sampled(part: PaddedPart, starts: torch.Tensor) -> torch.Tensor:
     """Which predicted tokens were sampled, `[b, t - 1]`: after the prompt and no padding."""
-    columns = torch.arange(1, chunk.ids.shape[1], device=chunk.ids.device)
-    return (columns >= starts.unsqueeze(1)) & (chunk.mask[:, 1:] == 1)
+    columns = torch.arange(1, part.ids.shape[1], device=part.ids.device)
+    return (columns >= starts[part.rows].unsqueeze(1)) & (part.mask[:, 1:] == 1)
 
 
 def _until_end(new: list[int], model: TextModel) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 import torch
 
 from lineas.errors import LineasError
-from lineas.learning.fitting import frozen
-from lineas.models.scoring import chunks
+from lineas.models.adapters import NOT_INSTALLED, restored
+from lineas.models.scoring import predictions, scored_parts
 from lineas.models.text import TextModel
 
 
@@ -66,7 +67,7 @@ class LoRA:
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError:
-            raise LineasError("LoRA needs peft: pip install 'lineas[evaluate]'.") from None
+            raise LineasError(NOT_INSTALLED) from None
         folder = Path(folder)
         if folder.exists():
             raise LineasError(f"{folder} exists already; choose another folder.")
@@ -77,30 +78,37 @@ class LoRA:
         generator = torch.Generator().manual_seed(seed)
         steps = self.epochs * math.ceil(len(encoded) / self.batch_size)
         losses: list[float] = []
-        with frozen(model.network), torch.random.fork_rng():
+        with restored(model.network), torch.random.fork_rng():
             torch.manual_seed(seed)
             config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
             adapted: Any = get_peft_model(model.network, config)  # type: ignore[arg-type]
+            adapted.eval()  # no dropout: sentences are few
+            optimizer = torch.optim.AdamW(
+                [p for p in adapted.parameters() if p.requires_grad], lr=self.learning_rate, weight_decay=0.0
+            )
+            schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
             try:
-                weights = [p for p in adapted.parameters() if p.requires_grad]
-                optimizer = torch.optim.AdamW(weights, lr=self.learning_rate, weight_decay=0.0)
-                schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
                 for _ in range(self.epochs):
                     for rows in torch.randperm(len(encoded), generator=generator).split(self.batch_size):
-                        losses.append(_backward(model, [encoded[int(i)] for i in rows]))
-                        if not math.isfinite(losses[-1]):
+                        loss = _backward(model, [encoded[int(i)] for i in rows])
+                        if not math.isfinite(loss):
                             raise LineasError(
-                                f"the loss is no longer finite at step {len(losses)} of {steps}; nothing was written, "
-                                f"try a learning rate of {self.learning_rate / 10:.2g}."
+                                f"the loss is no longer finite at step {len(losses) + 1} of {steps}; nothing was "
+                                f"written, try a learning rate of {self.learning_rate / 10:.2g}."
                             )
                         optimizer.step()
                         schedule.step()
                         optimizer.zero_grad()
+                        losses.append(loss)
                         if progress:
-                            progress(len(losses), steps, losses[-1])
-                _save(adapted, folder)
-            finally:
-                adapted.unload()
+                            progress(len(losses), steps, loss)
+            except KeyboardInterrupt:
+                if not losses:
+                    raise
+                warnings.warn(
+                    f"interrupted after {len(losses)} of {steps} steps; what was learned so far is kept.", stacklevel=2
+                )
+            _save(adapted, folder)
         return losses
 
 
@@ -108,11 +116,10 @@ def _backward(model: TextModel, encoded: list[list[int]]) -> float:
     """Add the gradient of the mean loss a token; returns that mean."""
     tokens = sum(len(ids) - 1 for ids in encoded)
     total = 0.0
-    for chunk in chunks(model, encoded):
-        losses = torch.nn.functional.cross_entropy(
-            chunk.logits(model).transpose(1, 2), chunk.ids[:, 1:], reduction="none"
-        )
-        loss = (losses * chunk.mask[:, 1:]).sum() / tokens
+    for part in scored_parts(model, encoded):
+        logits = predictions(model, part).transpose(1, 2)
+        losses = torch.nn.functional.cross_entropy(logits, part.ids[:, 1:], reduction="none")
+        loss = (losses * part.mask[:, 1:]).sum() / tokens
         loss.backward()
         total += float(loss.detach())
     return total
