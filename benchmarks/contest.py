@@ -24,7 +24,8 @@ from record import about, save
 
 import lineas
 from lineas.evaluation.classifiers import Classifier
-from lineas.evaluation.run import Plan, Row, evaluate, weights_digest
+from lineas.evaluation.records import Plan, Row
+from lineas.evaluation.run import evaluate, weights_digest
 from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
 from lineas.learning.lora import LoRA
 

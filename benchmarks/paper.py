@@ -18,7 +18,7 @@ from contest import Contest, Sides, arguments
 
 import lineas
 from lineas.evaluation.classifiers import classifier
-from lineas.evaluation.run import Plan
+from lineas.evaluation.records import Plan
 from lineas.prompts import draw, read_prompts
 
 METHODS = ["caa-all", "iti-c", "lin-act", "lineas-paper", "lineas", "lofit-rl"]

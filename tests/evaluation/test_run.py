@@ -15,8 +15,9 @@ import torch
 import lineas
 from lineas import LineasError
 from lineas.evaluation.perplexity import perplexity
+from lineas.evaluation.records import Plan, Row
 from lineas.evaluation.report import markdown, plot_effect_and_damage, plot_learned
-from lineas.evaluation.run import Plan, Row, evaluate
+from lineas.evaluation.run import evaluate
 from lineas.evaluation.systems import Prompted, Steered, Untouched
 
 NEUTRAL = ["Once upon a time there was a dog.", "Tom saw a bird.", "She was very happy and smiled at her mom all day."]

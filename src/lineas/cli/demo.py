@@ -16,8 +16,9 @@ from lineas.cli.generate import side_by_side
 from lineas.cli.show import draw, site_rows
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
+from lineas.evaluation.records import Plan, Row
 from lineas.evaluation.report import failures, plot_learned
-from lineas.evaluation.run import Plan, Row, evaluate
+from lineas.evaluation.run import evaluate
 from lineas.evaluation.systems import Steered
 from lineas.learning import LinEAS, learn
 from lineas.prompts import read_prompts

@@ -30,8 +30,8 @@ from lineas.cli.common import (
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
 from lineas.evaluation.harness import check_tasks
+from lineas.evaluation.records import Evaluation, Plan
 from lineas.evaluation.report import cell, columns, failures, markdown, plot_effect_and_damage
-from lineas.evaluation.run import Evaluation, Plan
 from lineas.evaluation.run import evaluate as judge
 from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
 from lineas.prompts import read_prompts

@@ -1,7 +1,8 @@
 """Evaluation: effect and damage together, for interventions, prompts and adapters."""
 
 from lineas.evaluation.classifiers import classifier, fitted
-from lineas.evaluation.run import Evaluation, Plan, Row, evaluate
+from lineas.evaluation.records import Evaluation, Plan, Row
+from lineas.evaluation.run import evaluate
 from lineas.evaluation.systems import Adapted, Prompted, Steered, Untouched
 
 __all__ = [

@@ -8,7 +8,7 @@ from statistics import stdev
 from typing import Any
 
 from lineas.errors import LineasError
-from lineas.evaluation.run import Evaluation, Row
+from lineas.evaluation.records import Evaluation, Row
 from lineas.intervention import Intervention
 
 PLAIN = ("perplexity", "kl", "distinct_1", "distinct_2", "distinct_3", "repetition", "empty")
