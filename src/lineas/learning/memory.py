@@ -23,8 +23,9 @@ FIXED = 64 * 2**20
 POOLED = 6
 """Float32 numbers held for every sample and neuron: activations, their gradients, the target, two to sort, and the
 activations without maps, whose place is not given back at once."""
-PROBE = 128
-"""Tokens of a prompt, at most, on which it is measured what a token takes."""
+PROBE = 256
+"""Tokens of a prompt, at most, on which it is measured what a token takes: the length at which attention keeps most a
+token (see `lineas.models.packing.SHORT`)."""
 SHARE = 0.5
 """Of the free memory, what learning takes when nothing else is said."""
 
