@@ -33,7 +33,7 @@ from torch import nn
 import lineas
 from lineas import transport
 from lineas.learning.capture import capture
-from lineas.learning.fitting import frozen
+from lineas.models.frozen import frozen
 from lineas.prompts import draw, read_prompts
 
 MEMORY = "3GiB"

@@ -12,7 +12,7 @@ import lineas
 from lineas import LinEAS, LineasError, transport
 from lineas.edits import edited
 from lineas.learning.capture import capture
-from lineas.learning.fitting import frozen
+from lineas.models.frozen import frozen
 
 SOURCE = ["The dog ran away from the house", "A bird sang", "He was sad and cried all day", "Tom lost his red ball"]
 TARGET = [

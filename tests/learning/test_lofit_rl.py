@@ -12,9 +12,10 @@ import torch
 import lineas
 from lineas import LineasError, LoFITRL
 from lineas.edits import edited
-from lineas.learning.fitting import Task, frozen
+from lineas.learning.fitting import Task
 from lineas.learning.lofit_rl import _until_end
 from lineas.learning.trained import TrainedMaps
+from lineas.models.frozen import frozen
 
 PROMPTS = ["Tom", "The dog", "Once upon a time"]
 

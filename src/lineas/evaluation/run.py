@@ -52,7 +52,8 @@ def evaluate(
         with system.applied(model):  # what does not fit is said before hours of measuring
             pass
     versions = {name: version(name) for name in ("lineas", "torch", "transformers")}
-    kept = Kept(folder, {"network": weights_digest(model), "dtype": str(model.dtype), **versions})
+    weights = weights_digest(model)
+    kept = Kept(folder, {"network": weights, "dtype": str(model.dtype), **versions})
     rows, continuations = [], []
     for system in systems:
         judged = Untouched() if system.strength == 0 else system
@@ -81,7 +82,7 @@ def evaluate(
         "classifiers": {name: getattr(judge, "__name__", str(judge)) for name, judge in plan.classifiers.items()},
         "tasks": {**_of_tasks(plan), "names": list(plan.tasks)},
         "max_length": plan.max_length,
-        "weights": weights_digest(model),
+        "weights": weights,
         "revision": model.revision,
         "versions": {**versions, "python": platform.python_version()},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

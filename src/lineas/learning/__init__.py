@@ -20,7 +20,7 @@ from lineas.intervention import Intervention
 from lineas.learning.aura import AurA
 from lineas.learning.caa import CAA
 from lineas.learning.capture import Model
-from lineas.learning.fitting import Fit, Method, Progress, Task, frozen
+from lineas.learning.fitting import Fit, Method, Progress, Task
 from lineas.learning.gaussian_act import GaussianAcT
 from lineas.learning.iti import ITIc
 from lineas.learning.lin_act import LinAcT
@@ -29,6 +29,7 @@ from lineas.learning.lofit_rl import LoFITRL
 from lineas.learning.mean_act import MeanAcT
 from lineas.learning.memory import as_bytes
 from lineas.maps import AffineMap
+from lineas.models.frozen import frozen
 
 __all__ = [
     "CAA",

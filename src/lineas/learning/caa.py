@@ -35,4 +35,4 @@ class CAA:
             task = replace(task, sites=[task.sites[len(task.sites) // 2]])
         left, reached = task.left(), task.reached()
         maps = {name: mean_map(u, reached[name]) for name, u in left.items()}
-        return Fit(maps, [task.cost(maps)])
+        return Fit(maps, [task.cost(maps, reached)])

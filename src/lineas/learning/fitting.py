@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import nn
 
 from lineas.edits import Edit, edited
 from lineas.learning.capture import Model, activations
@@ -32,7 +30,7 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learned; the network's weights ask for no gradients meanwhile (see `frozen`).
+    """What is to be learned; the network's weights ask for no gradients meanwhile (see `lineas.models.frozen`).
 
     Args:
         model: what to steer.
@@ -62,9 +60,14 @@ class Task:
         """The target's: by site name, `[m, d]`."""
         return activations(self.model, self.target, self.sites, self.max_length, pooling)
 
-    def cost(self, maps: Mapping[str, AffineMap]) -> float:
-        """The cost with maps in place, averaged over all sites: what LinEAS minimises, for any method's maps."""
-        reached = self.reached()
+    def cost(self, maps: Mapping[str, AffineMap], reached: Mapping[str, torch.Tensor] | None = None) -> float:
+        """The cost with maps in place, averaged over all sites: what LinEAS minimises, for any method's maps.
+
+        Args:
+            maps: by site name, for some or all of the sites.
+            reached: the target's mean activations, `self.reached()`, where they are at hand.
+        """
+        reached = self.reached() if reached is None else reached
         with edited(self.model.network, {s: acting(maps[s.name], s) for s in self.sites if s.name in maps}):
             return distance(self.left(), reached)
 
@@ -106,20 +109,3 @@ def acting(map_: AffineMap, site: Site) -> Edit:
 def distance(left: Mapping[str, torch.Tensor], reached: Mapping[str, torch.Tensor]) -> float:
     """The cost of activations `[n, d]` against their target `[m, d]`, averaged over sites."""
     return float(torch.stack([Quantiles.of(v, len(left[name])).cost(left[name]) for name, v in reached.items()]).mean())
-
-
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """Within the block no weight asks for a gradient and dropout is off; afterwards all is as before."""
-    asked = [p for p in network.parameters() if p.requires_grad]
-    was_training = [m for m in network.modules() if m.training]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    network.eval()
-    try:
-        yield
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)
-        for module in was_training:
-            module.training = True

@@ -37,7 +37,7 @@ class ITIc:
         """Learn one map a site."""
         left, reached = task.left(), task.reached()
         maps = {name: probe_map(u, reached[name], self.alpha) for name, u in left.items()}
-        return Fit(maps, [task.cost(maps)])
+        return Fit(maps, [task.cost(maps, reached)])
 
 
 def probe_map(source: torch.Tensor, target: torch.Tensor, alpha: float) -> AffineMap:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from lineas.errors import LineasError
+from lineas.models.frozen import frozen
 
 NOT_INSTALLED = "adapters need peft: pip install 'lineas[evaluate]'."
 PLAIN_STARTS = (True, False, "gaussian")
@@ -19,16 +20,11 @@ PLAIN_STARTS = (True, False, "gaussian")
 @contextmanager
 def restored(network: nn.Module) -> Iterator[None]:
     """Whatever adapters are put on the network within the block are gone afterwards, also after a failure."""
-    asked = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
-    training = {name for name, module in network.named_modules() if module.training}
-    try:
-        yield
-    finally:
-        _strip(network)
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_(asked[name])
-        for name, module in network.named_modules():
-            module.training = name in training
+    with frozen(network):
+        try:
+            yield
+        finally:
+            _strip(network)
 
 
 @contextmanager
