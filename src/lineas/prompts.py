@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import random
@@ -54,6 +55,11 @@ def draw(prompts: Sequence[str], count: int | None, seed: int) -> list[str]:
     if count > len(prompts):
         raise LineasError(f"{count} samples were asked for and {len(prompts)} prompts are there; ask for fewer.")
     return random.Random(seed).sample(list(prompts), count)
+
+
+def described(prompts: Sequence[str]) -> dict[str, Any]:
+    """What is recorded of prompts instead of themselves: how many, and the sha256 of their lines."""
+    return {"count": len(prompts), "sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest()}
 
 
 def _located(source: str) -> tuple[Path, str | None]:

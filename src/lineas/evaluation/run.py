@@ -22,6 +22,7 @@ from lineas.evaluation.records import Evaluation, Plan, Row
 from lineas.evaluation.statistics import interval
 from lineas.evaluation.systems import System, Untouched
 from lineas.models.text import TextModel
+from lineas.prompts import described
 
 YES = 0.5
 """A text shows a concept when its classifier gives this or more."""
@@ -75,8 +76,8 @@ def evaluate(
     facts = {
         "model": model.name,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "prompts": _described(plan.prompts),
-        "neutral": _described(plan.neutral),
+        "prompts": described(plan.prompts),
+        "neutral": described(plan.neutral),
         "seeds": list(plan.seeds),
         "sampling": dict(plan.sampling),
         "classifiers": {name: getattr(judge, "__name__", str(judge)) for name, judge in plan.classifiers.items()},
@@ -124,7 +125,7 @@ def _continued(
             return model.generate(texts, **plan.sampling, seed=seed, progress=progress)
 
     what = {"part": "continuations", **system.identity(), "seed": seed, "sampling": dict(plan.sampling)}
-    made, was_there = kept.get({**what, "prompts": _described(plan.prompts)}, generate)
+    made, was_there = kept.get({**what, "prompts": described(plan.prompts)}, generate)
     if was_there and progress:
         progress(len(made))
     return made
@@ -197,7 +198,7 @@ def weights_digest(model: TextModel) -> str:
 
 
 def _of_neutral(part: str, system: System, plan: Plan) -> dict[str, Any]:
-    return {"part": part, **system.identity(), "neutral": _described(plan.neutral), "max_length": plan.max_length}
+    return {"part": part, **system.identity(), "neutral": described(plan.neutral), "max_length": plan.max_length}
 
 
 def _add(row: Row, column: str, values: list[float]) -> None:
@@ -206,7 +207,3 @@ def _add(row: Row, column: str, values: list[float]) -> None:
         raise LineasError(f"it is not finite on {count} of {len(values)} sentences; the model is destroyed.")
     row.values[column] = mean(values)
     row.intervals[column] = interval(values)
-
-
-def _described(texts: Sequence[str]) -> dict[str, Any]:
-    return {"count": len(texts), "sha256": hashlib.sha256("\n".join(texts).encode()).hexdigest()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import warnings
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from lineas.learning.mean_act import MeanAcT
 from lineas.learning.memory import as_bytes
 from lineas.maps import AffineMap
 from lineas.models.frozen import frozen
+from lineas.prompts import described
 
 __all__ = [
     "CAA",
@@ -117,7 +117,7 @@ def learn(
         "seed": seed,
         "max_length": max_length,
         "dtype": str(next(model.network.parameters()).dtype).removeprefix("torch."),
-        "data": {"source": _described(source), "target": _described(target)},
+        "data": {"source": described(source), "target": described(target)},
         "cost": fit.costs,
         "folds": {site.name: folding(model.network, site) for site in chosen},
         "versions": {name: version(name) for name in ("lineas", "torch", "transformers")}
@@ -143,7 +143,3 @@ def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
 
 def _stored(map_: AffineMap) -> AffineMap:
     return AffineMap(map_.scale.float().cpu(), map_.shift.float().cpu())
-
-
-def _described(prompts: Sequence[str]) -> dict[str, Any]:
-    return {"count": len(prompts), "sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest()}
