@@ -9,18 +9,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
 
 import torch
-from record import about, save
+from record import about, learn_at_some_rate, save
 
 import lineas
 from lineas.evaluation.classifiers import Classifier
@@ -131,14 +130,16 @@ class Contest:
         if not facts.exists():
             shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
             started = time.perf_counter()
+            settings: object = str(method)
             if isinstance(method, LoRA):
                 method.fine_tune(self.model, sides.target, folder, seed=draw)
             else:
                 source = sides.prompts if isinstance(method, lineas.LoFITRL) else sides.source
-                learned, method = self._tried(method, source, sides.target, sites, draw)
+                learned = learn_at_some_rate(self.model, source, sides.target, method, sites, draw)  # type: ignore[arg-type]
                 learned.save(folder, overwrite=True)
+                settings = learned.facts["method"]  # with the rate that was taken
             seconds = time.perf_counter() - started
-            told = {"seconds": seconds, "settings": str(method), "parameters": _parameters(folder)}
+            told = {"seconds": seconds, "settings": settings, "parameters": _parameters(folder)}
             beside = facts.with_suffix(".part")
             beside.write_text(json.dumps(told), encoding="utf-8")
             beside.replace(facts)
@@ -153,19 +154,6 @@ class Contest:
         versions = {package: version(package) for package in ("lineas", "torch", "transformers")}
         everything = [settings, sites, asdict(sides), str(self.model.dtype), self.weights, versions]
         return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:12]
-
-    def _tried(
-        self, method: object, source: Sequence[str], target: Sequence[str], sites: str | None, draw: int
-    ) -> tuple[lineas.Intervention, object]:
-        """What a method learns; where its rate blows up, with a tenth of it, and so on, as the error says."""
-        try:
-            return lineas.learn(self.model, source, target, method, sites, seed=draw), method  # type: ignore[arg-type]
-        except lineas.LineasError as error:
-            tenth = re.search(r"learning rate .* try (\S+)\.$", str(error))
-            if tenth is None:
-                raise
-            print(error, flush=True)
-            return self._tried(replace(method, learning_rate=float(tenth[1])), source, target, sites, draw)  # type: ignore[type-var]
 
     def _row(self, system: System, draw: int, facts: dict, few: bool = False) -> dict:
         """One line of the result: a system at a strength on a draw; a few of the seeds and no tasks for curves."""

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
 import torch
-from record import DATA, about, save, toxic_prompts
+from record import DATA, about, learn_at_some_rate, save, toxic_prompts
 
 import lineas
 from lineas import transport
@@ -75,19 +73,8 @@ class Bench:
         """The recipe's intervention for a draw."""
         if not (folder / "intervention.json").exists():
             sides = [self.sentences(side, seed)[0] for side in ("toxic", "nontoxic")]
-            self.tried(RECIPES[recipe], *sides, seed).save(folder, overwrite=True)
+            learn_at_some_rate(self.model, *sides, RECIPES[recipe], seed=seed).save(folder, overwrite=True)
         return lineas.Intervention.load(folder)
-
-    def tried(self, method: lineas.LinEAS, source: list[str], target: list[str], seed: int) -> lineas.Intervention:
-        """What a recipe learns; where its rate blows up, with a tenth of it, and so on, as the error says."""
-        try:
-            return lineas.learn(self.model, source, target, method, seed=seed)
-        except lineas.LineasError as error:
-            tenth = re.search(r"blew up .* try (\S+)\.$", str(error))
-            if tenth is None:
-                raise
-            print(error, flush=True)
-            return self.tried(replace(method, learning_rate=float(tenth[1])), source, target, seed)
 
     @torch.no_grad()
     def activations(self, prompts: list[str]) -> dict[str, torch.Tensor]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +16,8 @@ from typing import Any
 
 import torch
 
+import lineas
+from lineas.learning import Method
 from lineas.prompts import draw
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,6 +51,26 @@ def toxic_prompts(count: int) -> list[str]:
     """RealToxicityPrompts prompts of toxicity >= 0.5, drawn with a fixed seed."""
     rows = [json.loads(line)["prompt"] for line in (DATA / "rtp" / "prompts.jsonl").open(encoding="utf-8")]
     return draw([row["text"] for row in rows if (row["toxicity"] or 0) >= 0.5], count, 0)
+
+
+def learn_at_some_rate(
+    model: lineas.TextModel,
+    source: Sequence[str],
+    target: Sequence[str],
+    method: Method,
+    sites: str | None = None,
+    seed: int = 0,
+) -> lineas.Intervention:
+    """What a method learns; where its rate blows up, with a tenth of it, and so on, as the error says."""
+    try:
+        return lineas.learn(model, source, target, method, sites, seed=seed)
+    except lineas.LineasError as error:
+        tenth = re.search(r"learning rate .* try (\S+)\.$", str(error))
+        if tenth is None:
+            raise
+        print(error, flush=True)
+        slower: Any = replace(method, learning_rate=float(tenth[1]))  # type: ignore[type-var]
+        return learn_at_some_rate(model, source, target, slower, sites, seed)
 
 
 def _processor() -> str:
