@@ -97,7 +97,7 @@ def learning() -> str:
     ):
         lines.append(f"| {name} | " + " | ".join(f"{figure(row):.2f}" for row in grown) + " |")
     steering = json.loads((RESULTS / "steering.json").read_text())
-    costs = [f"{row['way']} {100 * (row['ratio'] - 1):+.1f} %" for row in steering["rows"][1:]]
+    costs = [f"{row['way']} {100 * (row['ratio'] - 1):+.1f} %" for row in steering["rows"]]
     lines += [
         "",
         f"Growth with n (sentences), t (tokens of 32 prompts) and k (blocks with maps), memory limited to "

@@ -1,9 +1,11 @@
 """What a steered generate costs over an untouched one: 64 prompts, 32 tokens each, SmolLM2-135M-Instruct.
 
-    python benchmarks/steering.py [--rounds 7] [--batch 64]
+    python benchmarks/steering.py [--rounds 15] [--batch 64]
 
-In one process, one way after the other, round after round; every row writes exactly 32 tokens. The ratio of a way is
-the median over rounds of its time by the untouched time of the same round. Writes benchmarks/results/steering.json.
+In one process, round after round; every row writes exactly 32 tokens. Each way is timed between two untouched
+generations, and its ratio is the median over rounds of its time by the mean of these two: what drifts slowly on a
+machine drops out. "untouched" is timed in the same way, so its ratio is the noise. Writes
+benchmarks/results/steering.json.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from contextlib import nullcontext
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from record import about, save
 
@@ -36,7 +39,7 @@ def some_intervention(model: lineas.TextModel, seed: int) -> lineas.Intervention
 def main() -> None:
     """Time every way, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args()
     model = lineas.load()
@@ -53,31 +56,43 @@ def main() -> None:
         "strength 0": lambda: lineas.steer(model, dense[0], 0.0),
         "a strength a row": lambda: lineas.steer(model, dense[0], torch.linspace(0, 1, len(prompts))),
     }
+
+    def seconds(way: Any) -> float:
+        with way(), torch.no_grad():
+            torch.manual_seed(0)
+            start = time.perf_counter()
+            network.generate(
+                **inputs, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=True, top_p=0.3, top_k=0,
+                repetition_penalty=1.2, pad_token_id=0,
+            )  # fmt: skip
+            if model.device.type == "cuda":
+                torch.cuda.synchronize()
+            return time.perf_counter() - start
+
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(options.rounds + 1):
+    ratios: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        seconds(way)  # warms up
+    before = seconds(nullcontext)
+    for _ in range(options.rounds):
         for name, way in ways.items():
-            with way(), torch.no_grad():
-                torch.manual_seed(0)
-                start = time.perf_counter()
-                network.generate(
-                    **inputs, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=True, top_p=0.3, top_k=0,
-                    repetition_penalty=1.2, pad_token_id=0,
-                )  # fmt: skip
-                if model.device.type == "cuda":
-                    torch.cuda.synchronize()
-                if turn:  # the first round warms up
-                    times[name].append(time.perf_counter() - start)
+            taken, after = seconds(way), seconds(nullcontext)
+            times[name].append(taken)
+            ratios[name].append(2 * taken / (before + after))
+            before = after
     rows = [
         {
             "way": name,
-            "seconds": median(taken),
-            "ratio": median(t / plain for t, plain in zip(taken, times["untouched"])),
-            "all": taken,
+            "seconds": median(times[name]),
+            "ratio": median(ratios[name]),
+            "quartiles": [float(q) for q in np.quantile(ratios[name], [0.25, 0.75])],
+            "all": times[name],
         }
-        for name, taken in times.items()
+        for name in ways
     ]
     for row in rows:
-        print(f"{row['way']:20} {row['seconds']:6.2f} s   x {row['ratio']:.3f}")
+        low, high = row["quartiles"]
+        print(f"{row['way']:20} {row['seconds']:6.2f} s   x {row['ratio']:.3f}  (quartiles {low:.3f} to {high:.3f})")
     save(
         "steering", {"about": about(), "options": vars(options), "prompts": list(inputs.input_ids.shape), "rows": rows}
     )
