@@ -9,7 +9,8 @@ One process, one way after the other, round after round (32 + 32 Jigsaw sentence
 Then, in the default type: growth with the number of sentences n (ParaDetox), with the length of 32 prompts (Wikipedia
 sentences end to end), and with depth (sites in the first k blocks). A step's time is the median over steps.
 "share" is the rate of useful matrix products (2 per weight and token forward, 2 backward; nothing for attention, nor
-for what is computed twice) by the best rate of plain matrix products of the same type on this machine. Memory is the
+for what is computed twice) by the best rate of plain matrix products of the same type on this machine, measured beside
+each timing (the median of these shares where there are several rounds). Memory is the
 peak above what was taken before the first step, read from the system. Writes benchmarks/results/learning.json.
 """
 
@@ -21,6 +22,8 @@ import gc
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -196,12 +199,29 @@ def compiled(kind: str) -> lineas.TextModel:
     return model
 
 
-def row(name: str, seconds: list[float], peak: int, work: tuple[int, int], rate: float) -> dict[str, Any]:
+@dataclass
+class Timed:
+    """One run of a way: seconds of its steps, peak memory in bytes, and the matmul rate just before it."""
+
+    seconds: list[float]
+    peak: int
+    rate: float
+
+
+def timed(model: lineas.TextModel, way: Callable[[], tuple[list[float], int]]) -> Timed:
+    """Measure the machine, then a way."""
+    rate = matmul_rate(model.dtype, model.device)
+    return Timed(*way(), rate)
+
+
+def row(name: str, runs: list[Timed], work: tuple[int, int]) -> dict[str, Any]:
     """What is printed and kept of one way."""
+    seconds, peak = [t for run in runs for t in run.seconds], max(run.peak for run in runs)
     step = median(seconds)
     made = {
         "name": name, "seconds": step, "tokens": work[1], "tokens_per_second": work[1] / step,
-        "share": work[0] / step / rate, "peak_bytes": peak, "all": seconds,
+        "share": median(work[0] / median(run.seconds) / run.rate for run in runs), "peak_bytes": peak,
+        "matmul": [run.rate for run in runs], "all": seconds,
     }  # fmt: skip
     print(
         f"{name:24} {step:7.2f} s a step  {made['tokens']:6} tokens  {made['tokens_per_second']:7.0f} tokens/s  "
@@ -221,7 +241,6 @@ def main() -> None:
     norms, mlps = compiled("layernorm"), compiled("mlp")
     for model in (default, exact, norms, mlps):
         model.tokenizer.padding_side = "right"
-    rates = {model: matmul_rate(model.dtype, model.device) for model in (exact, default)}
     source, target = (draw(read_prompts(f"{DATA}/jigsaw/{side}.jsonl:text"), 32, 0) for side in ("toxic", "nontoxic"))
     ways: dict[str, tuple[lineas.TextModel, Callable[[], tuple[list[float], int]]]] = {
         "reference style": (exact, lambda: reference(exact, source, target, 1)),
@@ -230,53 +249,46 @@ def main() -> None:
         "the same, compiled norms": (norms, lambda: ours(norms, source, target, None, 5)),
         "the same, compiled MLPs": (mlps, lambda: ours(mlps, source, target, None, 5)),
     }
-    found: dict[str, list[tuple[list[float], int]]] = {name: [] for name in ways}
+    found: dict[str, list[Timed]] = {name: [] for name in ways}
     for turn in range(options.rounds + 1):
         for name, (model, way) in ways.items():
             with frozen(model.network):
-                measured = way()
+                measured = timed(model, way)
             if turn:  # the first round warms up
                 found[name].append(measured)
-    print({str(model.dtype): f"{rate / 1e9:.0f} GFLOP/s" for model, rate in rates.items()})
     result: dict[str, Any] = {
-        "about": about(), "options": vars(options), "matmul": {str(m.dtype): rate for m, rate in rates.items()},
-        "device": str(default.device), "memory_limit": MEMORY,
+        "about": about(), "options": vars(options), "device": str(default.device), "memory_limit": MEMORY,
     }  # fmt: skip
-    result["ways"] = [
-        row(
-            name,
-            [t for seconds, _ in found[name] for t in seconds],
-            max(peak for _, peak in found[name]),
-            operations(model, source, None, 128),
-            rates[exact if model is exact else default],
-        )
-        for name, (model, _) in ways.items()
-    ]
+    result["ways"] = [row(name, found[name], operations(model, source, None, 128)) for name, (model, _) in ways.items()]
+    for way in result["ways"]:
+        print(f"{way['name']}: {', '.join(f'{rate / 1e9:.0f}' for rate in way['matmul'])} GFLOP/s in matrix products")
     if not options.quick:
-        result |= growth(default, rates[default])
+        result |= growth(default)
     save("learning" if default.device.type == "cpu" else "learning-gpu", result)
 
 
-def growth(model: lineas.TextModel, rate: float) -> dict[str, Any]:
+def growth(model: lineas.TextModel) -> dict[str, Any]:
     """How time and memory grow."""
     made: dict[str, Any] = {"n": [], "length": [], "depth": []}
     toxic, neutral = (read_prompts(f"{DATA}/paradetox/pairs.jsonl:{side}") for side in ("toxic", "neutral"))
     for n in (32, 128, 512, 1024):
         sides = draw(toxic, n, 0), draw(neutral, n, 0)
-        seconds, peak = ours(model, *sides, None, 3)
-        made["n"].append({"n": n, **row(f"n = {n}", seconds, peak, operations(model, sides[0], None, 128), rate)})
+        run = timed(model, partial(ours, model, *sides, None, 3))
+        made["n"].append({"n": n, **row(f"n = {n}", [run], operations(model, sides[0], None, 128))})
     long = " ".join(draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), 1500, 0)).split()
     texts = [" ".join(long[500 * i : 500 * (i + 1)]) for i in range(64)]
     for length in (32, 64, 128, 256):
-        seconds, peak = ours(model, texts[:32], texts[32:], None, 3, length)
-        work = operations(model, texts[:32], None, length)
-        made["length"].append({"length": length, **row(f"length {length}", seconds, peak, work, rate)})
+        run = timed(model, partial(ours, model, texts[:32], texts[32:], None, 3, length))
+        made["length"].append(
+            {"length": length, **row(f"length {length}", [run], operations(model, texts[:32], None, length))}
+        )
     sides = draw(toxic, 32, 0), draw(neutral, 32, 0)
     for depth in (5, 10, 20, 30):
         pattern = "|".join(rf"model\.layers\.{i}\.post_attention_layernorm" for i in range(depth))
-        seconds, peak = ours(model, *sides, pattern, 3)
-        work = operations(model, sides[0], pattern, 128)
-        made["depth"].append({"depth": depth, **row(f"{depth} blocks", seconds, peak, work, rate)})
+        run = timed(model, partial(ours, model, *sides, pattern, 3))
+        made["depth"].append(
+            {"depth": depth, **row(f"{depth} blocks", [run], operations(model, sides[0], pattern, 128))}
+        )
     return made
 
 
