@@ -87,6 +87,18 @@ DEEPSEEK = {**GATED, **LATENT, **EXPERTS, "num_key_value_heads": 4, "first_k_den
 CONFIGS["deepseek_v3"] = ("DeepseekV3Config", "DeepseekV3ForCausalLM", DEEPSEEK)
 
 
+BLOCK = {
+    "gpt2": "transformer.h",
+    "gpt_neox": "gpt_neox.layers",
+    "opt": "model.decoder.layers",
+}
+
+
+def block(family: str, index: int = 0) -> str:
+    """The name of a block in a family."""
+    return f"{BLOCK.get(family, 'model.layers')}.{index}"
+
+
 def network(family: str, seed: int = 0, **settings: Any) -> nn.Module:
     """A network of a family with random weights: 2 blocks, 32 neurons, eval mode, float32.
 

@@ -10,31 +10,21 @@ from typing import Any, NamedTuple
 import families
 import pytest
 import torch
+from families import block
 from torch import nn
 from transformers.utils import ModelOutput
 
-from lineas import AffineMap, LineasError
+from lineas import LineasError
 from lineas.edits import edited
-from lineas.folds import folding, is_linear
+from lineas.folds import folding
 from lineas.learning.capture import capture
-from lineas.maps import affine
 from lineas.sites import Site, find_sites
 
-BLOCK = {
-    "gpt2": "transformer.h",
-    "gpt_neox": "gpt_neox.layers",
-    "opt": "model.decoder.layers",
-}
 DEFAULTS = {
     "gpt2": ["ln_2"],
     "opt": ["final_layer_norm"],
     **{family: ["post_attention_layernorm", "post_feedforward_layernorm"] for family in ("gemma2", "gemma3", "olmo2")},
 }
-
-
-def block(family: str, index: int = 0) -> str:
-    """The name of a block in a family."""
-    return f"{BLOCK.get(family, 'model.layers')}.{index}"
 
 
 def names(sites: list[Site]) -> list[str]:
@@ -341,88 +331,3 @@ def test_the_last_norm_and_modules_without_weights() -> None:
     assert folding(llama, Site("model.layers.0.mlp.act_fn")) == "no"
     assert folding(nn.ModuleDict({"norm": nn.GroupNorm(2, 4)}), Site("norm", axis=1)) == "exact"
     assert folding(nn.ModuleDict({"norm": nn.LayerNorm(4, elementwise_affine=False)}), Site("norm")) == "no"
-
-
-def with_bias_slots(family: str, network: nn.Module) -> nn.Module:
-    """A copy of a network in the architecture it folds into: Llama's for its kin, with every bias a config offers."""
-    home = "llama" if family in ("mistral", "qwen2") else family
-    config: Any = families.network(home).config
-    switches = {name: True for name in ("attention_bias", "mlp_bias") if hasattr(config, name)}
-    plain = families.network(home, **switches)
-    blank = {name: torch.zeros_like(x) for name, x in plain.state_dict().items()}
-    plain.load_state_dict(blank | network.state_dict())
-    return plain
-
-
-def fold_by_hand(plain: nn.Module, name: str, map_: AffineMap, inputs: dict[str, torch.Tensor]) -> None:
-    """Write a map at a linear or norm into weights and biases that are there, by the table of the design."""
-    module: Any = plain.get_submodule(name)
-    if is_linear(module):
-        transposed = not isinstance(module, nn.Linear)
-        module.weight.mul_(map_.scale if transposed else map_.scale.unsqueeze(1))
-    else:
-        gemma = 1.0 if "Gemma" in type(module).__name__ else 0.0  # its weight is 1 + what is stored
-        module.weight.add_(gemma).mul_(map_.scale).sub_(gemma)
-    if getattr(module, "bias", None) is not None:
-        module.bias.mul_(map_.scale).add_(map_.shift)
-    elif bool(map_.shift.any()):
-        assert not is_linear(module), f"{name} has no bias"
-        readers = readers_of(plain, module, inputs)
-        assert readers, f"nothing reads {name} that could take its shift"
-        for reader_name, reader in readers.items():
-            assert getattr(reader, "bias", None) is not None, f"{reader_name} reads {name} and has no bias"
-            reader.bias.add_(reader.weight @ map_.shift)
-
-
-def readers_of(network: nn.Module, module: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The leaf modules that are called with a module's output."""
-    made: list[torch.Tensor] = []
-    found: dict[str, Any] = {}
-
-    def reading(name: str, reader: nn.Module) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            if made and any(x is made[-1] for x in args):
-                found[name] = reader
-
-        return hook
-
-    leaves = {name: leaf for name, leaf in network.named_modules() if not any(leaf.children())}
-    handles: list[Any] = [leaf.register_forward_pre_hook(reading(name, leaf)) for name, leaf in leaves.items()]
-    handles.append(module.register_forward_hook(lambda _, __, result: made.append(result)))
-    network(**inputs)
-    for handle in handles:
-        handle.remove()
-    return found
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("family", FOLDS)
-def test_what_is_said_to_fold_does_fold(family: str) -> None:
-    """Every linear and norm of a block: weights written by hand give the logits of the live map, shift and all."""
-    network = families.network(family)
-    inputs = {"input_ids": torch.randint(3, families.VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(1))}
-    untouched = network(**inputs).logits
-    torch.testing.assert_close(with_bias_slots(family, network)(**inputs).logits, untouched, atol=1e-5, rtol=0)
-    prefix, wrong = block(family), {}
-    generator = torch.Generator().manual_seed(2)
-    for name, module in network.get_submodule(prefix).named_modules():
-        site = Site(f"{prefix}.{name}".rstrip("."))
-        kind = folding(network, site)
-        if kind == "no":
-            continue
-        weight: Any = module.weight
-        width = weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0]
-        map_ = AffineMap(
-            1 + 0.5 * torch.randn(width, generator=generator),
-            0.5 * torch.randn(width, generator=generator) * (kind == "exact"),
-        )
-        with edited(network, {site: lambda z, m=map_: affine(z, m.scale, m.shift)}):
-            live = network(**inputs).logits
-        assert not torch.allclose(live, untouched, atol=1e-3)
-        plain = with_bias_slots(family, network)
-        try:
-            fold_by_hand(plain, site.module, map_, inputs)
-            torch.testing.assert_close(plain(**inputs).logits, live, atol=1e-4, rtol=0)
-        except AssertionError as error:
-            wrong[f"{name} is said to fold {kind}"] = str(error).splitlines()[0]
-    assert wrong == {}

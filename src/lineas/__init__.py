@@ -1,6 +1,7 @@
 """Steer generative models by small, sparse maps on their activations, learned from a handful of unpaired examples."""
 
 from lineas.errors import LineasError
+from lineas.folding import fold
 from lineas.intervention import Intervention, mix
 from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, LoFITRL, MeanAcT, learn
 from lineas.maps import AffineMap
@@ -21,6 +22,7 @@ __all__ = [
     "LoFITRL",
     "MeanAcT",
     "TextModel",
+    "fold",
     "learn",
     "load",
     "mix",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from lineas import card
 from lineas.errors import LineasError
+from lineas.files import new_folder
 from lineas.maps import AffineMap
 
 FORMAT = 1
@@ -31,24 +31,10 @@ SHIPPED = Path(__file__).parent / "data" / "interventions"
 
 
 def write(path: Path, description: dict[str, Any], maps: Mapping[str, AffineMap], overwrite: bool = False) -> Path:
-    """Write the folder beside its place, then rename it there, so that a failure leaves nothing half done."""
+    """Write the folder, whole or not at all."""
     check_free(path, overwrite)
-    parent = path.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
-    try:
+    with new_folder(path) as beside:
         _write_files(beside, description, maps)
-        beside.chmod(0o755)
-        if path.exists():
-            old = beside.with_name(beside.name + ".old")
-            path.replace(old)
-            beside.replace(path)
-            shutil.rmtree(old)
-        else:
-            beside.replace(path)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
     return path
 
 

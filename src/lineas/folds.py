@@ -1,8 +1,9 @@
-"""What folds: whether a site's map can be written into the weights exactly, in its scale only, or not at all."""
+"""What folds: which parts of a site's map weights can take, and where they would be written."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -11,29 +12,61 @@ from torch import nn
 
 from lineas.sites import Site, is_norm
 
-Folding = Literal["exact", "scale", "no"]
+Folding = Literal["exact", "scale", "shift", "no"]
 AS_LLAMA = {"llama", "mistral", "qwen2"}  # their blocks are the Llama architecture's, which has bias slots everywhere
+SWITCHES = ("attention_bias", "mlp_bias")
+"""What configs call the biases that an architecture can have."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where weights can take a site's map.
+
+    Args:
+        scale: whether the module's own weight takes the scale.
+        shift: the modules whose biases take the shift, the module itself or those that read it; empty where none does.
+        reason: why not both; "" where both.
+    """
+
+    scale: bool
+    shift: tuple[str, ...]
+    reason: str = ""
+
+    @property
+    def kind(self) -> Folding:
+        """ "exact" for both, "scale" or "shift" for one of them, "no" where the map stays live."""
+        if self.scale and self.shift:
+            return "exact"
+        return "scale" if self.scale else "shift" if self.shift else "no"
 
 
 def folding(network: nn.Module, site: Site) -> Folding:
-    """How a map at this site could become plain weights.
+    """How a map at this site could become plain weights: see `Slots.kind`."""
+    return slots(network, site).kind
 
-    "exact": into weight and bias of the module, or into a norm's weight and the biases of the linears it feeds.
-    "scale": the scale only, no bias takes the shift. "no": it stays live.
-    """
+
+def slots(network: nn.Module, site: Site) -> Slots:
+    """Where weights can take a map: the module's weight and bias, or a norm's weight and its readers' biases."""
     module = network.get_submodule(site.module)
     if site.output != 0:
-        return "no"
+        return Slots(False, (), "only a module's first output is made by its weights")
     if is_linear(module):
-        return "exact" if _takes_bias(network, site.module, module) else "scale"
+        plain, biased = not is_quantised(module), _takes_bias(network, site.module, module)
+        reason = "" if plain else "its weight is quantised"
+        return Slots(plain, (site.module,) if biased else (), reason or _no_slot(network, biased, "it"))
     if not is_norm(module):
-        return "no"
+        return Slots(False, (), f"no weight makes the output of a {type(module).__name__}")
+    if norm_offset(module) is None:
+        return Slots(False, (), f"a {type(module).__name__} does more with its weight than multiply")
     if getattr(module, "bias", None) is not None:
-        return "exact"
-    consumers = _consumers(network, site.module)
-    if consumers and all(_takes_bias(network, name, linear) for name, linear in consumers):
-        return "exact"
-    return "scale"
+        return Slots(True, (site.module,))
+    readers = _readers(network, site.module)
+    if not readers:
+        return Slots(True, (), "its output goes to others than linears that could take the shift into their biases")
+    without = [name for name, linear in readers if not _takes_bias(network, name, linear)]
+    if without:
+        return Slots(True, (), _no_slot(network, False, without[0].rpartition(".")[2]))
+    return Slots(True, tuple(name for name, _ in readers))
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -41,7 +74,51 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def _consumers(network: nn.Module, norm: str) -> list[tuple[str, nn.Module]]:
+def is_quantised(linear: nn.Module) -> bool:
+    """Whether a linear's weight is kept as anything but plain floating-point numbers."""
+    weight: Any = linear.weight
+    return type(weight.data) is not torch.Tensor or not weight.is_floating_point() or weight.element_size() < 2
+
+
+@torch.no_grad()
+def norm_offset(norm: nn.Module) -> float | None:
+    """What a norm adds to its weight before it multiplies by it: 0, or 1 in Gemma's; None where it does neither."""
+    probe: Any = copy.deepcopy(norm).to("cpu", torch.float32)
+    bias = getattr(probe, "bias", None)
+    if bias is not None:
+        bias.zero_()
+    width = probe.weight.shape[0]
+    shape = (1, width, 2, 2) if isinstance(probe, nn.GroupNorm) else (1, 4, width)
+    z = torch.linspace(-1, 2, 4 * width).view(shape)
+    for offset in (0.0, 1.0):
+        probe.weight.fill_(-offset)
+        try:
+            made = type(probe).forward(probe, z)  # without whatever hangs on it
+        except (TypeError, ValueError, RuntimeError):  # it wants something else beside or in place of an activation
+            return None
+        if isinstance(made, torch.Tensor) and not made.any():
+            return offset
+    return None
+
+
+def switches_for(network: nn.Module, biases: set[str]) -> tuple[str, ...] | None:
+    """The switches of the config that give these modules biases; None where they do not.
+
+    Args:
+        network: the network as it is.
+        biases: names of modules that need a bias.
+    """
+    missing = {name for name in biases if getattr(network.get_submodule(name), "bias", None) is None}
+    on = tuple(s for s, given in _switchable(network).items() if given & missing)
+    given = frozenset().union(*(_switchable(network)[s] for s in on))
+    return on if missing <= given else None
+
+
+def _no_slot(network: nn.Module, biased: bool, name: str) -> str:
+    return "" if biased else f"{name} has no bias, and no setting of {type(network).__name__} gives it one"
+
+
+def _readers(network: nn.Module, norm: str) -> list[tuple[str, nn.Module]]:
     """The linears that read a bias-free norm's output, by name; none where it goes straight into the residual."""
     parent, _, own = norm.rpartition(".")
     block = network.get_submodule(parent)
@@ -72,29 +149,32 @@ def _children(module: nn.Module | None) -> list[tuple[str, nn.Module]]:
 
 
 def _takes_bias(network: nn.Module, name: str, linear: nn.Module) -> bool:
-    """Whether a linear has a bias, or its architecture has a switch in its config that gives it one."""
-    if getattr(linear, "bias", None) is not None:
+    """Whether a linear has a bias, or its architecture, or Llama's where that is the same, can give it one."""
+    if getattr(linear, "bias", None) is not None or switches_for(network, {name}) is not None:
         return True
+    return is_like_llama(network) and (".self_attn." in name or ".mlp." in name)
+
+
+def is_like_llama(network: nn.Module) -> bool:
+    """Whether a network computes what one of the Llama architecture does with the same weights."""
     config: Any = getattr(network, "config", None)
-    if getattr(config, "model_type", None) in AS_LLAMA and not getattr(config, "sliding_window", None):
-        return ".self_attn." in name or ".mlp." in name
-    return name in _switchable(network)
+    return getattr(config, "model_type", None) in AS_LLAMA and not getattr(config, "sliding_window", None)
 
 
-_SWITCHABLE: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
+_SWITCHABLE: WeakKeyDictionary[nn.Module, dict[str, frozenset[str]]] = WeakKeyDictionary()
 
 
-def _switchable(network: nn.Module) -> frozenset[str]:
-    """The modules that have a bias once the config's switches are on; asked of a twin on the meta device."""
+def _switchable(network: nn.Module) -> dict[str, frozenset[str]]:
+    """By switch of the config, the modules that have a bias once it is on; asked of a twin on the meta device."""
     if network not in _SWITCHABLE:
-        config: Any = copy.deepcopy(getattr(network, "config", None))
-        switches = [s for s in ("attention_bias", "mlp_bias") if hasattr(config, s)]
-        for switch in switches:
+        _SWITCHABLE[network] = {}
+        for switch in SWITCHES:
+            config: Any = copy.deepcopy(getattr(network, "config", None))
+            if not hasattr(config, switch):
+                continue
             setattr(config, switch, True)
-        found: frozenset[str] = frozenset()
-        if switches:
             with torch.device("meta"):
                 twin = type(network)(config)
-            found = frozenset(n for n, m in twin.named_modules() if getattr(m, "bias", None) is not None)
-        _SWITCHABLE[network] = found
+            names = frozenset(n for n, m in twin.named_modules() if getattr(m, "bias", None) is not None)
+            _SWITCHABLE[network][switch] = names
     return _SWITCHABLE[network]

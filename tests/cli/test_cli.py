@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -162,7 +163,7 @@ def test_no_space_left_is_one_sentence_and_nothing_half_written(
     if target == "calm":
         monkeypatch.setattr(artifact, "save_file", full)
     else:
-        monkeypatch.setattr(os, "fdopen", full)
+        monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
     code, _, err = run(capsys, *LEARN, "--json", "learned.json")
     assert code == 2
     assert "no space left on the disk" in err

@@ -236,6 +236,19 @@ def test_composition_is_one_after_the_other(learned: lineas.Intervention, storie
         torch.testing.assert_close(mixed, logits(stories), atol=1e-4, rtol=1e-4)
 
 
+def test_what_folds_gives_the_same_network_as_steering_and_the_rest_says_why_not(
+    learned: lineas.Intervention, stories: TextModel
+) -> None:
+    if set(learned.facts["folds"].values()) == {"no"}:  # CAA: the output of blocks
+        with pytest.raises(LineasError, match="no weight makes the output of a LlamaDecoderLayer"):
+            lineas.fold(stories, learned)
+        return
+    with lineas.steer(stories, learned, strength=0.5):
+        live = logits(stories)
+    folded = logits(lineas.fold(stories, learned, strength=0.5))
+    assert float((folded - live).abs().max()) <= 1e-5 * float(live.abs().max())
+
+
 def test_the_same_seed_gives_the_same_maps(learned: lineas.Intervention, stories: TextModel) -> None:
     facts = learned.facts["method"]
     alike = [m for m in METHODS if type(m).__name__ == facts["name"] and asdict(m).get("layers") == facts.get("layers")]

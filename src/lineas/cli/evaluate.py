@@ -25,7 +25,6 @@ from lineas.cli.common import (
     progress_bar,
     say,
     write_json,
-    write_text,
 )
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
@@ -34,6 +33,7 @@ from lineas.evaluation.records import Evaluation, Plan
 from lineas.evaluation.report import cell, columns, failures, markdown, plot_effect_and_damage
 from lineas.evaluation.run import evaluate as judge
 from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
+from lineas.files import write_text
 from lineas.prompts import read_prompts
 
 HIDDEN = ("distinct_1", "distinct_2", "distinct_3", "repetition", "empty")

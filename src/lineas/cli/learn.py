@@ -59,6 +59,9 @@ def learn(
     lambda_1: Annotated[float | None, typer.Option("--lambda-1", help="Weight of single neurons in it; 1.")] = None,
     lambda_g: Annotated[float | None, typer.Option("--lambda-g", help="Weight of whole groups in it; 1.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Source prompts a step; default: all.")] = None,
+    foldable: Annotated[
+        bool, typer.Option("--foldable", help="Learn only what `lineas fold` can write into the weights.")
+    ] = False,
     alpha: Annotated[float | None, typer.Option(help="Deviations to move, of iti-c; default: 0.5.")] = None,
     layers: Annotated[str | None, typer.Option(help="middle (default) or all, of caa.")] = None,
     max_length: Annotated[int, typer.Option(help="Tokens of a prompt; the rest is cut.")] = 128,
@@ -84,6 +87,7 @@ def learn(
             "lambda_1": lambda_1,
             "lambda_g": lambda_g,
             "batch_size": batch_size,
+            "foldable": foldable or None,
             "alpha": alpha,
             "layers": layers,
         },

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lineas.files import write_text
+
 
 class Kept:
     """Results of parts that are done, a file each, under the digest of everything they depend on."""
@@ -26,8 +28,5 @@ class Kept:
             return json.loads(file.read_text(encoding="utf-8")), True
         except (OSError, ValueError):  # not there, or cut off by whatever ended the run
             made = make()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        beside = file.with_suffix(".part")
-        beside.write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
-        beside.replace(file)
+        write_text(file, json.dumps(made, ensure_ascii=False))
         return made, False

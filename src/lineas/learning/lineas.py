@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,12 +14,14 @@ from torch import nn
 from lineas import penalty
 from lineas.edits import edited
 from lineas.errors import LineasError
+from lineas.folds import slots
 from lineas.learning.capture import backpropagate
 from lineas.learning.fitting import Fit, Progress, Task
 from lineas.learning.memory import largest_part
 from lineas.learning.optimizers import Published, Relative, Sizes
 from lineas.learning.trained import TrainedMaps, units
 from lineas.maps import AffineMap
+from lineas.sites import Site
 from lineas.transport import Quantiles
 
 BLOWN_UP = 100
@@ -51,6 +53,7 @@ class LinEAS:
         lambda_g: share of whole groups (the scales or the shifts of a site) in the penalty.
         batch_size: source prompts a step, drawn anew each time; None takes all. The target stays whole: the exact
             quantile coupling compares any number with it.
+        foldable: learn only what `lineas.fold` can write into weights: scales alone where no bias takes a shift.
     """
 
     default_sites: ClassVar[str | None] = None  # the norms before the MLPs
@@ -62,6 +65,7 @@ class LinEAS:
     lambda_1: float = 1.0
     lambda_g: float = 1.0
     batch_size: int | None = None
+    foldable: bool = False
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("relative", "adam", "sgd"):
@@ -95,6 +99,8 @@ class LinEAS:
         n = min(len(source), self.batch_size or len(source))
         reached = task.reached()  # [m, d] a site
         trained = TrainedMaps(sites, reached)
+        if self.foldable:
+            _keep_to_what_folds(model.network, sites, trained)
         targets = {name: Quantiles.of(v, n) for name, v in reached.items()}
         neurons = sum(v.shape[1] for v in reached.values())  # L d
         rate = self._rate(n, neurons)
@@ -149,6 +155,22 @@ class LinEAS:
             parameter.copy_(
                 identity + penalty.prox(parameter - identity, size * self.gamma, self.lambda_1, self.lambda_g)
             )
+
+
+def _keep_to_what_folds(network: nn.Module, sites: Sequence[Site], trained: TrainedMaps) -> None:
+    """Leave at the identity what no weight takes.
+
+    Raises:
+        LineasError: naming the sites where nothing folds.
+    """
+    kinds = {site.name: slots(network, site) for site in sites}
+    live = [f"{name}: {at.reason}" for name, at in kinds.items() if at.kind == "no"]
+    if live:
+        raise LineasError(f"{len(live)} of {len(sites)} sites do not fold, leave them out: {'; '.join(live)}.")
+    trained.fix(
+        scales=[name for name, at in kinds.items() if not at.scale],
+        shifts=[name for name, at in kinds.items() if not at.shift],
+    )
 
 
 class _Record:

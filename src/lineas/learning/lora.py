@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 
 from lineas.errors import LineasError
+from lineas.files import new_folder
 from lineas.models.adapters import NOT_INSTALLED, restored
 from lineas.models.scoring import predictions, scored_parts
 from lineas.models.text import TextModel
@@ -108,7 +107,8 @@ class LoRA:
                 warnings.warn(
                     f"interrupted after {len(losses)} of {steps} steps; what was learned so far is kept.", stacklevel=2
                 )
-            _save(adapted, folder)
+            with new_folder(folder) as beside:
+                adapted.save_pretrained(str(beside))
         return losses
 
 
@@ -123,16 +123,3 @@ def _backward(model: TextModel, encoded: list[list[int]]) -> float:
         loss.backward()
         total += float(loss.detach())
     return total
-
-
-def _save(adapted: Any, folder: Path) -> None:
-    """Write beside, then rename."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.resolve().parent))
-    try:
-        adapted.save_pretrained(str(beside))
-        beside.chmod(0o755)
-        beside.replace(folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -32,6 +32,11 @@ class TrainedMaps:
     def parameters(self) -> list[nn.Parameter]:
         """All scales, then all shifts."""
         return [*self.scales.values(), *self.shifts.values()]
+
+    def fix(self, scales: Iterable[str], shifts: Iterable[str]) -> None:
+        """Let no gradient reach the scales, and the shifts, of these sites: they stay at the identity."""
+        for parameter in (*(self.scales[name] for name in scales), *(self.shifts[name] for name in shifts)):
+            parameter.register_hook(torch.zeros_like)
 
     def maps(self) -> dict[str, AffineMap]:
         """A copy of the maps as they are now, by site name."""

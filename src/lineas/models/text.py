@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from lineas.errors import LineasError
+from lineas.models import checkpoint
 from lineas.models.batches import PackedPart, PaddedPart, TextBatch, pack, pad
 from lineas.models.packing import why_not
 from lineas.models.sampling import Nucleus
@@ -35,6 +37,7 @@ class TextModel:
         config: Any = getattr(network, "config", None)
         self.name = name or getattr(config, "_name_or_path", "") or type(network).__name__
         self.revision = revision or getattr(config, "_commit_hash", None)
+        self.provenance: dict[str, Any] | None = None  # of a folded model: what is in its weights
 
     def __repr__(self) -> str:
         return f"TextModel({self.name}, {type(self.network).__name__}, {self.dtype}, {self.device})"
@@ -48,6 +51,19 @@ class TextModel:
     def dtype(self) -> torch.dtype:
         """The type of the network's weights."""
         return next(p.dtype for p in self.network.parameters() if p.is_floating_point())
+
+    def save_pretrained(self, folder: str | Path, overwrite: bool = False, max_shard_size: str = "5GB") -> Path:
+        """Write a checkpoint that transformers and every engine read: weights, config, tokenizer.
+
+        Args:
+            folder: to be made; it is there whole or not at all.
+            overwrite: replace a checkpoint that is there.
+            max_shard_size: of a file of weights.
+
+        Raises:
+            LineasError: when the folder exists and is not to be replaced, or is no checkpoint.
+        """
+        return checkpoint.save(Path(folder), self.network, self.tokenizer, self.provenance, overwrite, max_shard_size)
 
     def sites(self, pattern: str | Sequence[str] | None = None) -> list[Site]:
         """The sites a pattern names; see `lineas.sites.find_sites`."""

@@ -1,0 +1,55 @@
+"""`lineas fold`: a checkpoint whose own weights are steered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lineas.cli.common import ForceOption, JsonOption, check_writable, load_quietly, say, write_json
+from lineas.errors import LineasError
+from lineas.folding import fold as fold_in
+from lineas.folding import why_not
+from lineas.intervention import Intervention
+from lineas.models import checkpoint
+
+
+def fold(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id or folder.")],
+    intervention: Annotated[str, typer.Argument(metavar="DIR", help="Folder, name of a shipped one, or hub id.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The checkpoint to write.")],
+    strength: Annotated[float, typer.Option(metavar="S", help="How much of the intervention.")] = 1.0,
+    dtype: Annotated[
+        str, typer.Option(help="checkpoint (as it is stored), float32, bfloat16 or float16.")
+    ] = "checkpoint",
+    shard_size: Annotated[str, typer.Option(help="Of a file of weights, such as 5GB.")] = "5GB",
+    json: JsonOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Write a plain checkpoint that does by itself what the intervention does to MODEL at a strength."""
+    check_writable(json)
+    checkpoint.check_free(out, force)
+    chosen = Intervention.load(intervention)
+    base = load_quietly(model, dtype)
+    chosen.check_fits(base.network, force)
+    console = say(json)
+    refused = why_not(base.network, chosen.at(strength))
+    if refused:
+        table = Table("does not fold", "reason", box=None)
+        for name, reason in refused.items():
+            table.add_row(name, reason)
+        console.print(table)
+        raise LineasError(
+            f"{len(refused)} of {len(chosen.maps)} sites do not fold into {type(base.network).__name__}, nothing was "
+            "written; learn with --foldable, or steer live."
+        )
+    made = fold_in(base, chosen, strength, force, in_place=True)
+    made.save_pretrained(out, overwrite=force, max_shard_size=shard_size)
+    provenance: dict[str, Any] = made.provenance or {}
+    console.print(
+        f"folded {intervention} at strength {strength:g} into {len(provenance['sites'])} sites of {base.name}: {out} "
+        f"({provenance['architecture']}, {provenance['dtype']})"
+    )
+    write_json(json, {"out": str(out), **provenance})

@@ -1,0 +1,215 @@
+"""Folding: an intervention written into weights, so that the network needs no lineas any more."""
+
+from __future__ import annotations
+
+import copy
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from lineas.errors import LineasError
+from lineas.folds import Slots, is_like_llama, is_linear, is_quantised, norm_offset, slots, switches_for
+from lineas.intervention import Intervention
+from lineas.maps import AffineMap
+from lineas.models.text import TextModel
+
+Foldable = TypeVar("Foldable", TextModel, nn.Module)
+
+
+@torch.no_grad()
+def fold(
+    model: Foldable, intervention: Intervention, strength: float = 1.0, force: bool = False, in_place: bool = False
+) -> Foldable:
+    """A copy of a model whose own weights do what the intervention does to it at a strength.
+
+    A map `T(z) = w z + b` behind a linear `z = W x + c` becomes `(w W) x + (w c + b)`; behind a LayerNorm or GroupNorm
+    its weight and bias change in the same way; behind an RMSNorm w goes into its weight and b, through every linear
+    `V z + c` that reads it, into `c + V b`. Computed in float32 and rounded once to the weights' type. Architectures
+    whose linears have biases only when their config says so get it said; Mistral and Qwen2 become the Llama
+    architecture where they compute the same.
+
+    Args:
+        model: a TextModel, or a network of transformers.
+        intervention: what to fold.
+        strength: how much of it; every strength folds.
+        force: fold into another network than the one it was learned on (the widths must still fit).
+        in_place: change the model itself and give it back, to spare the memory of a copy.
+
+    Returns:
+        a TextModel with `save_pretrained` and `provenance`, or a bare network where one was given.
+
+    Raises:
+        LineasError: naming every site that does not fold and the reason, before anything is changed.
+    """
+    network: nn.Module = model if isinstance(model, nn.Module) else model.network
+    wanted = intervention.at(strength)
+    wanted.check_fits(network, force)
+    refused = why_not(network, wanted)
+    if refused:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise LineasError(f"{len(refused)} of {len(wanted.maps)} sites do not fold: {listed}.")
+    if any(hook.__module__ == "lineas.edits" for m in network.modules() for hook in m._forward_hooks.values()):
+        raise LineasError("this model is being steered; detach first, then fold.")
+    folded = network if in_place else copy.deepcopy(network)
+    places = {name: slots(folded, wanted.sites[name]) for name in _active(wanted)}
+    folded = _with_biases(folded, {n for name, at in places.items() if wanted.maps[name].shift.any() for n in at.shift})
+    own = {wanted.sites[name].module: wanted.maps[name] for name in places}
+    arriving = {
+        reader: own[wanted.sites[name].module].shift
+        for name, at in places.items()
+        for reader in at.shift
+        if reader != wanted.sites[name].module
+    }
+    for name in own.keys() | arriving.keys():
+        _write(folded, name, own.get(name), arriving.get(name))
+    if isinstance(model, nn.Module):
+        return folded
+    made = TextModel(folded, model.tokenizer, model.name, model.revision)
+    made.provenance = _provenance(network, made, intervention, strength, places)
+    return made
+
+
+def why_not(network: nn.Module, intervention: Intervention) -> dict[str, str]:
+    """By site name, why its map does not fold into this network's weights; empty where all do."""
+    reasons = {}
+    for name in _active(intervention):
+        at, map_ = slots(network, intervention.sites[name]), intervention.maps[name]
+        if (not at.scale and (map_.scale != 1).any()) or (not at.shift and map_.shift.any()):
+            reasons[name] = at.reason
+    return reasons
+
+
+def _active(intervention: Intervention) -> list[str]:
+    return [name for name, map_ in intervention.maps.items() if not map_.is_identity()]
+
+
+# ---- biases
+
+
+def _with_biases(network: nn.Module, names: set[str]) -> nn.Module:
+    """A network that computes the same with biases at these modules; the same object where it can be."""
+    switches = switches_for(network, names)
+    if switches is None:
+        assert is_like_llama(network)
+        return _as_llama(network)
+    config: Any = getattr(network, "config", None)
+    for switch in switches:
+        setattr(config, switch, True)
+    if switches:
+        with torch.device("meta"):
+            twin = type(network)(config)
+        for name, module in twin.named_modules():
+            if getattr(module, "bias", None) is not None:
+                _give_bias(network.get_submodule(name))
+    return network
+
+
+def _give_bias(linear: Any) -> None:
+    """Zeros for a bias, where there is none."""
+    if linear.bias is None:
+        kind = linear.weight.dtype if not is_quantised(linear) else torch.get_default_dtype()
+        linear.bias = nn.Parameter(torch.zeros(linear.out_features, dtype=kind, device=linear.weight.device))
+
+
+def _as_llama(network: Any) -> nn.Module:
+    """The network in the Llama architecture, with every bias that has, those that are new being zero."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    known = LlamaConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
+    given = {key: value for key, value in network.config.to_dict().items() if key in known}
+    config = LlamaConfig(**{**given, "attention_bias": True, "mlp_bias": True})
+    config._attn_implementation = network.config._attn_implementation
+    with torch.device("meta"):
+        llama: Any = LlamaForCausalLM(config)
+    llama.model.rotary_emb = type(llama.model.rotary_emb)(config=config).to(network.device)  # its buffers are not saved
+    for name, module in network.named_modules():
+        if is_linear(module) and name != "lm_head":
+            _give_bias(module)
+    llama.load_state_dict(network.state_dict(), assign=True)
+    llama.tie_weights()
+    llama.generation_config = network.generation_config
+    return llama.eval()
+
+
+# ---- weights
+
+
+def _write(network: nn.Module, name: str, own: AffineMap | None, arriving: torch.Tensor | None) -> None:
+    """Put into a module's weight and bias all that they take, in float32, and round once.
+
+    Args:
+        network: the network.
+        name: the module's.
+        own: the map at its output.
+        arriving: the shift of the norm it reads, `[d of its input]`.
+    """
+    module: Any = network.get_submodule(name)
+    device, bias = module.weight.device, getattr(module, "bias", None)
+    new = None if bias is None else bias.float()
+    if new is not None and arriving is not None:
+        new = new + _through(module, arriving.to(device))
+    if own is not None:
+        scale = own.scale.to(device)
+        if new is not None:
+            new = new * scale + own.shift.to(device)
+        if bool((scale != 1).any()):
+            _untie(network, name)
+            module.weight.copy_(_scaled(module, scale).to(module.weight.dtype))
+    if bias is not None and new is not None:
+        bias.copy_(new.to(bias.dtype))
+
+
+def _scaled(module: Any, scale: torch.Tensor) -> torch.Tensor:
+    """A weight that makes an output `scale` times as large, in float32."""
+    weight = module.weight.float()
+    if isinstance(module, nn.Linear):
+        return weight * scale.unsqueeze(1)
+    if is_linear(module):  # GPT-2's, transposed
+        return weight * scale
+    offset = norm_offset(module)
+    assert offset is not None
+    return (weight + offset) * scale - offset
+
+
+def _through(linear: Any, shift: torch.Tensor) -> torch.Tensor:
+    """`V b` of a linear, in float32; a quantised one is asked for it."""
+    if not is_quantised(linear):
+        return shift @ (linear.weight.float().T if isinstance(linear, nn.Linear) else linear.weight.float())
+    both = linear(torch.stack([shift, torch.zeros_like(shift)]).to(linear.bias.dtype)).float()
+    return both[0] - both[1]
+
+
+def _untie(network: Any, name: str) -> None:
+    """Give a linear whose weight serves another module too (an output layer tied to the embedding) one of its own."""
+    module: Any = network.get_submodule(name)
+    if sum(m._parameters.get("weight") is module.weight for m in network.modules()) > 1:
+        module.weight = nn.Parameter(module.weight.clone(), requires_grad=module.weight.requires_grad)
+        network.config.tie_word_embeddings = False
+
+
+# ---- where it came from
+
+
+def _provenance(
+    network: nn.Module, made: TextModel, intervention: Intervention, strength: float, places: dict[str, Slots]
+) -> dict[str, Any]:
+    base = intervention.base
+    return {
+        "made_by": "lineas.fold",
+        "base": made.name,
+        "base_revision": made.revision,
+        "architecture": type(made.network).__name__,
+        "base_architecture": type(network).__name__,
+        "learned_on": vars(base) if base else None,
+        "strength": strength,
+        "sites": {name: {"weight": name, "shift_in": list(at.shift)} for name, at in places.items()},
+        "intervention": intervention.facts,
+        "dtype": str(made.dtype).removeprefix("torch."),
+        "versions": {name: version(name) for name in ("lineas", "torch", "transformers")}
+        | {"python": platform.python_version()},
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
