@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import platform
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -46,6 +47,8 @@ def fold(
         LineasError: naming every site that does not fold and the reason, before anything is changed.
     """
     network: nn.Module = model if isinstance(model, nn.Module) else model.network
+    if not math.isfinite(strength):
+        raise LineasError(f"the strength must be a finite number, not {strength}.")
     wanted = intervention.at(strength)
     wanted.check_fits(network, force)
     refused = why_not(network, wanted)

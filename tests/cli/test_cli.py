@@ -71,7 +71,7 @@ WRONG = [
     ((*LEARN, "--method", "magic"), "not 'magic'"),
     ((*LEARN, "--samples", "9"), "9 samples were asked for and 3 prompts"),
     ((*LEARN, "--dtype", "int3"), "not 'int3'"),
-    ((*LEARN, "--memory", "much"), "a size of memory looks like 8GiB"),
+    ((*LEARN, "--memory", "much"), "a size looks like 8GiB"),
     ((*LEARN, "--memory", "1MB"), "3 prompts at 5 sites need more than"),
     ((*LEARN, "--steps", "many"), "Invalid value for '--steps'"),
     ((*LEARN, "--json", "no/such/folder.json"), "the folder of no/such/folder.json does not exist"),

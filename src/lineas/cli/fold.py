@@ -13,6 +13,7 @@ from lineas.errors import LineasError
 from lineas.folding import fold as fold_in
 from lineas.folding import why_not
 from lineas.intervention import Intervention
+from lineas.learning.memory import as_bytes
 from lineas.models import checkpoint
 
 
@@ -30,6 +31,7 @@ def fold(
 ) -> None:
     """Write a plain checkpoint that does by itself what the intervention does to MODEL at a strength."""
     check_writable(json)
+    largest = as_bytes(shard_size)
     checkpoint.check_free(out, force)
     chosen = Intervention.load(intervention)
     base = load_quietly(model, dtype)
@@ -46,7 +48,7 @@ def fold(
             "written; learn with --foldable, or steer live."
         )
     made = fold_in(base, chosen, strength, force, in_place=True)
-    made.save_pretrained(out, overwrite=force, max_shard_size=shard_size)
+    made.save_pretrained(out, overwrite=force, max_shard_size=largest)
     provenance: dict[str, Any] = made.provenance or {}
     console.print(
         f"folded {intervention} at strength {strength:g} into {len(provenance['sites'])} sites of {base.name}: {out} "

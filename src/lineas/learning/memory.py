@@ -41,7 +41,7 @@ def as_bytes(text: str | int) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", str(text).lower())
     if not match or not float(match[1]):
-        raise LineasError(f"a size of memory looks like 8GiB, 500MB or a number of bytes, not {text!r}.")
+        raise LineasError(f"a size looks like 8GiB, 500MB or a number of bytes, not {text!r}.")
     return int(float(match[1]) * UNITS[match[2] or ""])
 
 

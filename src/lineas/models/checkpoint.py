@@ -15,7 +15,12 @@ PROVENANCE, CARD = "lineas.json", "README.md"
 
 
 def save(
-    folder: Path, network: nn.Module, tokenizer: Any, provenance: dict[str, Any] | None, overwrite: bool, shard: str
+    folder: Path,
+    network: nn.Module,
+    tokenizer: Any,
+    provenance: dict[str, Any] | None,
+    overwrite: bool,
+    shard: str | int,
 ) -> Path:
     """Write all files, or none."""
     check_free(folder, overwrite)

@@ -52,13 +52,13 @@ class TextModel:
         """The type of the network's weights."""
         return next(p.dtype for p in self.network.parameters() if p.is_floating_point())
 
-    def save_pretrained(self, folder: str | Path, overwrite: bool = False, max_shard_size: str = "5GB") -> Path:
+    def save_pretrained(self, folder: str | Path, overwrite: bool = False, max_shard_size: str | int = "5GB") -> Path:
         """Write a checkpoint that transformers and every engine read: weights, config, tokenizer.
 
         Args:
             folder: to be made; it is there whole or not at all.
             overwrite: replace a checkpoint that is there.
-            max_shard_size: of a file of weights.
+            max_shard_size: of a file of weights, such as "5GB" or a number of bytes.
 
         Raises:
             LineasError: when the folder exists and is not to be replaced, or is no checkpoint.
