@@ -14,9 +14,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lineas import card
+from lineas import card, files
 from lineas.errors import LineasError
-from lineas.files import new_folder
 from lineas.maps import AffineMap
 
 FORMAT = 1
@@ -33,19 +32,14 @@ SHIPPED = Path(__file__).parent / "data" / "interventions"
 def write(path: Path, description: dict[str, Any], maps: Mapping[str, AffineMap], overwrite: bool = False) -> Path:
     """Write the folder, whole or not at all."""
     check_free(path, overwrite)
-    with new_folder(path) as beside:
+    with files.new_folder(path) as beside:
         _write_files(beside, description, maps)
     return path
 
 
 def check_free(path: Path, overwrite: bool) -> None:
     """Refuse to write over something that exists, or over a folder that is no artifact even when asked to."""
-    if not path.exists():
-        return
-    if not overwrite:
-        raise LineasError(f"{path} exists already; choose another folder or pass --force (overwrite=True).")
-    if not path.is_dir() or (any(path.iterdir()) and not (path / DESCRIPTION).exists()):
-        raise LineasError(f"{path} exists and is not an intervention, so it is not overwritten; choose another folder.")
+    files.check_free(path, overwrite, DESCRIPTION, "an intervention")
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, AffineMap]]:

@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lineas.errors import LineasError
-from lineas.files import new_folder
+from lineas import files
 
 PROVENANCE, CARD = "lineas.json", "README.md"
 
@@ -24,7 +23,7 @@ def save(
 ) -> Path:
     """Write all files, or none."""
     check_free(folder, overwrite)
-    with new_folder(folder) as beside:
+    with files.new_folder(folder) as beside:
         network.save_pretrained(beside, max_shard_size=shard)  # type: ignore[operator]
         save_tokenizer(beside, tokenizer)
         if provenance:
@@ -36,12 +35,7 @@ def save(
 
 def check_free(folder: Path, overwrite: bool) -> None:
     """Refuse to write over something that exists, or over what is no checkpoint even when asked to."""
-    if not folder.exists():
-        return
-    if not overwrite:
-        raise LineasError(f"{folder} exists already; choose another folder or pass --force (overwrite=True).")
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists()):
-        raise LineasError(f"{folder} exists and is not a checkpoint, so it is not overwritten; choose another folder.")
+    files.check_free(folder, overwrite, "config.json", "a checkpoint")
 
 
 def save_tokenizer(folder: Path, tokenizer: Any) -> None:
