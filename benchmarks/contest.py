@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -26,7 +25,9 @@ from lineas.evaluation.classifiers import Classifier
 from lineas.evaluation.records import Plan, Row
 from lineas.evaluation.run import evaluate, weights_digest
 from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
+from lineas.files import write_text
 from lineas.learning.lora import LoRA
+from lineas.stamp import packages
 
 RUNS = Path(__file__).parent / "runs"
 NORMS = r".*\.post_attention_layernorm"
@@ -140,9 +141,7 @@ class Contest:
                 settings = learned.facts["method"]  # with the rate that was taken
             seconds = time.perf_counter() - started
             told = {"seconds": seconds, "settings": settings, "parameters": _parameters(folder)}
-            beside = facts.with_suffix(".part")
-            beside.write_text(json.dumps(told), encoding="utf-8")
-            beside.replace(facts)
+            write_text(facts, json.dumps(told))
         told = json.loads(facts.read_text(encoding="utf-8"))
         if isinstance(method, LoRA):
             return Adapted(name, folder), told
@@ -151,8 +150,7 @@ class Contest:
     def _digest(self, method: object, sites: str | None, sides: Sides) -> str:
         """Of everything that what is learned depends on."""
         settings = {key: str(value) for key, value in vars(method).items() if not callable(value)}
-        versions = {package: version(package) for package in ("lineas", "torch", "transformers")}
-        everything = [settings, sites, asdict(sides), str(self.model.dtype), self.weights, versions]
+        everything = [settings, sites, asdict(sides), str(self.model.dtype), self.weights, packages()]
         return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:12]
 
     def _row(self, system: System, draw: int, facts: dict, few: bool = False) -> dict:

@@ -324,6 +324,13 @@ def test_a_norm_into_the_residual_never_folds_its_shift_whatever_biases_the_mlp_
         assert folding(network, Site("model.layers.0.pre_feedforward_layernorm")) == "exact"
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_what_folds_is_known_where_weights_are_kept_elsewhere(family: str) -> None:
+    """Weights on a disk are on the meta device here; what a network is like does not depend on them."""
+    away = families.network(family).to("meta")
+    assert {name: folding(away, Site(f"{block(family)}.{name}")) for name in FOLDS[family]} == FOLDS[family]
+
+
 def test_the_last_norm_and_modules_without_weights() -> None:
     llama, gpt2 = families.network("llama"), families.network("gpt2")
     assert folding(llama, Site("model.norm")) == "scale"

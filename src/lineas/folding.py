@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import platform
-from datetime import datetime, timezone
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +14,7 @@ from lineas.folds import Slots, is_like_llama, is_linear, is_quantised, norm_off
 from lineas.intervention import Intervention
 from lineas.maps import AffineMap
 from lineas.models.text import TextModel
+from lineas.stamp import stamp
 
 Foldable = TypeVar("Foldable", TextModel, nn.Module)
 
@@ -51,15 +49,16 @@ def fold(
         raise LineasError(f"the strength must be a finite number, not {strength}.")
     wanted = intervention.at(strength)
     wanted.check_fits(network, force)
-    refused = why_not(network, wanted)
+    places = _places(network, wanted)
+    refused = _refused(wanted, places)
     if refused:
         listed = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise LineasError(f"{len(refused)} of {len(wanted.maps)} sites do not fold: {listed}.")
     if any(hook.__module__ == "lineas.edits" for m in network.modules() for hook in m._forward_hooks.values()):
         raise LineasError("this model is being steered; detach first, then fold.")
-    folded = network if in_place else copy.deepcopy(network)
-    places = {name: slots(folded, wanted.sites[name]) for name in _active(wanted)}
-    folded = _with_biases(folded, {n for name, at in places.items() if wanted.maps[name].shift.any() for n in at.shift})
+    biases = {slot for name, at in places.items() if wanted.maps[name].shift.any() for slot in at.shift}
+    switches = switches_for(network, biases)
+    folded = _with_biases(network if in_place else copy.deepcopy(network), switches)
     own = {wanted.sites[name].module: wanted.maps[name] for name in places}
     arriving = {
         reader: own[wanted.sites[name].module].shift
@@ -78,36 +77,37 @@ def fold(
 
 def why_not(network: nn.Module, intervention: Intervention) -> dict[str, str]:
     """By site name, why its map does not fold into this network's weights; empty where all do."""
-    reasons = {}
-    for name in _active(intervention):
-        at, map_ = slots(network, intervention.sites[name]), intervention.maps[name]
-        if (not at.scale and (map_.scale != 1).any()) or (not at.shift and map_.shift.any()):
-            reasons[name] = at.reason
-    return reasons
+    return _refused(intervention, _places(network, intervention))
 
 
-def _active(intervention: Intervention) -> list[str]:
-    return [name for name, map_ in intervention.maps.items() if not map_.is_identity()]
+def _places(network: nn.Module, intervention: Intervention) -> dict[str, Slots]:
+    """By site name, where weights can take its map; sites whose map changes nothing are left out."""
+    moving = [name for name, map_ in intervention.maps.items() if not map_.is_identity()]
+    return {name: slots(network, intervention.sites[name]) for name in moving}
+
+
+def _refused(intervention: Intervention, places: dict[str, Slots]) -> dict[str, str]:
+    """By site name, why a part of its map that changes something has no place."""
+    return {
+        name: at.reason
+        for name, at in places.items()
+        if (not at.scale and (intervention.maps[name].scale != 1).any())
+        or (not at.shift and intervention.maps[name].shift.any())
+    }
 
 
 # ---- biases
 
 
-def _with_biases(network: nn.Module, names: set[str]) -> nn.Module:
-    """A network that computes the same with biases at these modules; the same object where it can be."""
-    switches = switches_for(network, names)
+def _with_biases(network: nn.Module, switches: dict[str, frozenset[str]] | None) -> nn.Module:
+    """A network that computes the same with the biases of these switches, or else with Llama's."""
     if switches is None:
         assert is_like_llama(network)
         return _as_llama(network)
-    config: Any = getattr(network, "config", None)
-    for switch in switches:
-        setattr(config, switch, True)
-    if switches:
-        with torch.device("meta"):
-            twin = type(network)(config)
-        for name, module in twin.named_modules():
-            if getattr(module, "bias", None) is not None:
-                _give_bias(network.get_submodule(name))
+    for switch, names in switches.items():
+        setattr(network.config, switch, True)  # type: ignore[arg-type]
+        for name in names:
+            _give_bias(network.get_submodule(name))
     return network
 
 
@@ -212,7 +212,5 @@ def _provenance(
         "sites": {name: {"weight": name, "shift_in": list(at.shift)} for name, at in places.items()},
         "intervention": intervention.facts,
         "dtype": str(made.dtype).removeprefix("torch."),
-        "versions": {name: version(name) for name in ("lineas", "torch", "transformers")}
-        | {"python": platform.python_version()},
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **stamp(),
     }

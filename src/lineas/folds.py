@@ -83,7 +83,9 @@ def is_quantised(linear: nn.Module) -> bool:
 @torch.no_grad()
 def norm_offset(norm: nn.Module) -> float | None:
     """What a norm adds to its weight before it multiplies by it: 0, or 1 in Gemma's; None where it does neither."""
-    probe: Any = copy.deepcopy(norm).to("cpu", torch.float32)
+    probe: Any = copy.deepcopy(norm).to_empty(device="cpu").float()  # its own weights may lie anywhere, or on a disk
+    for buffer in probe.buffers():
+        buffer.fill_(1)
     bias = getattr(probe, "bias", None)
     if bias is not None:
         bias.zero_()
@@ -101,17 +103,16 @@ def norm_offset(norm: nn.Module) -> float | None:
     return None
 
 
-def switches_for(network: nn.Module, biases: set[str]) -> tuple[str, ...] | None:
-    """The switches of the config that give these modules biases; None where they do not.
+def switches_for(network: nn.Module, biases: set[str]) -> dict[str, frozenset[str]] | None:
+    """The switches of the config that give these modules biases, and all modules that get one; None where none do.
 
     Args:
         network: the network as it is.
         biases: names of modules that need a bias.
     """
     missing = {name for name in biases if getattr(network.get_submodule(name), "bias", None) is None}
-    on = tuple(s for s, given in _switchable(network).items() if given & missing)
-    given = frozenset().union(*(_switchable(network)[s] for s in on))
-    return on if missing <= given else None
+    on = {switch: given for switch, given in _switchable(network).items() if given & missing}
+    return on if missing <= frozenset().union(*on.values()) else None
 
 
 def _no_slot(network: nn.Module, biased: bool, name: str) -> str:
@@ -167,7 +168,7 @@ _SWITCHABLE: WeakKeyDictionary[nn.Module, dict[str, frozenset[str]]] = WeakKeyDi
 def _switchable(network: nn.Module) -> dict[str, frozenset[str]]:
     """By switch of the config, the modules that have a bias once it is on; asked of a twin on the meta device."""
     if network not in _SWITCHABLE:
-        _SWITCHABLE[network] = {}
+        found: dict[str, frozenset[str]] = {}
         for switch in SWITCHES:
             config: Any = copy.deepcopy(getattr(network, "config", None))
             if not hasattr(config, switch):
@@ -175,6 +176,6 @@ def _switchable(network: nn.Module) -> dict[str, frozenset[str]]:
             setattr(config, switch, True)
             with torch.device("meta"):
                 twin = type(network)(config)
-            names = frozenset(n for n, m in twin.named_modules() if getattr(m, "bias", None) is not None)
-            _SWITCHABLE[network][switch] = names
+            found[switch] = frozenset(n for n, m in twin.named_modules() if getattr(m, "bias", None) is not None)
+        _SWITCHABLE[network] = found
     return _SWITCHABLE[network]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import platform
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import mean
@@ -23,6 +21,7 @@ from lineas.evaluation.statistics import interval
 from lineas.evaluation.systems import System, Untouched
 from lineas.models.text import TextModel
 from lineas.prompts import described
+from lineas.stamp import packages, stamp
 
 YES = 0.5
 """A text shows a concept when its classifier gives this or more."""
@@ -52,9 +51,8 @@ def evaluate(
     for system in systems:
         with system.applied(model):  # what does not fit is said before hours of measuring
             pass
-    versions = {name: version(name) for name in ("lineas", "torch", "transformers")}
     weights = weights_digest(model)
-    kept = Kept(folder, {"network": weights, "dtype": str(model.dtype), **versions})
+    kept = Kept(folder, {"network": weights, "dtype": str(model.dtype), **packages()})
     rows, continuations = [], []
     for system in systems:
         judged = Untouched() if system.strength == 0 else system
@@ -85,8 +83,7 @@ def evaluate(
         "max_length": plan.max_length,
         "weights": weights,
         "revision": model.revision,
-        "versions": {**versions, "python": platform.python_version()},
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **stamp(),
     }
     return Evaluation(rows, continuations, facts)
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
-from datetime import datetime, timezone
-from importlib.metadata import version
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -30,6 +27,7 @@ from lineas.learning.memory import as_bytes
 from lineas.maps import AffineMap
 from lineas.models.frozen import frozen
 from lineas.prompts import described
+from lineas.stamp import stamp
 
 __all__ = [
     "CAA",
@@ -120,9 +118,7 @@ def learn(
         "data": {"source": described(source), "target": described(target)},
         "cost": fit.costs,
         "folds": {site.name: folding(model.network, site) for site in chosen},
-        "versions": {name: version(name) for name in ("lineas", "torch", "transformers")}
-        | {"python": platform.python_version()},
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **stamp(),
     }
     base = BaseModel.of(model.network, model.name, model.revision)
     return Intervention(maps, {site.name: site for site in chosen}, base, facts)
