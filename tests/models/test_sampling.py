@@ -23,7 +23,8 @@ def test_the_nucleus_is_transformers_own(top_p: float, temperature: float, sprea
     if top_p < 1:  # as generate does
         expected = TopPLogitsWarper(top_p)(ids, expected)
     before = scores.clone()
-    found = Nucleus(temperature, top_p)(ids, scores)
+    kept, tokens = Nucleus(temperature, top_p).nucleus(scores)
+    found = torch.full_like(scores, -torch.inf).scatter(-1, tokens, kept)
     assert torch.equal(scores, before)
     differ = (found.isinf() != expected.isinf()).sum(-1)
     assert int(differ.max()) <= 1  # the last token in, where rounding of a sum of thousands decides
@@ -31,3 +32,20 @@ def test_the_nucleus_is_transformers_own(top_p: float, temperature: float, sprea
     both = ~(found.isinf() | expected.isinf())
     torch.testing.assert_close(found[both], expected[both])
     assert bool((~found.isinf()).any(-1).all())
+
+
+@pytest.mark.parametrize("top_p", [0.6, 1.0])
+def test_tokens_are_drawn_as_often_as_they_are_likely(top_p: float) -> None:
+    draws = 20_000
+    scores = torch.tensor([2.0, -torch.inf, 0.5, 1.0, 0.0])
+    expected = TemperatureLogitsWarper(0.7)(torch.zeros(1, 1), scores[None])  # type: ignore[arg-type]
+    if top_p < 1:
+        expected = TopPLogitsWarper(top_p)(torch.zeros(1, 1), expected)  # type: ignore[arg-type]
+    likely = expected[0].softmax(-1)
+    torch.manual_seed(0)
+    drawn = Nucleus(0.7, top_p)(torch.zeros(draws, 1, dtype=torch.long), scores.expand(draws, -1))
+    assert bool(((~drawn.isinf()).sum(-1) == 1).all())
+    counts = drawn.argmax(-1).bincount(minlength=5) / draws
+    assert bool((counts[likely == 0] == 0).all())
+    assert torch.equal(counts > 0, likely > 0)
+    torch.testing.assert_close(counts, likely, atol=4 * 0.5 / draws**0.5, rtol=0)  # four standard errors

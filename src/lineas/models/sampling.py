@@ -1,4 +1,4 @@
-"""Nucleus sampling that sorts few tokens: on a CPU, sorting the whole vocabulary takes a third of generation."""
+"""Nucleus sampling that sorts and draws from few tokens: over the whole vocabulary they take half of generation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ LARGEST = 256
 
 
 class Nucleus(LogitsProcessor):
-    """Temperature, then the smallest set of likeliest tokens that holds a share of the probability.
+    """Temperature, then a draw from the smallest set of likeliest tokens that holds a share of the probability.
 
-    Token j stays when the tokens likelier than it hold less than `top_p` (Holtzman et al. 2020, arXiv 1904.09751); as
-    transformers' own, but for the order of equal logits.
+    Token j may be drawn when the tokens likelier than it hold less than `top_p` (Holtzman et al. 2020,
+    arXiv 1904.09751); as transformers' own, but for the order of equal logits and for how random numbers are spent.
 
     Args:
         temperature: above 0.
@@ -24,10 +24,21 @@ class Nucleus(LogitsProcessor):
         self.temperature, self.top_p = temperature, top_p
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """The logits `[b, vocabulary]` with those outside at minus infinity."""
+        """Logits `[b, vocabulary]` with all but the drawn token at minus infinity, so that the largest is the draw."""
+        logits, tokens = self.nucleus(scores)
+        drawn = tokens.gather(-1, torch.multinomial(logits.softmax(-1), 1))
+        return torch.full_like(scores, -torch.inf).scatter_(-1, drawn, 0.0)
+
+    def nucleus(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The likeliest tokens of logits `[b, vocabulary]`, and their logits with those outside at minus infinity.
+
+        Returns:
+            logits over the temperature and token ids, `[b, k]` each; k is the vocabulary or, where few hold the
+            share, LARGEST.
+        """
         scores = scores / self.temperature
         if self.top_p >= 1:
-            return scores
+            return scores, torch.arange(scores.shape[-1], device=scores.device).expand_as(scores)
         total = scores.logsumexp(-1, keepdim=True)
         for count in (min(LARGEST, scores.shape[-1]), scores.shape[-1]):
             values, tokens = scores.topk(count, dim=-1)  # likeliest first
@@ -35,5 +46,4 @@ class Nucleus(LogitsProcessor):
             before = likely.cumsum(-1) - likely  # what likelier tokens hold
             if count == scores.shape[-1] or bool((before[:, -1] >= self.top_p).all()):
                 break
-        kept = values.masked_fill(before >= self.top_p, -torch.inf)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens, kept)
+        return values.masked_fill(before >= self.top_p, -torch.inf), tokens

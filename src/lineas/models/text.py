@@ -180,14 +180,10 @@ class TextModel:
         progress: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """The same as `generate` from token ids to token ids, filled up after the end of a text."""
-        sampling: dict[str, Any] = {"do_sample": temperature > 0, "repetition_penalty": repetition_penalty}
+        unused = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}  # a checkpoint's own would be warned of
+        sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": repetition_penalty, **unused}
         if temperature > 0:
-            sampling |= {
-                "temperature": 1.0,
-                "top_p": 1.0,
-                "top_k": 0,
-                "logits_processor": [Nucleus(temperature, top_p)],
-            }
+            sampling["logits_processor"] = [Nucleus(temperature, top_p)]
         out: list[list[int]] = [[] for _ in encoded]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # alike lengths together: less padding
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), torch.no_grad():
