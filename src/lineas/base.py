@@ -73,7 +73,7 @@ def check_sites(network: nn.Module, widths: Mapping[Site, int], base: BaseModel 
             f"the intervention{learned} acts on {missing[0]!r}{others} that {type(network).__name__} does not have."
         )
     for site, width in widths.items():
-        here = _width(modules[site.module])
+        here = width_of(modules[site.module])
         if here is not None and here != width:
             raise other_width(site, width, here)
 
@@ -97,7 +97,7 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _width(module: nn.Module) -> int | None:
+def width_of(module: nn.Module) -> int | None:
     """How many neurons a module returns, where that can be read off it: norms, linears, GPT-2's Conv1D."""
     if is_norm(module):
         return module.weight.shape[0]  # type: ignore[union-attr,index]

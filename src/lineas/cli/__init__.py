@@ -24,7 +24,7 @@ MANY = ("--strength", "--prompt", "--intervention", "--adapter", "--tasks")
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 done in part, 2 with one sentence on stderr, 130 interrupted."""
-    from lineas.cli import demo, evaluate, fold, generate, learn, lm_eval, show
+    from lineas.cli import demo, evaluate, fold, generate, learn, lm_eval, serve, show
     from lineas.errors import LineasError
 
     _quiet()
@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
         if verb.__name__ not in {command.name for command in app.registered_commands}:
             app.command(verb.__name__)(verb)
     given = sys.argv[1:] if arguments is None else arguments
+    if "serve" not in {command.name for command in app.registered_commands}:
+        app.command("serve", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(serve.serve)
     if "lm-eval" not in {command.name for command in app.registered_commands}:
         app.command("lm-eval", context_settings={"ignore_unknown_options": True, "help_option_names": []})(
             lm_eval.lm_eval

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lineas import files
+from lineas.errors import LineasError
+from lineas.sites import is_norm
 
 PROVENANCE, CARD = "lineas.json", "README.md"
 
@@ -36,6 +42,47 @@ def save(
 def check_free(folder: Path, overwrite: bool) -> None:
     """Refuse to write over something that exists, or over what is no checkpoint even when asked to."""
     files.check_free(folder, overwrite, "config.json", "a checkpoint")
+
+
+def skeleton(config: Any, weight_of: Callable[[str], torch.Tensor | None]) -> nn.Module:
+    """A network as transformers builds it, without weights but those of its norms, which say which checkpoint it is.
+
+    Args:
+        config: the checkpoint's, as transformers reads it.
+        weight_of: from a norm's dotted name to its weight `[d]`; None where there is none.
+    """
+    with torch.device("meta"):
+        network: nn.Module = AutoModelForCausalLM.from_config(config)
+    for name, module in network.named_modules():
+        weight = weight_of(name) if is_norm(module) else None
+        if weight is not None:
+            module.weight = nn.Parameter(weight.detach(), requires_grad=False)  # type: ignore[assignment]
+    return network
+
+
+def skeleton_of(folder: Path) -> nn.Module:
+    """The skeleton of a checkpoint on disk, without reading its other weights.
+
+    Raises:
+        LineasError: when the folder holds no checkpoint in safetensors.
+    """
+    shards = sorted(folder.glob("*.safetensors"))
+    if not (folder / "config.json").is_file() or not shards:
+        raise LineasError(f"{folder} is no checkpoint: it lacks a config.json, or weights in *.safetensors.")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        where = {key: shard for shard in shards for key in safe_open(shard, "pt").keys()}  # noqa: SIM118
+    except (OSError, ValueError) as error:
+        raise LineasError(f"{folder} is no checkpoint that can be read: {str(error).splitlines()[0]}") from None
+
+    def weight_of(name: str) -> torch.Tensor | None:
+        key = f"{name}.weight"
+        if key not in where:
+            return None
+        with safe_open(where[key], "pt") as file:
+            return file.get_tensor(key)
+
+    return skeleton(config, weight_of)
 
 
 def save_tokenizer(folder: Path, tokenizer: Any) -> None:

@@ -1,0 +1,89 @@
+"""`lineas serve`: a model on vLLM, with interventions that every request picks for itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lineas.errors import LineasError
+from lineas.intervention import Intervention
+from lineas.models import checkpoint
+from lineas.vllm_plugin.settings import ADMIN_KEY, FORCE, INTERVENTIONS, ROOM, SITES, check_name
+
+GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
+
+
+def serve(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id or folder.")],
+    intervention: Annotated[
+        list[str],
+        typer.Option(
+            "--intervention",
+            metavar="NAME=DIR ...",
+            help="What requests may name; DIR or a shipped name alone will do.",
+        ),
+    ] = [],  # noqa: B006
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    room: Annotated[
+        int | None, typer.Option(help=f"Places for interventions added later; 4 where {ADMIN_KEY} is set, else none.")
+    ] = None,
+    sites: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Modules where those may act, beyond the default sites.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Serve another checkpoint than the learned one.")] = False,
+) -> None:
+    """Serve MODEL on vLLM; a request names the model MODEL:calm@0.7, or says {"lineas": "calm:0.7"} in vllm_xargs.
+
+    Further options, such as --max-model-len 4096, go to `vllm serve`.
+    """
+    folders = dict(_named(source) for source in intervention)
+    if len(folders) < len(intervention):
+        raise LineasError("two interventions have one name; write name=DIR.")
+    key = os.environ.get(ADMIN_KEY)
+    if not folders and not room and not key:
+        raise LineasError("name at least one --intervention; without any, `vllm serve` does the same.")
+    interventions = {name: Intervention.load(folder) for name, folder in folders.items()}
+    if Path(model).is_dir():
+        network = checkpoint.skeleton_of(Path(model))
+        for chosen in interventions.values():
+            chosen.check_fits(network, force)
+    if importlib.util.find_spec("vllm") is None:
+        raise LineasError("vLLM is not installed; pip install 'lineas[vllm]' (on a CPU: see docs/serving.md).")
+    environment = os.environ | {INTERVENTIONS: ",".join(f"{name}={folder}" for name, folder in folders.items())}
+    if room is not None:
+        environment[ROOM] = str(room)
+    if sites is not None:
+        environment[SITES] = sites
+    if force:
+        environment[FORCE] = "1"
+    if "VLLM_PLUGINS" not in environment:  # endpoints are loaded only by name, and then everything else is too
+        names = {point.name for group in GROUPS for point in entry_points(group=group)} | {"lineas"}
+        environment["VLLM_PLUGINS"] = ",".join(sorted(names))
+    Console(stderr=True, highlight=False).print(
+        f"serving {model} with {', '.join(folders) or 'no intervention yet'} on http://{host}:{port}/v1"
+    )
+    sys.stdout.flush()
+    command = [sys.executable, "-m", "lineas.vllm_plugin", "serve", model, "--host", host, "--port", str(port)]
+    os.execve(sys.executable, [*command, *context.args], environment)
+
+
+def _named(source: str) -> tuple[str, str]:
+    """`calm=DIR` as its name and its folder, made absolute; a folder or shipped name is its own name."""
+    name, said, folder = source.partition("=")
+    folder = folder if said else source
+    name = name if said else Path(source).name
+    check_name(name)
+    if not folder:
+        raise LineasError(f"the intervention {name!r} needs a folder: name=DIR.")
+    if "," in folder:
+        raise LineasError(f"an intervention's folder has no comma in its name here: {folder!r}.")
+    return name, str(Path(folder).resolve()) if Path(folder).is_dir() else folder

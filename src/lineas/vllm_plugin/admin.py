@@ -1,0 +1,114 @@
+"""Interventions added to and removed from a running server (entry point `vllm.endpoint_plugins`).
+
+`GET /lineas/interventions` lists what is loaded. With `LINEAS_ADMIN_KEY` set, and shown in the header
+`X-Lineas-Admin-Key`, `POST /lineas/interventions {"name": "calm", "folder": "DIR"}` adds one and
+`DELETE /lineas/interventions/calm` removes one. vLLM loads endpoints only when `VLLM_PLUGINS` names them, as
+`lineas serve` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from argparse import Namespace
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from lineas.errors import LineasError
+from lineas.vllm_plugin import registry
+from lineas.vllm_plugin.frontend import Loaded
+from lineas.vllm_plugin.settings import ADMIN_KEY
+
+PATH = "/lineas/interventions"
+ON_THE_WAY = 0.2
+"""Seconds in which a request that was checked before a removal reaches the engine."""
+
+
+class Interventions:
+    """vLLM's contract for endpoints: a name, the tasks they belong to, routes, and the engine they reach."""
+
+    name = "lineas"
+    required_tasks = ("generate",)
+
+    def __init__(self) -> None:
+        self._engine: Any = None
+        self._servers = 1
+        self._changing = asyncio.Lock()
+
+    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+        """Called by vLLM once the engine is there."""
+        self._engine = engine_client
+        self._servers = getattr(args, "api_server_count", None) or 1
+
+    def attach_router(self, app: Any) -> None:
+        """Called by vLLM: the routes."""
+        from fastapi import Body, Header  # pyright: ignore[reportMissingImports]
+        from fastapi.responses import JSONResponse  # pyright: ignore[reportMissingImports]
+
+        def refused(error: LineasError, status: int) -> Any:
+            return JSONResponse({"error": {"message": str(error), "code": status}}, status_code=status)
+
+        async def changed(key: str | None, status: int, change: Callable[[], Awaitable[None]]) -> Any:
+            try:
+                self._check_key(key)
+            except LineasError as error:
+                return refused(error, 403)
+            try:
+                async with self._changing:
+                    await change()
+            except LineasError as error:
+                return refused(error, status)
+            return self._listing()
+
+        async def show() -> Any:
+            return self._listing()
+
+        async def add(
+            name: str = Body(), folder: str = Body(), x_lineas_admin_key: str | None = Header(default=None)
+        ) -> Any:
+            return await changed(x_lineas_admin_key, 400, lambda: self._add(name, folder))
+
+        async def remove(name: str, x_lineas_admin_key: str | None = Header(default=None)) -> Any:
+            return await changed(x_lineas_admin_key, 404, lambda: self._remove(name))
+
+        # annotations are strings here and would be looked up in the module: give FastAPI the real ones
+        add.__annotations__ |= {"name": str, "folder": str, "x_lineas_admin_key": str | None}
+        remove.__annotations__ |= {"name": str, "x_lineas_admin_key": str | None}
+        for function, method, path in ((show, "GET", PATH), (add, "POST", PATH), (remove, "DELETE", PATH + "/{name}")):
+            app.add_api_route(path, function, methods=[method], response_model=None)
+
+    def _listing(self) -> dict[str, Any]:
+        known = registry()
+        told = [{"name": name, "folder": at.folder, "support": at.support} for name, at in known.loaded.items()]
+        return {"interventions": told, "places": known.settings.places}
+
+    def _check_key(self, shown: str | None) -> None:
+        key = registry().settings.admin_key
+        if key is None:
+            raise LineasError(f"this server was started without {ADMIN_KEY}, so its interventions stay as they are.")
+        if shown is None or not secrets.compare_digest(shown.encode(), key.encode()):
+            raise LineasError("the header X-Lineas-Admin-Key does not hold this server's key.")
+        if self._servers > 1:
+            raise LineasError("interventions can be added and removed with one API server only (--api-server-count 1).")
+
+    async def _add(self, name: str, folder: str) -> None:
+        """Give an intervention a place that no request uses."""
+        place = registry().free_place(name)
+        loaded = await asyncio.to_thread(Loaded.of, place, folder)
+        problems = await self._engine.collective_rpc("lineas_put", args=(place, folder, name))
+        if told := next(filter(None, problems), None):
+            raise LineasError(told)
+        registry().loaded[name] = loaded
+
+    async def _remove(self, name: str) -> None:
+        """Refuse new requests for an intervention, wait for those that run, then free its place."""
+        gone = registry().loaded.pop(name, None)
+        if gone is None:
+            names = ", ".join(sorted(registry().loaded)) or "none"
+            raise LineasError(f"there is no intervention {name!r} here. Loaded: {names}.")
+        await asyncio.sleep(ON_THE_WAY)
+        await self._engine.pause_generation(mode="wait", clear_cache=False)
+        try:
+            await self._engine.collective_rpc("lineas_clear", args=(gone.place,))
+        finally:
+            await self._engine.resume_generation()

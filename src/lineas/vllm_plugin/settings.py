@@ -1,0 +1,87 @@
+"""What the environment says: which interventions a server starts with, and whether more may come."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lineas.errors import LineasError
+from lineas.intervention import Intervention
+from lineas.vllm_plugin.requests import NAME
+
+INTERVENTIONS = "LINEAS_INTERVENTIONS"
+ROOM = "LINEAS_ROOM"
+ADMIN_KEY = "LINEAS_ADMIN_KEY"
+FORCE = "LINEAS_FORCE"
+SITES = "LINEAS_SITES"
+ROOM_WITH_KEY = 4
+"""Places for interventions added later, where a key allows that and nothing says how many."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server steers; every one of its processes reads the same.
+
+    Args:
+        folders: by name, where the intervention comes from: a folder, the name of a shipped one, or a hub id.
+        room: places for interventions added on the running server.
+        admin_key: what a client must show to add and remove; None: nobody can.
+        sites: a regular expression over modules where interventions added later may act, beyond those of the first
+            ones; None: the model's default sites.
+        force: accept a checkpoint that an intervention was not learned on, as long as its sites and widths are there.
+    """
+
+    folders: dict[str, str]
+    room: int = 0
+    admin_key: str | None = None
+    sites: str | None = None
+    force: bool = False
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] | None = None) -> Settings | None:
+        """The settings of `LINEAS_...` variables; None where no intervention is named and none may be added.
+
+        Raises:
+            LineasError: when a variable does not say what it should.
+        """
+        given = os.environ if environment is None else environment
+        folders: dict[str, str] = {}
+        for part in filter(None, (part.strip() for part in given.get(INTERVENTIONS, "").split(","))):
+            name, _, folder = (bit.strip() for bit in part.partition("="))
+            check_name(name)
+            if not folder or name in folders:
+                raise LineasError(f"{INTERVENTIONS} is 'name=DIR,name=DIR' with every name once, not {part!r}.")
+            folders[name] = folder
+        key = given.get(ADMIN_KEY) or None
+        said = given.get(ROOM, "")
+        if said and not said.isdigit():
+            raise LineasError(f"{ROOM} is a number of interventions, not {said!r}.")
+        room = int(said) if said else ROOM_WITH_KEY * (key is not None)
+        return cls(folders, room, key, given.get(SITES) or None, given.get(FORCE) == "1") if folders or room else None
+
+    @property
+    def places(self) -> int:
+        """How many interventions there can be at once."""
+        return len(self.folders) + self.room
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that a request could not say.
+
+    Raises:
+        LineasError: saying what a name is made of.
+    """
+    if not NAME.fullmatch(name):
+        raise LineasError(f"an intervention's name is letters, digits, '_', '-' and '.', not {name!r}.")
+
+
+def digest(intervention: Intervention) -> str:
+    """sha256 over sites and numbers: what is cached for one content is never used for another."""
+    found = hashlib.sha256()
+    for name, map_ in intervention.maps.items():
+        found.update(name.encode() + b"\0")
+        for tensor in (map_.scale, map_.shift):
+            found.update(tensor.detach().to("cpu").contiguous().numpy().tobytes())
+    return found.hexdigest()

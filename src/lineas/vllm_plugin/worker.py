@@ -1,0 +1,170 @@
+"""The engine's side: sites carry maps after the weights are loaded, and every batch says its tokens' strengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lineas.base import BaseModel, fingerprint, width_of
+from lineas.errors import LineasError
+from lineas.intervention import Intervention
+from lineas.models.checkpoint import skeleton
+from lineas.sites import find_sites, is_norm
+from lineas.vllm_plugin.settings import Settings, digest
+from lineas.vllm_plugin.steered import SteeredNetwork
+
+PLACES = "lineas_places"
+"""In a request's `extra_args`: pairs of place and strength, written by the front end and nobody else."""
+
+
+def install(settings: Settings) -> None:
+    """Teach this process's model runners and workers to steer.
+
+    Raises:
+        LineasError: when this vLLM is not built as the plugin expects.
+    """
+    from vllm.v1.worker import gpu_model_runner, worker_base  # pyright: ignore[reportMissingImports]
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner  # pyright: ignore[reportMissingImports]
+
+    def after_loading(load: Callable[..., Any]) -> Callable[..., Any]:
+        def load_model(runner: Any, *args: Any, **kwargs: Any) -> Any:
+            result = load(runner, *args, **kwargs)
+            _prepare(runner, settings)
+            return result
+
+        return load_model
+
+    def with_strengths(prepare: Callable[..., Any]) -> Callable[..., Any]:
+        def _prepare_inputs(runner: Any, scheduler_output: Any, num_scheduled_tokens: np.ndarray) -> Any:
+            result = prepare(runner, scheduler_output, num_scheduled_tokens)
+            asked = [_places(runner.requests[i].sampling_params) for i in runner.input_batch.req_ids]
+            runner.lineas.lay_out(asked, num_scheduled_tokens)
+            return result
+
+        return _prepare_inputs
+
+    runner_class = gpu_model_runner.GPUModelRunner
+    replace(runner_class, "load_model", after_loading)
+    replace(CPUModelRunner, "load_model", after_loading)
+    replace(runner_class, "_prepare_inputs", with_strengths)
+    worker_base.WorkerBase.lineas_put = _put
+    worker_base.WorkerBase.lineas_clear = _clear
+
+
+def replace(owner: Any, name: str, wrapped: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put a method of vLLM's into another of ours.
+
+    Raises:
+        LineasError: when this vLLM has no such method.
+    """
+    if name not in vars(owner):
+        import vllm  # pyright: ignore[reportMissingImports]
+
+        raise LineasError(
+            f"vLLM {vllm.__version__} has no {owner.__name__}.{name}, so lineas cannot steer it; it was made for 0.32."
+        )
+    setattr(owner, name, wrapped(vars(owner)[name]))
+
+
+def _places(sampling: Any) -> dict[int, float]:
+    return dict((getattr(sampling, "extra_args", None) or {}).get(PLACES) or ())
+
+
+def _prepare(runner: Any, settings: Settings) -> None:
+    """Let the network that was just loaded carry the interventions."""
+    config = runner.vllm_config
+    parallel = config.parallel_config
+    if getattr(parallel, "use_ubatching", False) or getattr(config.compilation_config.pass_config, "enable_sp", False):
+        raise LineasError("lineas steers whole batches: turn off dual-batch overlap and sequence parallelism.")
+    network = runner.get_model()
+    interventions = {name: Intervention.load(folder) for name, folder in settings.folders.items()}
+    for name, intervention in interventions.items():
+        if intervention.base is not None and not settings.force:
+            check_base(name, intervention.base, network, config.model_config.hf_config)
+    widths = {
+        intervention.sites[name]: map_.width
+        for intervention in interventions.values()
+        for name, map_ in intervention.maps.items()
+    }
+    if settings.room:
+        layout = skeleton(config.model_config.hf_config, lambda name: None)
+        modules = dict(layout.named_modules())
+        later = {site: width_of(modules[site.module]) for site in find_sites(layout, settings.sites)}
+        widths |= {site: width for site, width in later.items() if width is not None}
+    if parallel.pipeline_parallel_size > 1:
+        here = dict(network.named_modules())
+        widths = {site: width for site, width in widths.items() if not _missing(here.get(_layer(site.module)))}
+    tokens = max(runner.max_num_tokens, config.compilation_config.max_cudagraph_capture_size or 0)
+    runner.lineas = SteeredNetwork(network, widths, settings.places, tokens, torch.device(runner.device))
+    for place, intervention in enumerate(interventions.values()):
+        runner.lineas.put(place, intervention)
+    told = {
+        "sites": sorted(site.name for site in widths),
+        "places": settings.places,
+        "digests": [digest(intervention) for intervention in interventions.values()],
+    }
+    if isinstance(config.additional_config, dict):  # part of the key under which compiled graphs are kept
+        config.additional_config["lineas"] = told
+
+
+def check_base(name: str, base: BaseModel, network: nn.Module, config: Any) -> None:
+    """Refuse a checkpoint that an intervention was not learned on.
+
+    Args:
+        name: of the intervention, for the message.
+        base: what it was learned on.
+        network: the engine's, with the checkpoint's weights.
+        config: the checkpoint's, as transformers reads it.
+
+    Raises:
+        LineasError: saying what differs.
+    """
+    architectures = getattr(config, "architectures", None) or [base.architecture]
+    if base.architecture not in architectures:
+        raise LineasError(
+            f"the intervention {name!r} was learned on {base.name} ({base.architecture}), not on a {architectures[0]}; "
+            "LINEAS_FORCE=1 serves it all the same."
+        )
+    modules = dict(network.named_modules())
+    norms = skeleton(config, lambda name: getattr(modules.get(name), "weight", None))
+    if any(weight.is_meta for weight in (module.weight for module in norms.modules() if is_norm(module))):
+        return  # this engine names norms its own way, so they cannot be compared; the widths are
+    if fingerprint(norms) != base.fingerprint:
+        raise LineasError(
+            f"the intervention {name!r} was learned on {base.name}, and this checkpoint has other norm weights; "
+            "LINEAS_FORCE=1 serves it all the same."
+        )
+
+
+def _put(worker: Any, place: int, folder: str, name: str) -> str | None:
+    """Called on every worker: an intervention takes a place; what stands against it is returned, not raised."""
+    runner = worker.model_runner
+    try:
+        intervention = Intervention.load(folder)
+        if intervention.base is not None and not (Settings.read() or Settings({})).force:
+            check_base(name, intervention.base, runner.get_model(), runner.vllm_config.model_config.hf_config)
+        runner.lineas.put(place, intervention)
+    except LineasError as error:
+        return str(error)
+    return None
+
+
+def _clear(worker: Any, place: int) -> None:
+    """Called on every worker: a place is free again."""
+    worker.model_runner.lineas.clear(place)
+
+
+def _layer(module: str) -> str:
+    """The name of the block around a module."""
+    parts = module.split(".")
+    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[0] + 1]) if numbers else module
+
+
+def _missing(module: nn.Module | None) -> bool:
+    """Whether a block runs on another pipeline stage."""
+    return module is not None and type(module).__name__ == "PPMissingLayer"

@@ -1,0 +1,66 @@
+"""`lineas serve` on the command line, up to where vLLM takes over (tests/serving goes on from there)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from console import LEARN, check_refused, run
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
+    """The commands that would replace this process, with their environments."""
+    calls: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr(os, "execve", lambda program, command, environment: calls.append((command, environment)))
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "vllm" or found(name))
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    return calls
+
+
+def test_vllm_is_started_with_names_and_folders(
+    desk: Path, capsys: pytest.CaptureFixture[str], started: list[Any]
+) -> None:
+    run(capsys, *LEARN)
+    code, _, err = run(
+        capsys, "serve", "model", "--intervention", "calm", "again=calm", "--port", "9", "--max-model-len", "64"
+    )
+    assert code == 0
+    assert "serving model with calm, again on http://127.0.0.1:9/v1" in err
+    ((command, environment),) = started
+    assert command[1:] == (
+        ["-m", "lineas.vllm_plugin", "serve", "model", "--host", "127.0.0.1", "--port", "9", "--max-model-len", "64"]
+    )
+    assert environment["LINEAS_INTERVENTIONS"] == f"calm={desk / 'calm'},again={desk / 'calm'}"
+    assert "lineas" in environment["VLLM_PLUGINS"].split(",")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["model"], "name at least one --intervention"),
+        (["model", "--intervention", "nowhere"], "no intervention at 'nowhere'"),
+        (["model", "--intervention", "polite"], "acts on 'model.layers.15.post_attention_layernorm' and 14 other"),
+        (["model", "--intervention", "a=calm", "a=calm"], "two interventions have one name"),
+        (["model", "--intervention", "a:b=calm"], "name is letters, digits"),
+        (["model", "--intervention", "calm="], "the intervention 'calm' needs a folder"),
+        ([".", "--intervention", "calm"], "is no checkpoint: it lacks a config.json"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    desk: Path, capsys: pytest.CaptureFixture[str], started: list[Any], arguments: list[str], sentence: str
+) -> None:
+    run(capsys, *LEARN)
+    check_refused(capsys, desk, sentence, "serve", *arguments)
+    assert not started
+
+
+def test_without_vllm_it_says_what_to_install(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, *LEARN)
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vLLM is installed here")
+    check_refused(capsys, desk, "pip install 'lineas[vllm]'", "serve", "model", "--intervention", "calm")

@@ -1,0 +1,94 @@
+"""What requests say, and the salts of their cached prefixes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lineas.errors import LineasError
+from lineas.vllm_plugin.requests import SALT, parse, salted, split_model
+
+LOADED = ["calm", "brief", "v1.2_b-c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "strengths"),
+    [
+        ("calm", {"calm": 1.0}),
+        ("calm:0.7,brief:0.3", {"calm": 0.7, "brief": 0.3}),
+        (" brief @ -2 , v1.2_b-c:1e-1", {"brief": -2.0, "v1.2_b-c": 0.1}),
+        ("calm:0,brief", {"brief": 1.0}),
+        ("calm:0", {}),
+    ],
+)
+def test_names_and_strengths(text: str, strengths: dict[str, float]) -> None:
+    assert parse(text, LOADED) == strengths
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("loud:1", "no intervention 'loud' here. Loaded: brief, calm, v1.2_b-c."),
+        ("", "no intervention '' here"),
+        ("calm,,brief", "no intervention '' here"),
+        ("calm:", "the strength of 'calm' is '', not a finite number"),
+        ("calm:1:2", "is '1:2', not a finite number"),
+        ("calm:inf", "is 'inf', not a finite number"),
+        ("calm:1,calm:1", "has two strengths"),
+        (0.7, "steering is written as 'name:strength,name:strength', not 0.7"),
+        (["calm"], "not ['calm']"),
+    ],
+)
+def test_what_cannot_be_understood_names_what_is_loaded(text: Any, sentence: str) -> None:
+    with pytest.raises(LineasError) as error:
+        parse(text, LOADED)
+    assert sentence in str(error.value)
+    assert "Loaded: brief, calm, v1.2_b-c." in str(error.value)
+
+
+def test_nothing_loaded_is_said() -> None:
+    with pytest.raises(LineasError, match=r"Loaded: none\."):
+        parse("calm", [])
+
+
+@pytest.mark.parametrize(
+    ("model", "split"),
+    [
+        ("org/model:calm@0.7", ("org/model", "calm@0.7")),
+        ("org/model:8b:calm", ("org/model:8b", "calm")),  # the longest base there is
+        ("org/model:8b", ("org/model", "8b")),
+        ("org/model", None),
+        ("org/modelling:calm", None),
+        ("other:calm", None),
+    ],
+)
+def test_the_model_name_is_split_at_a_base(model: str, split: tuple[str, str] | None) -> None:
+    assert split_model(model, ["org/model", "org/model:8b"]) == split
+
+
+strengths = st.dictionaries(st.sampled_from("abc"), st.floats(-2, 2).filter(bool))
+salts = st.none() | st.text(max_size=5)
+
+
+@given(salts, strengths, salts, strengths)
+def test_two_salts_are_one_only_for_one_salt_and_one_steering(
+    salt: str | None, given: dict[str, float], other_salt: str | None, other: dict[str, float]
+) -> None:
+    same = (salt, given) == (other_salt, other)
+    assert (salted(salt, given) == salted(other_salt, other)) == same
+
+
+@given(salts, strengths, strengths)
+def test_a_client_cannot_write_the_salt_of_steered_requests(
+    salt: str | None, known: dict[str, float], own: dict[str, float]
+) -> None:
+    forged = salted(salt, known)
+    again = salted(forged, own)
+    if known:
+        assert forged is not None
+        assert forged.startswith(SALT)
+        assert again != forged
+    assert salted(salt, {}) == salt  # what lineas has no part in stays as it is

@@ -1,0 +1,92 @@
+"""What the environment of a server says, and what a front end knows of its interventions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import lineas
+from lineas.errors import LineasError
+from lineas.vllm_plugin.frontend import Registry
+from lineas.vllm_plugin.settings import Settings, digest
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings"),
+    [
+        ({}, None),
+        ({"LINEAS_INTERVENTIONS": ""}, None),
+        ({"LINEAS_INTERVENTIONS": "calm=a/b, brief=c,"}, Settings({"calm": "a/b", "brief": "c"})),
+        ({"LINEAS_ADMIN_KEY": "k"}, Settings({}, room=4, admin_key="k")),
+        ({"LINEAS_ADMIN_KEY": "k", "LINEAS_ROOM": "1"}, Settings({}, room=1, admin_key="k")),
+        (
+            {"LINEAS_INTERVENTIONS": "calm=a=b", "LINEAS_FORCE": "1", "LINEAS_SITES": ".*norm"},
+            Settings({"calm": "a=b"}, sites=".*norm", force=True),
+        ),
+    ],
+)
+def test_the_environment_is_read(environment: dict[str, str], settings: Settings | None) -> None:
+    assert Settings.read(environment) == settings
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"LINEAS_INTERVENTIONS": "calm"}, "is 'name=DIR,name=DIR' with every name once, not 'calm'"),
+        ({"LINEAS_INTERVENTIONS": "calm=a,calm=b"}, "every name once"),
+        ({"LINEAS_INTERVENTIONS": "a@b=c"}, "name is letters, digits"),
+        ({"LINEAS_ROOM": "much"}, "LINEAS_ROOM is a number of interventions, not 'much'"),
+    ],
+)
+def test_what_the_environment_should_not_say(environment: dict[str, str], sentence: str) -> None:
+    with pytest.raises(LineasError, match=sentence):
+        Settings.read(environment)
+
+
+def test_without_interventions_vllm_is_left_alone() -> None:
+    """Also where vLLM is not installed: nothing of it is imported."""
+    script = (
+        "import lineas.vllm_plugin as p, sys; p.register(); assert not any(m.startswith('vllm') for m in sys.modules)"
+    )
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("LINEAS_")}
+    subprocess.run([sys.executable, "-c", script], env=clean, check=True)
+
+
+def test_contents_differ_where_numbers_do() -> None:
+    formal = lineas.Intervention.load("formal")
+    assert digest(formal) == digest(lineas.Intervention.load("formal"))
+    assert len({digest(formal), digest(formal.at(0.5)), digest(lineas.Intervention.load("polite"))}) == 3
+
+
+def engine_request(extra: dict[str, Any] | None, salt: str | None = None) -> Any:
+    return SimpleNamespace(sampling_params=SimpleNamespace(extra_args=extra), cache_salt=salt)
+
+
+def test_an_engine_request_carries_places_and_a_salt_of_its_own() -> None:
+    registry = Registry(Settings({"polite": "polite", "formal": "formal"}))
+    plain = registry.steer(engine_request({"lineas_places": [[0, 9.0]]}))
+    assert (plain.sampling_params.extra_args, plain.cache_salt) == (None, None)  # nobody else writes places
+    steered = registry.steer(engine_request({"lineas": "formal:0.5", "other": 1}))
+    assert steered.sampling_params.extra_args == {"lineas": "formal:0.5", "other": 1, "lineas_places": [[1, 0.5]]}
+    stronger = registry.steer(engine_request({"lineas": "formal"}))
+    assert len({None, steered.cache_salt, stronger.cache_salt}) == 3
+    # another content under the same name is another prefix
+    other = Registry(Settings({"formal": "polite"})).steer(engine_request({"lineas": "formal"}))
+    assert other.cache_salt != stronger.cache_salt
+
+
+def test_places_are_given_once() -> None:
+    registry = Registry(Settings({"polite": "polite"}, room=1))
+    assert registry.free_place("formal") == 1
+    registry.loaded["formal"] = registry.loaded["polite"].of(1, "formal")
+    with pytest.raises(LineasError, match="all 2 places are taken"):
+        registry.free_place("archaic")
+    del registry.loaded["polite"]
+    assert registry.free_place("archaic") == 0
+    assert torch.tensor(registry.loaded["formal"].support).item() > 0
