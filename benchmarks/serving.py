@@ -37,11 +37,11 @@ import lineas
 from lineas.prompts import read_prompts
 
 TOKENS = 32
-PORTS = {"stock": 8801, "folded": 8802, "plugin": 8803}
+PORTS = {"stock": 8801, "folded": 8802, "plugin": 8803, "load": 8804}
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "2",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 STARTS_WITHIN = 900
@@ -196,7 +196,7 @@ def main() -> None:
         for row in rows:
             low, high = row["quartiles"]
             print(
-                f"{row['way']:30} {row['tokens a second']:7.0f} tokens/s  x {row['ratio']:.3f} ({low:.3f} to {high:.3f})"
+                f"{row['way']:28} {row['tokens a second']:6.0f} tokens/s  x {row['ratio']:.3f} ({low:.3f} to {high:.3f})"
                 f"  p50 {row['latency']['p50']:.2f} s  p99 {row['latency']['p99']:.2f} s",
                 flush=True,
             )
