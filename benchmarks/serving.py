@@ -196,8 +196,8 @@ def main() -> None:
         for row in rows:
             low, high = row["quartiles"]
             print(
-                f"{row['way']:28} {row['tokens a second']:6.0f} tokens/s  x {row['ratio']:.3f} ({low:.3f} to {high:.3f})"
-                f"  p50 {row['latency']['p50']:.2f} s  p99 {row['latency']['p99']:.2f} s",
+                f"{row['way']:28} {row['tokens a second']:6.0f} tokens/s  x {row['ratio']:.3f}"
+                f" ({low:.3f} to {high:.3f})  p50 {row['latency']['p50']:.2f} s  p99 {row['latency']['p99']:.2f} s",
                 flush=True,
             )
         loaded = [*steered, "--port", str(PORTS["load"]), *common, "--dtype", "float32"]

@@ -34,19 +34,24 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: when it cannot be written; what was there before is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", prefix=f".{path.name}.", dir=path.resolve().parent, delete=False
-    ) as file:
+    with new_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A file to write, which takes its place at the end of the block, or is gone when the block fails."""
+    parent = path.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=parent, delete=False) as file:
         beside = Path(file.name)
-        try:
-            file.write(text)
-            file.close()
-            beside.chmod(0o644)
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+    try:
+        yield beside
+        beside.chmod(0o644)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -1,0 +1,39 @@
+"""`lineas export`: an intervention as a control vector of llama.cpp, and what of it stays behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from lineas.cli.common import JsonOption, check_writable, say, write_json
+from lineas.control_vector import ControlVector
+from lineas.errors import LineasError
+from lineas.intervention import Intervention
+
+
+def export(
+    intervention: Annotated[str, typer.Argument(metavar="DIR", help="Folder, name of a shipped one, or hub id.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.gguf", help="The file to write.")],
+    strength: Annotated[float, typer.Option(metavar="S", help="How much of the intervention.")] = 1.0,
+    json: JsonOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
+) -> None:
+    """Write the shifts at the outputs of blocks as a control vector for llama.cpp, and say what is lost."""
+    check_writable(json)
+    if out.exists() and not force:
+        raise LineasError(f"{out} exists already; choose another file or pass --force.")
+    chosen = Intervention.load(intervention)
+    made = ControlVector.of(chosen.at(strength))
+    made.write(out, chosen.base.architecture if chosen.base else "")
+    console = say(json)
+    if made.lost:
+        table = Table("lost", "what", box=None)
+        for name, what in made.lost.items():
+            table.add_row(name, what)
+        console.print(table)
+    blocks = sorted(made.directions)
+    console.print(f"{len(blocks)} of {len(chosen.maps)} sites are in {out}, for llama.cpp's --control-vector")
+    write_json(json, {"out": str(out), "strength": strength, "blocks": blocks, "lost": made.lost})
