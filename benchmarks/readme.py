@@ -139,6 +139,32 @@ def recipes() -> str:
     return "\n\n".join(tables)
 
 
+def serving() -> str:
+    """The table of the serving benchmark, and its load test."""
+    result = json.loads((RESULTS / "serving.json").read_text())
+    options, load = result["options"], result["load"]
+    lines = [
+        f"| {options['requests']} requests at once, 32 tokens each | tokens/s | of stock (quartiles) | p50 | p99 |",
+        "|" + " --- |" * 5,
+    ]
+    for row in result["rows"]:
+        low, high = row["quartiles"]
+        lines.append(
+            f"| {row['way']} | {row['tokens a second']:.0f} | {100 * row['ratio']:.1f} % ({100 * low:.1f} to "
+            f"{100 * high:.1f}) | {row['latency']['p50']:.2f} s | {row['latency']['p99']:.2f} s |"
+        )
+    lines += [
+        "",
+        f"Each way is timed between two batches to stock vLLM, {options['rounds']} rounds, {options['dtype']}; stock's "
+        f"own row is the noise. Then {load['requests']} requests at once of {load['different requests']} ways to be "
+        f"steered: {load['answered']} answered, {load['not as alone']} other than the answer that the same request "
+        f"gets alone (greedy, float32), p50 {load['latency']['p50']:.1f} s, p99 {load['latency']['p99']:.1f} s.",
+        "",
+        _made_by("serving").replace("transformers", f"vLLM {result['about']['vllm']}, transformers"),
+    ]
+    return "\n".join(lines)
+
+
 def _share(row: dict) -> str:
     return f"{100 * row['toxic']:.1f} %"
 
@@ -168,6 +194,7 @@ def _made_by(name: str, script: str | None = None) -> str:
 PAGES = {
     "README.md": {"demo": demo, "detoxification": detoxification, "shipped": shipped, "learning": learning},
     "docs/recipes.md": {"recipes": recipes},
+    "docs/serving.md": {"serving": serving},
 }
 
 

@@ -2,12 +2,13 @@
 
     python engine.py MODEL eager|compiled OUT STEERING [STEERING ...]      (an empty one for none)
 
-Every prompt is continued once for each steering, all in one batch.
+Every prompt is continued once for each steering, all in one batch. RANKS shards the network over processes.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -18,7 +19,14 @@ def main(model: str, mode: str, out: str, *steering: str) -> None:
     """Continue the prompts and write tokens and log-probabilities."""
     from vllm import LLM, SamplingParams
 
-    engine = LLM(model, dtype="float32", max_model_len=512, max_num_seqs=64, enforce_eager=mode == "eager")
+    engine = LLM(
+        model,
+        dtype="float32",
+        max_model_len=256,
+        max_num_seqs=64,
+        enforce_eager=mode == "eager",
+        tensor_parallel_size=int(os.environ.get("RANKS", "1")),
+    )
     asked = [(prompt, said) for said in steering for prompt in PROMPTS]
     params = [
         SamplingParams(
