@@ -9,13 +9,14 @@ from typing import Any
 import families
 import pytest
 import torch
+import torchao.quantization as torchao
 from families import block
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 import lineas
 from lineas import AffineMap, Intervention, LineasError
-from lineas.folds import folding
+from lineas.folds import folding, is_linear
 from lineas.sites import Site
 
 INPUTS = {"input_ids": torch.randint(3, families.VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(1))}
@@ -137,6 +138,21 @@ def test_half_precision_weights_are_rounded_once(dtype: torch.dtype) -> None:
     for name, weight in lineas.fold(exact, intervention).state_dict().items():
         assert folded[name].dtype == dtype
         assert torch.equal(folded[name], weight.to(dtype)), name
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "opt"])
+def test_a_quantised_network_folds_into_its_norms_and_biases(family: str) -> None:
+    """Linears in 8 bits stay as they are; what their rows would take is said not to fold."""
+    network = families.network(family)
+    inner = lambda module, name: isinstance(module, nn.Linear) and name != "lm_head"  # noqa: E731
+    torchao.quantize_(network, torchao.Int8WeightOnlyConfig(), filter_fn=inner)
+    kinds = {name: folding(network, Site(name)) for name, module in network.named_modules() if is_linear(module)}
+    assert {kind for name, kind in kinds.items() if name != "lm_head"} <= {"shift", "no"}
+    folded = assert_folds(network, everything(network, ""))
+    kept = dict(folded.named_modules())
+    for name, module in network.named_modules():
+        if inner(module, name):
+            assert torch.equal(kept[name].weight.qdata, module.weight.qdata)  # type: ignore[union-attr,operator]
 
 
 def test_strength_is_folded_in_and_any_folds() -> None:

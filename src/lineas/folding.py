@@ -107,14 +107,13 @@ def _with_biases(network: nn.Module, switches: dict[str, frozenset[str]] | None)
     for switch, names in switches.items():
         setattr(network.config, switch, True)  # type: ignore[arg-type]
         for name in names:
-            _give_bias(network.get_submodule(name))
+            _give_bias(network.get_submodule(name), network.dtype)  # type: ignore[arg-type]
     return network
 
 
-def _give_bias(linear: Any) -> None:
-    """Zeros for a bias, where there is none."""
+def _give_bias(linear: Any, kind: torch.dtype) -> None:
+    """Zeros for a bias, where there is none, of the network's type (a quantised weight has another)."""
     if linear.bias is None:
-        kind = linear.weight.dtype if not is_quantised(linear) else torch.get_default_dtype()
         linear.bias = nn.Parameter(torch.zeros(linear.out_features, dtype=kind, device=linear.weight.device))
 
 
@@ -131,7 +130,7 @@ def _as_llama(network: Any) -> nn.Module:
     llama.model.rotary_emb = type(llama.model.rotary_emb)(config=config).to(network.device)  # its buffers are not saved
     for name, module in network.named_modules():
         if is_linear(module) and name != "lm_head":
-            _give_bias(module)
+            _give_bias(module, network.dtype)
     llama.load_state_dict(network.state_dict(), assign=True)
     llama.tie_weights()
     llama.generation_config = network.generation_config
