@@ -9,8 +9,8 @@ from typing import Any
 import families
 import pytest
 import torch
-import torchao.quantization as torchao
 from families import block
+from optimum.quanto import freeze, qint8, quantize
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -144,15 +144,23 @@ def test_half_precision_weights_are_rounded_once(dtype: torch.dtype) -> None:
 def test_a_quantised_network_folds_into_its_norms_and_biases(family: str) -> None:
     """Linears in 8 bits stay as they are; what their rows would take is said not to fold."""
     network = families.network(family)
-    inner = lambda module, name: isinstance(module, nn.Linear) and name != "lm_head"  # noqa: E731
-    torchao.quantize_(network, torchao.Int8WeightOnlyConfig(), filter_fn=inner)
-    kinds = {name: folding(network, Site(name)) for name, module in network.named_modules() if is_linear(module)}
-    assert {kind for name, kind in kinds.items() if name != "lm_head"} <= {"shift", "no"}
-    folded = assert_folds(network, everything(network, ""))
-    kept = dict(folded.named_modules())
-    for name, module in network.named_modules():
-        if inner(module, name):
-            assert torch.equal(kept[name].weight.qdata, module.weight.qdata)  # type: ignore[union-attr,operator]
+    quantize(network, weights=qint8, exclude=["lm_head"])
+    freeze(network)
+    inner = [name for name, module in network.named_modules() if is_linear(module) and name != "lm_head"]
+    assert inner
+    assert {folding(network, Site(name)) for name in inner} <= {"shift", "no"}
+    before = {name: network.get_submodule(name).weight._data.clone() for name in inner}  # type: ignore[union-attr,operator]
+    intervention, plain = everything(network, ""), logits(network)
+    with lineas.steer(network, intervention):
+        live = logits(network)
+    with pytest.raises(LineasError, match=r"cannot be copied .* in_place=True"):  # quanto's tensors
+        lineas.fold(network, intervention)
+    folded = lineas.fold(network, intervention, in_place=True)
+    largest = float(live.abs().max())
+    assert float((logits(folded) - live).abs().max()) <= 1e-5 * largest
+    assert float((live - plain).abs().max()) > 1e-3 * largest
+    for name in inner:
+        assert torch.equal(folded.get_submodule(name).weight._data, before[name])  # type: ignore[union-attr,operator]
 
 
 def test_strength_is_folded_in_and_any_folds() -> None:

@@ -42,7 +42,8 @@ def fold(
         a TextModel with `save_pretrained` and `provenance`, or a bare network where one was given.
 
     Raises:
-        LineasError: naming every site that does not fold and the reason, before anything is changed.
+        LineasError: naming every site that does not fold and the reason, before anything is changed; or when the
+            network cannot be copied.
     """
     network: nn.Module = model if isinstance(model, nn.Module) else model.network
     if not math.isfinite(strength):
@@ -58,7 +59,7 @@ def fold(
         raise LineasError("this model is being steered; detach first, then fold.")
     biases = {slot for name, at in places.items() if wanted.maps[name].shift.any() for slot in at.shift}
     switches = switches_for(network, biases)
-    folded = _with_biases(network if in_place else copy.deepcopy(network), switches)
+    folded = _with_biases(network if in_place else _copy(network), switches)
     own = {wanted.sites[name].module: wanted.maps[name] for name in places}
     arriving = {
         reader: own[wanted.sites[name].module].shift
@@ -96,6 +97,14 @@ def _refused(intervention: Intervention, places: dict[str, Slots]) -> dict[str, 
     }
 
 
+def _copy(network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise LineasError(f"this network cannot be copied ({reason}); fold it with in_place=True.") from None
+
+
 # ---- biases
 
 
@@ -128,10 +137,20 @@ def _as_llama(network: Any) -> nn.Module:
     with torch.device("meta"):
         llama: Any = LlamaForCausalLM(config)
     llama.model.rotary_emb = type(llama.model.rotary_emb)(config=config).to(network.device)  # its buffers are not saved
-    for name, module in network.named_modules():
-        if is_linear(module) and name != "lm_head":
-            _give_bias(module, network.dtype)
-    llama.load_state_dict(network.state_dict(), assign=True)
+    linears = [name for name, module in network.named_modules() if is_linear(module) and name != "lm_head"]
+    for name in linears:  # as they are, quantised or not
+        linear = network.get_submodule(name)
+        _give_bias(linear, network.dtype)
+        llama.set_submodule(name, linear)
+    others = {
+        key: value for key, value in network.state_dict().items() if not key.startswith(tuple(f"{n}." for n in linears))
+    }
+    llama.load_state_dict(others, strict=False, assign=True)
+    for known_to_transformers in ("hf_quantizer", "is_quantized", "quantization_method"):
+        if known_to_transformers in vars(network):
+            setattr(llama, known_to_transformers, vars(network)[known_to_transformers])
+    if hasattr(network.config, "quantization_config"):
+        config.quantization_config = network.config.quantization_config
     llama.tie_weights()
     llama.generation_config = network.generation_config
     return llama.eval()
