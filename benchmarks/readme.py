@@ -165,6 +165,48 @@ def serving() -> str:
     return "\n".join(lines)
 
 
+def contest(name: str, effect: str) -> str:
+    """The table of a comparison of methods: means over its draws, and their deviation.
+
+    Args:
+        name: of the result.
+        effect: the measure of its classifier, "toxic" or "concept".
+    """
+    result = json.loads((RESULTS / f"{name}.json").read_text())
+    options = result["options"]
+    shown = {
+        effect: (f"{effect}, %", 100, 2),
+        f"{effect}_score": ("mean score", 1, 3),
+        "perplexity": ("perplexity", 1, 1),
+        "kl": ("divergence, nats a token", 1, 3),
+        "distinct_2": ("distinct pairs of words", 1, 2),
+        "mmlu": ("MMLU, %", 100, 1),
+        "seconds": ("seconds to learn", 1, 0),
+        "parameters": ("numbers learned", 1, 0),
+    }
+    shown = {key: how for key, how in shown.items() if any(key in row for row in result["summary"])}
+    lines = [f"| method | {' | '.join(title for title, _, _ in shown.values())} |", "|" + " --- |" * (1 + len(shown))]
+    for row in result["summary"]:
+        cells = [_mean(row.get(key), factor, digits) for key, (_, factor, digits) in shown.items()]
+        lines.append(f"| {row['system']} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"{options['prompts']} prompts, {options['seeds']} sampling seeds; ± over {options['draws']} draws of "
+        f"{options['samples']} + {options['samples']} sentences.",
+        "",
+        _made_by(name),
+    ]
+    return "\n".join(lines)
+
+
+def _mean(told: dict | None, factor: float, digits: int) -> str:
+    """A mean over draws and its deviation, where it was measured on several."""
+    if told is None:
+        return ""
+    deviation = f" ± {factor * told['deviation']:.{digits}f}" if told["deviation"] is not None else ""
+    return f"{factor * told['mean']:,.{digits}f}{deviation}"
+
+
 def _share(row: dict) -> str:
     return f"{100 * row['toxic']:.1f} %"
 

@@ -39,6 +39,16 @@ def test_vllm_is_started_with_names_and_folders(
     assert "lineas" in environment["VLLM_PLUGINS"].split(",")
 
 
+def test_a_list_of_plugins_keeps_its_own_and_gets_lineas(
+    desk: Path, capsys: pytest.CaptureFixture[str], started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(capsys, *LEARN)
+    monkeypatch.setenv("VLLM_PLUGINS", "other")
+    run(capsys, "serve", "model", "--intervention", "calm")
+    ((_, environment),) = started
+    assert environment["VLLM_PLUGINS"] == "lineas,other"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

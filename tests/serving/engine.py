@@ -2,7 +2,8 @@
 
     python engine.py MODEL eager|compiled OUT STEERING [STEERING ...]      (an empty one for none)
 
-Every prompt is continued once for each steering, all in one batch. RANKS shards the network over processes.
+Every prompt is continued once for each steering, all in one batch. The
+variables RANKS, DTYPE and MODEL_IMPL are vLLM's tensor_parallel_size, dtype and model_impl.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ def main(model: str, mode: str, out: str, *steering: str) -> None:
 
     engine = LLM(
         model,
-        dtype="float32",
+        dtype=os.environ.get("DTYPE", "float32"),
+        model_impl=os.environ.get("MODEL_IMPL", "auto"),
         max_model_len=256,
         max_num_seqs=64,
         enforce_eager=mode == "eager",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,35 @@ def test_the_model_name_steers_too(server: Server) -> None:
         assert server.text(prompt, model="smol:polite:1.5,formal:0.5") == by_argument
 
 
+def test_every_sample_of_a_request_is_steered(server: Server) -> None:
+    made = server.client.completions.create(
+        model="smol:formal@2.5", prompt=PROMPTS[0], max_tokens=24, temperature=1, top_p=1e-6, n=3
+    )
+    assert {choice.text for choice in made.choices} == {server.text(PROMPTS[0], "formal:2.5")}
+
+
+def test_responses_are_steered(server: Server) -> None:
+    def answer(model: str) -> str:
+        return server.client.responses.create(
+            model=model, input="Tell me about your neighbour.", max_output_tokens=24, temperature=0
+        ).output_text
+
+    assert answer("smol:formal@2.5") != answer("smol") != ""
+    with pytest.raises(openai.BadRequestError, match="there is no intervention 'calm' here"):
+        answer("smol:calm")
+
+
+def test_endpoints_that_do_not_steer_say_so(server: Server) -> None:
+    body = json.dumps({"model": "smol:polite", "prompt": "You"}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}/tokenize", data=body, headers={"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=60)
+    assert refused.value.code == 400
+    assert b"this endpoint does not steer" in refused.value.read()
+
+
 def test_chat_and_streams_are_steered(server: Server) -> None:
     messages: Any = [{"role": "user", "content": "Tell me about your neighbour."}]
 
@@ -101,7 +131,7 @@ def test_a_clients_salt_cannot_stand_for_steering(server: Server, model: lineas.
     from lineas.vllm_plugin.settings import digest
 
     prompt = "She looked out of the window of the train and thought about the people she had met in town. " * 12
-    forged = salted(None, {digest(lineas.Intervention.load("formal")): 2.5})
+    forged = salted(None, [(digest(lineas.Intervention.load("formal")), 2.5)])
     server.text(prompt, "formal:2.5")
     assert server.text(prompt, cache_salt=forged) == live(model, prompt, {})
 
@@ -110,8 +140,8 @@ def test_a_clients_salt_cannot_stand_for_steering(server: Server, model: lineas.
     ("steering", "sentence"),
     [
         ("calm:0.5", "there is no intervention 'calm' here. Loaded: formal, polite."),
-        ("polite:much", "the strength of 'polite' is 'much', not a finite number. Loaded: formal, polite."),
-        ("polite:nan", "not a finite number"),
+        ("polite:much", "the strength of 'polite' is 'much', not a number from -1000 to 1000. Loaded: formal, polite."),
+        ("polite:nan", "not a number from"),
         ("polite:1,polite:2", "has two strengths"),
         ("", "there is no intervention '' here"),
     ],
@@ -148,6 +178,17 @@ def test_interventions_come_and_go(server: Server, tmp_path: Any) -> None:
     status, told = call(server, "POST", {"name": "very", "folder": folder})
     assert (status, [known["name"] for known in told["interventions"]]) == (200, ["polite", "formal", "very"])
     assert server.text(PROMPTS[1], "very") == alone
+    # what runs, and what waits for its turn, ends as it began
+    long = [f"{prompt} {i}" for i in range(20) for prompt in PROMPTS]
+    with ThreadPoolExecutor(81) as pool:
+        running = [pool.submit(server.text, prompt, "very") for prompt in long]
+        while not _running(server):
+            time.sleep(0.01)
+        gone = pool.submit(call, server, "DELETE", name="very")
+        before = [made.result() for made in running]
+        assert gone.result()[0] == 200
+    assert call(server, "POST", {"name": "very", "folder": folder})[0] == 200
+    assert before == [server.text(prompt, "very") for prompt in long]
     shutil.rmtree(folder)  # a server that loses the folder goes on with what it read
     assert server.text(PROMPTS[1], "very:0.4") == server.text(PROMPTS[1], "formal")
     # the name goes, and another content takes its place: nothing of the first stays
@@ -166,7 +207,10 @@ def test_only_the_key_changes_what_is_loaded(server: Server, shared: Any) -> Non
     assert call(server, "POST", given, key=None)[0] == 403
     assert call(server, "POST", given, key="another")[0] == 403
     assert call(server, "DELETE", name="polite", key="another")[0] == 403
-    assert [known["name"] for known in call(server, "GET", key=None)[1]["interventions"]] == ["polite", "formal"]
+    open_to_all = call(server, "GET", key=None)[1]["interventions"]
+    assert [known["name"] for known in open_to_all] == ["polite", "formal"]
+    assert "folder" not in open_to_all[0]
+    assert call(server, "GET")[1]["interventions"][0]["folder"] == "polite"
 
 
 @pytest.mark.parametrize(
@@ -202,6 +246,14 @@ def call(
 
 
 def _cached_tokens(server: Server) -> float:
+    return _metric(server, "vllm:prefix_cache_hits_total")
+
+
+def _running(server: Server) -> float:
+    return _metric(server, "vllm:num_requests_running")
+
+
+def _metric(server: Server, name: str) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:prefix_cache_hits_total"))
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))

@@ -34,9 +34,10 @@ def test_names_and_strengths(text: str, strengths: dict[str, float]) -> None:
         ("loud:1", "no intervention 'loud' here. Loaded: brief, calm, v1.2_b-c."),
         ("", "no intervention '' here"),
         ("calm,,brief", "no intervention '' here"),
-        ("calm:", "the strength of 'calm' is '', not a finite number"),
-        ("calm:1:2", "is '1:2', not a finite number"),
-        ("calm:inf", "is 'inf', not a finite number"),
+        ("calm:", "the strength of 'calm' is '', not a number from -1000 to 1000"),
+        ("calm:1:2", "is '1:2', not a number"),
+        ("calm:inf", "is 'inf', not a number"),
+        ("calm:1e39", "is '1e39', not a number from -1000 to 1000"),
         ("calm:1,calm:1", "has two strengths"),
         (0.7, "steering is written as 'name:strength,name:strength', not 0.7"),
         (["calm"], "not ['calm']"),
@@ -69,21 +70,21 @@ def test_the_model_name_is_split_at_a_base(model: str, split: tuple[str, str] | 
     assert split_model(model, ["org/model", "org/model:8b"]) == split
 
 
-strengths = st.dictionaries(st.sampled_from("abc"), st.floats(-2, 2).filter(bool))
+pairs = st.lists(st.tuples(st.sampled_from("abc"), st.floats(-2, 2).filter(bool)), max_size=4)
 salts = st.none() | st.text(max_size=5)
 
 
-@given(salts, strengths, salts, strengths)
+@given(salts, pairs, salts, pairs)
 def test_two_salts_are_one_only_for_one_salt_and_one_steering(
-    salt: str | None, given: dict[str, float], other_salt: str | None, other: dict[str, float]
+    salt: str | None, given: list[tuple[str, float]], other_salt: str | None, other: list[tuple[str, float]]
 ) -> None:
-    same = (salt, given) == (other_salt, other)
+    same = (salt, sorted(given)) == (other_salt, sorted(other))
     assert (salted(salt, given) == salted(other_salt, other)) == same
 
 
-@given(salts, strengths, strengths)
+@given(salts, pairs, pairs)
 def test_a_client_cannot_write_the_salt_of_steered_requests(
-    salt: str | None, known: dict[str, float], own: dict[str, float]
+    salt: str | None, known: list[tuple[str, float]], own: list[tuple[str, float]]
 ) -> None:
     forged = salted(salt, known)
     again = salted(forged, own)
@@ -91,4 +92,4 @@ def test_a_client_cannot_write_the_salt_of_steered_requests(
         assert forged is not None
         assert forged.startswith(SALT)
         assert again != forged
-    assert salted(salt, {}) == salt  # what lineas has no part in stays as it is
+    assert salted(salt, []) == salt  # what lineas has no part in stays as it is

@@ -79,6 +79,10 @@ def test_an_engine_request_carries_places_and_a_salt_of_its_own() -> None:
     # another content under the same name is another prefix
     other = Registry(Settings({"formal": "polite"})).steer(engine_request({"lineas": "formal"}))
     assert other.cache_salt != stronger.cache_salt
+    # and one content under two names is not the second alone
+    twice = Registry(Settings({"a": "formal", "b": "formal"}))
+    both = twice.steer(engine_request({"lineas": "a:0.5,b:2"}))
+    assert both.cache_salt != twice.steer(engine_request({"lineas": "b:2"})).cache_salt
 
 
 def test_places_are_given_once() -> None:

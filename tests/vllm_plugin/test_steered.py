@@ -80,7 +80,7 @@ def prepared(*interventions: lineas.Intervention) -> tuple[Network, SteeredNetwo
     torch.manual_seed(0)
     network = Network()
     widths = {site: WIDTH for intervention in interventions for site in intervention.sites.values()}
-    steered = SteeredNetwork(network, widths, PLACES, TOKENS, torch.device("cpu"))
+    steered = SteeredNetwork(network, widths, WIDTH, PLACES, TOKENS, torch.device("cpu"))
     for place, intervention in enumerate(interventions):
         steered.put(place, intervention)
     return network, steered
@@ -157,13 +157,13 @@ def test_names_and_weights_stay_what_they_were() -> None:
         (Site("norm"), WIDTH, "does not have as a module of its own"),
         (Site("layers.0.norm", output=1), WIDTH, "not a module's first output"),
         (Site("layers.0.norm", axis=1), WIDTH, "not a module's first output"),
-        (Site("layers.0.norm"), 5, "5 neurons at 'layers.0.norm', this network has 6 of 6"),
+        (Site("layers.0.norm"), 5, "'layers.0.norm' has 5 neurons, the network's rows have 6"),
     ],
 )
 def test_what_an_engine_lacks_is_refused_before_anything_is_changed(site: Site, width: int, sentence: str) -> None:
     network = untouched()
     with pytest.raises(LineasError, match=sentence):
-        SteeredNetwork(network, {Site("layers.1.norm"): WIDTH, site: width}, 1, TOKENS, torch.device("cpu"))
+        SteeredNetwork(network, {Site("layers.1.norm"): WIDTH, site: width}, WIDTH, 1, TOKENS, torch.device("cpu"))
     assert type(network.layers[1].norm) is FusedNorm
 
 
@@ -176,7 +176,7 @@ def test_a_later_intervention_elsewhere_is_refused() -> None:
 def test_layers_are_found_where_an_engine_nests_them_elsewhere() -> None:
     torch.manual_seed(0)
     outer = nn.ModuleDict({"language_model": Network()})
-    steered = SteeredNetwork(outer, {Site("model.layers.0.norm"): WIDTH}, 1, TOKENS, torch.device("cpu"))
+    steered = SteeredNetwork(outer, {Site("model.layers.0.norm"): WIDTH}, WIDTH, 1, TOKENS, torch.device("cpu"))
     map_ = lineas.AffineMap(torch.full((WIDTH,), 2.0), torch.ones(WIDTH))
     steered.put(0, lineas.Intervention({"model.layers.0.norm": map_}))
     steered.lay_out([{0: 1.0}], np.array([3]))

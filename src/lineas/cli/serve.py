@@ -65,9 +65,10 @@ def serve(
         environment[SITES] = sites
     if force:
         environment[FORCE] = "1"
-    if "VLLM_PLUGINS" not in environment:  # endpoints are loaded only by name, and then everything else is too
-        names = {point.name for group in GROUPS for point in entry_points(group=group)} | {"lineas"}
-        environment["VLLM_PLUGINS"] = ",".join(sorted(names))
+    plugins = environment.get("VLLM_PLUGINS")  # endpoints are loaded only by name, and then everything else is too
+    known = {point.name for group in GROUPS for point in entry_points(group=group)}
+    wanted = known if plugins is None else set(filter(None, plugins.split(",")))
+    environment["VLLM_PLUGINS"] = ",".join(sorted(wanted | {"lineas"}))
     Console(stderr=True, highlight=False).print(
         f"serving {model} with {', '.join(folders) or 'no intervention yet'} on http://{host}:{port}/v1"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from lineas.vllm_plugin.frontend import Registry
+from lineas.vllm_plugin.limits import check_environment
 from lineas.vllm_plugin.settings import Settings
 
 _registry: Registry | None = None
@@ -24,7 +25,8 @@ def register() -> None:
     settings = Settings.read()
     if settings is None or _registry is not None:
         return
-    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the runner that is steered
+    check_environment(os.environ)
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the runner that is steered
     from lineas.vllm_plugin import frontend, worker
 
     worker.install(settings)

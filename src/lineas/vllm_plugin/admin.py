@@ -32,13 +32,14 @@ class Interventions:
 
     def __init__(self) -> None:
         self._engine: Any = None
-        self._servers = 1
+        self._alone = True
         self._changing = asyncio.Lock()
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Called by vLLM once the engine is there."""
         self._engine = engine_client
-        self._servers = getattr(args, "api_server_count", None) or 1
+        counts = ("api_server_count", "data_parallel_size")
+        self._alone = all((getattr(args, count, None) or 1) == 1 for count in counts)
 
     def attach_router(self, app: Any) -> None:
         """Called by vLLM: the routes."""
@@ -58,10 +59,10 @@ class Interventions:
                     await change()
             except LineasError as error:
                 return refused(error, status)
-            return self._listing()
+            return self._listing(whole=True)
 
-        async def show() -> Any:
-            return self._listing()
+        async def show(x_lineas_admin_key: str | None = Header(default=None)) -> Any:
+            return self._listing(whole=self._is_key(x_lineas_admin_key))
 
         async def add(
             name: str = Body(), folder: str = Body(), x_lineas_admin_key: str | None = Header(default=None)
@@ -72,43 +73,50 @@ class Interventions:
             return await changed(x_lineas_admin_key, 404, lambda: self._remove(name))
 
         # annotations are strings here and would be looked up in the module: give FastAPI the real ones
+        show.__annotations__ |= {"x_lineas_admin_key": str | None}
         add.__annotations__ |= {"name": str, "folder": str, "x_lineas_admin_key": str | None}
         remove.__annotations__ |= {"name": str, "x_lineas_admin_key": str | None}
         for function, method, path in ((show, "GET", PATH), (add, "POST", PATH), (remove, "DELETE", PATH + "/{name}")):
             app.add_api_route(path, function, methods=[method], response_model=None)
 
-    def _listing(self) -> dict[str, Any]:
+    def _listing(self, whole: bool) -> dict[str, Any]:
+        """What is loaded; where it came from is told to who has the key."""
         known = registry()
-        told = [{"name": name, "folder": at.folder, "support": at.support} for name, at in known.loaded.items()]
+        told = [
+            {"name": name, "support": at.support} | ({"folder": at.folder} if whole else {})
+            for name, at in known.loaded.items()
+        ]
         return {"interventions": told, "places": known.settings.places}
 
     def _check_key(self, shown: str | None) -> None:
-        key = registry().settings.admin_key
-        if key is None:
+        if registry().settings.admin_key is None:
             raise LineasError(f"this server was started without {ADMIN_KEY}, so its interventions stay as they are.")
-        if shown is None or not secrets.compare_digest(shown.encode(), key.encode()):
+        if not self._is_key(shown):
             raise LineasError("the header X-Lineas-Admin-Key does not hold this server's key.")
-        if self._servers > 1:
-            raise LineasError("interventions can be added and removed with one API server only (--api-server-count 1).")
+        if self._alone is False:
+            raise LineasError("interventions can be added and removed with one API server and one engine only.")
+
+    def _is_key(self, shown: str | None) -> bool:
+        key = registry().settings.admin_key
+        return key is not None and shown is not None and secrets.compare_digest(shown.encode(), key.encode())
 
     async def _add(self, name: str, folder: str) -> None:
         """Give an intervention a place that no request uses."""
         place = registry().free_place(name)
         loaded = await asyncio.to_thread(Loaded.of, place, folder)
-        problems = await self._engine.collective_rpc("lineas_put", args=(place, folder, name))
+        problems = await self._engine.collective_rpc("lineas_put", args=(place, folder, name, loaded.content))
         if told := next(filter(None, problems), None):
             raise LineasError(told)
         registry().loaded[name] = loaded
 
     async def _remove(self, name: str) -> None:
-        """Refuse new requests for an intervention, wait for those that run, then free its place."""
+        """Refuse new requests for an intervention, wait until those that are there have ended, then free its place."""
         gone = registry().loaded.pop(name, None)
         if gone is None:
             names = ", ".join(sorted(registry().loaded)) or "none"
             raise LineasError(f"there is no intervention {name!r} here. Loaded: {names}.")
         await asyncio.sleep(ON_THE_WAY)
-        await self._engine.pause_generation(mode="wait", clear_cache=False)
-        try:
-            await self._engine.collective_rpc("lineas_clear", args=(gone.place,))
-        finally:
-            await self._engine.resume_generation()
+        waiting = set(self._engine.output_processor.request_states)  # running, queued and preempted alike
+        while waiting & self._engine.output_processor.request_states.keys():
+            await asyncio.sleep(ON_THE_WAY)
+        await self._engine.collective_rpc("lineas_clear", args=(gone.place,))

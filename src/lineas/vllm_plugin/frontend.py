@@ -8,6 +8,7 @@ from typing import Any
 
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
+from lineas.vllm_plugin.limits import check_config
 from lineas.vllm_plugin.requests import ARGUMENT, parse, salted, split_model
 from lineas.vllm_plugin.settings import Settings, check_name, digest
 from lineas.vllm_plugin.worker import PLACES, replace
@@ -75,7 +76,7 @@ class Registry:
         if strengths:
             said[PLACES] = [[self.loaded[name].place, strength] for name, strength in strengths.items()]
         sampling.extra_args = said or None
-        by_content = {self.loaded[name].content: strength for name, strength in strengths.items()}
+        by_content = [(self.loaded[name].content, strength) for name, strength in strengths.items()]
         request.cache_salt = salted(request.cache_salt, by_content)
         return request
 
@@ -86,10 +87,13 @@ class Registry:
             LineasError: for steering that cannot be understood, or that this kind of request has no way to carry.
         """
         said = dict(getattr(request, "vllm_xargs", None) or {})
+        carries = "vllm_xargs" in type(request).model_fields  # else it would be read and dropped
+        if ARGUMENT in said and not carries:
+            raise LineasError("this endpoint does not steer; leave out vllm_xargs.")
         named = split_model(request.model, bases) if request.model else None
         if named is not None and request.model not in bases:
             base, steering = named
-            if not hasattr(request, "vllm_xargs"):
+            if not carries:
                 raise LineasError(f"this endpoint does not steer, so it serves {base!r} and not {request.model!r}.")
             if ARGUMENT in said:
                 raise LineasError(f"steering is said twice: by the model's name {request.model!r} and by vllm_xargs.")
@@ -113,6 +117,13 @@ def install(settings: Settings) -> Registry:
 
     registry = Registry(settings)
 
+    def checked(init: Callable[..., Any]) -> Callable[..., Any]:
+        def __init__(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+            check_config(vllm_config, settings.force)
+            init(self, vllm_config, *args, **kwargs)
+
+        return __init__
+
     def steered(process: Callable[..., Any]) -> Callable[..., Any]:
         def process_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
             request = process(self, *args, **kwargs)
@@ -126,7 +137,8 @@ def install(settings: Settings) -> Registry:
     def by_name(check: Callable[..., Any]) -> Callable[..., Any]:
         async def _check_model(self: Any, request: Any) -> Any:
             try:
-                registry.read_model_name(request, [model.name for model in self.models.base_model_paths])
+                if request.model not in self.models.lora_requests:
+                    registry.read_model_name(request, [model.name for model in self.models.base_model_paths])
             except LineasError as error:
                 return self.create_error_response(str(error), param="model")
             return await check(self, request)
@@ -137,13 +149,13 @@ def install(settings: Settings) -> Registry:
         async def show_available_models(self: Any) -> Any:
             models = await show(self)
             base = models.data[0]
-            for name, loaded in registry.loaded.items():
-                told = {"id": f"{base.id}:{name}", "root": loaded.folder, "parent": base.id}
-                models.data.append(base.model_copy(update=told))
+            told = [{"id": f"{base.id}:{name}", "parent": base.id} for name in registry.loaded]
+            models.data += [base.model_copy(update=one) for one in told]
             return models
 
         return show_available_models
 
+    replace(InputProcessor, "__init__", checked)
     replace(InputProcessor, "process_inputs", steered)
     replace(BaseServing, "_check_model", by_name)
     replace(OpenAIServingModels, "show_available_models", with_steered)

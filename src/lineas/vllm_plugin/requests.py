@@ -6,13 +6,15 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from lineas.errors import LineasError
 
 ARGUMENT = "lineas"
 """The key of `vllm_xargs` (in Python: of `SamplingParams.extra_args`) that says how a request is steered."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+LARGEST = 1000
+"""Strengths beyond overflow half precision."""
 SALT = "lineas-"
 """How the cache salts of steered requests begin."""
 
@@ -28,7 +30,7 @@ def parse(text: object, loaded: Collection[str]) -> dict[str, float]:
         the strengths that are not 0.
 
     Raises:
-        LineasError: for an unknown name, a name said twice, or a strength that is no finite number.
+        LineasError: for an unknown name, a name said twice, or a strength that is no number within bounds.
 
     >>> parse("calm:0.7,brief", ["brief", "calm"])
     {'calm': 0.7, 'brief': 1.0}
@@ -58,18 +60,19 @@ def split_model(model: str, bases: Collection[str]) -> tuple[str, str] | None:
     return None
 
 
-def salted(salt: str | None, strengths: Mapping[str, float]) -> str | None:
+def salted(salt: str | None, strengths: Collection[tuple[str, float]]) -> str | None:
     """The salt under which a request's prefix is cached: one of its own for every way of steering.
 
     A client's own salt stays what it is without steering, unless it looks like one of these.
 
     Args:
         salt: the client's.
-        strengths: by what tells an intervention's content from every other's.
+        strengths: pairs of what tells an intervention's content from every other's, and a strength; two names may
+            have one content.
     """
     if not strengths and not (salt or "").startswith(SALT):
         return salt
-    told = json.dumps([salt, sorted(strengths.items())])
+    told = json.dumps([salt, sorted(strengths)])
     return SALT + hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -78,8 +81,10 @@ def _strength(name: str, value: str, loaded: Collection[str]) -> float:
         strength = float(value)
     except ValueError:
         strength = math.nan
-    if not math.isfinite(strength):
-        raise LineasError(f"the strength of {name!r} is {value!r}, not a finite number. {_loaded(loaded)}")
+    if not abs(strength) <= LARGEST:
+        raise LineasError(
+            f"the strength of {name!r} is {value!r}, not a number from -{LARGEST} to {LARGEST}. {_loaded(loaded)}"
+        )
     return strength
 
 

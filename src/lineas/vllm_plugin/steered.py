@@ -13,6 +13,7 @@ from torch import nn
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.sites import Site
+from lineas.vllm_plugin.limits import check_module
 
 Strengths = Mapping[int, float]
 """By place, how strongly a request is steered by the intervention there."""
@@ -27,6 +28,7 @@ class SteeredNetwork:
     Args:
         network: whose forward pass has all tokens of a batch on the first axis; its sites' modules change their class.
         widths: by site, the number of its neurons.
+        hidden: the width of the network's rows.
         places: how many interventions there can be at once.
         tokens: how many tokens a forward pass has at most.
         device: of the network.
@@ -36,7 +38,13 @@ class SteeredNetwork:
     """
 
     def __init__(
-        self, network: nn.Module, widths: Mapping[Site, int], places: int, tokens: int, device: torch.device
+        self,
+        network: nn.Module,
+        widths: Mapping[Site, int],
+        hidden: int,
+        places: int,
+        tokens: int,
+        device: torch.device,
     ) -> None:
         self.strengths = torch.zeros(tokens, places, device=device)
         self._staged = torch.zeros(tokens, places, pin_memory=device.type == "cuda")
@@ -45,6 +53,7 @@ class SteeredNetwork:
         modules = dict(network.named_modules())
         found = {site: _module(modules, site) for site in widths}  # before anything is changed
         for site, width in widths.items():
+            check_module(site.name, found[site], width, hidden)
             _check_width(site, found[site], width)
         for site, width in widths.items():
             module = self._modules[site] = found[site]
@@ -121,7 +130,9 @@ def _steered(kind: type[nn.Module]) -> type[nn.Module]:
         halves = isinstance(result, tuple) and not _first_is_whole(kind)
         first = result[0] if isinstance(result, tuple) else result
         z = first + result[1] if halves else first  # a block's output is its two halves' sum
-        strengths = self.lineas_strengths[: z.shape[0]]
+        if z.dim() > 3 or (z.dim() == 3 and z.shape[0] != 1):  # transformers' own networks put a batch of one around
+            raise LineasError(f"a {kind.__name__} puts out {z.dim()} axes here; lineas needs tokens and neurons.")
+        strengths = self.lineas_strengths[: z.shape[-2]]
         scale: Any = 0.0
         shift: Any = 0.0
         for place in range(strengths.shape[1]):

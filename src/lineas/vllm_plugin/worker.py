@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,10 @@ def install(settings: Settings) -> None:
 
     def after_loading(load: Callable[..., Any]) -> Callable[..., Any]:
         def load_model(runner: Any, *args: Any, **kwargs: Any) -> Any:
+            interventions = {name: Intervention.load(folder) for name, folder in settings.folders.items()}
+            _name_graphs(runner.vllm_config, settings, interventions)
             result = load(runner, *args, **kwargs)
-            _prepare(runner, settings)
+            _prepare(runner, settings, interventions)
             return result
 
         return load_model
@@ -74,14 +77,9 @@ def _places(sampling: Any) -> dict[int, float]:
     return dict((getattr(sampling, "extra_args", None) or {}).get(PLACES) or ())
 
 
-def _prepare(runner: Any, settings: Settings) -> None:
+def _prepare(runner: Any, settings: Settings, interventions: Mapping[str, Intervention]) -> None:
     """Let the network that was just loaded carry the interventions."""
-    config = runner.vllm_config
-    parallel = config.parallel_config
-    if getattr(parallel, "use_ubatching", False) or getattr(config.compilation_config.pass_config, "enable_sp", False):
-        raise LineasError("lineas steers whole batches: turn off dual-batch overlap and sequence parallelism.")
-    network = runner.get_model()
-    interventions = {name: Intervention.load(folder) for name, folder in settings.folders.items()}
+    config, network = runner.vllm_config, runner.get_model()
     for name, intervention in interventions.items():
         if intervention.base is not None and not settings.force:
             check_base(name, intervention.base, network, config.model_config.hf_config)
@@ -95,20 +93,27 @@ def _prepare(runner: Any, settings: Settings) -> None:
         modules = dict(layout.named_modules())
         later = {site: width_of(modules[site.module]) for site in find_sites(layout, settings.sites)}
         widths |= {site: width for site, width in later.items() if width is not None}
-    if parallel.pipeline_parallel_size > 1:
-        here = dict(network.named_modules())
-        widths = {site: width for site, width in widths.items() if not _missing(here.get(_layer(site.module)))}
     tokens = max(runner.max_num_tokens, config.compilation_config.max_cudagraph_capture_size or 0)
-    runner.lineas = SteeredNetwork(network, widths, settings.places, tokens, torch.device(runner.device))
+    hidden, device = config.model_config.get_hidden_size(), torch.device(runner.device)
+    runner.lineas = SteeredNetwork(network, widths, hidden, settings.places, tokens, device)
     for place, intervention in enumerate(interventions.values()):
         runner.lineas.put(place, intervention)
-    told = {
-        "sites": sorted(site.name for site in widths),
+
+
+def _name_graphs(config: Any, settings: Settings, interventions: Mapping[str, Intervention]) -> None:
+    """Make the maps part of the key under which compiled graphs are kept, of the whole network's and of inner ones'.
+
+    Raises:
+        LineasError: where the configuration has no room for it.
+    """
+    if not isinstance(config.additional_config, dict):
+        raise LineasError("lineas needs vLLM's additional_config to be a dictionary.")
+    config.additional_config["lineas"] = {
+        "version": version("lineas"),
+        "sites": sorted({site.name for one in interventions.values() for site in one.sites.values()}),
         "places": settings.places,
-        "digests": [digest(intervention) for intervention in interventions.values()],
+        "later": settings.sites if settings.room else "",
     }
-    if isinstance(config.additional_config, dict):  # part of the key under which compiled graphs are kept
-        config.additional_config["lineas"] = told
 
 
 def check_base(name: str, base: BaseModel, network: nn.Module, config: Any) -> None:
@@ -140,11 +145,13 @@ def check_base(name: str, base: BaseModel, network: nn.Module, config: Any) -> N
         )
 
 
-def _put(worker: Any, place: int, folder: str, name: str) -> str | None:
+def _put(worker: Any, place: int, folder: str, name: str, content: str) -> str | None:
     """Called on every worker: an intervention takes a place; what stands against it is returned, not raised."""
     runner = worker.model_runner
     try:
         intervention = Intervention.load(folder)
+        if digest(intervention) != content:
+            raise LineasError(f"{folder} changed, or is another one on another machine, while it was read; try again.")
         if intervention.base is not None and not (Settings.read() or Settings({})).force:
             check_base(name, intervention.base, runner.get_model(), runner.vllm_config.model_config.hf_config)
         runner.lineas.put(place, intervention)
@@ -156,15 +163,3 @@ def _put(worker: Any, place: int, folder: str, name: str) -> str | None:
 def _clear(worker: Any, place: int) -> None:
     """Called on every worker: a place is free again."""
     worker.model_runner.lineas.clear(place)
-
-
-def _layer(module: str) -> str:
-    """The name of the block around a module."""
-    parts = module.split(".")
-    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
-    return ".".join(parts[: numbers[0] + 1]) if numbers else module
-
-
-def _missing(module: nn.Module | None) -> bool:
-    """Whether a block runs on another pipeline stage."""
-    return module is not None and type(module).__name__ == "PPMissingLayer"
