@@ -82,6 +82,15 @@ def test_interventions_of_different_networks_do_not_combine(rude: Intervention) 
         rude.then(other)
 
 
+def test_sites_that_share_a_map_or_its_memory_are_saved(tmp_path: Path) -> None:
+    both = torch.arange(12.0).view(2, 6)
+    one = AffineMap(both[0], both[1])
+    Intervention({"a": one, "b": one, "c": AffineMap(both[1], both[0])}).save(tmp_path / "shared")
+    read = Intervention.load(tmp_path / "shared").maps
+    assert torch.equal(read["a"].shift, read["b"].shift)
+    assert torch.equal(read["c"].scale, both[1])
+
+
 def test_save_and_load_is_bit_exact_with_all_facts(rude: Intervention, tmp_path: Path) -> None:
     told = rude.with_facts(seed=3, method={"name": "LinEAS", "gamma": 0.01})
     told.save(tmp_path / "rude")

@@ -114,7 +114,7 @@ def _pack(name: str, map_: AffineMap) -> dict[str, torch.Tensor]:
     if tensors and 2 * len(index) < map_.width:
         tensors = {kind: values[index] for kind, values in tensors.items()}
         tensors["index"] = index.to(torch.int32)
-    return {f"{name}.{kind}": values.contiguous() for kind, values in tensors.items()}
+    return {f"{name}.{kind}": values.clone(memory_format=torch.contiguous_format) for kind, values in tensors.items()}
 
 
 def _unpack(name: str, width: int, tensors: Mapping[str, torch.Tensor]) -> AffineMap | None:
