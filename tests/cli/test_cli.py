@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -174,7 +175,11 @@ def test_no_space_left_is_one_sentence_and_nothing_half_written(
 def test_ctrl_c_saves_what_was_learned_and_says_so(desk: Path) -> None:
     """A real process, a real signal."""
     command = [sys.executable, "-c", "from lineas.cli import main; main()", *LEARN[:-1], "100000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipes: dict = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    listens = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # as in a terminal, whatever runs the tests
+    with subprocess.Popen(command, **pipes, preexec_fn=listens) as process:
         time_limit = time.monotonic() + 60
         while not _is_learning(process.pid) and time.monotonic() < time_limit:
             if process.poll() is not None:
