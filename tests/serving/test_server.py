@@ -179,16 +179,19 @@ def test_interventions_come_and_go(server: Server, tmp_path: Any) -> None:
     assert (status, [known["name"] for known in told["interventions"]]) == (200, ["polite", "formal", "very"])
     assert server.text(PROMPTS[1], "very") == alone
     # what runs, and what waits for its turn, ends as it began
-    long = [f"{prompt} {i}" for i in range(20) for prompt in PROMPTS]
-    with ThreadPoolExecutor(81) as pool:
-        running = [pool.submit(server.text, prompt, "very") for prompt in long]
-        while not _running(server):
+    many = [f"{prompt} {i}" for i in range(20) for prompt in PROMPTS]
+    with ThreadPoolExecutor(len(many) + 1) as pool:
+        made = [pool.submit(server.text, prompt, "very", max_tokens=100, ignore_eos=True) for prompt in many]
+        until = time.monotonic() + 60
+        while _in_flight(server) < len(many):  # each is known to the engine: 64 run, the others wait
+            assert time.monotonic() < until
             time.sleep(0.01)
         gone = pool.submit(call, server, "DELETE", name="very")
-        before = [made.result() for made in running]
+        before = [each.result() for each in made]
         assert gone.result()[0] == 200
-    assert call(server, "POST", {"name": "very", "folder": folder})[0] == 200
-    assert before == [server.text(prompt, "very") for prompt in long]
+        assert call(server, "POST", {"name": "very", "folder": folder})[0] == 200
+        again = [pool.submit(server.text, prompt, "very", max_tokens=100, ignore_eos=True) for prompt in many]
+        assert before == [each.result() for each in again]
     shutil.rmtree(folder)  # a server that loses the folder goes on with what it read
     assert server.text(PROMPTS[1], "very:0.4") == server.text(PROMPTS[1], "formal")
     # the name goes, and another content takes its place: nothing of the first stays
@@ -249,8 +252,8 @@ def _cached_tokens(server: Server) -> float:
     return _metric(server, "vllm:prefix_cache_hits_total")
 
 
-def _running(server: Server) -> float:
-    return _metric(server, "vllm:num_requests_running")
+def _in_flight(server: Server) -> float:
+    return _metric(server, "vllm:num_requests_running") + _metric(server, "vllm:num_requests_waiting")
 
 
 def _metric(server: Server, name: str) -> float:

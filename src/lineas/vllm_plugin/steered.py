@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lineas.base import width_of
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.sites import Site
@@ -176,9 +177,7 @@ def _module(modules: Mapping[str, nn.Module], site: Site) -> nn.Module:
 
 def _check_width(site: Site, module: nn.Module, width: int) -> None:
     """Refuse a module that holds only a part of the neurons, or others."""
-    weight = getattr(module, "weight", None)
-    norm = isinstance(weight, torch.Tensor) and weight.dim() == 1 and "Norm" in type(module).__name__
-    here = weight.shape[0] if norm and weight is not None else getattr(module, "output_size", None)
+    here = width_of(module) or getattr(module, "output_size", None)
     part = getattr(module, "output_size_per_partition", here)
     if here is not None and (here != width or part != here):
         raise LineasError(
