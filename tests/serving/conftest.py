@@ -26,6 +26,9 @@ QUIET = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    # else a connection that a client keeps open for its next request is cut after 5 s, sometimes while that request is
+    # under way, and clients here do not try twice
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",
 }
 SMALL = ["--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "64"]
 STARTS_WITHIN = 300
