@@ -12,8 +12,10 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 import lineas
@@ -45,6 +47,12 @@ def save(name: str, result: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def row(way: str, ratios: list[float], **facts: Any) -> dict[str, Any]:
+    """A way's line of a table: its facts, and the median and quartiles of its ratios, one a round."""
+    low, high = np.quantile(ratios, [0.25, 0.75])
+    return {"way": way, **facts, "ratio": median(ratios), "quartiles": [float(low), float(high)]}
 
 
 def toxic_prompts(count: int) -> list[str]:

@@ -30,8 +30,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-import torch
-from record import about, save
+from record import about, row, save
 
 import lineas
 from lineas.prompts import read_prompts
@@ -183,21 +182,20 @@ def main() -> None:
                 latencies[name] += each
                 before = after
         rows = [
-            {
-                "way": name,
-                "tokens a second": median(rates[name]),
-                "ratio": median(ratios[name]),
-                "quartiles": [float(q) for q in np.quantile(ratios[name], [0.25, 0.75])],
-                "latency": {f"p{p}": float(np.quantile(latencies[name], p / 100)) for p in (50, 99)},
-                "rates": rates[name],
-            }
+            row(
+                name,
+                ratios[name],
+                **{"tokens a second": median(rates[name])},
+                latency={f"p{p}": float(np.quantile(latencies[name], p / 100)) for p in (50, 99)},
+                rates=rates[name],
+            )
             for name in ways
         ]
-        for row in rows:
-            low, high = row["quartiles"]
+        for told in rows:
+            low, high = told["quartiles"]
             print(
-                f"{row['way']:28} {row['tokens a second']:6.0f} tokens/s  x {row['ratio']:.3f}"
-                f" ({low:.3f} to {high:.3f})  p50 {row['latency']['p50']:.2f} s  p99 {row['latency']['p99']:.2f} s",
+                f"{told['way']:28} {told['tokens a second']:6.0f} tokens/s  x {told['ratio']:.3f}"
+                f" ({low:.3f} to {high:.3f})  p50 {told['latency']['p50']:.2f} s  p99 {told['latency']['p99']:.2f} s",
                 flush=True,
             )
         loaded = [*steered, "--port", str(PORTS["load"]), *common, "--dtype", "float32"]
@@ -206,8 +204,8 @@ def main() -> None:
         print(load)
     from vllm import __version__  # pyright: ignore[reportMissingImports]
 
-    told = {"about": about() | {"vllm": __version__}, "options": vars(options), "rows": rows, "load": load}
-    save("serving", told | {"threads": torch.get_num_threads()})
+    about_it = about() | {"vllm": __version__}
+    save("serving", {"about": about_it, "options": vars(options), "rows": rows, "load": load})
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ from contextlib import nullcontext
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
-from record import about, save
+from record import about, row, save
 
 import lineas
 from lineas.prompts import read_prompts
@@ -80,19 +79,10 @@ def main() -> None:
             times[name].append(taken)
             ratios[name].append(2 * taken / (before + after))
             before = after
-    rows = [
-        {
-            "way": name,
-            "seconds": median(times[name]),
-            "ratio": median(ratios[name]),
-            "quartiles": [float(q) for q in np.quantile(ratios[name], [0.25, 0.75])],
-            "all": times[name],
-        }
-        for name in ways
-    ]
-    for row in rows:
-        low, high = row["quartiles"]
-        print(f"{row['way']:20} {row['seconds']:6.2f} s   x {row['ratio']:.3f}  (quartiles {low:.3f} to {high:.3f})")
+    rows = [row(name, ratios[name], seconds=median(times[name]), all=times[name]) for name in ways]
+    for told in rows:
+        low, high = told["quartiles"]
+        print(f"{told['way']:20} {told['seconds']:6.2f} s   x {told['ratio']:.3f}  (quartiles {low:.3f} to {high:.3f})")
     save(
         "steering", {"about": about(), "options": vars(options), "prompts": list(inputs.input_ids.shape), "rows": rows}
     )

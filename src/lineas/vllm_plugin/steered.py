@@ -69,28 +69,12 @@ class SteeredNetwork:
         Raises:
             LineasError: for a site that carried no map when the network was prepared.
         """
-        self.check_sites(intervention)
+        self._check_sites(intervention)
         self.clear(place)
         for name, map_ in intervention.maps.items():
             module: Any = self._modules[intervention.sites[name]]
             module.lineas_scales[place].copy_(map_.scale - 1)
             module.lineas_shifts[place].copy_(map_.shift)
-
-    def check_sites(self, intervention: Intervention) -> None:
-        """Refuse an intervention with a site that carried no map when the network was prepared.
-
-        Raises:
-            LineasError: naming the first such site.
-        """
-        for name, map_ in intervention.maps.items():
-            module: Any = self._modules.get(intervention.sites[name])
-            if module is None:
-                raise LineasError(
-                    f"the intervention acts on {name!r}, which carries no map here; start the server "
-                    "with LINEAS_SITES, a regular expression over modules that names it too."
-                )
-            if map_.width != module.lineas_shifts.shape[1]:
-                raise LineasError(f"the intervention has {map_.width} neurons at {name!r}, this network has others.")
 
     def clear(self, place: int) -> None:
         """Make a place's maps the identity."""
@@ -120,6 +104,18 @@ class SteeredNetwork:
             staged[:total] = rows.repeat(counts, axis=0)
         self.strengths[:end].copy_(self._staged[:end], non_blocking=True)
         self._last = total if steered else 0
+
+    def _check_sites(self, intervention: Intervention) -> None:
+        """Refuse an intervention with a site that carried no map when the network was prepared."""
+        for name, map_ in intervention.maps.items():
+            module: Any = self._modules.get(intervention.sites[name])
+            if module is None:
+                raise LineasError(
+                    f"the intervention acts on {name!r}, which carries no map here; start the server "
+                    "with LINEAS_SITES, a regular expression over modules that names it too."
+                )
+            if map_.width != module.lineas_shifts.shape[1]:
+                raise LineasError(f"the intervention has {map_.width} neurons at {name!r}, this network has others.")
 
 
 @cache
