@@ -6,6 +6,7 @@ from lineas.intervention import Intervention, mix
 from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, LoFITRL, MeanAcT, learn
 from lineas.maps import AffineMap
 from lineas.models import load
+from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
 from lineas.steering import steer
 
@@ -15,6 +16,7 @@ __all__ = [
     "AurA",
     "GaussianAcT",
     "ITIc",
+    "ImageModel",
     "Intervention",
     "LinAcT",
     "LinEAS",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,7 +32,8 @@ class BaseModel:
 
     @classmethod
     def of(cls, network: nn.Module, name: str | None = None, revision: str | None = None) -> BaseModel:
-        """The facts of a network at hand."""
+        """The facts of a network at hand; a pipeline is known by what denoises in it."""
+        network = known_by(network)
         return cls(name or type(network).__name__, type(network).__name__, fingerprint(network), revision)
 
     def check_is(self, network: nn.Module) -> None:
@@ -40,6 +42,7 @@ class BaseModel:
         Raises:
             LineasError: saying which of the two differs.
         """
+        network = known_by(network)
         kind = type(network).__name__
         if self.architecture != kind:
             raise LineasError(
@@ -51,6 +54,11 @@ class BaseModel:
                 f"the intervention was learned on {self.name}, and this {kind} has other norm weights, so it is "
                 "another checkpoint; force=True applies it all the same."
             )
+
+
+def known_by(network: nn.Module) -> nn.Module:
+    """The part of a network that says which one it is: all of it, or the denoiser, whatever pipeline it is in."""
+    return getattr(network, "denoiser", network)
 
 
 def check_sites(network: nn.Module, widths: Mapping[Site, int], base: BaseModel | None) -> None:
@@ -87,19 +95,25 @@ def other_width(site: Site, ours: int, here: int) -> LineasError:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """sha256 over the names and weights of a network's norms, rounded to bfloat16: the same for every dtype."""
+    """sha256 over the names and weights of a network's norms, rounded to bfloat16: the same for every dtype.
+
+    In a denoiser whose norms have no weights (a time step modulates them), over all biases.
+    """
     digest = hashlib.sha256()
-    for name, module in network.named_modules():
-        if is_norm(module):
-            weight = module.weight.detach().to("cpu", torch.bfloat16).contiguous()  # type: ignore[union-attr]
-            digest.update(name.encode())
-            digest.update(weight.view(torch.int16).numpy().tobytes())
+    known: list[Any] = [(name, module.weight) for name, module in network.named_modules() if is_norm(module)]
+    if not known and type(network).__module__.startswith("diffusers."):
+        known = [(name, vector) for name, vector in network.named_parameters() if name.endswith(".bias")]
+    for name, vector in known:
+        weight = vector.detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(name.encode())
+        digest.update(weight.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
 
 
 def width_of(module: nn.Module) -> int | None:
-    """How many neurons a module returns, where that can be read off it: norms, linears, GPT-2's Conv1D."""
+    """How many neurons a module returns, where that can be read off it: norms, linears and convolutions."""
     if is_norm(module):
         return module.weight.shape[0]  # type: ignore[union-attr,index]
-    width = getattr(module, "out_features", getattr(module, "nf", None))
+    found = (getattr(module, name, None) for name in ("out_features", "out_channels", "nf"))
+    width = next((width for width in found if width is not None), None)
     return width if isinstance(width, int) else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -12,6 +13,15 @@ from torch import nn
 from lineas.sites import Site
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
+
+
+@runtime_checkable
+class ChoosesRows(Protocol):
+    """A network that runs more than the prompts it was given, and says which rows an edit is for."""
+
+    def edit_rows(self, site: Site, edit: Edit, z: torch.Tensor) -> torch.Tensor:
+        """The activation with the edit on those rows."""
+        ...
 
 
 @contextmanager
@@ -58,6 +68,8 @@ def install(network: nn.Module, edits: Mapping[Site, Edit]) -> list[Hook]:
     hooks: list[Hook] = []
     try:
         for site, edit in edits.items():
+            if isinstance(network, ChoosesRows):
+                edit = partial(network.edit_rows, site, edit)
             hooks.append(Hook(network.get_submodule(site.module), _writer(site, edit)))
     except BaseException:
         for hook in hooks:

@@ -11,20 +11,21 @@ from pathlib import Path
 from lineas.errors import LineasError
 
 
-def check_free(path: Path, overwrite: bool, marked_by: str, kind: str) -> None:
+def check_free(path: Path, overwrite: bool, marked_by: str | tuple[str, ...], kind: str) -> None:
     """Refuse to write over something that exists, or over what is no folder of its kind even when asked to.
 
     Args:
         path: the folder to be made.
         overwrite: whether one of this kind may be replaced.
-        marked_by: the file that every folder of this kind has.
+        marked_by: the file that every folder of this kind has, or several, of which each has one.
         kind: what it is called, such as "an intervention".
     """
     if not path.exists():
         return
     if not overwrite:
         raise LineasError(f"{path} exists already; choose another folder or pass --force (overwrite=True).")
-    if not path.is_dir() or (any(path.iterdir()) and not (path / marked_by).exists()):
+    marks = (marked_by,) if isinstance(marked_by, str) else marked_by
+    if not path.is_dir() or (any(path.iterdir()) and not any((path / mark).exists() for mark in marks)):
         raise LineasError(f"{path} exists and is not {kind}, so it is not overwritten; choose another folder.")
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
+from lineas import modulation
+from lineas.base import known_by
 from lineas.errors import LineasError
 from lineas.folds import Slots, is_like_llama, is_linear, is_quantised, norm_offset, slots, switches_for
 from lineas.intervention import Intervention
 from lineas.maps import AffineMap
+from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
 from lineas.stamp import stamp
 
-Foldable = TypeVar("Foldable", TextModel, nn.Module)
+Foldable = TypeVar("Foldable", bound=TextModel | ImageModel | nn.Module)
 
 
 @torch.no_grad()
@@ -26,20 +29,21 @@ def fold(
     """A copy of a model whose own weights do what the intervention does to it at a strength.
 
     A map `T(z) = w z + b` behind a linear `z = W x + c` becomes `(w W) x + (w c + b)`; behind a LayerNorm or GroupNorm
-    its weight and bias change in the same way; behind an RMSNorm w goes into its weight and b, through every linear
-    `V z + c` that reads it, into `c + V b`. Computed in float32 and rounded once to the weights' type. Architectures
+    its weight and bias change in the same way, behind a norm that a time step modulates the linear that does so; behind
+    an RMSNorm w goes into its weight and b, through every linear `V z + c` that reads it, into `c + V b`. Computed in
+    float32 and rounded once to the weights' type. Architectures
     whose linears have biases only when their config says so get it said; Mistral and Qwen2 become the Llama
     architecture where they compute the same.
 
     Args:
-        model: a TextModel, or a network of transformers.
+        model: a TextModel, an ImageModel, or a network of transformers.
         intervention: what to fold.
         strength: how much of it; every strength folds.
         force: fold into another network than the one it was learned on (the widths must still fit).
         in_place: change the model itself and give it back, to spare the memory of a copy.
 
     Returns:
-        a TextModel with `save_pretrained` and `provenance`, or a bare network where one was given.
+        a model of the same kind with `save_pretrained` and `provenance`, or a bare network where one was given.
 
     Raises:
         LineasError: naming every site that does not fold and the reason, before anything is changed; or when the
@@ -50,7 +54,7 @@ def fold(
         raise LineasError(f"the strength must be a finite number, not {strength}.")
     wanted = intervention.at(strength)
     wanted.check_fits(network, force)
-    places = _places(network, wanted)
+    places = all_places = _places(network, wanted)
     refused = _refused(wanted, places)
     if refused:
         listed = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
@@ -60,6 +64,10 @@ def fold(
     biases = {slot for name, at in places.items() if wanted.maps[name].shift.any() for slot in at.shift}
     switches = switches_for(network, biases)
     folded = _with_biases(network if in_place else _copy(network), switches)
+    modulated = {name: at.modulation for name, at in places.items() if at.modulation is not None}
+    for name, at in sorted(modulated.items(), key=lambda item: item[1].after):  # what acts first, first
+        modulation.write(folded, at, wanted.maps[name])
+    places = {name: at for name, at in places.items() if name not in modulated}
     own = {wanted.sites[name].module: wanted.maps[name] for name in places}
     arriving = {
         reader: own[wanted.sites[name].module].shift
@@ -70,10 +78,10 @@ def fold(
     for name in own.keys() | arriving.keys():
         _write(folded, name, own.get(name), arriving.get(name))
     if isinstance(model, nn.Module):
-        return folded
-    made = TextModel(folded, model.tokenizer, model.name, model.revision)
-    made.provenance = _provenance(network, made, intervention, strength, places)
-    return made
+        return cast(Foldable, folded)
+    made = model.with_network(folded)
+    made.provenance = _provenance(network, made, intervention, strength, all_places)
+    return cast(Foldable, made)
 
 
 def why_not(network: nn.Module, intervention: Intervention) -> dict[str, str]:
@@ -187,8 +195,8 @@ def _write(network: nn.Module, name: str, own: AffineMap | None, arriving: torch
 def _scaled(module: Any, scale: torch.Tensor) -> torch.Tensor:
     """A weight that makes an output `scale` times as large, in float32."""
     weight = module.weight.float()
-    if isinstance(module, nn.Linear):
-        return weight * scale.unsqueeze(1)
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        return weight * scale.view(-1, *[1] * (weight.dim() - 1))
     if is_linear(module):  # GPT-2's, transposed
         return weight * scale
     offset = norm_offset(module)
@@ -216,15 +224,19 @@ def _untie(network: Any, name: str) -> None:
 
 
 def _provenance(
-    network: nn.Module, made: TextModel, intervention: Intervention, strength: float, places: dict[str, Slots]
+    network: nn.Module,
+    made: TextModel | ImageModel,
+    intervention: Intervention,
+    strength: float,
+    places: dict[str, Slots],
 ) -> dict[str, Any]:
     base = intervention.base
     return {
         "made_by": "lineas.fold",
         "base": made.name,
         "base_revision": made.revision,
-        "architecture": type(made.network).__name__,
-        "base_architecture": type(network).__name__,
+        "architecture": type(known_by(made.network)).__name__,
+        "base_architecture": type(known_by(network)).__name__,
         "learned_on": vars(base) if base else None,
         "strength": strength,
         "sites": {name: {"weight": name, "shift_in": list(at.shift)} for name, at in places.items()},

@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from lineas.sites import Site, is_norm
+from lineas.modulation import Modulation, modulation
+from lineas.sites import Site, is_norm, is_norm_layer
 
 Folding = Literal["exact", "scale", "shift", "no"]
 AS_LLAMA = {"llama", "mistral", "qwen2"}  # their blocks are the Llama architecture's, which has bias slots everywhere
@@ -26,11 +27,13 @@ class Slots:
         scale: whether the module's own weight takes the scale.
         shift: the modules whose biases take the shift, the module itself or those that read it; empty where none does.
         reason: why not both; "" where both.
+        modulation: the linear that takes both, where a time step modulates the norm.
     """
 
     scale: bool
     shift: tuple[str, ...]
     reason: str = ""
+    modulation: Modulation | None = None
 
     @property
     def kind(self) -> Folding:
@@ -54,7 +57,11 @@ def slots(network: nn.Module, site: Site) -> Slots:
         plain, biased = not is_quantised(module), _takes_bias(network, site.module, module)
         reason = "" if plain else "its weight is quantised"
         return Slots(plain, (site.module,) if biased else (), reason or _no_slot(network, biased, "it"))
+    if (place := modulation(network, site.module)) and not is_quantised(network.get_submodule(place.linear)):
+        return Slots(True, (place.linear,), modulation=place)
     if not is_norm(module):
+        if is_norm_layer(module):
+            return Slots(False, (), "no linear of its own modulates it")
         return Slots(False, (), f"no weight makes the output of a {type(module).__name__}")
     if norm_offset(module) is None:
         return Slots(False, (), f"a {type(module).__name__} does more with its weight than multiply")
@@ -70,8 +77,8 @@ def slots(network: nn.Module, site: Site) -> Slots:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer (nn.Linear, or the transposed Conv1D of GPT-2)."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    """Whether a module is a linear layer (nn.Linear, a convolution, or the transposed Conv1D of GPT-2)."""
+    return isinstance(module, (nn.Linear, nn.Conv2d)) or type(module).__name__ == "Conv1D"
 
 
 def is_quantised(linear: nn.Module) -> bool:

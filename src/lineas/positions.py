@@ -8,12 +8,21 @@ from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from functools import update_wrapper
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from lineas.errors import LineasError
+
+
+@runtime_checkable
+class HasPositions(Protocol):
+    """A network that knows better than its forward pass tells which rows and columns there are."""
+
+    def positions(self, tokens: str) -> Any:
+        """What stands in for `Positions`, with `prompt_length`, `chosen`, `by_row`, `spread` and `remove`."""
+        ...
 
 
 class Positions:
@@ -75,6 +84,22 @@ class Positions:
         if self._shape is not None and z.dim() == 2 and z.shape[0] == self._shape[0] * self._shape[1]:
             return z.view(*self._shape, z.shape[-1])
         return z
+
+    def spread(self, x: torch.Tensor, n: int, what: str = "strengths") -> torch.Tensor:
+        """One entry a prompt as one a row of the activation, which has several (beams, samples) of a prompt.
+
+        Args:
+            x: `[prompts, ...]` or `[1, ...]`.
+            n: rows of the activation.
+            what: x is, for the message.
+
+        Raises:
+            LineasError: when x has neither as many entries as there are prompts, nor one.
+        """
+        prompts = self.prompts or n
+        if x.shape[0] not in (1, prompts) or n % prompts:
+            raise LineasError(f"{x.shape[0]} {what} were given for a batch of {prompts} rows; give one a row.")
+        return x.repeat_interleave(n // x.shape[0], dim=0)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if len(args) > 1:  # the cache may be among them

@@ -15,6 +15,8 @@ from lineas.errors import LineasError
 
 Pooling = Literal["mean", "max"]
 """How the tokens (or pixels) of one sample become one activation."""
+_IMAGES = re.compile(r"diffusers\.models\.(resnet|downsampling|upsampling|unets\..*|transformers\.transformer_2d)$")
+"""Where diffusers keeps the modules that put out maps of channels `[n, c, h, w]`."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,37 @@ def find_sites(network: nn.Module, pattern: str | Sequence[str] | None = None) -
     return sorted(found.values(), key=lambda site: (order[site.module], site.output))
 
 
+def norm_sites(network: nn.Module, part: str) -> list[Site]:
+    """Every norm of a denoiser, in the order in which they are registered.
+
+    Norms that a time step modulates (adaptive layer norms) count as one, as modulated; norms of single attention heads
+    (`norm_q`, `norm_k`) are left out, and so is PixArt's `adaln_single`, which normalises nothing.
+
+    Args:
+        network: the root, whose module names the sites use.
+        part: the dotted name of the denoiser in it.
+    """
+    found: list[Site] = []
+    for name, module in network.get_submodule(part).named_modules():
+        own = name.rpartition(".")[2]
+        inside = any(f"{part}.{name}.".startswith(f"{site.module}.") for site in found)
+        heads = own in ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
+        if is_norm_layer(module) and not inside and not heads and "AdaLayerNormSingle" not in type(module).__name__:
+            found.append(Site(f"{part}.{name}", axis=_axis(module)))
+    if not found:
+        raise LineasError(f"{part} has no norms; name other modules with a regular expression.")
+    return found
+
+
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is a normalisation layer with a weight per neuron (LayerNorm, RMSNorm, GroupNorm, ...)."""
     weight = getattr(module, "weight", None)
     return "Norm" in type(module).__name__ and isinstance(weight, torch.Tensor) and weight.dim() == 1
+
+
+def is_norm_layer(module: nn.Module) -> bool:
+    """Whether a module normalises, with a weight of its own or without, as those do that a time step modulates."""
+    return "Norm" in type(module).__name__ and not isinstance(module, nn.ModuleList)
 
 
 def _matching(network: nn.Module, pattern: str) -> list[Site]:
@@ -122,7 +151,7 @@ def _callable_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def _axis(module: nn.Module) -> int:
     is_channel_first = isinstance(module, (nn.GroupNorm, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm))
-    return 1 if is_channel_first else -1
+    return 1 if is_channel_first or _IMAGES.match(type(module).__module__) else -1
 
 
 def blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -134,6 +163,18 @@ def blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
             if any(is_norm(part) for part in children[0][1].children()):
                 best = children
     return best
+
+
+def repeated(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The smallest repeated parts with norms in them, by name: a transformer's blocks, a U-Net's residual and
+    transformer blocks."""
+    found: list[tuple[str, nn.Module]] = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.ModuleList):
+            children = [(f"{name}.{i}" if name else str(i), child) for i, child in enumerate(module)]
+            found += [(at, child) for at, child in children if any(map(is_norm_layer, child.modules()))]
+    names = [name for name, _ in found]
+    return [(name, part) for name, part in found if not any(other.startswith(f"{name}.") for other in names)]
 
 
 def _default_modules(network: nn.Module) -> list[str]:

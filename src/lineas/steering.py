@@ -15,7 +15,7 @@ from lineas.edits import Edit, Hook, install
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.maps import AffineMap, affine
-from lineas.positions import Positions
+from lineas.positions import HasPositions, Positions
 from lineas.sites import Site
 
 SPARSE_SHARE, SPARSE_NUMEL = 1 / 8, 2**17
@@ -34,10 +34,11 @@ def steer(
     """Apply an intervention to a live model until the block ends or `detach()` is called.
 
     Args:
-        model: a TextModel, or any torch module the intervention's sites belong to.
+        model: a TextModel, an ImageModel, or any torch module the intervention's sites belong to.
         intervention: one, or several to be applied one after the other; several become one map a site first.
         strength: 0 leaves the model as it is, 1 is what was learned; a tensor `[batch]` steers each row by its own.
-        tokens: which tokens are edited: "all", "prompt" (those given to `generate`), or "generated" (the others).
+        tokens: which tokens are edited: "all", "prompt" (those given to `generate`), or "generated" (the others); of
+            images always all.
         force: steer even when the intervention was learned on another network (the widths must still fit).
 
     Returns:
@@ -46,7 +47,12 @@ def steer(
     Raises:
         LineasError: when the network does not match, is compiled, or a site is missing.
     """
-    network = model if isinstance(model, nn.Module) else model.network
+    network = model if isinstance(model, nn.Module) else getattr(model, "network", None)
+    if network is None:
+        raise LineasError(
+            f"a {type(model).__name__} cannot be steered as it is; wrap it in lineas.TextModel, or a pipeline of "
+            "diffusers in lineas.ImageModel."
+        )
     if isinstance(intervention, Sequence):
         if not intervention:
             raise LineasError("steer needs at least one intervention, an empty list was given.")
@@ -77,7 +83,7 @@ class Steering:
             for site in intervention.sites.values()
         }
         self._attached = True
-        self._positions = Positions(network)
+        self._positions = network.positions(tokens) if isinstance(network, HasPositions) else Positions(network)
         self._on, self._seen_compiling = True, False
         self._hooks: list[Hook] = []
         self._watcher = network.register_forward_pre_hook(self._watch)
@@ -209,25 +215,18 @@ class Steering:
             rows = self._positions.by_row(z)  # [batch, tokens, d], also where a layer flattened the two
             scale, shift = live.at(z.device)
             if by_row is not None:
-                scale, shift = self._by_row(scale, rows), self._by_row(shift, rows)
+                scale, shift = (self._positions.spread(x, len(rows)) for x in (scale, shift))
             after = affine(rows, scale, shift, site.axis)
             if self._some_untouched:  # a row at strength 0 stays bit for bit as it is
-                untouched = self._by_row(torch.as_tensor(self._strength, device=z.device) == 0, rows)
+                untouched = torch.as_tensor(self._strength, device=z.device) == 0
+                untouched = self._positions.spread(untouched, len(rows))
                 after = torch.where(untouched.view(-1, *[1] * (rows.dim() - 1)), rows, after)
             if chosen is not None:
-                chosen = self._by_row(chosen.to(z.device), rows, "prompt lengths")[:, -rows.shape[1] :]
+                chosen = self._positions.spread(chosen.to(z.device), len(rows), "prompt lengths")[:, -rows.shape[1] :]
                 after = torch.where(chosen.unsqueeze(-1), after, rows)
             return after.view(z.shape)
 
         return edit
-
-    def _by_row(self, x: torch.Tensor, rows: torch.Tensor, what: str = "strengths") -> torch.Tensor:
-        """One entry a row of the activation, repeated where generate made several rows (beams, samples) of a prompt."""
-        n = rows.shape[0]
-        prompts = self._positions.prompts or n
-        if x.shape[0] not in (1, prompts) or n % prompts:
-            raise LineasError(f"{x.shape[0]} {what} were given for a batch of {prompts} rows; give one a row.")
-        return x.repeat_interleave(n // x.shape[0], dim=0)
 
 
 class _LiveMap:

@@ -58,19 +58,21 @@ class Quantiles:
 
     @classmethod
     def of(cls, v: torch.Tensor, n: int) -> Quantiles:
-        """The quantiles of target samples `[m, d]` for n source samples, computed in float64."""
-        ordered = v.sort(dim=0).values
+        """The quantiles of target samples `[m, d]` for n source samples, computed in float64; `[m, k, d]` are k d
+        neurons, so that the cost is averaged over the k."""
+        ordered = v.flatten(1).sort(dim=0).values
         if len(v) == n:
             return cls(ordered, ordered.new_zeros(()))
         i, k, mass = coupling(n, len(v))
         exact = ordered.detach().double().cpu()[k]  # [n + m - gcd, d]
         weights = (n * mass).unsqueeze(1)
-        means = exact.new_zeros(n, v.shape[1]).index_add_(0, i, weights * exact)
+        means = exact.new_zeros(n, ordered.shape[1]).index_add_(0, i, weights * exact)
         within = (weights * (exact - means[i]).square()).sum(0).mean()
         return cls(means.to(v), within.to(v))
 
     def cost(self, u: torch.Tensor) -> torch.Tensor:
-        """The cost of source activations `[n, d]`, any order; gradients flow to them."""
+        """The cost of source activations `[n, d]` (or `[n, k, d]`), any order; gradients flow to them."""
+        u = u.flatten(1)
         if u.shape != self.means.shape:
             raise LineasError(f"the cost compares {list(self.means.shape)} with the same, not with {list(u.shape)}.")
         return (u.sort(dim=0).values - self.means).square().sum(0).mean() + self.within

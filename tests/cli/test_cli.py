@@ -55,8 +55,8 @@ def test_the_model_defaults_to_the_interventions_own(desk: Path, capsys: pytest.
 
 
 WRONG = [
-    (("learn", "nowhere", *LEARN[2:]), "no language model could be loaded from 'nowhere'"),
-    (("learn", "someone/nothing", *LEARN[2:]), "no language model could be loaded from 'someone/nothing'"),
+    (("learn", "nowhere", *LEARN[2:]), "no model could be loaded from 'nowhere'"),
+    (("learn", "someone/nothing", *LEARN[2:]), "no model could be loaded from 'someone/nothing'"),
     ((*LEARN, "--source", "missing.txt"), "there is no file missing.txt"),
     ((*LEARN, "--source", "empty.txt"), "empty.txt holds no prompts"),
     ((*LEARN, "--source", "latin.txt"), "latin.txt is not UTF-8"),

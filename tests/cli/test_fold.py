@@ -47,7 +47,7 @@ def test_what_does_not_fold_is_listed_before_anything_is_written(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere", "calm"], "no language model could be loaded from 'nowhere'"),
+        (["nowhere", "calm"], "no model could be loaded from 'nowhere'"),
         (["model", "nowhere"], "no intervention at 'nowhere'"),
         (["model", "polite"], "acts on 'model.layers.15.post_attention_layernorm' and 14 other"),
         (["model", "calm", "--strength", "much"], "Invalid value for '--strength'"),

@@ -80,7 +80,7 @@ def test_chat_prompts_go_through_the_template(smollm2: lineas.TextModel) -> None
 
 
 def test_load_says_what_it_cannot_load(tmp_path) -> None:
-    with pytest.raises(LineasError, match="no language model could be loaded"):
+    with pytest.raises(LineasError, match="no model could be loaded"):
         lineas.load(tmp_path)
     with pytest.raises(LineasError, match="'auto', 'checkpoint' or one of float32"):
         lineas.load(dtype="int8")

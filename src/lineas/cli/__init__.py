@@ -24,11 +24,12 @@ MANY = ("--strength", "--prompt", "--intervention", "--adapter", "--tasks")
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 done in part, 2 with one sentence on stderr, 130 interrupted."""
-    from lineas.cli import demo, evaluate, export, fold, generate, learn, lm_eval, serve, show
+    from lineas.cli import demo, evaluate, export, fold, generate, learn, lm_eval, paint, serve, show
     from lineas.errors import LineasError
 
     _quiet()
-    for verb in (learn.learn, generate.generate, show.show, evaluate.evaluate, fold.fold, export.export, demo.demo):
+    verbs = (learn.learn, generate.generate, paint.paint, show.show, evaluate.evaluate, fold.fold, export.export)
+    for verb in (*verbs, demo.demo):
         if verb.__name__ not in {command.name for command in app.registered_commands}:
             app.command(verb.__name__)(verb)
     given = sys.argv[1:] if arguments is None else arguments

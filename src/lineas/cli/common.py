@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from functools import reduce
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from lineas.files import write_text
 from lineas.intervention import Intervention
 from lineas.models import load
 from lineas.models.embedded import NAME
+from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
 
 console = Console(highlight=False)
@@ -47,6 +49,50 @@ TopPOption = Annotated[float, typer.Option("--top-p", help="Nucleus of the sampl
 RepetitionOption = Annotated[float, typer.Option("--repetition-penalty", help="Of the sampling; 1 for none.")]
 
 
+DenoisingStepsOption = Annotated[int | None, typer.Option(help="Of image models; default: the model's own.")]
+GuidanceScaleOption = Annotated[float | None, typer.Option(help="Of image models; default: the model's own.")]
+GuidanceOption = Annotated[
+    str | None, typer.Option(help="Of image models, what is steered: both (default), conditional; none: draw without.")
+]
+SizeOption = Annotated[
+    str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Of image models; default: the model's own.")
+]
+
+
+def drawing(
+    model: TextModel | ImageModel, steps: int | None, scale: float | None, guidance: str | None, size: str | None
+) -> Any:
+    """A model with the settings that were given for images.
+
+    Raises:
+        LineasError: when some were given for a language model, or make no sense.
+    """
+    given = {"steps": steps, "guidance_scale": scale, "guidance": guidance, "size": _size(size)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if isinstance(model, ImageModel):
+        return model.set(**given)
+    if given:
+        raise LineasError(
+            f"{model.name} writes and draws no images; leave out --denoising-steps, --guidance-scale, --guidance and "
+            "--size."
+        )
+    return model
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """`512x768` as numbers.
+
+    >>> _size("512x768"), _size("512")
+    ((512, 768), (512, 512))
+    """
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not height.isdigit() or not (width or height).isdigit():
+        raise LineasError(f"a size looks like 512x768 (height, width) or 512, not {text!r}.")
+    return int(height), int(width or height)
+
+
 def check_sampling(max_new_tokens: int, temperature: float, top_p: float, repetition_penalty: float) -> dict[str, Any]:
     """The four as arguments of `TextModel.generate`, or a refusal."""
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or repetition_penalty <= 0:
@@ -62,11 +108,15 @@ def check_sampling(max_new_tokens: int, temperature: float, top_p: float, repeti
     }
 
 
-def load_quietly(name: str | None, dtype: str = "auto") -> TextModel:
+def load_quietly(name: str | None, dtype: str = "auto") -> TextModel | ImageModel:
     """Load a model with a note instead of other libraries' progress bars."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if find_spec("diffusers") is not None:
+        from diffusers.utils import logging as of_diffusers
+
+        of_diffusers.disable_progress_bar()
     Console(stderr=True).print(
         f"loading {name or NAME} (the default model's first time takes a minute)"
         if name in (None, NAME)
@@ -83,7 +133,15 @@ def load_interventions(sources: list[str]) -> Intervention:
     return reduce(Intervention.then, map(Intervention.load, sources))
 
 
-def model_for(name: str | None, intervention: Intervention | None, dtype: str) -> TextModel:
+def text_model_for(name: str | None, intervention: Intervention | None, dtype: str) -> TextModel:
+    """The language model named, or the one the intervention was learned on."""
+    model = model_for(name, intervention, dtype)
+    if not isinstance(model, TextModel):
+        raise LineasError(f"{model.name} draws images and writes no text; lineas paint draws with it.")
+    return model
+
+
+def model_for(name: str | None, intervention: Intervention | None, dtype: str) -> TextModel | ImageModel:
     """The model named, or the one the intervention was learned on."""
     base = intervention.base if intervention is not None else None
     return load_quietly(name or (base.name if base else None), dtype)

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from lineas import artifact
-from lineas.cli.common import ForceOption, JsonOption, check_writable, load_quietly, progress_bar, say, write_json
+from lineas.cli.common import ForceOption, JsonOption, check_writable, progress_bar, say, text_model_for, write_json
 from lineas.cli.generate import side_by_side
 from lineas.cli.show import draw, site_rows
 from lineas.errors import LineasError
@@ -45,7 +45,7 @@ def demo(
     artifact_folder = out / "polite"
     artifact.check_free(artifact_folder, force)
     rude_or_not = classifier(PROFANITY)  # say now, not in two minutes, that it is missing
-    text_model = load_quietly(model)
+    text_model = text_model_for(model, None, "auto")
     talk = say(json)
     rude, polite = read_prompts("lineas:polite/source"), read_prompts("lineas:polite/target")
     talk.rule(f"Learning from {len(rude)} rude and {len(polite)} polite remarks on {text_model.name}")

@@ -21,9 +21,9 @@ from lineas.cli.common import (
     check_sampling,
     check_writable,
     load_interventions,
-    model_for,
     progress_bar,
     say,
+    text_model_for,
     write_json,
 )
 from lineas.errors import LineasError
@@ -128,7 +128,7 @@ def evaluate(
     ]
     systems += [Prompted(prompt_baseline)] if prompt_baseline else []
     systems += [Adapted(names[str(folder)], folder, s) for folder in adapter or [] for s in strengths if s != 0]
-    text_model = model_for(model, next(iter(learned.values()), None), dtype)
+    text_model = text_model_for(model, next(iter(learned.values()), None), dtype)
     try:
         with progress_bar("measuring", max(1, len(plan.prompts) * len(systems) * seeds)) as advance:
             found = judge(text_model, systems, plan, out / PARTS if out else None, advance)

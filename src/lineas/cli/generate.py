@@ -22,9 +22,9 @@ from lineas.cli.common import (
     check_sampling,
     check_writable,
     load_interventions,
-    model_for,
     progress_bar,
     say,
+    text_model_for,
     write_json,
 )
 from lineas.errors import LineasError
@@ -58,7 +58,7 @@ def generate(
     sampling = check_sampling(max_new_tokens, temperature, top_p, repetition_penalty)
     strengths = strength or [0.0, 1.0]
     chosen = load_interventions(intervention)
-    text_model = model_for(model, chosen, dtype)
+    text_model = text_model_for(model, chosen, dtype)
     made: dict[float, list[str]] = {}
     with progress_bar("generating", len(texts) * len(strengths)) as advance:
         for s in strengths:

@@ -11,11 +11,16 @@ import typer
 
 from lineas import artifact
 from lineas.cli.common import (
+    DenoisingStepsOption,
     DtypeOption,
     ForceOption,
+    GuidanceOption,
+    GuidanceScaleOption,
     JsonOption,
     ModelArgument,
+    SizeOption,
     check_writable,
+    drawing,
     load_quietly,
     progress_bar,
     say,
@@ -69,6 +74,10 @@ def learn(
         str | None,
         typer.Option(metavar="SIZE", help="Beside the weights, such as 8GiB; default: half of the free."),
     ] = None,
+    denoising_steps: DenoisingStepsOption = None,
+    guidance_scale: GuidanceScaleOption = None,
+    guidance: GuidanceOption = None,
+    size: SizeOption = None,
     dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Of the draw of samples and of minibatches.")] = 0,
     json: JsonOption = None,
@@ -97,11 +106,11 @@ def learn(
     check_writable(json)
     leave, reach = (draw(read_prompts(side), samples, seed) for side in (source, target))
     check_sides(leave, reach)  # before the model is loaded
-    text_model = load_quietly(model, dtype)
+    loaded = drawing(load_quietly(model, dtype), denoising_steps, guidance_scale, guidance, size)
     started = time.perf_counter()
     with progress_bar("learning", None) as advance:
         learned = learn_intervention(
-            text_model,
+            loaded,
             source=leave,
             target=reach,
             method=recipe,

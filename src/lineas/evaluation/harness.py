@@ -18,7 +18,7 @@ import torch
 
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
-from lineas.models import load
+from lineas.models import load_text
 from lineas.models.text import TextModel
 from lineas.steering import steer
 
@@ -128,7 +128,7 @@ def model_class() -> type:
             if isinstance(pretrained, TextModel):
                 loaded = pretrained
             else:
-                loaded = load(pretrained, dtype=dtype, device=device, revision=revision)
+                loaded = load_text(pretrained, dtype=dtype, device=device, revision=revision)
             tokenizer = copy.deepcopy(loaded.tokenizer)  # lm-eval gives it a padding token
             options |= {"tokenizer": tokenizer, "backend": "causal", "batch_size": batch_size}
             super().__init__(pretrained=loaded.network, **options)

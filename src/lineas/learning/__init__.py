@@ -65,7 +65,7 @@ def learn(
         target: at least 2 prompts of the behaviour to reach; neither paired nor equal in number.
         method: how: `LinEAS()`, the default, or one of the others, or your own (see `lineas.learning.fitting.Method`).
         sites: a regular expression over module names, or several; by default those of the method, which for LinEAS are
-            the norm before the MLP in every block.
+            the norm before the MLP in every block; in images, for every method, all norms of the denoiser.
         seed: of everything random in it; recorded.
         max_length: tokens of a prompt; the rest is cut, with a warning that counts the prompts.
         memory: what learning may take beside the weights, such as "8GiB" or a number of bytes; by default half of
@@ -77,12 +77,14 @@ def learn(
     """
     method = LinEAS() if method is None else method
     allowed = None if memory is None else as_bytes(memory)
-    chosen = model.sites(sites if sites is not None else method.default_sites)
+    chosen = model.sites(sites) if sites is not None else model.default_sites(method.default_sites)
     check_sides(source, target)
     for side, prompts in (("source", source), ("target", target)):
-        cut = model.batch(prompts, max_length).truncated
-        if cut:
-            warnings.warn(f"{cut} of {len(prompts)} {side} prompts were cut at {max_length} tokens.", stacklevel=2)
+        batch = model.batch(prompts, max_length)
+        if batch.truncated:
+            warnings.warn(
+                f"{batch.truncated} of {len(prompts)} {side} prompts were cut at {batch.longest} tokens.", stacklevel=2
+            )
     bar = tqdm(desc=type(method).__name__, disable=progress is not True)
 
     reported = 0
@@ -115,6 +117,7 @@ def learn(
         "seed": seed,
         "max_length": max_length,
         "dtype": str(next(model.network.parameters()).dtype).removeprefix("torch."),
+        **model.facts,
         "data": {"source": described(source), "target": described(target)},
         "cost": fit.costs,
         "folds": {site.name: folding(model.network, site) for site in chosen},

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from lineas.learning.capture import samples
 from lineas.learning.fitting import MLP_LINEARS, Fit, Task
 from lineas.maps import AffineMap
 
@@ -24,7 +25,7 @@ class AurA:
     def fit(self, task: Task) -> Fit:
         """Learn one map a site."""
         left, reached = task.left("max"), task.reached("max")
-        maps = {name: dampening_map(u, reached[name]) for name, u in left.items()}
+        maps = {name: dampening_map(samples(u), samples(reached[name])) for name, u in left.items()}
         return Fit(maps, [task.cost(maps)])
 
 

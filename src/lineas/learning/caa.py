@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from lineas.errors import LineasError
+from lineas.learning.capture import samples
 from lineas.learning.fitting import BLOCK, Fit, Task
 from lineas.transport import mean_map
 
@@ -34,5 +35,5 @@ class CAA:
         if self.layers == "middle":
             task = replace(task, sites=[task.sites[len(task.sites) // 2]])
         left, reached = task.left(), task.reached()
-        maps = {name: mean_map(u, reached[name]) for name, u in left.items()}
+        maps = {name: mean_map(samples(u), samples(reached[name])) for name, u in left.items()}
         return Fit(maps, [task.cost(maps, reached)])

@@ -12,13 +12,14 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lineas.errors import LineasError
-from lineas.sites import Pooling, Site, blocks
+from lineas.sites import Pooling, Site, repeated
 from lineas.transport import Quantiles
 
 
 class Part(Protocol):
-    """Samples that run together: which rows of the batch they are, how one activation is pooled to `[b, d]`,
-    and what holds while they run, also while parts of the network run again."""
+    """Samples that run together: which rows of the batch they are, how one activation is pooled to `[b, d]`, how often
+    a site is read in a run (None: as often as it is reached), and what holds while they run, also while parts of the
+    network run again."""
 
     @property
     def size(self) -> int: ...
@@ -27,6 +28,8 @@ class Part(Protocol):
     def rows(self) -> torch.Tensor: ...
 
     def pool(self, activation: torch.Tensor, site: Site, pooling: Pooling = "mean") -> torch.Tensor: ...
+
+    def passes(self, site: Site) -> int | None: ...
 
     def running(self, network: nn.Module) -> AbstractContextManager[Any]: ...
 
@@ -57,9 +60,14 @@ class Model(Protocol):
     revision: str | None
 
     @property
+    def facts(self) -> dict[str, Any]: ...
+
+    @property
     def network(self) -> nn.Module: ...
 
     def sites(self, pattern: str | Sequence[str] | None = None) -> list[Site]: ...
+
+    def default_sites(self, pattern: str | None) -> list[Site]: ...
 
     def batch(self, prompts: Sequence[str], max_length: int = ..., limit: int | None = ...) -> Any: ...
 
@@ -78,7 +86,7 @@ class _AllSeen(Exception):
 def activations(
     model: Model, prompts: Sequence[str], sites: Sequence[Site], max_length: int = 128, pooling: Pooling = "mean"
 ) -> dict[str, torch.Tensor]:
-    """`capture` of prompts, without gradients and little by little: by site name, float32 `[n, d]`."""
+    """`capture` of prompts, without gradients and little by little."""
     return capture(model, model.batch(prompts, max_length, SOME_TOKENS), sites, pooling)
 
 
@@ -94,7 +102,8 @@ def capture(model: Model, batch: Batch, sites: Sequence[Site], pooling: Pooling 
         pooling: "mean" over a sample's tokens, or "max".
 
     Returns:
-        by site name, float32 `[n, d]`, rows in the order of the prompts.
+        by site name, float32 `[n, d]`, rows in the order of the prompts; `[n, k, d]` where the network reaches the site
+        k times for a prompt, once in every denoising step.
 
     Raises:
         LineasError: when a site's module takes no part in the forward pass.
@@ -107,7 +116,12 @@ def capture(model: Model, batch: Batch, sites: Sequence[Site], pooling: Pooling 
         for name, activation in seen.items():
             pooled[name].append(activation)
     back = torch.cat(rows).argsort()
-    return {name: torch.cat(parts)[back] for name, parts in pooled.items()}  # [n, d]
+    return {name: torch.cat(parts)[back] for name, parts in pooled.items()}
+
+
+def samples(pooled: torch.Tensor) -> torch.Tensor:
+    """What `capture` gives of a site, `[n, d]` or `[n, k, d]`, as samples that one map serves, `[n k, d]`."""
+    return pooled.reshape(-1, pooled.shape[-1])
 
 
 def backpropagate(model: Model, batch: Batch, sites: Sequence[Site], targets: Mapping[str, Quantiles]) -> torch.Tensor:
@@ -139,9 +153,10 @@ def backpropagate(model: Model, batch: Batch, sites: Sequence[Site], targets: Ma
         cost = targets[name].cost(u.requires_grad_()) / len(sites)
         (pooled[name],) = torch.autograd.grad(cost, u)
         costs.append(cost.detach())
+    last = list(pooled)[-1]  # of the sites in the order in which they ran
     for part in batch.parts:
         is_long = batch.limit is not None and part.size > batch.limit
-        with _checkpointed(model, part, sites) if is_long else nullcontext(), _read(model, part, sites) as seen:
+        with _checkpointed(model, part, last) if is_long else nullcontext(), _read(model, part, sites) as seen:
             torch.autograd.backward(list(seen.values()), [pooled[name][part.rows] for name in seen])
     return torch.stack(costs).sum()
 
@@ -157,15 +172,20 @@ def _read(
     model: Model, part: Part, sites: Sequence[Site], pooling: Pooling = "mean"
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Run a part and read it; within the block the hooks stay, for blocks that run again during a backward pass."""
-    seen: dict[str, torch.Tensor] = {}
+    passes = {site.name: part.passes(site) for site in sites}
+    seen: dict[str, list[torch.Tensor]] = {}
+    reading = True  # and not again while blocks run for the backward pass
 
     def reader(site: Site) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, result: Any) -> None:
-            pooled = part.pool(site.pick(result), site, pooling)
-            if site.name not in seen:
-                seen[site.name] = pooled
-                if len(seen) == len(sites):
-                    raise _AllSeen
+            nonlocal reading
+            pooled = part.pool(site.pick(result), site, pooling)  # also when it runs again: autograd counts tensors
+            if not reading or len(seen.get(site.name, ())) == passes[site.name]:
+                return
+            seen.setdefault(site.name, []).append(pooled)
+            if all(len(seen.get(name, ())) == count for name, count in passes.items()):
+                reading = False
+                raise _AllSeen
 
         return hook
 
@@ -175,32 +195,26 @@ def _read(
             handles.append(model.network.get_submodule(site.module).register_forward_hook(reader(site)))
         with suppress(_AllSeen):
             model.run(part)
+        reading = False
         missing = [site.name for site in sites if site.name not in seen]
         if missing:
             raise LineasError(
                 f"{missing[0]} takes no part in the forward pass, so it cannot carry a map; leave it out."
             )
-        yield seen
+        yield {name: torch.stack(calls, 1) if len(calls) > 1 else calls[0] for name, calls in seen.items()}
     finally:
         for handle in handles:
             handle.remove()
 
 
 @contextmanager
-def _checkpointed(model: Model, part: Part, sites: Sequence[Site]) -> Iterator[None]:
+def _checkpointed(model: Model, part: Part, last: str) -> Iterator[None]:
     """Within the block the network's blocks keep their inputs alone and run again in the backward pass.
 
-    The block within which reading ends is left as it is: its forward pass is broken off.
+    The block within which reading ends, at the site of this name, is left as it is: its forward pass is broken off.
     """
-    found = blocks(model.network)
-    ends = [
-        i if site.module != name else i + 1  # at a block's output nothing of the block is broken off
-        for i, (name, _) in enumerate(found)
-        for site in sites
-        if f"{site.module}.".startswith(f"{name}.")
-    ]
-    last = max(ends, default=len(found))
-    patched = [block for _, block in found[:last] if "forward" not in vars(block)]
+    found = [block for name, block in repeated(model.network) if not last.startswith(f"{name}.")]
+    patched = [block for block in found if "forward" not in vars(block)]
     for block in patched:
         vars(block)["forward"] = partial(
             checkpoint,

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from lineas.errors import LineasError
+from lineas.learning.capture import samples
 from lineas.learning.fitting import ATTENTION_OUT, Fit, Task
 from lineas.maps import AffineMap
 
@@ -36,7 +37,7 @@ class ITIc:
     def fit(self, task: Task) -> Fit:
         """Learn one map a site."""
         left, reached = task.left(), task.reached()
-        maps = {name: probe_map(u, reached[name], self.alpha) for name, u in left.items()}
+        maps = {name: probe_map(samples(u), samples(reached[name]), self.alpha) for name, u in left.items()}
         return Fit(maps, [task.cost(maps, reached)])
 
 

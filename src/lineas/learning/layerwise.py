@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from lineas.edits import Edit, edited
-from lineas.learning.capture import Part, capture, capture_part
+from lineas.learning.capture import Part, capture, capture_part, samples
 from lineas.learning.fitting import Fit, Task, acting, distance
 from lineas.learning.memory import largest_part
 from lineas.maps import AffineMap
@@ -25,25 +25,30 @@ def fit_layerwise(task: Task, fit_map: FitMap) -> Fit:
     hands the moved activation on. A source that does not fit into the memory at once takes a pass a site instead,
     part by part, with the same result.
 
+    A site that is reached several times, once in every denoising step, has its map fitted anew each time, on what
+    reached it so far: the last fit, on the samples of all steps, is the one that stays.
+
     Args:
         task: what is to be learned.
         fit_map: how one site's map follows from its activations.
     """
     model, sites = task.model, task.sites
-    reached = task.reached()  # [m, d] a site
-    neurons = sum(v.shape[1] for v in reached.values())
+    reached = task.reached()  # [m, d] or [m, k, d] a site
+    neurons = sum(v[0].numel() for v in reached.values())
     limit = largest_part(model, task.source, task.max_length, sites, neurons, task.memory, backward=False)
     batch = model.batch(task.source, task.max_length, limit)
     first, *others = batch.parts
     maps: dict[str, AffineMap] = {}
     if not others:
-        return Fit(maps, [distance(_fit_within_a_pass(task, first, reached, fit_map, maps), reached)])
+        moved = _fit_within_a_pass(task, first, reached, fit_map, maps)
+        several = any(v.dim() > 2 for v in reached.values())  # then the first steps passed the first fits alone
+        return Fit(maps, [task.cost(maps, reached) if several else distance(moved, reached)])
     by_name = {site.name: site for site in sites}
     left: dict[str, torch.Tensor] = {}
     for name in capture_part(model, first, sites):  # in the order in which they run
         with edited(model.network, {by_name[done]: acting(map_, by_name[done]) for done, map_ in maps.items()}):
             before = capture(model, batch, [by_name[name]])[name]
-        maps[name] = fit_map(before, reached[name])
+        maps[name] = fit_map(samples(before), samples(reached[name]))
         left[name] = maps[name](before)
     return Fit(maps, [distance(left, reached)])
 
@@ -51,12 +56,17 @@ def fit_layerwise(task: Task, fit_map: FitMap) -> Fit:
 def _fit_within_a_pass(
     task: Task, part: Part, reached: Mapping[str, torch.Tensor], fit_map: FitMap, maps: dict[str, AffineMap]
 ) -> dict[str, torch.Tensor]:
-    """Fill `maps` while the pass runs; returns the moved activations, `[n, d]` a site."""
+    """Fill `maps` while the pass runs; returns the moved activations, as `capture` does."""
+    before: dict[str, list[torch.Tensor]] = {site.name: [] for site in task.sites}
 
     def fitter(site: Site) -> Edit:
+        target = reached[site.name].reshape(len(reached[site.name]), -1, reached[site.name].shape[-1])  # [m, k, d]
+
         def edit(z: torch.Tensor) -> torch.Tensor:
-            if site.name not in maps:
-                maps[site.name] = fit_map(part.pool(z, site), reached[site.name])
+            calls = before[site.name]
+            if len(calls) < target.shape[1]:
+                calls.append(part.pool(z, site))
+                maps[site.name] = fit_map(torch.cat(calls), samples(target[:, : len(calls)]))
             return maps[site.name](z, site.axis)
 
         return edit

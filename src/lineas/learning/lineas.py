@@ -97,12 +97,12 @@ class LinEAS:
         model, source, sites = task.model, task.source, task.sites
         generator = torch.Generator().manual_seed(task.seed)
         n = min(len(source), self.batch_size or len(source))
-        reached = task.reached()  # [m, d] a site
+        reached = task.reached()  # [m, d] or [m, k, d] a site
         trained = TrainedMaps(sites, reached)
         if self.foldable:
             _keep_to_what_folds(model.network, sites, trained)
         targets = {name: Quantiles.of(v, n) for name, v in reached.items()}
-        neurons = sum(v.shape[1] for v in reached.values())  # L d
+        neurons = sum(v.shape[-1] for v in reached.values())  # L d
         rate = self._rate(n, neurons)
         if self.optimizer == "relative":
             optimizer = Relative(trained.parameters, units(task.left(), reached), rate, self.steps)

@@ -12,7 +12,7 @@ import torch
 from lineas.edits import edited
 from lineas.errors import LineasError
 from lineas.learning.capture import Model, Part, capture_part
-from lineas.sites import Site, blocks
+from lineas.sites import Site, repeated
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 MARGIN = 2.3
@@ -94,7 +94,7 @@ def largest_part(
         )
     probe = model.batch(sorted(prompts, key=len)[-1:], min(max_length, PROBE)).parts[0]
     with nullcontext() if backward else edited(model.network, {site: _leaf for site in sites}):
-        held = kept(model, probe, sites) / (1 if backward else max(1, len(blocks(model.network)) / 2))
+        held = kept(model, probe, sites) / (1 if backward else max(1, len(repeated(model.network)) / 2))
     return max(1, int(left / MARGIN / (held / probe.size)))
 
 

@@ -20,12 +20,12 @@ class TrainedMaps:
 
     Args:
         sites: where they act.
-        like: by site name, activations `[n, d]` that tell width and device.
+        like: by site name, activations `[..., d]` that tell width and device.
     """
 
     def __init__(self, sites: Sequence[Site], like: Mapping[str, torch.Tensor]) -> None:
-        self.scales = {name: nn.Parameter(torch.ones_like(v[0])) for name, v in like.items()}
-        self.shifts = {name: nn.Parameter(torch.zeros_like(v[0])) for name, v in like.items()}
+        self.scales = {name: nn.Parameter(v.new_ones(v.shape[-1])) for name, v in like.items()}
+        self.shifts = {name: nn.Parameter(v.new_zeros(v.shape[-1])) for name, v in like.items()}
         self.edits: dict[Site, Edit] = {site: self._edit(site) for site in sites}
 
     @property
@@ -54,14 +54,15 @@ def units(left: Mapping[str, torch.Tensor], reached: Mapping[str, torch.Tensor])
     """The unit of every scale, then of every shift: SCALE_UNIT, and the neuron's standard deviation over both sides.
 
     Args:
-        left: by site name, the source's activations, `[n, d]`.
-        reached: the target's, `[m, d]`.
+        left: by site name, the source's activations, `[n, d]`, or `[n, k, d]` of k passes, over which is averaged.
+        reached: the target's, in the same way.
     """
     deviations = [_deviation(left[name], v) for name, v in reached.items()]
     return [torch.full_like(d, SCALE_UNIT) for d in deviations] + deviations
 
 
 def _deviation(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """The standard deviation `[d]` over two samples, `[n, d]` and `[m, d]`, that weigh the same whatever n and m."""
+    """The standard deviation `[d]` over `[n, ..., d]` and `[m, ..., d]`, which weigh the same whatever n and m."""
     within = (u.var(dim=0, correction=0) + v.var(dim=0, correction=0)) / 2
-    return (within + (u.mean(dim=0) - v.mean(dim=0)).square() / 4).sqrt()
+    variance = within + (u.mean(dim=0) - v.mean(dim=0)).square() / 4
+    return variance.reshape(-1, u.shape[-1]).mean(dim=0).sqrt()

@@ -1,5 +1,5 @@
-"""What can be steered: text models, and the default model."""
+"""What can be steered: text models, image models, and the default model."""
 
-from lineas.models.loading import load
+from lineas.models.loading import load, load_text
 
-__all__ = ["load"]
+__all__ = ["load", "load_text"]

@@ -34,6 +34,10 @@ class PaddedPart:
         """The tokens that are computed, padding among them."""
         return self.ids.numel()
 
+    def passes(self, site: Site) -> int:
+        """A text runs once."""
+        return 1
+
     def running(self, network: nn.Module) -> AbstractContextManager[Any]:
         """Nothing need hold while it runs."""
         return nullcontext()
@@ -75,6 +79,10 @@ class PackedPart:
         """The tokens that are computed."""
         return self.ids.numel()
 
+    def passes(self, site: Site) -> int:
+        """A text runs once."""
+        return 1
+
     def running(self, network: nn.Module) -> AbstractContextManager[Any]:
         """While it runs, attention sees each prompt alone."""
         return packed(network, self.layout)
@@ -105,13 +113,15 @@ class TextBatch(Generic[PartT]):
     Args:
         parts: the prompts, sorted by length and cut into parts.
         size: the number of prompts, n.
-        truncated: how many were cut at the length limit.
+        truncated: how many were cut.
+        longest: the tokens of a prompt from which on it is cut.
         limit: tokens of a part; None for no limit.
     """
 
     parts: list[PartT]
     size: int
     truncated: int
+    longest: int
     limit: int | None
 
     @property

@@ -41,7 +41,7 @@ def save(
 
 def check_free(folder: Path, overwrite: bool) -> None:
     """Refuse to write over something that exists, or over what is no checkpoint even when asked to."""
-    files.check_free(folder, overwrite, "config.json", "a checkpoint")
+    files.check_free(folder, overwrite, ("config.json", "model_index.json"), "a checkpoint")
 
 
 def skeleton(config: Any, weight_of: Callable[[str], torch.Tensor | None]) -> nn.Module:

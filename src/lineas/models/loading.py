@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import file_exists, try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lineas.errors import LineasError
 from lineas.models import embedded
+from lineas.models.image import SETTINGS, ImageModel
 from lineas.models.text import TextModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INDEX = "model_index.json"
+"""What a pipeline of diffusers has and a language model has not."""
 
 
 def load(
@@ -21,8 +26,8 @@ def load(
     device: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> TextModel:
-    """A model ready to be learned on and steered.
+) -> TextModel | ImageModel:
+    """A model ready to be learned on and steered: a language model, or a text-to-image pipeline.
 
     Args:
         name: a hub id or a folder; None for the default model, SmolLM2-135M-Instruct (see `lineas.models.embedded`).
@@ -33,7 +38,7 @@ def load(
         trust_remote_code: run code that comes with the model; off unless you ask.
 
     Raises:
-        LineasError: when there is no such model or it is no causal language model.
+        LineasError: when there is no such model, or it is neither a causal language model nor a pipeline.
     """
     if dtype not in ("auto", "checkpoint", *DTYPES):
         raise LineasError(f"dtype is 'auto', 'checkpoint' or one of {', '.join(DTYPES)}, not {dtype!r}.")
@@ -41,15 +46,62 @@ def load(
     wanted = {"checkpoint": "auto", "auto": fast_dtype(torch.device(device)), **DTYPES}[dtype]
     where = embedded.locate() if name is None or str(name) == embedded.NAME else str(name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if is_pipeline(where, revision):
+        return _load_pipeline(str(where), wanted, device, options)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         network: Any = AutoModelForCausalLM.from_pretrained(where, dtype=wanted, **options)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
         raise LineasError(
-            f"no language model could be loaded from '{name}': {reason}. Give a hub id (OWNER/NAME) or a folder."
+            f"no model could be loaded from '{name}': {_reason(error)}. Give a hub id (OWNER/NAME) or a folder."
         ) from None
     return TextModel(network.to(device), tokenizer, embedded.NAME if where != str(name) else str(name), revision)
+
+
+def load_text(name: str | Path | None = None, **options: Any) -> TextModel:
+    """`load` where only a language model will do.
+
+    Raises:
+        LineasError: when there is none of this name, or it draws.
+    """
+    model = load(name, **options)
+    if not isinstance(model, TextModel):
+        raise LineasError(f"{model.name} draws images; this needs a language model.")
+    return model
+
+
+def is_pipeline(where: str | Path, revision: str | None = None) -> bool:
+    """Whether a folder, or what a hub id names, is a pipeline of diffusers; False where the hub does not answer."""
+    folder = Path(where)
+    if folder.exists() or str(where).count("/") != 1:
+        return (folder / INDEX).is_file()
+    if isinstance(try_to_load_from_cache(str(where), INDEX, revision=revision), str):
+        return True
+    if isinstance(try_to_load_from_cache(str(where), "config.json", revision=revision), str):
+        return False
+    try:
+        return file_exists(str(where), INDEX, revision=revision)
+    except Exception:  # whatever stands between here and the hub is told when the model is loaded
+        return False
+
+
+def _load_pipeline(where: str, wanted: Any, device: str, options: dict[str, Any]) -> ImageModel:
+    try:
+        from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    except ImportError:
+        raise LineasError(f"{where} draws images, which needs diffusers: pip install 'lineas[images]'.") from None
+    kinds = {} if wanted == "auto" else {"torch_dtype": wanted}
+    try:
+        pipeline: Any = DiffusionPipeline.from_pretrained(where, **kinds, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise LineasError(f"no pipeline could be loaded from '{where}': {_reason(error)}.") from None
+    settings = Path(where) / SETTINGS
+    drawing = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    return ImageModel(pipeline.to(device), where, options["revision"], **drawing)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -37,6 +37,7 @@ class TextModel:
         config: Any = getattr(network, "config", None)
         self.name = name or getattr(config, "_name_or_path", "") or type(network).__name__
         self.revision = revision or getattr(config, "_commit_hash", None)
+        self.facts: dict[str, Any] = {}  # nothing beside the prompts decides what a text activates
         self.provenance: dict[str, Any] | None = None  # of a folded model: what is in its weights
 
     def __repr__(self) -> str:
@@ -69,6 +70,14 @@ class TextModel:
         """The sites a pattern names; see `lineas.sites.find_sites`."""
         return find_sites(self.network, pattern)
 
+    def default_sites(self, pattern: str | None) -> list[Site]:
+        """The sites of a method that names them by a pattern; None for the norms before the MLPs."""
+        return self.sites(pattern)
+
+    def with_network(self, network: nn.Module) -> TextModel:
+        """The same model with another network, such as a folded one."""
+        return TextModel(network, self.tokenizer, self.name, self.revision)
+
     def batch(
         self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None
     ) -> TextBatch[PackedPart] | TextBatch[PaddedPart]:
@@ -89,14 +98,14 @@ class TextModel:
         if not self._packs:
             return self.padded_batch(prompts, max_length, limit)
         encoded, truncated = self.encode(prompts, max_length)
-        return TextBatch(pack(encoded, limit, self.device), len(prompts), truncated, limit)
+        return TextBatch(pack(encoded, limit, self.device), len(prompts), truncated, max_length, limit)
 
     def padded_batch(
         self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None
     ) -> TextBatch[PaddedPart]:
         """The same with a row a prompt, padded on the right; slower than a pack."""
         encoded, truncated = self.encode(prompts, max_length)
-        return TextBatch(pad(encoded, limit, self.device, self.pad_id), len(prompts), truncated, limit)
+        return TextBatch(pad(encoded, limit, self.device, self.pad_id), len(prompts), truncated, max_length, limit)
 
     def encode(self, prompts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
         """Token ids, cut at `max_length`, and how many prompts were cut."""

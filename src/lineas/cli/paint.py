@@ -1,0 +1,97 @@
+"""`lineas paint`: pictures at several strengths, as a strip, single files and an animation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lineas import files
+from lineas.cli.common import (
+    DenoisingStepsOption,
+    DtypeOption,
+    ForceOption,
+    GuidanceOption,
+    GuidanceScaleOption,
+    InterventionOption,
+    JsonOption,
+    ModelArgument,
+    SizeOption,
+    check_writable,
+    drawing,
+    load_interventions,
+    model_for,
+    progress_bar,
+    say,
+    write_json,
+)
+from lineas.errors import LineasError
+from lineas.models.image import ImageModel
+from lineas.prompts import read_prompts
+from lineas.steering import steer
+from lineas.strips import animate, strip
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+STRIP, ANIMATION = "strip.png", "strip.gif"
+
+
+def paint(
+    intervention: InterventionOption,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to make for the pictures.")],
+    model: ModelArgument = None,
+    strength: Annotated[list[float] | None, typer.Option(metavar="S ...", help="Default: 0 0.25 0.5 0.75 1.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT ...", help="What to draw.")] = None,
+    prompts: Annotated[str | None, typer.Option(metavar="FILE[:column]", help="More of them, from a file.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first prompt's noise, the same at every strength.")] = 0,
+    inverse: Annotated[bool, typer.Option("--inverse", help="The opposite of what was learned.")] = False,
+    denoising_steps: DenoisingStepsOption = None,
+    guidance_scale: GuidanceScaleOption = None,
+    guidance: GuidanceOption = None,
+    size: SizeOption = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures drawn together.")] = 4,
+    dtype: DtypeOption = "auto",
+    json: JsonOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Draw prompts at several strengths: a strip with a row a prompt, every picture, and an animation."""
+    check_writable(json)
+    files.check_free(out, force, STRIP, "a folder of lineas paint")
+    texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
+    if not texts:
+        raise LineasError("there is nothing to draw; give --prompt TEXT or --prompts FILE.")
+    strengths = strength or list(STRENGTHS)
+    chosen = load_interventions(intervention)
+    if inverse:
+        chosen = chosen.inverse()
+    loaded = model_for(model, chosen, dtype)
+    if not isinstance(loaded, ImageModel):
+        raise LineasError(f"{loaded.name} writes and draws no images; lineas generate continues texts with it.")
+    image_model = drawing(loaded, denoising_steps, guidance_scale, guidance, size)
+    rows: list[list] = [[] for _ in texts]
+    with progress_bar("painting", len(texts) * len(strengths)) as advance:
+        for s in strengths:
+            with steer(image_model, chosen, strength=s, force=force):
+                for row, picture in zip(rows, image_model.generate(texts, seed, batch_size, advance)):
+                    row.append(picture)
+    labels = [f"{s:g}" for s in strengths]
+    with files.new_folder(out) as beside:
+        strip(rows, texts, labels).save(beside / STRIP)
+        animate(rows, texts, labels, beside / ANIMATION)
+        for i, row in enumerate(rows, 1):
+            for label, picture in zip(labels, row):
+                picture.save(beside / f"{i:02d}-{label}.png")
+    say(json).print(f"painted {len(texts)} prompts at {len(strengths)} strengths: {out / STRIP}, {out / ANIMATION}")
+    write_json(
+        json,
+        {
+            "out": str(out),
+            "model": image_model.name,
+            "intervention": intervention,
+            "inverse": inverse,
+            "seed": seed,
+            **image_model.facts,
+            "prompts": texts,
+            "strengths": strengths,
+        },
+    )

@@ -1,0 +1,109 @@
+"""`lineas paint`, and learning and folding image models on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pipelines
+import pytest
+from console import check_refused, run
+from PIL import Image
+
+LEARN = ("learn", "tiny", "--source", "plain.txt", "--target", "striped.txt", "--out", "striped", "--steps", "3")
+PAINT = ("paint", "tiny", "--intervention", "striped", "--prompt", "a red star", "--out", "made", "--size", "32")
+FLOAT = ("--dtype", "float32")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline on disk that draws in two steps."""
+    model = pipelines.image_model("stable diffusion 1")
+    return model.save_pretrained(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def studio(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A folder with prompts and an intervention learned from them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain.txt").write_text("\n".join(pipelines.PROMPTS))
+    (tmp_path / "striped.txt").write_text("\n".join(pipelines.OTHER_PROMPTS))
+    (tmp_path / "tiny").symlink_to(tiny)
+    code, out, err = run(capsys, *LEARN, *FLOAT, "--size", "32x32", "--denoising-steps", "1")
+    assert (code, "33 sites" in out) == (0, True), err
+    return tmp_path
+
+
+def test_a_strip_has_a_row_a_prompt_and_a_column_a_strength(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (*PAINT, *FLOAT, "--prompt", "a moon", "a sun", "--strength", "0", "0.5", "1", "--json", "told.json")
+    code, out, err = run(capsys, *arguments)
+    assert code == 0, err
+    assert "painted 3 prompts at 3 strengths" in out
+    files = {file.name for file in (studio / "made").iterdir()}
+    assert files == {"strip.png", "strip.gif"} | {f"{i:02d}-{s}.png" for i in (1, 2, 3) for s in ("0", "0.5", "1")}
+    strip, untouched = Image.open("made/strip.png"), Image.open("made/01-0.png")
+    assert untouched.size == (32, 32)
+    assert strip.width > 3 * 160
+    assert strip.height > 3 * 160
+    assert getattr(Image.open("made/strip.gif"), "n_frames", 1) == 4  # there and back
+    told = json.loads((studio / "told.json").read_text())
+    assert (told["drawing"]["steps"], told["drawing"]["size"]) == (2, [32, 32])
+
+
+def test_painting_is_what_generate_draws(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, *PAINT, *FLOAT, "--strength", "0", "--seed", "7")[0] == 0
+    (drawn,) = pipelines.image_model("stable diffusion 1").generate(["a red star"], seed=7)
+    assert list(Image.open("made/01-0.png").getdata()) == list(drawn.getdata())
+
+
+def test_the_inverse_goes_the_other_way(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, *PAINT, *FLOAT, "--strength", "1")[0] == 0
+    there = Image.open("made/01-1.png").tobytes()
+    assert run(capsys, *PAINT, *FLOAT, "--strength", "1", "--inverse", "--force")[0] == 0
+    assert Image.open("made/01-1.png").tobytes() != there
+
+
+def test_a_folded_pipeline_paints_by_itself(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "fold", "tiny", "striped", "--strength", "0.7", "--out", "folded")
+    assert code == 0, err
+    assert "UNet2DConditionModel, float32" in out
+    assert (studio / "folded" / "model_index.json").exists()
+    assert run(capsys, *PAINT, *FLOAT, "--strength", "0.7")[0] == 0
+    assert (
+        run(capsys, "paint", "folded", *PAINT[2:7], "again", "--size", "32", *FLOAT, "--strength", "0", "--force")[0]
+        == 0
+    )
+    live, folded = (Image.open(f"{folder}/01-{s}.png") for folder, s in (("made", "0.7"), ("again", "0")))
+    apart = [abs(a - b) for one, other in zip(live.getdata(), folded.getdata()) for a, b in zip(one, other)]
+    assert max(apart) <= 1  # a picture's numbers are rounded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (PAINT[:4], "Missing option '--out'"),
+        ((*PAINT[:4], "--out", "made"), "there is nothing to draw; give --prompt TEXT or --prompts FILE"),
+        ((*PAINT[:-1], "wide"), "a size looks like 512x768 (height, width) or 512, not 'wide'"),
+        ((*PAINT, "--guidance", "half"), "guidance is one of 'both', 'conditional', 'none', not 'half'"),
+        ((*PAINT, "--denoising-steps", "0"), "drawing needs at least 1 step, not 0"),
+        ((*PAINT[:-3], "striped"), "striped exists already"),
+        (("generate", "tiny", "--intervention", "striped", "--prompt", "a"), "draws images and writes no text"),
+        (("paint", "nowhere", *PAINT[2:]), "no model could be loaded from 'nowhere'"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    studio: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
+) -> None:
+    check_refused(capsys, studio, sentence, *arguments)
+
+
+def test_a_language_model_does_not_paint(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_refused(
+        capsys, desk, "writes and draws no images", "learn", "model", "--source", "source.txt", "--target",
+        "target.txt", "--out", "calm", "--size", "64",
+    )  # fmt: skip
+    pipelines.image_model("stable diffusion 1")
+    check_refused(
+        capsys, desk, "lineas generate continues texts", "paint", "model", "--intervention", "polite", "--prompt", "a",
+        "--out", "made",
+    )  # fmt: skip
