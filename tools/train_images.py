@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,16 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-SCENES = 60_000
+from lineas.evaluation.judges import WorldNetwork
+
+SCENES = 48_000
 WORDS = 24
 """Tokens of a prompt, filled up."""
 STEPS, STEPS_BEFORE = 4, 16
 """Of the finished model, and of the one it learns them from."""
 SHARES = {"autoencoder": 0.2, "denoiser": 0.5, "few steps": 0.18, "classifier": 0.07}
 """Of the time; the rest goes to drawing the world."""
-BATCH = 96
+BATCH = 64
 DROPPED = 0.1
 """Prompts that are left empty, for guidance."""
 GUIDANCE = 2.0
@@ -76,7 +78,7 @@ def parts() -> tuple[AutoencoderKL, CLIPTextModel, UNet2DConditionModel]:
         )
     )  # fmt: skip
     unet = UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(64, 128), layers_per_block=1,
+        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(48, 128), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=EMBEDDING, attention_head_dim=4, norm_num_groups=8,
     )  # fmt: skip
@@ -87,14 +89,21 @@ def scheduler() -> Any:
     """Noise down to nothing but noise, so that a picture starts where training did (arXiv 2305.08891)."""
     return DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction",
-        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True,
+        steps_offset=1, rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False,
+        set_alpha_to_one=True,
     )  # fmt: skip
 
 
 def scenes(count: int, seed: int) -> tuple[np.ndarray, list[world.Scene]]:
-    """Pictures, uint8 `[n, 64, 64, 3]`, and what they show."""
-    chance = np.random.default_rng(seed)
-    shown = [world.some_scene(chance) for _ in range(count)]
+    """Pictures, uint8 `[n, 64, 64, 3]`, and what they show; drawn by all cores, 500 at a time."""
+    with ProcessPoolExecutor() as pool:
+        drawn = list(pool.map(_some_scenes, [(seed, i) for i in range(-(-count // 500))]))
+    return np.concatenate([pictures for pictures, _ in drawn])[:count], [s for _, some in drawn for s in some][:count]
+
+
+def _some_scenes(seeds: tuple[int, int]) -> tuple[np.ndarray, list[world.Scene]]:
+    chance = np.random.default_rng(seeds)
+    shown = [world.some_scene(chance) for _ in range(500)]
     return np.stack([world.draw(scene, chance) for scene in shown]), shown
 
 
@@ -260,29 +269,11 @@ def labels(scene: world.Scene) -> list[float]:
     return [float(label in shown) for label in LABELS]
 
 
-class Judge(nn.Module):
-    """A small convolutional network: what a picture shows, and features to compare pictures by."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = (3, 24, 48, 96)
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.SiLU()]
-            layers += [nn.Conv2d(after, after, 3, 1, 1), nn.GroupNorm(8, after), nn.SiLU()]
-        self.body = nn.Sequential(*layers)
-        self.features = nn.Linear(96 * 4 * 4, 128)
-        self.head = nn.Linear(128, len(LABELS))
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features `[n, 128]` and logits `[n, labels]` of pictures from -1 to 1, `[n, 3, 64, 64]`."""
-        features = self.features(F.adaptive_avg_pool2d(self.body(x), 4).flatten(1))
-        return features, self.head(F.silu(features))
-
-
-def train_judge(pictures: np.ndarray, shown: list[world.Scene], minutes: float, chance: np.random.Generator) -> Judge:
+def train_judge(
+    pictures: np.ndarray, shown: list[world.Scene], minutes: float, chance: np.random.Generator
+) -> WorldNetwork:
     """What every picture shows, by its scene."""
-    judge, truth = Judge(), torch.tensor([labels(scene) for scene in shown])
+    judge, truth = WorldNetwork(len(LABELS)), torch.tensor([labels(scene) for scene in shown])
     trainer = Trainer("classifier", [judge], minutes, 2e-3, 0.99)
     for _ in trainer.until_over():
         rows = chance.integers(len(pictures), size=64)
@@ -296,7 +287,7 @@ def train_judge(pictures: np.ndarray, shown: list[world.Scene], minutes: float, 
 
 
 @torch.no_grad()
-def accuracy(judge: Judge, x: torch.Tensor, shown: list[world.Scene]) -> dict[str, float]:
+def accuracy(judge: WorldNetwork, x: torch.Tensor, shown: list[world.Scene]) -> dict[str, float]:
     """The mean over labels of the balanced accuracy, and its smallest."""
     truth = torch.tensor([labels(scene) for scene in shown]) > 0.5
     found = torch.cat([judge(part)[1] for part in x.split(128)]) > 0
@@ -359,6 +350,7 @@ def main() -> None:
     from safetensors.torch import save_file
 
     save_file(judge.state_dict(), options.out / "judge.safetensors")
+    (options.out / "judge.json").write_text(json.dumps({"labels": LABELS}, indent=1) + "\n")
     (options.out / "drawing.json").write_text(json.dumps({"steps": STEPS, "guidance_scale": 0.0}, indent=1) + "\n")
     (options.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
 

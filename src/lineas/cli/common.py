@@ -137,7 +137,10 @@ def text_model_for(name: str | None, intervention: Intervention | None, dtype: s
     """The language model named, or the one the intervention was learned on."""
     model = model_for(name, intervention, dtype)
     if not isinstance(model, TextModel):
-        raise LineasError(f"{model.name} draws images and writes no text; lineas paint draws with it.")
+        raise LineasError(
+            f"{model.name} draws images and writes no text; lineas paint draws with it, and lineas evaluate "
+            "--shows TEXT judges its pictures."
+        )
     return model
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from lineas.cli.common import (
     DtypeOption,
@@ -26,11 +25,13 @@ from lineas.cli.common import (
     text_model_for,
     write_json,
 )
+from lineas.cli.evaluate_pictures import evaluate_pictures
+from lineas.cli.judged import names_of, parts_of, show
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
 from lineas.evaluation.harness import check_tasks
 from lineas.evaluation.records import Evaluation, Plan
-from lineas.evaluation.report import cell, columns, failures, markdown, plot_effect_and_damage
+from lineas.evaluation.report import columns, failures, markdown, plot_effect_and_damage
 from lineas.evaluation.run import evaluate as judge
 from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
 from lineas.files import write_text
@@ -69,6 +70,12 @@ def evaluate(
         str | None, typer.Option(metavar="FILE[:column]", help="Or fit one: texts that show the concept, ...")
     ] = None,
     not_concept: Annotated[str | None, typer.Option(metavar="FILE[:column]", help="... and texts that do not.")] = None,
+    shows: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Of pictures: the concept that is looked for in them.")
+    ] = None,
+    picture_judge: Annotated[
+        str | None, typer.Option("--judge", metavar="NAME", help="Of pictures: clip, CLIP+DINO, or a folder.")
+    ] = None,
     tasks: Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="Tasks of lm-eval, such as mmlu.")] = None,
     task_path: Annotated[str | None, typer.Option(metavar="DIR", help="Folder with further task files.")] = None,
     task_limit: Annotated[int | None, typer.Option(help="Only the first N examples of each task.")] = None,
@@ -101,6 +108,14 @@ def evaluate(
         raise LineasError(f"{out} is a file; name a folder.")
     if out is not None and not os.access(next(p for p in (out, *out.resolve().parents) if p.exists()), os.W_OK):
         raise LineasError(f"no permission to write {out}; choose another folder.")
+    if shows is not None:
+        others = {"--neutral": neutral, "--tasks": tasks, "--adapter": adapter, "--prompt-baseline": prompt_baseline}
+        others |= {"--concept": concept, "--concept-classifier": concept_classifier}
+        evaluate_pictures(
+            prompts, shows, picture_judge, model, intervention or [], strength or [0.0, 1.0], limit, seeds, dtype, out,
+            json, force, [name for name, given in others.items() if given],
+        )  # fmt: skip
+        return
     if task_path is not None and not Path(task_path).is_dir():
         raise LineasError(f"there is no folder {task_path}; --task-path names one with task files of lm-eval.")
     classifiers = _classifiers(toxicity_classifier, concept_classifier, concept, not_concept) if prompts else {}
@@ -119,8 +134,8 @@ def evaluate(
         raise LineasError("there is nothing to measure; give --prompts, --neutral or --tasks.")
     if tasks:
         check_tasks(tasks, task_path)
-    learned = {source: load_interventions(_parts(source)) for source in intervention or []}
-    names = _names([*learned, *map(str, adapter or [])])
+    learned = {source: load_interventions(parts_of(source)) for source in intervention or []}
+    names = names_of([*learned, *map(str, adapter or [])])
     strengths = strength or [0.0, 1.0]
     systems: list[System] = [Untouched()] if 0 in strengths or not learned else []
     systems += [
@@ -137,7 +152,7 @@ def evaluate(
             raise
         typer.echo(f"interrupted; what was measured is kept, the same command goes on in {out}.", err=True)
         raise typer.Exit(130) from None
-    _show(found, json)
+    show(found, json, HIDDEN)
     files = {"prompts": prompts, "neutral": neutral, "interventions": intervention or [], "task_path": task_path}
     files |= {"concept": concept, "not_concept": not_concept, "adapters": [str(folder) for folder in adapter or []]}
     report = found.as_json() | {"files": files}
@@ -165,27 +180,6 @@ def _classifiers(toxicity: str, concept: str | None, shows: str | None, shows_no
         found["concept"], area = fitted(read_prompts(shows), read_prompts(shows_not))
         typer.echo(f"concept classifier: area under the ROC curve {area:.3f} in a cross-validation", err=True)
     return found
-
-
-def _parts(source: str) -> list[str]:
-    """`a+b` as both, unless it is the name of one."""
-    return [source] if Path(source).exists() else source.split("+")
-
-
-def _names(sources: list[str]) -> dict[str, str]:
-    """What each is called in the table: its last name, or all of it where two share that."""
-    short = {source: "+".join(Path(part).name for part in _parts(source)) for source in sources}
-    return {source: name if list(short.values()).count(name) == 1 else source for source, name in short.items()}
-
-
-def _show(found: Evaluation, json: Path | None) -> None:
-    names = [name for name in columns(found.rows) if name not in HIDDEN]
-    table = Table(box=None, header_style="bold")
-    for name in ("system", "strength", *names):
-        table.add_column(name.replace("_", " "), no_wrap=name == "system")
-    for row in found.rows:
-        table.add_row(row.system, f"{row.strength:g}", *(cell(row, name).split(" [")[0] for name in names))
-    say(json).print(table)
 
 
 def _plot(found: Evaluation, path: Path, json: Path | None) -> None:

@@ -32,7 +32,7 @@ def cell(row: Row, name: str) -> str:
     low, high = row.intervals.get(name, (value, value))
     interval = name in row.intervals
     if name in PLAIN or name.endswith("_score") or row.metrics.get(name, "acc") not in SHARES:
-        digits = 1 if name == "perplexity" else 3
+        digits = 1 if name in ("perplexity", "clip_score", "img_score") else 3
         return f"{value:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if interval else "")
     by_seed = row.by_seed.get(name, [])
     deviation = f" ± {100 * stdev(by_seed):.1f}" if len(by_seed) > 1 else ""
@@ -54,10 +54,17 @@ def markdown(evaluation: Evaluation) -> str:
         *(f"| {' | '.join([row.system, f'{row.strength:g}', *(cell(row, name) for name in names)])} |" for row in rows),
         "",
         f"{facts['model']} ({facts['dtype']}), {facts['prompts']['count']} prompts, {len(facts['seeds'])} sampling "
-        f"seeds (± deviation over them), {facts['neutral']['count']} neutral sentences; in brackets 95 % intervals.",
+        f"seeds (± deviation over them), {_beside(facts)}; in brackets 95 % intervals.",
     ]
     lines += [f"\nNot measured: {failure}" for failure in failures(rows)]
     return "\n".join(lines) + "\n"
+
+
+def _beside(facts: dict[str, Any]) -> str:
+    """What else a measurement was made with."""
+    if "judge" in facts:
+        return f"concept '{facts['concept']}' by {facts['judge']}, likeness to the untouched picture (img_score)"
+    return f"{facts['neutral']['count']} neutral sentences"
 
 
 def plot_effect_and_damage(rows: Sequence[Row], path: Path, effect: str = "toxic", damage: str = "perplexity") -> Path:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from lineas.intervention import Intervention
 from lineas.models.adapters import attached
+from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
 from lineas.steering import steer
 
@@ -26,7 +27,7 @@ class System(Protocol):
     @property
     def prefix(self) -> str: ...
 
-    def applied(self, model: TextModel) -> AbstractContextManager[Any]: ...
+    def applied(self, model: Any) -> AbstractContextManager[Any]: ...
 
     def identity(self) -> dict[str, Any]: ...
 
@@ -39,7 +40,7 @@ class Untouched:
     strength: float = field(default=0.0, init=False)
     prefix: str = field(default="", init=False)
 
-    def applied(self, model: TextModel) -> AbstractContextManager[Any]:
+    def applied(self, model: TextModel | ImageModel) -> AbstractContextManager[Any]:
         """Nothing is changed within the block."""
         return nullcontext()
 
@@ -66,7 +67,7 @@ class Steered:
 
     prefix: str = field(default="", init=False)
 
-    def applied(self, model: TextModel) -> AbstractContextManager[Any]:
+    def applied(self, model: TextModel | ImageModel) -> AbstractContextManager[Any]:
         """Within the block the model is steered."""
         return steer(model, self.intervention, self.strength, force=self.force)
 

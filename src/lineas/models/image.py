@@ -68,6 +68,7 @@ class ImageModel:
         self.guidance: Guidance = guidance
         self.size = size
         self.seed = seed
+        self.judge: str | None = None  # a folder with a judge of its pictures, where it comes with one
         self.provenance: dict[str, Any] | None = None  # of a folded model: what is in its weights
         if self.steps < 1:
             raise LineasError(f"drawing needs at least 1 step, not {steps}.")
@@ -119,7 +120,9 @@ class ImageModel:
 
     def _with(self, pipeline: Any, **settings: Any) -> ImageModel:
         same = ("name", "revision", "steps", "guidance_scale", "guidance", "size", "seed")
-        return ImageModel(pipeline, **{name: getattr(self, name) for name in same} | settings)
+        made = ImageModel(pipeline, **{name: getattr(self, name) for name in same} | settings)
+        made.judge = self.judge
+        return made
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False, max_shard_size: str | int = "10GB") -> Path:
         """Write a pipeline that diffusers reads.

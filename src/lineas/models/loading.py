@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from lineas.models import embedded
 from lineas.models.image import SETTINGS, ImageModel
 from lineas.models.text import TextModel
 
+SHAPES = "shapes"
+"""The image model that comes with lineas."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+JUDGE = "judge.safetensors"
+"""Beside a pipeline that comes with a judge of its pictures."""
 INDEX = "model_index.json"
 """What a pipeline of diffusers has and a language model has not."""
 
@@ -30,7 +35,8 @@ def load(
     """A model ready to be learned on and steered: a language model, or a text-to-image pipeline.
 
     Args:
-        name: a hub id or a folder; None for the default model, SmolLM2-135M-Instruct (see `lineas.models.embedded`).
+        name: a hub id or a folder; None for the default model, SmolLM2-135M-Instruct (see `lineas.models.embedded`);
+            "shapes" for the small image model that comes with lineas.
         dtype: "float32", "bfloat16", "float16", "checkpoint" for what the weights are stored in, or "auto": bfloat16
             where the processor computes in it, else float32.
         device: such as "cuda:0"; by default a GPU where there is one.
@@ -44,10 +50,10 @@ def load(
         raise LineasError(f"dtype is 'auto', 'checkpoint' or one of {', '.join(DTYPES)}, not {dtype!r}.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     wanted = {"checkpoint": "auto", "auto": fast_dtype(torch.device(device)), **DTYPES}[dtype]
-    where = embedded.locate() if name is None or str(name) == embedded.NAME else str(name)
+    where = _where(name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if is_pipeline(where, revision):
-        return _load_pipeline(str(where), wanted, device, options)
+        return _load_pipeline(str(where), str(name), wanted, device, options)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         network: Any = AutoModelForCausalLM.from_pretrained(where, dtype=wanted, **options)
@@ -56,6 +62,15 @@ def load(
             f"no model could be loaded from '{name}': {_reason(error)}. Give a hub id (OWNER/NAME) or a folder."
         ) from None
     return TextModel(network.to(device), tokenizer, embedded.NAME if where != str(name) else str(name), revision)
+
+
+def _where(name: str | Path | None) -> str:
+    """The folder of a model that comes with lineas, or the name as it is."""
+    if name is None or str(name) == embedded.NAME:
+        return embedded.locate()
+    if str(name) == SHAPES and not Path(name).exists():
+        return str(files("lineas") / "data" / "models" / SHAPES)
+    return str(name)
 
 
 def load_text(name: str | Path | None = None, **options: Any) -> TextModel:
@@ -85,7 +100,7 @@ def is_pipeline(where: str | Path, revision: str | None = None) -> bool:
         return False
 
 
-def _load_pipeline(where: str, wanted: Any, device: str, options: dict[str, Any]) -> ImageModel:
+def _load_pipeline(where: str, name: str, wanted: Any, device: str, options: dict[str, Any]) -> ImageModel:
     try:
         from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     except ImportError:
@@ -97,7 +112,9 @@ def _load_pipeline(where: str, wanted: Any, device: str, options: dict[str, Any]
         raise LineasError(f"no pipeline could be loaded from '{where}': {_reason(error)}.") from None
     settings = Path(where) / SETTINGS
     drawing = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-    return ImageModel(pipeline.to(device), where, options["revision"], **drawing)
+    model = ImageModel(pipeline.to(device), name, options["revision"], **drawing)
+    model.judge = str(where) if (Path(where) / JUDGE).is_file() else None
+    return model
 
 
 def _reason(error: Exception) -> str:

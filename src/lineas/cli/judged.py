@@ -1,0 +1,34 @@
+"""What evaluations of texts and of pictures share on the command line: names of what is judged, and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from lineas.cli.common import say
+from lineas.evaluation.records import Evaluation
+from lineas.evaluation.report import cell, columns
+
+
+def parts_of(source: str) -> list[str]:
+    """`a+b` as both, unless it is the name of one."""
+    return [source] if Path(source).exists() else source.split("+")
+
+
+def names_of(sources: list[str]) -> dict[str, str]:
+    """What each is called in the table: its last name, or all of it where two share that."""
+    short = {source: "+".join(Path(part).name for part in parts_of(source)) for source in sources}
+    return {source: name if list(short.values()).count(name) == 1 else source for source, name in short.items()}
+
+
+def show(found: Evaluation, json: Path | None, hidden: Sequence[str] = ()) -> None:
+    """The table on the screen."""
+    names = [name for name in columns(found.rows) if name not in hidden]
+    table = Table(box=None, header_style="bold")
+    for name in ("system", "strength", *names):
+        table.add_column(name.replace("_", " "), no_wrap=name == "system")
+    for row in found.rows:
+        table.add_row(row.system, f"{row.strength:g}", *(cell(row, name).split(" [")[0] for name in names))
+    say(json).print(table)
