@@ -1,11 +1,11 @@
-# Everything a developer types: `make demo`, `make test`, `make lint`, each in .venv, and `make test-serving` in a venv
-# with vLLM for CPUs.
+# Everything a developer types: `make demo`, `make demo-images`, `make test`, `make lint`, each in .venv, and
+# `make test-serving` in a venv with vLLM for CPUs.
 PYTHON ?= python3
 BIN := .venv/bin
 SERVING := .venv-serving/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-serving lint format clean
+.PHONY: demo demo-images test test-serving lint format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -15,6 +15,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 demo: .venv/installed
 	$(BIN)/lineas demo --force
+
+demo-images: .venv/installed
+	$(BIN)/lineas demo --images --force
 
 test: .venv/installed
 	$(BIN)/pytest

@@ -1,6 +1,7 @@
 """The world that the embedded image model draws: scenes of shapes, described in words and drawn by rules.
 
-    python tools/world.py sheet.png        draws a sheet of scenes with their descriptions
+    python tools/world.py sheet.png                   draws a sheet of scenes with their descriptions
+    python tools/world.py prompts src/lineas/data     writes the prompts that ship: night and sun, 32 a side, 32 to draw
 
 A scene has one or two shapes, each of a size, a texture and a colour, somewhere on a coloured ground; perhaps a sun in
 the corner; perhaps a style. Everything here is made by this file alone, so whatever a picture shows is known.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -264,8 +266,33 @@ def _styled(picture: np.ndarray, style: str, chance: np.random.Generator) -> np.
     return picture.clip(0, 255).astype(np.uint8)
 
 
+def descriptions(count: int, seed: int, style: str | None = None, sun: bool | None = None) -> list[str]:
+    """Different scenes in words."""
+    chance = np.random.default_rng(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[str(some_scene(chance, style, sun))] = None
+    return list(found)
+
+
+def write_prompts(folder: Path) -> None:
+    """The prompts that ship: a style to learn, and a thing to remove."""
+    sides = {
+        "night": {"source": ("", None), "target": ("at night", None), "prompts": ("", None)},
+        "sun": {"source": ("", True), "target": ("", False), "prompts": ("", True)},
+    }
+    for k, (name, files) in enumerate(sides.items()):
+        for i, (side, (style, sun)) in enumerate(files.items()):
+            texts = descriptions(32, 100 * k + i, style, sun)
+            (folder / name).mkdir(exist_ok=True)
+            (folder / name / f"{side}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+
+
 def main() -> None:
-    """A sheet to look at."""
+    """Prompts, or a sheet to look at."""
+    if sys.argv[1] == "prompts":
+        write_prompts(Path(sys.argv[2]))
+        return
     from lineas.strips import strip
 
     chance = np.random.default_rng(0)

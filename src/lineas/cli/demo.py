@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lineas import artifact
 from lineas.cli.common import ForceOption, JsonOption, check_writable, progress_bar, say, text_model_for, write_json
+from lineas.cli.demo_images import demo_images
 from lineas.cli.generate import side_by_side
 from lineas.cli.show import draw, site_rows
 from lineas.errors import LineasError
@@ -37,11 +38,17 @@ PROMPTS = (
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")] = Path("demo-output"),
     model: Annotated[str | None, typer.Option(help="Hub id or folder; by default SmolLM2-135M-Instruct.")] = None,
+    images: Annotated[
+        bool, typer.Option("--images", help="Instead: a small image model learns night, and to leave out the sun.")
+    ] = False,
     json: JsonOption = None,
     force: ForceOption = False,
 ) -> None:
     """Teach a small language model politeness from 48 rude and 48 polite remarks, in two minutes, and judge it."""
     check_writable(json)
+    if images:
+        demo_images(out, json, force)
+        return
     artifact_folder = out / "polite"
     artifact.check_free(artifact_folder, force)
     rude_or_not = classifier(PROFANITY)  # say now, not in two minutes, that it is missing

@@ -1,0 +1,93 @@
+"""`lineas demo --images`: learn a style and the removal of a thing on the small image model, and paint both."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from lineas import files
+from lineas.cli.common import load_quietly, progress_bar, say, write_json
+from lineas.errors import LineasError
+from lineas.evaluation.images import PicturePlan, evaluate_pictures
+from lineas.evaluation.judges import judge
+from lineas.evaluation.report import cell
+from lineas.evaluation.systems import Steered
+from lineas.learning import LinEAS, learn
+from lineas.models.image import ImageModel
+from lineas.models.loading import SHAPES
+from lineas.prompts import read_prompts
+from lineas.steering import steer
+from lineas.strips import animate, strip
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+PAINTED = 4
+"""Prompts of which strips are shown."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned.
+
+    Args:
+        prompts: the set of prompts that ships, and the folder that is made.
+        concept: what the judge looks for.
+        title: what is said of it.
+    """
+
+    prompts: str
+    concept: str
+    title: str
+
+
+LESSONS = (
+    Lesson("night", "at night", "A style: night falls"),
+    Lesson("sun", "sun", "A thing that goes: the sun"),
+)
+
+
+def demo_images(out: Path, json: Path | None, force: bool) -> None:
+    """Teach the small image model a style and a removal from 32 + 32 prompts each, judge both, and write strips."""
+    model = load_quietly(SHAPES)
+    if not isinstance(model, ImageModel) or model.judge is None:
+        raise LineasError(f"{SHAPES} here is another model than the one that comes with lineas; run this elsewhere.")
+    talk, told = say(json), []
+    for lesson in LESSONS:
+        files.check_free(out / lesson.prompts, force, "strip.png", "a folder of this demo")
+    for lesson in LESSONS:
+        sides = {side: read_prompts(f"lineas:{lesson.prompts}/{side}") for side in ("source", "target", "prompts")}
+        talk.rule(f"{lesson.title}, from {len(sides['source'])} + {len(sides['target'])} prompts")
+        started, method = time.perf_counter(), LinEAS()
+        with progress_bar("learning", method.steps) as advance:
+            learned = learn(
+                model, sides["source"], sides["target"], method,
+                progress=lambda done, total, cost, advance=advance: advance(1, f"cost {cost:.4g}"),
+            )  # fmt: skip
+        seconds, costs = time.perf_counter() - started, learned.facts["cost"]
+        talk.print(f"{len(costs)} steps in {seconds:.0f} s: distance to the target {costs[0]:.4f} -> {costs[-1]:.4f}")
+        plan = PicturePlan(sides["prompts"], lesson.concept, judge(model.judge))
+        with progress_bar("measuring", len(sides["prompts"]) * len(STRENGTHS)) as advance:
+            found = evaluate_pictures(model, [Steered(lesson.prompts, learned, s) for s in STRENGTHS], plan, advance)
+        table = Table("strength", f"shows '{lesson.concept}'", "likeness to the untouched picture, %", box=None)
+        for row in found.rows:
+            cells = (cell(row, name).split(" [")[0] for name in ("concept", "img_score"))
+            table.add_row(f"{row.strength:g}", *cells)
+        talk.print(table)
+        shown = sides["prompts"][:PAINTED]
+        rows: list[list[Any]] = [[] for _ in shown]
+        for strength in STRENGTHS:
+            with steer(model, learned, strength):
+                for row, picture in zip(rows, model.generate(shown)):
+                    row.append(picture)
+        labels = [f"{s:g}" for s in STRENGTHS]
+        with files.new_folder(out / lesson.prompts) as beside:
+            strip(rows, shown, labels).save(beside / "strip.png")
+            animate(rows, shown, labels, beside / "strip.gif")
+            learned.with_facts(name=lesson.prompts).save(beside / "intervention")
+        talk.print(f"saved {out / lesson.prompts}: strip.png, strip.gif, intervention\n")
+        values = [{"strength": row.strength, **row.values} for row in found.rows]
+        told.append({"lesson": lesson.prompts, "seconds": seconds, "cost": costs, "rows": values})
+    write_json(json, {"model": model.name, **model.facts, "lessons": told})
