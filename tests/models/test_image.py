@@ -355,6 +355,20 @@ def test_distilled_models_are_known_by_their_names(name: str, steps: int, scale:
     assert (model.steps, model.guidance_scale) == (steps, scale)
 
 
+def test_the_pipelines_own_arguments_are_handed_on() -> None:
+    """DMD2 draws in one step from a time of its own."""
+    pipe = pipelines.pipeline("stable diffusion 1")
+    pipe.scheduler = diffusers.LCMScheduler.from_config(pipe.scheduler.config)
+    model = lineas.ImageModel(pipe, steps=1, options={"timesteps": [399]})
+    times: list[int] = []
+    handle = model.network.denoiser.register_forward_pre_hook(lambda module, args: times.append(int(args[1])))
+    learned = lineas.learn(model, PROMPTS, OTHER_PROMPTS, lineas.MeanAcT(), r"unet\.conv_norm_out", progress=False)
+    handle.remove()
+    assert set(times) == {399}
+    assert learned.facts["drawing"]["timesteps"] == [399]
+    assert model.set(size=(32, 32)).options == {"timesteps": [399]}
+
+
 def test_what_cannot_be_is_refused_in_a_sentence() -> None:
     model = image_model("stable diffusion 1")
     with pytest.raises(LineasError, match=r"wrap it in lineas\.TextModel, or a pipeline of diffusers in lineas\.Image"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -17,6 +16,7 @@ from lineas.errors import LineasError
 from lineas.folds import slots
 from lineas.learning.capture import backpropagate
 from lineas.learning.fitting import Fit, Progress, Task
+from lineas.learning.interruption import stoppable
 from lineas.learning.memory import largest_part
 from lineas.learning.optimizers import Published, Relative, Sizes
 from lineas.learning.trained import TrainedMaps, units
@@ -114,7 +114,7 @@ class LinEAS:
         with edited(model.network, trained.edits):
             limit = largest_part(model, source, task.max_length, sites, neurons, task.memory)
             whole = model.batch(source, task.max_length, limit)
-            try:
+            with stoppable(lambda: record.done, self.steps):
                 for _ in range(self.steps):
                     batch = whole
                     if n < len(source):
@@ -126,13 +126,6 @@ class LinEAS:
                     self._sparsen(trained.shifts.values(), sizes[len(sites) :], identity=0.0)
                     learned = trained.maps()
                     record.add(cost)
-            except KeyboardInterrupt:
-                if not learned:
-                    raise
-                warnings.warn(
-                    f"interrupted after {record.done} of {self.steps} steps; what was learned so far is kept.",
-                    stacklevel=2,
-                )
             record.read()
         if not all(bool(m.scale.isfinite().all() and m.shift.isfinite().all()) for m in learned.values()):
             raise LineasError(

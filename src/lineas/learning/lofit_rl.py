@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,6 +12,7 @@ import torch
 from lineas.edits import Edit, edited
 from lineas.errors import LineasError
 from lineas.learning.fitting import Fit, Task
+from lineas.learning.interruption import stoppable
 from lineas.learning.optimizers import Relative
 from lineas.learning.trained import TrainedMaps, units
 from lineas.models.batches import PaddedPart
@@ -78,7 +78,7 @@ class LoFITRL:
         generator = torch.Generator().manual_seed(task.seed)
         encoded, _ = model.encode(task.source, task.max_length)
         costs: list[float] = []
-        try:
+        with stoppable(lambda: len(costs), self.steps):
             for step in range(self.steps):
                 drawn = torch.randperm(len(encoded), generator=generator)[: self.prompts].tolist()
                 prompts = [encoded[i] for i in drawn for _ in range(self.samples)]
@@ -94,12 +94,6 @@ class LoFITRL:
                 costs.append(float(unwanted.mean()))
                 if task.progress:
                     task.progress(step + 1, self.steps, costs[-1])
-        except KeyboardInterrupt:
-            if not costs:
-                raise
-            warnings.warn(
-                f"interrupted after {len(costs)} of {self.steps} steps; what was learned so far is kept.", stacklevel=2
-            )
         name = getattr(self.classifier, "__name__", type(self.classifier).__name__)
         return Fit(trained.maps(), costs, {"classifier": name})
 

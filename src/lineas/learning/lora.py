@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from lineas.errors import LineasError
 from lineas.files import new_folder
+from lineas.learning.interruption import stoppable
 from lineas.models.adapters import NOT_INSTALLED, restored
 from lineas.models.scoring import predictions, scored_parts
 from lineas.models.text import TextModel
@@ -86,7 +86,7 @@ class LoRA:
                 [p for p in adapted.parameters() if p.requires_grad], lr=self.learning_rate, weight_decay=0.0
             )
             schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-            try:
+            with stoppable(lambda: len(losses), steps):
                 for _ in range(self.epochs):
                     for rows in torch.randperm(len(encoded), generator=generator).split(self.batch_size):
                         loss = _backward(model, [encoded[int(i)] for i in rows])
@@ -101,12 +101,6 @@ class LoRA:
                         losses.append(loss)
                         if progress:
                             progress(len(losses), steps, loss)
-            except KeyboardInterrupt:
-                if not losses:
-                    raise
-                warnings.warn(
-                    f"interrupted after {len(losses)} of {steps} steps; what was learned so far is kept.", stacklevel=2
-                )
             with new_folder(folder) as beside:
                 adapted.save_pretrained(str(beside))
         return losses

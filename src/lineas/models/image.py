@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class ImageModel:
         guidance: which halves of a guided batch are steered: "both", the "conditional" one, or "none" to draw without.
         size: height and width in pixels; by default the pipeline's own.
         seed: of the noise of each prompt while learning.
+        options: further arguments of the pipeline's call, such as `{"timesteps": [399]}` for DMD2's single step.
 
     Raises:
         LineasError: when it is no text-to-image pipeline, or a setting makes no sense.
@@ -53,6 +54,7 @@ class ImageModel:
         guidance: Guidance = "both",
         size: tuple[int, int] | None = None,
         seed: int = 0,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = PipelineNetwork(pipeline, guidance).eval()
         self.pipeline = pipeline
@@ -68,6 +70,7 @@ class ImageModel:
         self.guidance: Guidance = guidance
         self.size = size
         self.seed = seed
+        self.options = dict(options or {})
         self.judge: str | None = None  # a folder with a judge of its pictures, where it comes with one
         self.provenance: dict[str, Any] | None = None  # of a folded model: what is in its weights
         if self.steps < 1:
@@ -91,8 +94,10 @@ class ImageModel:
     @property
     def facts(self) -> dict[str, Any]:
         """What decides, beside the prompts, what an image activates."""
-        settings = {"steps": self.steps, "guidance_scale": self.guidance_scale, "guidance": self.guidance}
-        return {"drawing": {**settings, "size": self.size, "seed": self.seed, "pipeline": type(self.pipeline).__name__}}
+        settings: dict[str, Any] = {"steps": self.steps, "guidance_scale": self.guidance_scale}
+        settings["guidance"] = self.guidance
+        settings |= {"size": self.size, "seed": self.seed, **self.options}
+        return {"drawing": {**settings, "pipeline": type(self.pipeline).__name__}}
 
     def sites(self, pattern: str | Sequence[str] | None = None) -> list[Site]:
         """The sites a pattern names, of the denoiser and of the text encoders; None: all norms of the denoiser."""
@@ -119,7 +124,7 @@ class ImageModel:
         return self._with(self.pipeline, **{name: value for name, value in given.items() if value is not None})
 
     def _with(self, pipeline: Any, **settings: Any) -> ImageModel:
-        same = ("name", "revision", "steps", "guidance_scale", "guidance", "size", "seed")
+        same = ("name", "revision", "steps", "guidance_scale", "guidance", "size", "seed", "options")
         made = ImageModel(pipeline, **{name: getattr(self, name) for name in same} | settings)
         made.judge = self.judge
         return made
@@ -223,6 +228,7 @@ class ImageModel:
             guidance_scale=self.guidance_scale,
             output_type=output_type,
             **size,
+            **self.options,
         )
 
     @property
