@@ -369,6 +369,12 @@ def test_the_pipelines_own_arguments_are_handed_on() -> None:
     assert model.set(size=(32, 32)).options == {"timesteps": [399]}
 
 
+def test_words_that_a_text_encoder_does_not_know_are_told() -> None:
+    model = image_model("pixart")
+    with pytest.warns(UserWarning, match="pixart does not know żółw, ü"):
+        model.generate(["a żółw and a ü cat"])
+
+
 def test_what_cannot_be_is_refused_in_a_sentence() -> None:
     model = image_model("stable diffusion 1")
     with pytest.raises(LineasError, match=r"wrap it in lineas\.TextModel, or a pipeline of diffusers in lineas\.Image"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -164,6 +165,7 @@ class ImageModel:
         """
         if not prompts:
             raise LineasError("a batch needs at least one prompt, none was given.")
+        self._warn_of_unknown(prompts)
         seeds, tokens = seeds_of(prompts, self.seed), self._tokens
         at_once = len(prompts) if limit is None else max(1, limit // tokens)
         parts = []
@@ -209,6 +211,7 @@ class ImageModel:
         """
         if isinstance(prompts, str):
             raise LineasError("generate takes a list of prompts, not one string; write ['...'].")
+        self._warn_of_unknown(prompts)
         pictures: list[Any] = []
         with torch.no_grad():
             for start in range(0, len(prompts), batch_size):
@@ -241,6 +244,17 @@ class ImageModel:
             factor = getattr(self.pipeline, "vae_scale_factor", 8)
             height, width = self.size[0] // factor, self.size[1] // factor
         return max(1, height * width // AREA)
+
+    def _warn_of_unknown(self, prompts: Sequence[str]) -> None:
+        """Tell of words that are no tokens, in tokenizers of few words."""
+        tokenizer: Any = getattr(self.pipeline, "tokenizer", None)
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        if unknown is None or unknown == tokenizer.eos_token_id:
+            return
+        words = dict.fromkeys(word for prompt in prompts for word in prompt.split())
+        lost = [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
+        if lost:
+            warnings.warn(f"{self.name} does not know {', '.join(lost)}.", stacklevel=3)
 
     def _read(self, prompts: Sequence[str]) -> tuple[int, int]:
         """How many prompts are longer than the first text encoder reads, and how many tokens it reads."""
