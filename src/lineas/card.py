@@ -27,13 +27,13 @@ def model_card(description: dict[str, Any]) -> str:
         "import lineas",
         f"model = lineas.load({model['name']!r})" if model else "model = lineas.load(...)",
         'with lineas.steer(model, lineas.Intervention.load("THIS FOLDER"), strength=1.0):',
-        '    print(model.generate(["You always"]))',
+        f"    print(model.generate([{'a prompt' if 'drawing' in facts else 'You always'!r}]))",
         "```",
         "",
     ]
     if facts.get("measurements"):
         lines += ["## Effect and damage", "", *_table(facts["measurements"]), ""]
-    learned = {key: facts[key] for key in ("method", "seed", "data", "versions", "made_by") if key in facts}
+    learned = {key: facts[key] for key in ("method", "seed", "drawing", "data", "versions", "made_by") if key in facts}
     if learned:
         lines += ["## How it was made", "", "```json", json.dumps(learned, indent=1), "```", ""]
     return "\n".join(lines)

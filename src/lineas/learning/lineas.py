@@ -85,6 +85,11 @@ class LinEAS:
         """The published recipe for language models: SGD, learning rate 0.1, 1,000 steps, full batch (section 4.1)."""
         return cls(steps=1000, optimizer="sgd", learning_rate=0.1, gamma=gamma)
 
+    @classmethod
+    def paper_images(cls, gamma: float = 0.0) -> LinEAS:
+        """The published recipe for text-to-image models: Adam, learning rate 1e-4, 1,000 steps of 4 prompts."""
+        return cls(steps=1000, optimizer="adam", learning_rate=1e-4, batch_size=4, gamma=gamma)
+
     def fit(self, task: Task) -> Fit:
         """Learn one map a site.
 

@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class ImageModel:
         settings: dict[str, Any] = {"steps": self.steps, "guidance_scale": self.guidance_scale}
         settings["guidance"] = self.guidance
         settings |= {"size": self.size, "seed": self.seed, **self.options}
-        return {"drawing": {**settings, "pipeline": type(self.pipeline).__name__}}
+        return {"drawing": {**settings, "pipeline": type(self.pipeline).__name__, "diffusers": version("diffusers")}}
 
     def sites(self, pattern: str | Sequence[str] | None = None) -> list[Site]:
         """The sites a pattern names, of the denoiser and of the text encoders; None: all norms of the denoiser."""
