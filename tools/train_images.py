@@ -366,6 +366,9 @@ def main() -> None:
     for part in (autoencoder, encoder, unet, judge):
         part.half()
     pipeline.save_pretrained(options.out)
+    for file in (options.out / "model_index.json", options.out / "tokenizer" / "tokenizer_config.json"):
+        named = file.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast")  # what transformers 4 knows
+        file.write_text(named)
     from safetensors.torch import save_file
 
     save_file(judge.state_dict(), options.out / "judge.safetensors")

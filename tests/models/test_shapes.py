@@ -1,0 +1,61 @@
+"""The small image model that comes with lineas: it draws what it is told, and a style is learned on it in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lineas
+from lineas.evaluation.images import PicturePlan, evaluate_pictures
+from lineas.evaluation.judges import WorldJudge
+from lineas.evaluation.systems import Steered, Untouched
+from lineas.prompts import read_prompts
+
+FOLDER = Path(lineas.__file__).parent / "data" / "models" / "shapes"
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Any:
+    return lineas.load("shapes")
+
+
+def test_it_is_small_and_says_where_it_came_from(shapes: Any) -> None:
+    files = [file for file in FOLDER.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 12 * 10**6
+    assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl")]
+    assert "tools/train_images.py" in (FOLDER / "README.md").read_text()
+    assert (shapes.name, shapes.steps, shapes.guidance_scale) == ("shapes", 4, 0.0)
+
+
+def test_it_draws_what_it_is_told(shapes: Any) -> None:
+    """Of what its judge can tell, what a prompt names is there and what it does not name is not."""
+    judge = WorldJudge(FOLDER)
+    prompts = [*read_prompts("lineas:night/target"), *read_prompts("lineas:sun/source")]
+    pictures = torch.stack(shapes.generate(prompts, batch_size=32, output_type="pt"))
+    named, others = [], []
+    for label in judge.labels:
+        chances = judge.scores(pictures, label)["concept"]
+        for prompt, chance in zip(prompts, chances):
+            (named if label in prompt else others).append(chance)
+    assert sum(named) / len(named) > 0.8
+    assert sum(others) / len(others) < 0.1
+
+
+def test_night_falls_and_the_shapes_stay(shapes: Any) -> None:
+    source, target, prompts = (read_prompts(f"lineas:night/{side}") for side in ("source", "target", "prompts"))
+    learned = lineas.learn(shapes, source, target, progress=False)
+    systems = [Untouched(), Steered("night", learned, 0.5), Steered("night", learned, 1.0)]
+    plan = PicturePlan(prompts, "at night", WorldJudge(FOLDER), batch_size=32)
+    untouched, half, whole = evaluate_pictures(shapes, systems, plan).rows
+    assert untouched.values["concept"] < 0.1
+    assert whole.values["concept"] > 0.8
+    assert untouched.values["concept"] <= half.values["concept"] <= whole.values["concept"]
+    assert half.values["img_score"] > whole.values["img_score"]
+
+
+def test_words_outside_its_world_are_told(shapes: Any) -> None:
+    with pytest.warns(UserWarning, match="shapes does not know elephant"):
+        shapes.generate(["a pink elephant on sky"])
