@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from lineas.prompts import read_prompts
 from lineas.steering import steer
 from lineas.strips import animate, strip
 
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PAINTED = 4
 """Prompts of which strips are shown."""
 
@@ -36,16 +36,30 @@ class Lesson:
         prompts: the set of prompts that ships, and the folder that is made.
         concept: what the judge looks for.
         title: what is said of it.
+        method: how it is learned.
+        sites: where; None for all norms of the U-Net.
+        strengths: that are shown.
     """
 
     prompts: str
     concept: str
     title: str
+    method: LinEAS = field(default_factory=LinEAS)
+    sites: str | None = None
+    strengths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 LESSONS = (
     Lesson("night", "at night", "A style: night falls"),
-    Lesson("sun", "sun", "A thing that goes: the sun"),
+    # one word of a prompt, and a small thing in the picture: the text encoder is where it can be taken away
+    Lesson(
+        "sun",
+        "sun",
+        "A thing that goes: the sun",
+        LinEAS(steps=200),
+        r"text_encoder\..*norm\d?",
+        (0.0, 0.5, 1.0, 1.5, 2.0),
+    ),
 )
 
 
@@ -57,20 +71,23 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
     talk, told = say(json), []
     for lesson in LESSONS:
         files.check_free(out / lesson.prompts, force, "strip.png", "a folder of this demo")
+    warnings.filterwarnings("ignore", message=".*is outside 0 to 1")  # it is meant
     for lesson in LESSONS:
         sides = {side: read_prompts(f"lineas:{lesson.prompts}/{side}") for side in ("source", "target", "prompts")}
         talk.rule(f"{lesson.title}, from {len(sides['source'])} + {len(sides['target'])} prompts")
-        started, method = time.perf_counter(), LinEAS()
+        started, method = time.perf_counter(), lesson.method
         with progress_bar("learning", method.steps) as advance:
             learned = learn(
-                model, sides["source"], sides["target"], method,
+                model, sides["source"], sides["target"], method, lesson.sites,
                 progress=lambda done, total, cost, advance=advance: advance(1, f"cost {cost:.4g}"),
             )  # fmt: skip
         seconds, costs = time.perf_counter() - started, learned.facts["cost"]
         talk.print(f"{len(costs)} steps in {seconds:.0f} s: distance to the target {costs[0]:.4f} -> {costs[-1]:.4f}")
         plan = PicturePlan(sides["prompts"], lesson.concept, judge(model.judge))
-        with progress_bar("measuring", len(sides["prompts"]) * len(STRENGTHS)) as advance:
-            found = evaluate_pictures(model, [Steered(lesson.prompts, learned, s) for s in STRENGTHS], plan, advance)
+        with progress_bar("measuring", len(sides["prompts"]) * len(lesson.strengths)) as advance:
+            found = evaluate_pictures(
+                model, [Steered(lesson.prompts, learned, s) for s in lesson.strengths], plan, advance
+            )
         table = Table("strength", f"shows '{lesson.concept}'", "likeness to the untouched picture, %", box=None)
         for row in found.rows:
             cells = (cell(row, name).split(" [")[0] for name in ("concept", "img_score"))
@@ -78,11 +95,11 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
         talk.print(table)
         shown = sides["prompts"][:PAINTED]
         rows: list[list[Any]] = [[] for _ in shown]
-        for strength in STRENGTHS:
+        for strength in lesson.strengths:
             with steer(model, learned, strength):
                 for row, picture in zip(rows, model.generate(shown)):
                     row.append(picture)
-        labels = [f"{s:g}" for s in STRENGTHS]
+        labels = [f"{s:g}" for s in lesson.strengths]
         with files.new_folder(out / lesson.prompts) as beside:
             strip(rows, shown, labels).save(beside / "strip.png")
             animate(rows, shown, labels, beside / "strip.gif")
