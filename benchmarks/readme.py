@@ -23,6 +23,20 @@ def demo() -> str:
     return f"```text\n{(RESULTS / 'demo.txt').read_text().strip()}\n```\n\n{_made_by('demo')}"
 
 
+def demo_images() -> str:
+    """The table of the image demo."""
+    result = json.loads((RESULTS / "demo-images.json").read_text())
+    said = {"night": "taken for night", "sun": "taken for a picture with a sun"}
+    lines = ["| learned | strength | judged | likeness to the untouched picture |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| `{lesson['lesson']}` | {row['strength']:g} | {100 * row['concept']:.0f} % {said[lesson['lesson']]} | "
+        f"{row['img_score']:.1f} % |"
+        for lesson in result["lessons"]
+        for row in lesson["rows"]
+    ]
+    return "\n".join([*lines, "", _made_by("demo-images")])
+
+
 def detoxification() -> str:
     """The table of the detoxification benchmark."""
     result = json.loads((RESULTS / "detoxification.json").read_text())
@@ -237,6 +251,7 @@ PAGES = {
     "README.md": {"demo": demo, "detoxification": detoxification, "shipped": shipped, "learning": learning},
     "docs/recipes.md": {"recipes": recipes},
     "docs/serving.md": {"serving": serving},
+    "docs/images.md": {"demo_images": demo_images},
 }
 
 
