@@ -1,6 +1,6 @@
 """What `lineas demo --images` prints and draws, recorded: benchmarks/results/demo-images.json and docs/images.
 
-    python benchmarks/demo_images.py
+python benchmarks/demo_images.py
 """
 
 from __future__ import annotations
