@@ -6,12 +6,12 @@ import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from lineas import files
 from lineas.cli.common import load_quietly, progress_bar, say, write_json
+from lineas.cli.paint import STRIP, painted, write_strips
 from lineas.errors import LineasError
 from lineas.evaluation.images import PicturePlan, evaluate_pictures
 from lineas.evaluation.judges import judge
@@ -21,8 +21,6 @@ from lineas.learning import LinEAS, learn
 from lineas.models.image import ImageModel
 from lineas.models.loading import SHAPES
 from lineas.prompts import read_prompts
-from lineas.steering import steer
-from lineas.strips import animate, strip
 
 PAINTED = 4
 """Prompts of which strips are shown."""
@@ -70,7 +68,7 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
         raise LineasError(f"{SHAPES} here is another model than the one that comes with lineas; run this elsewhere.")
     talk, told = say(json), []
     for lesson in LESSONS:
-        files.check_free(out / lesson.prompts, force, "strip.png", "a folder of this demo")
+        files.check_free(out / lesson.prompts, force, STRIP, "a folder of this demo")
     warnings.filterwarnings("ignore", message=".*is outside 0 to 1")  # it is meant
     for lesson in LESSONS:
         sides = {side: read_prompts(f"lineas:{lesson.prompts}/{side}") for side in ("source", "target", "prompts")}
@@ -94,15 +92,9 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
             table.add_row(f"{row.strength:g}", *cells)
         talk.print(table)
         shown = sides["prompts"][:PAINTED]
-        rows: list[list[Any]] = [[] for _ in shown]
-        for strength in lesson.strengths:
-            with steer(model, learned, strength):
-                for row, picture in zip(rows, model.generate(shown)):
-                    row.append(picture)
-        labels = [f"{s:g}" for s in lesson.strengths]
+        rows = painted(model, learned, lesson.strengths, shown)
         with files.new_folder(out / lesson.prompts) as beside:
-            strip(rows, shown, labels).save(beside / "strip.png")
-            animate(rows, shown, labels, beside / "strip.gif")
+            write_strips(beside, rows, shown, lesson.strengths)
             learned.with_facts(name=lesson.prompts).save(beside / "intervention")
         talk.print(f"saved {out / lesson.prompts}: strip.png, strip.gif, intervention\n")
         values = [{"strength": row.strength, **row.values} for row in found.rows]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +28,7 @@ from lineas.cli.common import (
     write_json,
 )
 from lineas.errors import LineasError
+from lineas.intervention import Intervention
 from lineas.models.image import ImageModel
 from lineas.prompts import read_prompts
 from lineas.steering import steer
@@ -68,16 +70,10 @@ def paint(
     if not isinstance(loaded, ImageModel):
         raise LineasError(f"{loaded.name} writes and draws no images; lineas generate continues texts with it.")
     image_model = drawing(loaded, denoising_steps, guidance_scale, guidance, size)
-    rows: list[list] = [[] for _ in texts]
     with progress_bar("painting", len(texts) * len(strengths)) as advance:
-        for s in strengths:
-            with steer(image_model, chosen, strength=s, force=force):
-                for row, picture in zip(rows, image_model.generate(texts, seed, batch_size, advance)):
-                    row.append(picture)
-    labels = [f"{s:g}" for s in strengths]
+        rows = painted(image_model, chosen, strengths, texts, seed, batch_size, force, advance)
     with files.new_folder(out) as beside:
-        strip(rows, texts, labels).save(beside / STRIP)
-        animate(rows, texts, labels, beside / ANIMATION)
+        labels = write_strips(beside, rows, texts, strengths)
         for i, row in enumerate(rows, 1):
             for label, picture in zip(labels, row):
                 picture.save(beside / f"{i:02d}-{label}.png")
@@ -95,3 +91,30 @@ def paint(
             "strengths": strengths,
         },
     )
+
+
+def painted(
+    model: ImageModel,
+    intervention: Intervention,
+    strengths: Sequence[float],
+    prompts: Sequence[str],
+    seed: int = 0,
+    batch_size: int = 4,
+    force: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[Any]]:
+    """By prompt, one picture a strength."""
+    rows: list[list[Any]] = [[] for _ in prompts]
+    for strength in strengths:
+        with steer(model, intervention, strength, force=force):
+            for row, picture in zip(rows, model.generate(prompts, seed, batch_size, progress)):
+                row.append(picture)
+    return rows
+
+
+def write_strips(folder: Path, rows: list[list[Any]], prompts: Sequence[str], strengths: Sequence[float]) -> list[str]:
+    """Write the strip and the animation; gives the labels of the columns."""
+    labels = [f"{s:g}" for s in strengths]
+    strip(rows, prompts, labels).save(folder / STRIP)
+    animate(rows, prompts, labels, folder / ANIMATION)
+    return labels

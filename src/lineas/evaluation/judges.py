@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lineas.errors import LineasError
+from lineas.models.loading import JUDGE
 
 CLIP, DINO = "openai/clip-vit-base-patch32", "facebook/dinov2-small"
 BATCH = 32
@@ -44,12 +45,12 @@ def judge(name: str) -> PictureJudge:
     Raises:
         LineasError: when there is none.
     """
-    if (Path(name) / WEIGHTS).is_file():
+    if (Path(name) / JUDGE).is_file():
         return WorldJudge(Path(name))
     clip, _, dino = (f"{CLIP}+{DINO}" if name == "clip" else name).partition("+")
     if not dino:
         raise LineasError(
-            f"there is no judge '{name}': name 'clip', two models as CLIP+DINO, or a folder with {WEIGHTS}."
+            f"there is no judge '{name}': name 'clip', two models as CLIP+DINO, or a folder with {JUDGE}."
         )
     return HubJudge(clip, dino)
 
@@ -129,7 +130,7 @@ def _loaded(kind: Any, name: str) -> Any:
 
 # ---- the embedded model's world
 
-WEIGHTS, LABELS = "judge.safetensors", "judge.json"
+LABELS = "judge.json"
 
 
 class WorldNetwork(nn.Module):
@@ -198,5 +199,5 @@ class WorldJudge:
         from safetensors.torch import load_file
 
         network = WorldNetwork(len(self.labels))
-        network.load_state_dict(load_file(self.folder / WEIGHTS))
+        network.load_state_dict(load_file(self.folder / JUDGE))
         return network.eval().requires_grad_(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -103,15 +103,22 @@ class PackedPart:
         return self.weights @ tokens
 
 
-PartT = TypeVar("PartT", PackedPart, PaddedPart)
+class Sized(Protocol):
+    """A part of a batch, as large as it says."""
+
+    @property
+    def size(self) -> int: ...
+
+
+PartT = TypeVar("PartT", bound=Sized)
 
 
 @dataclass(frozen=True)
-class TextBatch(Generic[PartT]):
+class Batch(Generic[PartT]):
     """Prompts ready to run.
 
     Args:
-        parts: the prompts, sorted by length and cut into parts.
+        parts: the prompts, texts sorted by length, cut into parts.
         size: the number of prompts, n.
         truncated: how many were cut.
         longest: the tokens of a prompt from which on it is cut.

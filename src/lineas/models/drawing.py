@@ -70,30 +70,6 @@ class DrawnPart:
         return told.amax(others) if pooling == "max" else told.mean(others)
 
 
-@dataclass(frozen=True)
-class DrawnBatch:
-    """Prompts ready to be drawn.
-
-    Args:
-        parts: of at most `limit` tokens.
-        size: the number of prompts, n.
-        truncated: how many are longer than the text encoder reads.
-        longest: the tokens that it reads.
-        limit: tokens of a part; None for no limit.
-    """
-
-    parts: list[DrawnPart]
-    size: int
-    truncated: int
-    longest: int
-    limit: int | None
-
-    @property
-    def at_once(self) -> bool:
-        """Whether all parts together stay within the limit of one."""
-        return self.limit is None or sum(part.size for part in self.parts) <= self.limit
-
-
 def seeds_of(prompts: Sequence[str], seed: int) -> list[int]:
     """A seed for the noise of each prompt: of its words, of how often they came before, and of `seed`."""
     before: Counter[str] = Counter()

@@ -17,7 +17,8 @@ from torch import nn
 from lineas import files
 from lineas.errors import LineasError
 from lineas.models import checkpoint
-from lineas.models.drawing import AREA, DrawnBatch, DrawnPart, seeds_of
+from lineas.models.batches import Batch
+from lineas.models.drawing import AREA, DrawnPart, seeds_of
 from lineas.models.pipeline import ENCODERS, Guidance, PipelineNetwork, call
 from lineas.sites import Site, find_sites, norm_sites
 
@@ -150,10 +151,10 @@ class ImageModel:
             files.write_text(beside / SETTINGS, json.dumps(settings, indent=1) + "\n")
             if self.provenance:
                 text = json.dumps(self.provenance, indent=1, ensure_ascii=False) + "\n"
-                files.write_text(beside / "lineas.json", text)
+                files.write_text(beside / checkpoint.PROVENANCE, text)
         return folder
 
-    def batch(self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None) -> DrawnBatch:
+    def batch(self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None) -> Batch[DrawnPart]:
         """Prompts with their noise.
 
         Args:
@@ -181,7 +182,7 @@ class ImageModel:
                     tokens,
                 )
             )
-        return DrawnBatch(parts, len(prompts), *self._read(prompts), limit)
+        return Batch(parts, len(prompts), *self._read(prompts), limit)
 
     def run(self, part: DrawnPart) -> None:
         """Draw a part, without decoding it; what is wanted of it is read by hooks, so nothing is returned."""

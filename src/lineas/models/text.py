@@ -13,7 +13,7 @@ from torch import nn
 
 from lineas.errors import LineasError
 from lineas.models import checkpoint
-from lineas.models.batches import PackedPart, PaddedPart, TextBatch, pack, pad
+from lineas.models.batches import Batch, PackedPart, PaddedPart, pack, pad
 from lineas.models.packing import why_not
 from lineas.models.sampling import Nucleus
 from lineas.sites import Site, find_sites
@@ -80,7 +80,7 @@ class TextModel:
 
     def batch(
         self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None
-    ) -> TextBatch[PackedPart] | TextBatch[PaddedPart]:
+    ) -> Batch[PackedPart] | Batch[PaddedPart]:
         """Prompts as token ids, sorted by length, packed end to end (see `lineas.models.packing`) or else padded.
 
         The beginning-of-sequence token is in where the tokenizer adds one.
@@ -98,14 +98,14 @@ class TextModel:
         if not self._packs:
             return self.padded_batch(prompts, max_length, limit)
         encoded, truncated = self.encode(prompts, max_length)
-        return TextBatch(pack(encoded, limit, self.device), len(prompts), truncated, max_length, limit)
+        return Batch(pack(encoded, limit, self.device), len(prompts), truncated, max_length, limit)
 
     def padded_batch(
         self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None
-    ) -> TextBatch[PaddedPart]:
+    ) -> Batch[PaddedPart]:
         """The same with a row a prompt, padded on the right; slower than a pack."""
         encoded, truncated = self.encode(prompts, max_length)
-        return TextBatch(pad(encoded, limit, self.device, self.pad_id), len(prompts), truncated, max_length, limit)
+        return Batch(pad(encoded, limit, self.device, self.pad_id), len(prompts), truncated, max_length, limit)
 
     def encode(self, prompts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
         """Token ids, cut at `max_length`, and how many prompts were cut."""
