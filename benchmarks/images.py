@@ -1,31 +1,36 @@
 """Effect against faithfulness on pictures: methods at equal effect over several draws, and LinEAS over gamma.
 
-    python benchmarks/images.py [--model shapes] [--draws 3] [--prompts 64]
+    python benchmarks/images.py [--model shapes] [--draws 3] [--prompts 48] [--plot]
 
 On the image model that comes with lineas, whose world has a judge: three styles to learn and a thing to remove. For
 each draw of 32 + 32 prompts every method learns at all norms of the U-Net; its pictures of other prompts are judged at
-several strengths. At the strength at which the judge sees the concept in 80 % of the pictures (in 20 % where it is
-removed), interpolated, methods are compared by what is left of the untouched pictures (img_score). Then LinEAS with
-the sparse group lasso, as in the paper's table on gamma. Writes benchmarks/results/images.json.
+several strengths, with activations pooled by their mean and by their largest pixel. At the strength at which the
+judge sees the concept in 80 % of the pictures (in 20 % where it is removed), interpolated, methods are compared by
+what is left of the untouched pictures (img_score). Then LinEAS with the sparse group lasso, as in the paper's table on
+gamma. Writes benchmarks/results/images.json, docs/images/fronts.png and docs/images/gamma.png; with --plot only draws
+the first picture again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from record import about, save
+from record import RESULTS, about, save
 
 import lineas
 from lineas.evaluation.images import PicturePlan, evaluate_pictures
 from lineas.evaluation.judges import judge
 from lineas.evaluation.systems import Steered, Untouched
+from lineas.sites import Pooling
+from lineas.strips import strip
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 import world
@@ -35,13 +40,19 @@ REMOVED = "sun"
 LEVEL = 0.8
 """The effect at which methods are compared; 1 - LEVEL where a thing is removed."""
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-GAMMAS = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+GAMMAS = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+POOLINGS: tuple[Pooling, ...] = ("mean", "max")
+PAINTED = 4
+"""Prompts of the strip over gamma."""
 METHODS: dict[str, Any] = {
     "LinEAS": lineas.LinEAS(),
     "Lin-AcT": lineas.LinAcT(),
     "Mean-AcT": lineas.MeanAcT(),
     "ITI-c": lineas.ITIc(),
 }
+
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
 def sides(concept: str, draw: int, prompts: int) -> tuple[list[str], list[str], list[str]]:
@@ -78,48 +89,93 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=48)
+    parser.add_argument("--plot", action="store_true")
     options = parser.parse_args()
-    model: Any = lineas.load(options.model)
-    eyes = judge(model.judge)
-    curves, summary = [], []
-    for concept in (*STYLES, REMOVED):
-        for name, method in METHODS.items():
-            reached = []
-            for draw in range(options.draws):
-                source, target, drawn = sides(concept, draw, options.prompts)
-                begun = time.perf_counter()
-                learned = lineas.learn(model, source, target, method, seed=draw, progress=False)
-                seconds = time.perf_counter() - begun
-                rows = curve(model, learned, PicturePlan(drawn, concept, eyes, batch_size=32), STRENGTHS)
-                there = at_level(rows, concept)
-                reached.append(there)
-                curves.append(
-                    {"concept": concept, "method": name, "draw": draw, "seconds": seconds, "rows": rows, "at": there}
-                )
-            likeness = [there["img_score"] for there in reached if there]
-            line = {
-                "concept": concept,
-                "method": name,
+    if not options.plot:
+        model: Any = lineas.load(options.model)
+        summary, curves = compare(model, options.draws, options.prompts)
+        sparse = along_gamma(model, options.draws, options.prompts)
+        given = {key: value for key, value in vars(options).items() if key != "plot"}
+        save("images", {"about": about(), "options": given, "summary": summary, "gamma": sparse, "curves": curves})
+    plot(json.loads((RESULTS / "images.json").read_text(encoding="utf-8"))["curves"], IMAGES / "fronts.png")
+
+
+def compare(model: Any, draws: int, prompts: int) -> tuple[list[dict], list[dict]]:
+    """Every method on every concept: a line each at equal effect, and the curves behind it."""
+    summary, curves = [], []
+    for concept, pooling, (name, method) in product((*STYLES, REMOVED), POOLINGS, METHODS.items()):
+        reached, facts = [], {"concept": concept, "method": name, "pooling": pooling}
+        for draw in range(draws):
+            source, target, drawn = sides(concept, draw, prompts)
+            begun = time.perf_counter()
+            learned = lineas.learn(model, source, target, method, seed=draw, pooling=pooling, progress=False)
+            seconds = time.perf_counter() - begun
+            rows = curve(model, learned, PicturePlan(drawn, concept, judge(model.judge), batch_size=32), STRENGTHS)
+            there = at_level(rows, concept)
+            reached.append(there)
+            curves.append({**facts, "draw": draw, "seconds": seconds, "rows": rows, "at": there})
+        mine = [one["rows"] for one in curves[-draws:]]
+        whole = [next(row for row in rows if row["strength"] == 1) for rows in mine]
+        likeness = [there["img_score"] for there in reached if there]
+        summary.append(
+            {
+                **facts,
                 "reached": len(likeness),
                 "img_score": mean(likeness) if likeness else None,
                 "deviation": stdev(likeness) if len(likeness) > 1 else None,
                 "strength": mean(there["strength"] for there in reached if there) if likeness else None,
+                "at_1": {key: mean(row[key] for row in whole) for key in ("concept", "img_score")},
+                "seconds": mean(one["seconds"] for one in curves[-draws:]),
             }
-            summary.append(line)
-            print(line, flush=True)
-    sparse = []
+        )
+        print(summary[-1], flush=True)
+    return summary, curves
+
+
+def along_gamma(model: Any, draws: int, prompts: int) -> list[dict]:
+    """Support, effect and faithfulness of LinEAS at strength 1, for every gamma and draw; and a strip of the first."""
+    found, columns = [], []
     for gamma in GAMMAS:
-        for draw in range(options.draws):
-            source, target, drawn = sides(STYLES[0], draw, options.prompts)
+        for draw in range(draws):
+            source, target, drawn = sides(STYLES[0], draw, prompts)
             method = lineas.LinEAS(gamma=gamma, steps=60)
             learned = lineas.learn(model, source, target, method, seed=draw, progress=False)
-            rows = curve(model, learned, PicturePlan(drawn, STYLES[0], eyes, batch_size=32), (1.0,))
-            sparse.append({"gamma": gamma, "draw": draw, "support": learned.support(), **rows[-1]})
-        told = [row for row in sparse if row["gamma"] == gamma]
+            rows = curve(model, learned, PicturePlan(drawn, STYLES[0], judge(model.judge), batch_size=32), (1.0,))
+            found.append({"gamma": gamma, "draw": draw, "support": learned.support(), **rows[-1]})
+            if draw == 0:
+                with lineas.steer(model, learned):
+                    columns.append(model.generate(drawn[:PAINTED]))
+        told = [row for row in found if row["gamma"] == gamma]
         print(gamma, {key: float(np.mean([row[key] for row in told])) for key in ("support", "concept", "img_score")})
-    given = vars(options)
-    save("images", {"about": about(), "options": given, "summary": summary, "gamma": sparse, "curves": curves})
+    drawn = sides(STYLES[0], 0, prompts)[2][:PAINTED]
+    columns.append(model.generate(drawn))
+    strip(list(zip(*columns)), drawn, [*(f"gamma {g:g}" for g in GAMMAS), "untouched"]).save(IMAGES / "gamma.png")
+    return found
+
+
+def plot(curves: list[dict], path: Path) -> None:
+    """A panel a concept: likeness over effect, a line a method, the mean of the draws at every strength."""
+    from matplotlib.figure import Figure
+
+    concepts = list(dict.fromkeys(one["concept"] for one in curves))
+    figure = Figure(figsize=(4 * len(concepts), 4), layout="constrained")
+    for axis, concept in zip(figure.subplots(1, len(concepts)), concepts):
+        for (i, name), pooling in product(enumerate(METHODS), POOLINGS):
+            mine = [
+                one["rows"] for one in curves
+                if (one["concept"], one["method"], one["pooling"]) == (concept, name, pooling)
+            ]  # fmt: skip
+            x, y = (np.mean([[row[key] for row in rows] for rows in mine], 0) for key in ("concept", "img_score"))
+            x = 100 * (1 - x if concept == REMOVED else x)
+            how = "-" if pooling == "max" else ":"
+            axis.plot(x, y, how, color=f"C{i}", marker="o", markersize=3, label=f"{name}, {pooling}")
+        title = f"without a {concept}" if concept == REMOVED else concept
+        axis.set(title=title, xlabel="taken for it, %", xlim=(-3, 103), ylim=(55, 101))
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set(ylabel="likeness to the untouched pictures, %")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=90)
 
 
 if __name__ == "__main__":

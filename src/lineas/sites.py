@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -61,6 +61,21 @@ class Site:
         values = list(result)
         values[self.output] = activation
         return type(result)(*values) if hasattr(result, "_fields") else type(result)(values)
+
+
+def as_pooling(name: str) -> Pooling:
+    """A way of pooling by its name.
+
+    Raises:
+        LineasError: when there is none.
+
+    >>> as_pooling("max")
+    'max'
+    """
+    for known in get_args(Pooling):
+        if name == known:
+            return known
+    raise LineasError(f"the pooling is one of {', '.join(get_args(Pooling))}, not '{name}'.")
 
 
 def find_sites(network: nn.Module, pattern: str | Sequence[str] | None = None) -> list[Site]:

@@ -70,6 +70,7 @@ WRONG = [
     ((*LEARN, "--lr", "-1"), "learning rate must be a positive number"),
     ((*LEARN, "--optimizer", "lbfgs"), "'relative', 'adam' or 'sgd'"),
     ((*LEARN, "--method", "magic"), "not 'magic'"),
+    ((*LEARN, "--pooling", "median"), "one of mean, max, not 'median'"),
     ((*LEARN, "--samples", "9"), "9 samples were asked for and 3 prompts"),
     ((*LEARN, "--dtype", "int3"), "not 'int3'"),
     ((*LEARN, "--memory", "much"), "a size looks like 8GiB"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import families
 import pytest
@@ -20,17 +21,17 @@ from lineas.transport import Quantiles
 
 
 def gradients(
-    model: lineas.TextModel, limit: int | None, padded: bool = False, pattern: str | None = None
+    model: lineas.TextModel, limit: int | None, padded: bool = False, pattern: str | None = None, pooling: Any = "mean"
 ) -> tuple[float, dict, int]:
     """Cost, gradients of scales and shifts, and the number of parts, for prompts run in parts of at most `limit`."""
     sites = model.sites(pattern)
     with torch.no_grad():
-        target = capture(model, model.batch(OTHER_PROMPTS), sites)
+        target = capture(model, model.batch(OTHER_PROMPTS), sites, pooling)
     targets = {name: Quantiles.of(v, len(PROMPTS)) for name, v in target.items()}
     maps = {s: (torch.ones(32, requires_grad=True), torch.zeros(32, requires_grad=True)) for s in sites}
     batch = model.padded_batch(PROMPTS, limit=limit) if padded else model.batch(PROMPTS, limit=limit)
     with edited(model.network, {s: lambda z, m=m: affine(z, *m) for s, m in maps.items()}):
-        cost = backpropagate(model, batch, sites, targets)
+        cost = backpropagate(model, batch, sites, targets, pooling)
     return (
         float(cost),
         {s.name: torch.stack([scale.grad, shift.grad]) for s, (scale, shift) in maps.items()},
@@ -38,15 +39,15 @@ def gradients(
     )
 
 
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(("padded", "pooling"), [(False, "mean"), (True, "mean"), (False, "max"), (True, "max")])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt2"])
-def test_small_parts_give_the_cost_and_the_gradients_of_one_big_batch(family: str, padded: bool) -> None:
+def test_small_parts_give_the_cost_and_the_gradients_of_one_big_batch(family: str, padded: bool, pooling: str) -> None:
     model = families.model(family)
     for parameter in model.network.parameters():
         parameter.requires_grad_(False)
-    cost, whole, one = gradients(model, None)
+    cost, whole, one = gradients(model, None, pooling=pooling)
     for limit in (40, 1):
-        value, parts, several = gradients(model, limit, padded)
+        value, parts, several = gradients(model, limit, padded, pooling=pooling)
         assert (one, several > 1) == (1, True)
         assert value == pytest.approx(cost, rel=1e-5)
         for name, gradient in whole.items():

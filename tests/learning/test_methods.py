@@ -44,28 +44,34 @@ def learn(model: TextModel, method: Method, **options: Any) -> lineas.Interventi
     return lineas.learn(model, PROMPTS, OTHER_PROMPTS, method, progress=False, **options)
 
 
-def means(model: TextModel, prompts: list[str], site: Site) -> torch.Tensor:
-    return torch.stack([tokens.mean(0) for tokens in outputs(model, prompts, site)])  # [n, d]
+def pooled(model: TextModel, prompts: list[str], site: Site, pooling: str = "mean") -> torch.Tensor:
+    """By hand, `[n, d]`."""
+    return torch.stack(
+        [tokens.amax(0) if pooling == "max" else tokens.mean(0) for tokens in outputs(model, prompts, site)]
+    )
 
 
 # ------------------------------------------------------------------------------------------------- what the maps are
 
 
 @pytest.mark.parametrize("method", [MeanAcT(), GaussianAcT(), LinAcT()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("pooling", ["mean", "max"])
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "opt"])
-def test_layerwise_maps_are_those_fitted_site_after_site_on_the_steered_network(family: str, method: Method) -> None:
+def test_layerwise_maps_are_those_fitted_site_after_site_on_the_steered_network(
+    family: str, pooling: str, method: Method
+) -> None:
     """One pass gives what is found the slow way: steer with the maps so far, look at the next site, fit, go on."""
     model = families.model(family)
-    learned = learn(model, method)
+    learned = learn(model, method, pooling=pooling)
     assert len(learned.maps) == families.LAYERS
     so_far: dict[str, lineas.AffineMap] = {}
     for name, site in learned.sites.items():
-        reached = means(model, OTHER_PROMPTS, site)
+        reached = pooled(model, OTHER_PROMPTS, site, pooling)
         if so_far:
             with lineas.steer(model, lineas.Intervention(so_far)):
-                left = means(model, PROMPTS, site)
+                left = pooled(model, PROMPTS, site, pooling)
         else:
-            left = means(model, PROMPTS, site)
+            left = pooled(model, PROMPTS, site, pooling)
         expected = CAUSAL[type(method)](left, reached)
         torch.testing.assert_close(learned.maps[name].scale, expected.scale, atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(learned.maps[name].shift, expected.shift, atol=1e-3, rtol=1e-3)
@@ -92,9 +98,9 @@ def test_steered_means_and_deviations_are_the_targets(stories: TextModel) -> Non
     for method in (MeanAcT(), GaussianAcT()):
         learned = learn(stories, method, sites=r".*\.[024]\.self_attn\.o_proj")
         for site in learned.sites.values():
-            reached = means(stories, OTHER_PROMPTS, site)
+            reached = pooled(stories, OTHER_PROMPTS, site)
             with lineas.steer(stories, learned):
-                moved = means(stories, PROMPTS, site)
+                moved = pooled(stories, PROMPTS, site)
             torch.testing.assert_close(moved.mean(0), reached.mean(0), atol=1e-4, rtol=1e-3)
             if isinstance(method, GaussianAcT):
                 torch.testing.assert_close(moved.std(0), reached.std(0), atol=1e-4, rtol=1e-3)
@@ -126,7 +132,7 @@ def test_iti_moves_alpha_deviations_along_the_direction_of_the_best_linear_class
     model = families.model("llama")
     learned = learn(model, ITIc(alpha=0.7))
     for name, site in learned.sites.items():
-        left, reached = (means(model, side, site).double().numpy() for side in (PROMPTS, OTHER_PROMPTS))
+        left, reached = (pooled(model, side, site).double().numpy() for side in (PROMPTS, OTHER_PROMPTS))
         x = np.concatenate([left, reached])
         y = np.array([-1.0] * len(left) + [1.0] * len(reached))
 
@@ -196,9 +202,9 @@ def test_the_cost_is_that_of_the_steered_network(learned: lineas.Intervention, s
         pytest.skip("the cost of LinEAS is from before its last update; tested in test_lineas.py")
     costs = []
     for site in learned.sites.values():
-        reached = means(stories, OTHER_PROMPTS, site)
+        reached = pooled(stories, OTHER_PROMPTS, site)
         with lineas.steer(stories, learned):
-            costs.append(float(transport.cost(means(stories, PROMPTS, site), reached)))
+            costs.append(float(transport.cost(pooled(stories, PROMPTS, site), reached)))
     assert learned.facts["cost"] == [pytest.approx(sum(costs) / len(costs), rel=1e-3)]
 
 

@@ -56,6 +56,20 @@ def test_night_falls_and_the_shapes_stay(shapes: Any) -> None:
     assert half.values["img_score"] > whole.values["img_score"]
 
 
+def test_pooled_by_its_largest_pixel_a_sun_is_learned_and_by_its_mean_it_stays(shapes: Any) -> None:
+    """It fills a twentieth of the picture: the mean hardly knows of it."""
+    source, target, prompts = (read_prompts(f"lineas:sun/{side}") for side in ("source", "target", "prompts"))
+    by_mean, by_largest = (lineas.learn(shapes, source, target, pooling=p, progress=False) for p in ("mean", "max"))
+    assert (by_mean.facts["pooling"], by_largest.facts["pooling"]) == ("mean", "max")
+    plan = PicturePlan(prompts, "sun", WorldJudge(FOLDER), batch_size=32)
+    systems = [Untouched(), Steered("mean", by_mean), Steered("max", by_largest)]
+    untouched, stays, gone = evaluate_pictures(shapes, systems, plan).rows
+    assert untouched.values["concept"] > 0.9
+    assert stays.values["concept"] > 0.8
+    assert gone.values["concept"] < 0.1
+    assert gone.values["img_score"] > 95
+
+
 def test_words_outside_its_world_are_told(shapes: Any) -> None:
     with pytest.warns(UserWarning, match="shapes does not know elephant"):
         shapes.generate(["a pink elephant on sky"])

@@ -31,6 +31,7 @@ from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, MeanAc
 from lineas.learning import learn as learn_intervention
 from lineas.learning.memory import as_bytes
 from lineas.prompts import draw, read_prompts
+from lineas.sites import as_pooling
 
 DEFAULTS = LinEAS()
 METHODS: dict[str, type[Method]] = {
@@ -70,6 +71,9 @@ def learn(
     alpha: Annotated[float | None, typer.Option(help="Deviations to move, of iti-c; default: 0.5.")] = None,
     layers: Annotated[str | None, typer.Option(help="middle (default) or all, of caa.")] = None,
     max_length: Annotated[int, typer.Option(help="Tokens of a prompt; the rest is cut.")] = 128,
+    pooling: Annotated[
+        str, typer.Option(help="mean of a prompt's tokens or pixels, or max, for what fills few of them.")
+    ] = "mean",
     memory: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="Beside the weights, such as 8GiB; default: half of the free."),
@@ -101,7 +105,7 @@ def learn(
             "layers": layers,
         },
     )
-    allowed = None if memory is None else as_bytes(memory)
+    pooled, allowed = as_pooling(pooling), None if memory is None else as_bytes(memory)
     artifact.check_free(out, force)
     check_writable(json)
     leave, reach = (draw(read_prompts(side), samples, seed) for side in (source, target))
@@ -117,6 +121,7 @@ def learn(
             sites=sites,
             seed=seed,
             max_length=max_length,
+            pooling=pooled,
             memory=allowed,
             progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}", total),
         )

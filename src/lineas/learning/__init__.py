@@ -27,6 +27,7 @@ from lineas.learning.memory import as_bytes
 from lineas.maps import AffineMap
 from lineas.models.frozen import frozen
 from lineas.prompts import described
+from lineas.sites import Pooling, as_pooling
 from lineas.stamp import stamp
 
 __all__ = [
@@ -54,6 +55,7 @@ def learn(
     sites: str | Sequence[str] | None = None,
     seed: int = 0,
     max_length: int = 128,
+    pooling: Pooling = "mean",
     memory: int | str | None = None,
     progress: bool | Progress = True,
 ) -> Intervention:
@@ -68,6 +70,9 @@ def learn(
             the norm before the MLP in every block; in images, for every method, all norms of the denoiser.
         seed: of everything random in it; recorded.
         max_length: tokens of a prompt; the rest is cut, with a warning that counts the prompts.
+        pooling: how the tokens or pixels of a prompt become one activation, [d]: their "mean", or the "max" of each
+            neuron, which sees what fills a small part of a picture or few words of a text. AurA always takes the
+            largest.
         memory: what learning may take beside the weights, such as "8GiB" or a number of bytes; by default half of
             what is free. With less of it the same is computed in smaller parts.
         progress: False for silence, or a function of (steps done, steps in all, cost).
@@ -76,6 +81,7 @@ def learn(
         LineasError: for too few prompts, no matching site, a memory that is too small, or a cost that is not finite.
     """
     method = LinEAS() if method is None else method
+    pooling = as_pooling(pooling)
     allowed = None if memory is None else as_bytes(memory)
     chosen = model.sites(sites) if sites is not None else model.default_sites(method.default_sites)
     check_sides(source, target)
@@ -100,7 +106,7 @@ def learn(
 
     settings = {one.name: getattr(method, one.name) for one in fields(method)}
     with bar, frozen(model.network):
-        fit = method.fit(Task(model, source, target, chosen, seed, max_length, allowed, report))
+        fit = method.fit(Task(model, source, target, chosen, seed, max_length, pooling, allowed, report))
         if not reported:  # a method without steps
             report(1, 1, fit.costs[-1])
     wrong = [name for name, m in fit.maps.items() if not bool((m.scale.isfinite() & m.shift.isfinite()).all())]
@@ -116,6 +122,7 @@ def learn(
         "steps_done": len(fit.costs),
         "seed": seed,
         "max_length": max_length,
+        "pooling": pooling,
         "dtype": str(next(model.network.parameters()).dtype).removeprefix("torch."),
         **model.facts,
         "data": {"source": described(source), "target": described(target)},

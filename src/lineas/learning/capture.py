@@ -124,7 +124,9 @@ def samples(pooled: torch.Tensor) -> torch.Tensor:
     return pooled.reshape(-1, pooled.shape[-1])
 
 
-def backpropagate(model: Model, batch: Batch, sites: Sequence[Site], targets: Mapping[str, Quantiles]) -> torch.Tensor:
+def backpropagate(
+    model: Model, batch: Batch, sites: Sequence[Site], targets: Mapping[str, Quantiles], pooling: Pooling = "mean"
+) -> torch.Tensor:
     """The cost of a batch, averaged over sites; its gradient is added to whatever the activations depend on.
 
     The cost needs every sample, the backward pass does not. A batch that may not go through it at once runs twice:
@@ -137,17 +139,18 @@ def backpropagate(model: Model, batch: Batch, sites: Sequence[Site], targets: Ma
         batch: n samples, from `model.batch`.
         sites: where to read.
         targets: by site name, for n samples.
+        pooling: "mean" over a sample's tokens, or "max".
 
     Returns:
         a scalar without gradient, on the network's device.
     """
     if batch.at_once:
-        moved = capture(model, batch, sites)
+        moved = capture(model, batch, sites, pooling)
         cost = torch.stack([targets[name].cost(u) for name, u in moved.items()]).mean()
         cost.backward()
         return cost.detach()
     with torch.no_grad():
-        pooled = capture(model, batch, sites)
+        pooled = capture(model, batch, sites, pooling)
     costs = []
     for name, u in pooled.items():
         cost = targets[name].cost(u.requires_grad_()) / len(sites)
@@ -156,7 +159,8 @@ def backpropagate(model: Model, batch: Batch, sites: Sequence[Site], targets: Ma
     last = list(pooled)[-1]  # of the sites in the order in which they ran
     for part in batch.parts:
         is_long = batch.limit is not None and part.size > batch.limit
-        with _checkpointed(model, part, last) if is_long else nullcontext(), _read(model, part, sites) as seen:
+        again = _checkpointed(model, part, last) if is_long else nullcontext()
+        with again, _read(model, part, sites, pooling) as seen:
             torch.autograd.backward(list(seen.values()), [pooled[name][part.rows] for name in seen])
     return torch.stack(costs).sum()
 

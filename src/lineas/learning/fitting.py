@@ -39,6 +39,7 @@ class Task:
         sites: where maps act.
         seed: of everything random.
         max_length: tokens of a prompt, the rest is cut.
+        pooling: how the tokens or pixels of a prompt become one activation.
         memory: bytes to stay within above the weights; None for half of what is free.
         progress: called after every step.
     """
@@ -49,23 +50,24 @@ class Task:
     sites: Sequence[Site]
     seed: int = 0
     max_length: int = 128
+    pooling: Pooling = "mean"
     memory: int | None = None
     progress: Progress | None = None
 
-    def left(self, pooling: Pooling = "mean") -> dict[str, torch.Tensor]:
+    def left(self, pooling: Pooling | None = None) -> dict[str, torch.Tensor]:
         """The source's activations without maps (or with those that are in place): by site name, `[n, d]`."""
-        return activations(self.model, self.source, self.sites, self.max_length, pooling)
+        return activations(self.model, self.source, self.sites, self.max_length, pooling or self.pooling)
 
-    def reached(self, pooling: Pooling = "mean") -> dict[str, torch.Tensor]:
+    def reached(self, pooling: Pooling | None = None) -> dict[str, torch.Tensor]:
         """The target's: by site name, `[m, d]`."""
-        return activations(self.model, self.target, self.sites, self.max_length, pooling)
+        return activations(self.model, self.target, self.sites, self.max_length, pooling or self.pooling)
 
     def cost(self, maps: Mapping[str, AffineMap], reached: Mapping[str, torch.Tensor] | None = None) -> float:
         """The cost with maps in place, averaged over all sites: what LinEAS minimises, for any method's maps.
 
         Args:
             maps: by site name, for some or all of the sites.
-            reached: the target's mean activations, `self.reached()`, where they are at hand.
+            reached: the target's activations, `self.reached()`, where they are at hand.
         """
         reached = self.reached() if reached is None else reached
         with edited(self.model.network, {s: acting(maps[s.name], s) for s in self.sites if s.name in maps}):

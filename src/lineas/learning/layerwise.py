@@ -47,10 +47,10 @@ def fit_layerwise(task: Task, fit_map: FitMap) -> Fit:
     left: dict[str, torch.Tensor] = {}
     for name in capture_part(model, first, sites):  # in the order in which they run
         with edited(model.network, {by_name[done]: acting(map_, by_name[done]) for done, map_ in maps.items()}):
-            before = capture(model, batch, [by_name[name]])[name]
+            before = capture(model, batch, [by_name[name]], task.pooling)[name]
         maps[name] = fit_map(samples(before), samples(reached[name]))
         left[name] = maps[name](before)
-    return Fit(maps, [distance(left, reached)])
+    return Fit(maps, [distance(left, reached) if task.pooling == "mean" else task.cost(maps, reached)])
 
 
 def _fit_within_a_pass(
@@ -65,11 +65,13 @@ def _fit_within_a_pass(
         def edit(z: torch.Tensor) -> torch.Tensor:
             calls = before[site.name]
             if len(calls) < target.shape[1]:
-                calls.append(part.pool(z, site))
+                calls.append(part.pool(z, site, task.pooling))
                 maps[site.name] = fit_map(torch.cat(calls), samples(target[:, : len(calls)]))
             return maps[site.name](z, site.axis)
 
         return edit
 
     with edited(task.model.network, {site: fitter(site) for site in task.sites}):
-        return capture_part(task.model, part, task.sites)  # read after the edit, and the pass ends at the last site
+        return capture_part(
+            task.model, part, task.sites, task.pooling
+        )  # read after the edit, and the pass ends at the last site

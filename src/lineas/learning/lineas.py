@@ -125,7 +125,7 @@ class LinEAS:
                     if n < len(source):
                         drawn = torch.randperm(len(source), generator=generator)[:n]
                         batch = model.batch([source[int(i)] for i in drawn], task.max_length, limit)
-                    cost = backpropagate(model, batch, sites, targets)
+                    cost = backpropagate(model, batch, sites, targets, task.pooling)
                     sizes = optimizer.step()
                     self._sparsen(trained.scales.values(), sizes[: len(sites)], identity=1.0)
                     self._sparsen(trained.shifts.values(), sizes[len(sites) :], identity=0.0)
