@@ -97,3 +97,31 @@ def test_a_step_of_zero_changes_nothing(z: torch.Tensor, l1: float, lg: float) -
 def test_value_is_the_papers_formula() -> None:
     z = torch.tensor([3.0, -4.0])
     assert float(penalty.value(z, 0.5, 2.0)) == pytest.approx(0.5 * 7 + 2.0 * 2**0.5 * 5)
+
+
+@settings(max_examples=40)
+@given(one_step | a_step_a_neuron, weights, weights, st.booleans())
+def test_what_is_missing_is_the_smallest_subgradient(given_: tuple, l1: float, lg: float, at_zero: bool) -> None:
+    """As a convex solver finds it among all `gradient + l1 s + lg sqrt(d) t`, s and t subgradients of both norms."""
+    z, _ = given_
+    z = torch.zeros_like(z) if at_zero else z
+    gradient = torch.linspace(-2, 1.5, len(z), dtype=torch.float64)
+    s, t = cvxpy.Variable(len(z)), cvxpy.Variable(len(z))
+    rules = [cvxpy.abs(s) <= 1]
+    active = (z != 0).numpy()
+    if active.any():
+        rules += [s[active] == z.sign().numpy()[active], t == (z / z.norm()).numpy()]
+    else:
+        rules += [cvxpy.norm2(t) <= 1]
+    left = gradient.numpy() + l1 * s + lg * len(z) ** 0.5 * t
+    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(left)), rules)
+    problem.solve(solver="CLARABEL")
+    found = float(penalty.unmet(z, gradient, l1, lg).square().sum())
+    assert found == pytest.approx(problem.value, abs=1e-5)
+
+
+def test_nothing_is_missing_where_a_proximal_step_ends() -> None:
+    z = torch.tensor([2.0, -0.3, 0.4, -3.0], dtype=torch.float64)
+    x = penalty.prox(z, 0.5, 1.0, 0.5)
+    assert float(penalty.unmet(x, (x - z) / 0.5, 1.0, 0.5).abs().max()) < 1e-12
+    assert float(penalty.unmet(z, (z - z) / 0.5, 1.0, 0.5).abs().max()) > 1

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from lineas import artifact, maps
@@ -71,6 +72,18 @@ class Intervention:
         """The share of all neurons at its sites that it touches, 0 to 1 (`|w - 1|` or `|b|` above the tolerance)."""
         touched = sum(int(map_.support(tolerance).sum()) for map_ in self.maps.values())
         return touched / sum(map_.width for map_ in self.maps.values())
+
+    def distance(self, other: Intervention) -> float:
+        """How far the shifts are from those of another intervention, by the size of this one's: 0 is equal.
+
+        For interventions in another order, whose scales are the same: `|b - b'| / |b|` over all sites.
+
+        Args:
+            other: with the same sites.
+        """
+        own, others = (torch.cat([one.maps[name].shift.float().cpu() for name in self.maps]) for one in (self, other))
+        size = float(own.norm())
+        return float((own - others).norm()) / size if size else float(others.norm() > 0)
 
     def is_identity(self) -> bool:
         """Whether no neuron is changed at all."""

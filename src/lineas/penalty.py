@@ -72,3 +72,24 @@ def _shrunk(z: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         slope = (ratio.square() / (root + steps_)).sum()
         root = (root + total * (total.sqrt() - 1) / slope.clamp_min(torch.finfo(torch.float64).tiny)).clamp_min(0)
     return (root * z_ / (root + steps_)).to(z.dtype)
+
+
+def unmet(z: torch.Tensor, gradient: torch.Tensor, lambda_1: float, lambda_g: float) -> torch.Tensor:
+    """What is missing for z to be optimal: the smallest element `[d]` of `gradient + d(value)(z)`, 0 at an optimum.
+
+    Args:
+        z: one group, `[d]`.
+        gradient: of the rest of the objective at z, `[d]`, in units of the weights (divided by gamma).
+        lambda_1: as in `value`.
+        lambda_g: as in `value`.
+
+    >>> z, gradient = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([-1.0, 0.5, -3.0])
+    >>> unmet(z, gradient, 1.0, 0.0)      # a balanced one, one that stays at zero, and one that should move
+    tensor([ 0.,  0., -2.])
+    """
+    strength, norm = lambda_g * z.numel() ** 0.5, z.norm()
+    smooth = gradient + strength * z / norm if norm > 0 else gradient
+    still = smooth.sign() * (smooth.abs() - lambda_1).clamp_min(0)
+    if norm > 0:
+        return torch.where(z == 0, still, smooth + lambda_1 * z.sign())
+    return still * (1 - strength / still.norm().clamp_min(torch.finfo(z.dtype).tiny)).clamp_min(0)

@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from console import LEARN, check_refused, run
 
 import lineas
 from lineas import artifact
-from lineas.cli import _spread
+from lineas.cli import _spread, main
 
 
 def test_learn_then_show_then_generate(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,6 +48,39 @@ def test_learn_then_show_then_generate(desk: Path, capsys: pytest.CaptureFixture
     assert all(f"strength {s}" in out for s in ("0", "0.5", "1"))
 
 
+def test_learn_on_top_and_compose(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was learned on top of another, composed with it, is that one and then this one."""
+    run(capsys, *LEARN, "--dtype", "float32")
+    code, _, _ = run(capsys, *LEARN, "--dtype", "float32", "--on", "calm", "--out", "second")
+    assert code == 0
+    assert lineas.Intervention.load("second").facts["on"]["name"] == "calm"
+    code, out, _ = run(capsys, "compose", "calm", "second", "--strength", "1", "0.5", "--out", "both", "--json", "-")
+    assert code == 0
+    told = json.loads(out)
+    calm, second, both = (lineas.Intervention.load(name) for name in ("calm", "second", "both"))
+    expected, other = calm.then(second.at(0.5)), second.at(0.5).then(calm)
+    for name, map_ in both.maps.items():
+        torch.testing.assert_close(map_.shift, expected.maps[name].shift)
+        torch.testing.assert_close(map_.scale, expected.maps[name].scale)
+    assert told["other_order_differs"] == pytest.approx(expected.distance(other))
+    assert told["other_order_differs"] > 0
+
+    code, _, _ = run(capsys, "compose", "calm", "second", "--mix", "--strength", "1", "0.5", "--out", "mixed")
+    assert code == 0
+    for name, map_ in lineas.Intervention.load("mixed").maps.items():
+        torch.testing.assert_close(map_.shift, calm.maps[name].shift + 0.5 * second.maps[name].shift)
+
+
+def test_learn_goes_on_within_a_support(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, *LEARN, "--dtype", "float32", "--gamma", "2e-3", "--steps", "20")
+    more = ("--dtype", "float32", "--start", "calm", "--within-support", "--out", "freed")
+    code, _, _ = run(capsys, *LEARN, *more)
+    assert code == 0
+    sparse, freed = (lineas.Intervention.load(name) for name in ("calm", "freed"))
+    assert 0 < freed.support() <= sparse.support() < 1
+    assert freed.facts["cost"][-1] < sparse.facts["cost"][-1]
+
+
 def test_the_model_defaults_to_the_interventions_own(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *LEARN)
     code, out, _ = run(capsys, "generate", "--intervention", "calm", "--prompt", "Tom", "--json", "-")
@@ -70,6 +104,12 @@ WRONG = [
     ((*LEARN, "--lr", "-1"), "learning rate must be a positive number"),
     ((*LEARN, "--optimizer", "lbfgs"), "'relative', 'adam' or 'sgd'"),
     ((*LEARN, "--method", "magic"), "not 'magic'"),
+    ((*LEARN, "--within-support"), "keeps to the neurons of a start"),
+    ((*LEARN, "--start", "nowhere"), "nowhere"),
+    ((*LEARN, "--on", "nowhere"), "nowhere"),
+    (("compose", "polite", "--out", "x"), "at least two interventions, not 1"),
+    (("compose", "polite", "calm", "--strength", "1", "--out", "x"), "2 interventions take as many strengths, not 1"),
+    (("compose", "polite", "nowhere", "--out", "x"), "nowhere"),
     ((*LEARN, "--pooling", "median"), "one of mean, max, not 'median'"),
     ((*LEARN, "--samples", "9"), "9 samples were asked for and 3 prompts"),
     ((*LEARN, "--dtype", "int3"), "not 'int3'"),
@@ -205,8 +245,12 @@ def _is_learning(pid: int) -> bool:
 
 
 def test_options_take_several_values_after_one_name() -> None:
-    assert _spread(["--strength", "0", "-0.5", "1", "--prompt", "a", "b", "--seed", "3"]) == [
-        "--strength", "0", "--strength", "-0.5", "--strength", "1", "--prompt", "a", "--prompt", "b", "--seed", "3",
+    given = ["generate", "--strength", "0", "-0.5", "1", "--prompt", "a", "b", "--seed", "3"]
+    with pytest.raises(SystemExit):
+        main([])  # the verbs are known from then on
+    assert _spread(given) == [
+        "generate", "--strength", "0", "--strength", "-0.5", "--strength", "1", "--prompt", "a", "--prompt", "b",
+        "--seed", "3",
     ]  # fmt: skip
 
 
@@ -216,6 +260,8 @@ def test_help_of_every_verb_names_its_options(capsys: pytest.CaptureFixture[str]
         ("generate", "--strength"),
         ("show", "--json"),
         ("evaluate", "--neutral"),
+        ("compose", "--mix"),
+        ("sweep", "--tolerance"),
         ("demo", "--out"),
     ]:
         code, out, _ = run(capsys, verb, "--help")

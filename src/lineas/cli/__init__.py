@@ -18,18 +18,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Steer generative models by small, sparse maps on their activations, learned from a handful of examples.",
 )
-MANY = ("--strength", "--prompt", "--intervention", "--adapter", "--tasks")
-"""Options that take several values after one name: `--strength 0 0.5 1`."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 done in part, 2 with one sentence on stderr, 130 interrupted."""
-    from lineas.cli import demo, evaluate, export, fold, generate, learn, lm_eval, paint, serve, show
+    from lineas.cli import compose, demo, evaluate, export, fold, generate, learn, lm_eval, paint, serve, show, sweep
     from lineas.errors import LineasError
 
     _quiet()
-    verbs = (learn.learn, generate.generate, paint.paint, show.show, evaluate.evaluate, fold.fold, export.export)
-    for verb in (*verbs, demo.demo):
+    verbs = (learn.learn, generate.generate, paint.paint, show.show, evaluate.evaluate, compose.compose)
+    for verb in (*verbs, sweep.sweep, fold.fold, export.export, demo.demo):
         if verb.__name__ not in {command.name for command in app.registered_commands}:
             app.command(verb.__name__)(verb)
     given = sys.argv[1:] if arguments is None else arguments
@@ -66,12 +64,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _spread(arguments: list[str]) -> list[str]:
-    """`--strength 0 1` as `--strength 0 --strength 1`, for the options that take several values."""
+    """`--strength 0 1` as `--strength 0 --strength 1`, for the options of a command that take several values."""
+    commands = getattr(typer.main.get_command(app), "commands", {})
+    options = commands[arguments[0]].params if arguments and arguments[0] in commands else []
+    several = {name for option in options if getattr(option, "multiple", False) for name in option.opts}
     out: list[str] = []
     option, values = "", 0
     for argument in arguments:
         is_option = argument.startswith("-") and not _is_number(argument)
-        if not is_option and option in MANY and values > 0:
+        if not is_option and option in several and values > 0:
             out.append(option)
         if is_option:
             option, values = argument, 0

@@ -21,12 +21,14 @@ from lineas.cli.common import (
     SizeOption,
     check_writable,
     drawing,
+    load_interventions,
     load_quietly,
     progress_bar,
     say,
     write_json,
 )
 from lineas.errors import LineasError
+from lineas.intervention import Intervention
 from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, MeanAcT, Method, check_sides
 from lineas.learning import learn as learn_intervention
 from lineas.learning.memory import as_bytes
@@ -78,6 +80,16 @@ def learn(
         str | None,
         typer.Option(metavar="SIZE", help="Beside the weights, such as 8GiB; default: half of the free."),
     ] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Begin with the maps of this intervention; lineas alone.")
+    ] = None,
+    within_support: Annotated[
+        bool, typer.Option("--within-support", help="Touch no neuron that --start leaves as it is.")
+    ] = False,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR ...", help="Interventions in place meanwhile, one after the other."),
+    ] = None,
     denoising_steps: DenoisingStepsOption = None,
     guidance_scale: GuidanceScaleOption = None,
     guidance: GuidanceOption = None,
@@ -106,6 +118,8 @@ def learn(
         },
     )
     pooled, allowed = as_pooling(pooling), None if memory is None else as_bytes(memory)
+    begin = None if start is None else Intervention.load(start)
+    below = load_interventions(on) if on else None
     artifact.check_free(out, force)
     check_writable(json)
     leave, reach = (draw(read_prompts(side), samples, seed) for side in (source, target))
@@ -123,6 +137,9 @@ def learn(
             max_length=max_length,
             pooling=pooled,
             memory=allowed,
+            start=begin,
+            within_support=within_support,
+            on=below,
             progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}", total),
         )
     seconds = time.perf_counter() - started

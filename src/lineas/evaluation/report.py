@@ -79,7 +79,7 @@ def plot_effect_and_damage(rows: Sequence[Row], path: Path, effect: str = "toxic
     Raises:
         LineasError: when matplotlib is not installed, or no row has both measures.
     """
-    figure, (judged, effects, damages) = _figure(3)
+    figure, (judged, effects, damages) = figure_of(3)
     whole = [row for row in rows if effect in row.values and damage in row.values]
     if not whole:
         raise LineasError(f"no row has both {effect} and {damage}, so there is nothing to draw.")
@@ -115,7 +115,7 @@ def plot_learned(intervention: Intervention, rows: Sequence[Row], path: Path) ->
     Raises:
         LineasError: when matplotlib is not installed.
     """
-    figure, (learning, where, judged) = _figure(3)
+    figure, (learning, where, judged) = figure_of(3)
     cost, maps = intervention.facts.get("cost", []), intervention.maps
     learning.plot(range(1, len(cost) + 1), cost, color="#2b6cb0")
     learning.set(title="Distance to the target while learning", xlabel="step", ylabel="cost", ylim=(0, None))
@@ -138,7 +138,12 @@ def plot_learned(intervention: Intervention, rows: Sequence[Row], path: Path) ->
     return path
 
 
-def _figure(panels: int) -> tuple[Any, Any]:
+def figure_of(panels: int) -> tuple[Any, Any]:
+    """A figure and its axes, side by side.
+
+    Raises:
+        LineasError: when matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -42,6 +42,8 @@ class Task:
         pooling: how the tokens or pixels of a prompt become one activation.
         memory: bytes to stay within above the weights; None for half of what is free.
         progress: called after every step.
+        start: by site name, the maps to begin with; None for the identity.
+        within: whether neurons that the start leaves as they are stay so.
     """
 
     model: Model
@@ -53,6 +55,8 @@ class Task:
     pooling: Pooling = "mean"
     memory: int | None = None
     progress: Progress | None = None
+    start: Mapping[str, AffineMap] | None = None
+    within: bool = False
 
     def left(self, pooling: Pooling | None = None) -> dict[str, torch.Tensor]:
         """The source's activations without maps (or with those that are in place): by site name, `[n, d]`."""

@@ -103,7 +103,7 @@ class LinEAS:
         generator = torch.Generator().manual_seed(task.seed)
         n = min(len(source), self.batch_size or len(source))
         reached = task.reached()  # [m, d] or [m, k, d] a site
-        trained = TrainedMaps(sites, reached)
+        trained = TrainedMaps(sites, reached, task.start, task.within)
         if self.foldable:
             _keep_to_what_folds(model.network, sites, trained)
         targets = {name: Quantiles.of(v, n) for name, v in reached.items()}

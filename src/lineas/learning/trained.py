@@ -16,17 +16,31 @@ SCALE_UNIT = 0.05
 
 
 class TrainedMaps:
-    """Identity maps that gradients reach.
+    """Maps that gradients reach, the identity at first.
 
     Args:
         sites: where they act.
         like: by site name, activations `[..., d]` that tell width and device.
+        start: by site name, for some or all of the sites, the maps to begin with instead.
+        within: whether neurons that the start leaves as they are stay so.
     """
 
-    def __init__(self, sites: Sequence[Site], like: Mapping[str, torch.Tensor]) -> None:
-        self.scales = {name: nn.Parameter(v.new_ones(v.shape[-1])) for name, v in like.items()}
-        self.shifts = {name: nn.Parameter(v.new_zeros(v.shape[-1])) for name, v in like.items()}
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        like: Mapping[str, torch.Tensor],
+        start: Mapping[str, AffineMap] | None = None,
+        within: bool = False,
+    ) -> None:
+        begin = {name: (start or {}).get(name) or AffineMap.identity(v.shape[-1]) for name, v in like.items()}
+        self.scales = {name: nn.Parameter(m.scale.to(like[name], copy=True)) for name, m in begin.items()}
+        self.shifts = {name: nn.Parameter(m.shift.to(like[name], copy=True)) for name, m in begin.items()}
         self.edits: dict[Site, Edit] = {site: self._edit(site) for site in sites}
+        for name, map_ in begin.items() if within else ():
+            touched = map_.support().to(like[name].device)
+            for identity, parameter in ((1.0, self.scales[name]), (0.0, self.shifts[name])):
+                parameter.data[~touched] = identity  # also what is smaller than counts
+                parameter.register_hook(touched.to(parameter.dtype).mul)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -34,9 +48,11 @@ class TrainedMaps:
         return [*self.scales.values(), *self.shifts.values()]
 
     def fix(self, scales: Iterable[str], shifts: Iterable[str]) -> None:
-        """Let no gradient reach the scales, and the shifts, of these sites: they stay at the identity."""
-        for parameter in (*(self.scales[name] for name in scales), *(self.shifts[name] for name in shifts)):
-            parameter.register_hook(torch.zeros_like)
+        """Keep the scales, and the shifts, of these sites at the identity."""
+        for identity, fixed in ((1.0, [self.scales[n] for n in scales]), (0.0, [self.shifts[n] for n in shifts])):
+            for parameter in fixed:
+                parameter.data.fill_(identity)
+                parameter.register_hook(torch.zeros_like)
 
     def maps(self) -> dict[str, AffineMap]:
         """A copy of the maps as they are now, by site name."""

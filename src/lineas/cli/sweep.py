@@ -1,0 +1,234 @@
+"""`lineas sweep`: interventions from dense to sparse, judged; the smallest that does the job is chosen."""
+
+from __future__ import annotations
+
+import json as json_format
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lineas.cli.common import (
+    DtypeOption,
+    ForceOption,
+    JsonOption,
+    ModelArgument,
+    check_writable,
+    progress_bar,
+    say,
+    write_json,
+)
+from lineas.cli.learn import METHODS
+from lineas.errors import LineasError
+from lineas.evaluation.classifiers import PROFANITY, classifier
+from lineas.files import write_text
+from lineas.learning import LinEAS, Method, check_sides
+from lineas.learning.memory import as_bytes
+from lineas.learning.paths import check_gammas, later_steps
+from lineas.prompts import described, draw, read_prompts
+from lineas.sites import as_pooling
+from lineas.stamp import stamp
+from lineas.sweeping import Job, Line, Measures, choose, points, run_jobs, summary
+from lineas.sweeping.summary import EFFECTS, chosen_point, effect_of, markdown, plot
+
+GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+SWEEP, TABLE, PLOT, CHOSEN = "sweep.json", "sweep.md", "sweep.png", "chosen"
+NEEDS = {"toxicity": "prompts", "perplexity": "neutral", "concept": "shows"}
+"""The option without which a measure cannot be taken."""
+
+
+def sweep(
+    source: Annotated[str, typer.Option(metavar="FILE[:column]", help="Prompts of the behaviour to leave.")],
+    target: Annotated[str, typer.Option(metavar="FILE[:column]", help="Prompts of the behaviour to reach.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the sweep; the same command goes on there.")],
+    model: ModelArgument = None,
+    gamma: Annotated[
+        list[float] | None, typer.Option(metavar="G ...", help="Weights of the penalty, a path from dense to sparse.")
+    ] = None,
+    method: Annotated[str, typer.Option(help=f"One or several, with commas: {', '.join(METHODS)}.")] = "lineas",
+    seeds: Annotated[int, typer.Option(help="Draws of the prompts, each a path of its own.")] = 1,
+    samples: Annotated[int | None, typer.Option(help="Prompts a side of every draw; default: all.")] = None,
+    steps: Annotated[int, typer.Option(help="Of the first solution; the others share twice as many.")] = 60,
+    sites: Annotated[str | None, typer.Option(metavar="REGEX", help="Modules that carry maps.")] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Learn every support once more without the penalty.")] = False,
+    prompts: Annotated[
+        str | None, typer.Option(metavar="FILE[:column]", help="Texts to continue, or pictures to draw.")
+    ] = None,
+    neutral: Annotated[
+        str | None, typer.Option(metavar="FILE[:column]", help="Sentences that should be predicted as before.")
+    ] = None,
+    evaluate: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="toxicity, perplexity, concept; default: what files allow.")
+    ] = None,
+    toxicity_classifier: Annotated[
+        str, typer.Option("--classifier", metavar="NAME", help="profanity-check, MODULE:FUNCTION, hub id or folder.")
+    ] = PROFANITY,
+    shows: Annotated[str | None, typer.Option(metavar="TEXT", help="Of pictures: the concept looked for.")] = None,
+    picture_judge: Annotated[str | None, typer.Option("--judge", metavar="NAME", help="Of pictures.")] = None,
+    sampling_seeds: Annotated[int, typer.Option(help="Of the continuations at every point.")] = 1,
+    limit: Annotated[int | None, typer.Option(help="Only the first N prompts and sentences.")] = None,
+    tolerance: Annotated[float, typer.Option(help="What of the best effect the choice may lose.")] = 0.2,
+    at_once: Annotated[int, typer.Option("--jobs", help="Processes at once; each loads the model.")] = 1,
+    on: Annotated[str, typer.Option(help="processes, or ray: a Ray cluster that sees the folder.")] = "processes",
+    pooling: Annotated[str, typer.Option(help="mean or max, as in lineas learn.")] = "mean",
+    max_length: Annotated[int, typer.Option(help="Tokens of a prompt; the rest is cut.")] = 128,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Of each process, beside the weights.")] = None,
+    dtype: DtypeOption = "auto",
+    json: JsonOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Walk gamma from dense to sparse, judge every point, and choose the sparsest that keeps the effect."""
+    check_writable(json)
+    for option, number in (("--seeds", seeds), ("--jobs", at_once), ("--sampling-seeds", sampling_seeds)):
+        if number < 1:
+            raise LineasError(f"{option} must be at least 1, not {number}.")
+    if on not in ("processes", "ray"):
+        raise LineasError(f"--on is processes or ray, not '{on}'.")
+    if not 0 <= tolerance < 1:
+        raise LineasError(f"--tolerance is a share from 0 to below 1, not {tolerance:g}.")
+    names = [name.strip() for name in method.split(",") if name.strip()]
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
+        raise LineasError(f"methods are {', '.join(METHODS)}, not '{''.join(unknown[:1])}'.")
+    gammas = check_gammas(gamma or GAMMAS)
+    measures = _measures(evaluate, prompts, neutral, toxicity_classifier, shows, picture_judge, sampling_seeds, limit)
+    leave, reach = read_prompts(source), read_prompts(target)
+    sides = [(draw(leave, samples, seed), draw(reach, samples, seed)) for seed in range(seeds)]
+    check_sides(*sides[0])
+    options: dict[str, Any] = {"sites": sites, "pooling": as_pooling(pooling), "max_length": max_length}
+    options |= {} if memory is None else {"memory": as_bytes(memory)}
+    settings = {
+        "model": model,
+        "dtype": dtype,
+        "source": {"file": source, **described(leave)},
+        "target": {"file": target, **described(reach)},
+        "samples": samples,
+        "seeds": seeds,
+        "gamma": gammas,
+        "methods": names,
+        "steps": steps,
+        "refit": refit,
+        "options": options,
+        "measures": {
+            **asdict(measures),
+            **{side: described(getattr(measures, side)) for side in ("prompts", "neutral")},
+        },
+    }
+    _claim(out, settings, force)
+    recipes: dict[str, Method] = {name: LinEAS(steps=steps) if name == "lineas" else METHODS[name]() for name in names}
+    learned = [
+        Job(out, model, recipe, name, *sides[seed], seed, gammas, measures, refit, options, dtype)
+        for name, recipe in recipes.items()
+        for seed in range(seeds)
+    ]
+    jobs = [Job(out, model, None, "untouched", (), (), 0, gammas, measures, dtype=dtype), *learned]
+    try:
+        with progress_bar("sweeping", sum(job.count for job in jobs)) as advance:
+            run_jobs(jobs, at_once, on, advance)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; what was learned and measured is kept, the same command goes on in {out}.", err=True)
+        raise typer.Exit(130) from None
+    rows = [row for job in jobs for row in points(job.place)]
+    lines = summary(rows)
+    chosen = choose(lines, tolerance)
+    talk = say(json)
+    talk.print(_table(lines, chosen))
+    about = f"{model or 'the default model'}, {seeds} draws; ± deviation over them. "
+    about += f"Steps: {steps}, then {later_steps(steps, len(gammas))} a point."
+    told: dict[str, Any] = {"settings": settings, **stamp(), "lines": [asdict(line) for line in lines], "points": rows}
+    if chosen is not None:
+        effect = effect_of(rows)
+        assert effect is not None
+        point = chosen_point(rows, chosen, effect)
+        shutil.copytree(out / point["folder"], out / CHOSEN, dirs_exist_ok=True)
+        about += f" Chosen, within {tolerance:.0%} of the best effect: {chosen.label}."
+        told["chosen"] = {"line": asdict(chosen), "folder": point["folder"]}
+        talk.print(f"chosen: {chosen.label}, {out / CHOSEN} (draw {point['seed']})")
+    else:
+        talk.print(
+            "nothing was chosen: there is no measure of the effect; give --prompts, of pictures also --shows."
+            if effect_of(rows) is None
+            else f"nothing was chosen: no point changes {effect_of(rows)}."
+        )
+    write_json(out / SWEEP, told)
+    write_text(out / TABLE, markdown(lines, chosen, about))
+    try:
+        plot(lines, out / PLOT)
+    except LineasError as error:
+        talk.print(str(error))
+    write_json(json, told)
+    failed = [f"{row['method']} {row['gamma']}, {name}: {why}" for row in rows for name, why in row["errors"].items()]
+    if failed:
+        typer.echo("\n".join(f"not measured: {failure}" for failure in failed), err=True)
+        raise typer.Exit(1)
+
+
+def _measures(
+    evaluate: str | None,
+    prompts: str | None,
+    neutral: str | None,
+    toxicity: str,
+    shows: str | None,
+    judge: str | None,
+    seeds: int,
+    limit: int | None,
+) -> Measures:
+    """What is measured at every point."""
+    given = {"prompts": prompts, "neutral": neutral, "shows": shows}
+    possible = {"concept"} if shows else {name for name, needed in NEEDS.items() if given[needed]}
+    wanted = {name.strip() for name in evaluate.split(",")} if evaluate is not None else possible
+    for name in sorted(wanted):
+        if name not in NEEDS:
+            raise LineasError(f"what is evaluated is {', '.join(NEEDS)}, not '{name}'.")
+        if name not in possible:
+            raise LineasError(f"evaluating {name} needs --{NEEDS[name]}.")
+    if shows and not prompts:
+        raise LineasError("there is nothing to draw; give --prompts FILE.")
+    texts = read_prompts(prompts)[:limit] if prompts and wanted & {"toxicity", "concept"} else []
+    sentences = read_prompts(neutral)[:limit] if neutral and "perplexity" in wanted else []
+    if "toxicity" in wanted:
+        classifier(toxicity)  # refused now, not in a worker
+    return Measures(
+        texts, sentences, {"toxic": toxicity} if "toxicity" in wanted else {},
+        shows if "concept" in wanted else None, judge, seeds,
+    )  # fmt: skip
+
+
+def _claim(out: Path, settings: dict[str, Any], force: bool) -> None:
+    """Take a folder for a sweep, or go on in one of the same settings."""
+    file = out / SWEEP
+    if out.exists() and not file.is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise LineasError(f"{out} exists and is not a sweep; choose another folder.")
+    if file.is_file():
+        before = json_format.loads(file.read_text(encoding="utf-8")).get("settings")
+        if before == json_format.loads(json_format.dumps(settings)):
+            return
+        if not force:
+            raise LineasError(f"{out} holds a sweep of other settings; choose another folder or pass --force.")
+        shutil.rmtree(out)
+    write_json(file, {"settings": settings})
+
+
+def _table(lines: list[Line], chosen: Line | None) -> Table:
+    """On the screen."""
+    effect = next((name for name in EFFECTS if any(name in line.values for line in lines)), None)
+    others = [name for name in ("perplexity", "img_score") if any(name in line.values for line in lines)]
+    table = Table(box=None, header_style="bold")
+    for name in ("", "neurons", "sites", *([effect, "of it"] if effect else []), *others, "cost", "unmet"):
+        table.add_column(name.replace("_", " "), no_wrap=True)
+    for line in lines:
+        values = line.values
+        cells = [line.label, f"{values['support']:.2%}" if "support" in values else "", _short(values, "sites")]
+        if effect:
+            cells.append(f"{values[effect]:.2%}" if effect in values else "")
+            cells.append("" if line.share is None or "support" not in values else f"{line.share:.0%}")
+        cells += [_short(values, name) for name in (*others, "cost", "unmet")]
+        table.add_row(*cells, style="bold" if line == chosen else None)
+    return table
+
+
+def _short(values: dict[str, float], name: str) -> str:
+    return f"{values[name]:.3g}" if name in values else ""

@@ -1,0 +1,216 @@
+"""One job of a sweep: what one method makes of one draw of prompts, along gamma where it has one, each point judged.
+
+A job is plain data, so any process on any machine that sees the folder can run it, and go on where another one ended.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lineas.errors import LineasError
+from lineas.evaluation.classifiers import classifier
+from lineas.evaluation.images import PicturePlan, evaluate_pictures
+from lineas.evaluation.judges import judge
+from lineas.evaluation.records import Plan, Row
+from lineas.evaluation.run import evaluate
+from lineas.evaluation.systems import Steered, Untouched
+from lineas.intervention import Intervention
+from lineas.learning import LinEAS, Method, learn
+from lineas.learning.paths import path
+from lineas.models import load
+from lineas.models.image import ImageModel
+
+POINTS, PARTS = "points.jsonl", "parts"
+UNTOUCHED = "untouched"
+MEASURED = ("values", "by_seed", "intervals", "errors")
+"""What of an evaluation's row stands in a point."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured at every point, by names alone.
+
+    Args:
+        prompts: texts to continue, or what to draw.
+        neutral: sentences whose perplexity should stay.
+        classifiers: of continuations: by column, a name that `evaluation.classifiers.classifier` knows.
+        concept: of pictures: what is looked for in them.
+        judge: of pictures; None for the model's own, or CLIP.
+        seeds: sampling seeds of every point.
+        sampling: arguments of `TextModel.generate`.
+    """
+
+    prompts: Sequence[str] = ()
+    neutral: Sequence[str] = ()
+    classifiers: dict[str, str] = field(default_factory=dict)
+    concept: str | None = None
+    judge: str | None = None
+    seeds: int = 1
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, model: Any, system: Steered | Untouched, folder: Path) -> Row:
+        """Measure a system; what is kept of texts lies in the folder."""
+        if isinstance(model, ImageModel):
+            if self.concept is None:
+                raise LineasError(f"{model.name} draws images; name what to look for in them with --shows.")
+            chosen = judge(self.judge or model.judge or "clip")
+            drawn = PicturePlan(self.prompts, self.concept, chosen, range(self.seeds))
+            return evaluate_pictures(model, [system], drawn).rows[0]
+        known = {name: classifier(what) for name, what in self.classifiers.items()}
+        plan = Plan(self.prompts, self.neutral, known, range(self.seeds), self.sampling)
+        return evaluate(model, [system], plan, folder).rows[0]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process does.
+
+    Args:
+        folder: of the sweep, seen by every process.
+        model: a name that `lineas.load` knows.
+        method: how; None for the untouched model.
+        name: of the method, as the user calls it.
+        source: prompts of this seed.
+        target: prompts of this seed.
+        seed: of the draw and of learning.
+        gammas: the path; used by LinEAS alone.
+        measures: at every point.
+        refit: whether the support of every point with a penalty is learned once more without it.
+        options: further arguments of `lineas.learn`.
+        dtype: of the model.
+        threads: of the process; None leaves them.
+    """
+
+    folder: Path
+    model: str | None
+    method: Method | None
+    name: str
+    source: Sequence[str]
+    target: Sequence[str]
+    seed: int
+    gammas: Sequence[float]
+    measures: Measures
+    refit: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "auto"
+    threads: int | None = None
+
+    @property
+    def place(self) -> Path:
+        """The folder of its points."""
+        return self.folder / (UNTOUCHED if self.method is None else f"{self.name}-{self.seed}")
+
+    @property
+    def count(self) -> int:
+        """How many points it has."""
+        if not isinstance(self.method, LinEAS):
+            return 1
+        return len(self.gammas) + self.refit * sum(gamma > 0 for gamma in self.gammas)
+
+
+def points(place: Path) -> list[dict[str, Any]]:
+    """The points of a job that are done; a line that an end of the process cut off is none."""
+    found = []
+    file = place / POINTS
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None = None) -> int:
+    """Do what is not done yet of a job; gives the number of its points.
+
+    Args:
+        job: what to do.
+        model: loaded already; None loads it.
+        progress: called with 1 after every point.
+    """
+    done = {(one["gamma"], one["refit"]) for one in points(job.place)}
+    if len(done) < job.count:
+        if job.threads is not None:
+            import torch
+
+            torch.set_num_threads(job.threads)
+        model = load(job.model, dtype=job.dtype) if model is None else model
+        for point, learned in _learned(job, model, done):
+            system = Untouched() if learned is None else Steered(job.name, learned)
+            row = job.measures.of(model, system, job.folder / PARTS)
+            told = {key: value for key, value in asdict(row).items() if key in MEASURED}
+            _append(job.place / POINTS, {"method": job.name, "seed": job.seed, **point, **told})
+            if progress:
+                progress(1)
+    return job.count
+
+
+def _append(file: Path, point: dict[str, Any]) -> None:
+    """A line more, also after one that was cut off."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cut_off = file.exists() and not file.read_bytes().endswith(b"\n")
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write("\n" * cut_off + json.dumps(point) + "\n")
+
+
+def _learned(
+    job: Job, model: Any, done: set[tuple[float | None, bool]]
+) -> Iterator[tuple[dict[str, Any], Intervention | None]]:
+    """Every point that is not measured, learned, or read where that was done."""
+    if job.method is None:
+        yield {"gamma": None, "refit": False}, None
+        return
+    options = {"seed": job.seed, "progress": False, **job.options}
+    if not isinstance(job.method, LinEAS):
+        started = time.perf_counter()
+        learned = learn(model, job.source, job.target, job.method, **options)
+        yield _kept(job, learned, None, False, started, {"cost": learned.facts["cost"][-1]}), learned
+        return
+    started = time.perf_counter()
+    known = {
+        gamma: Intervention.load(_place(job, gamma, False))
+        for gamma in job.gammas
+        if _place(job, gamma, False).exists()
+    }
+    for solution in path(model, job.source, job.target, job.gammas, job.method, known=known, **options):
+        facts = {"cost": solution.cost, "unmet": solution.unmet, "steps": solution.steps}
+        if (solution.gamma, False) not in done:
+            yield _kept(job, solution.intervention, solution.gamma, False, started, facts), solution.intervention
+        if job.refit and solution.gamma > 0 and (solution.gamma, True) not in done:
+            started = time.perf_counter()
+            recipe = replace(job.method, gamma=0.0, steps=solution.steps)
+            again = learn(
+                model, job.source, job.target, recipe, start=solution.intervention, within_support=True, **options
+            )
+            facts = {"cost": again.facts["cost"][-1], "steps": solution.steps}
+            yield _kept(job, again, solution.gamma, True, started, facts), again
+        started = time.perf_counter()
+
+
+def _place(job: Job, gamma: float | None, refit: bool) -> Path:
+    return job.place / (("learned" if gamma is None else f"gamma-{float(gamma)}") + ("-refit" if refit else ""))
+
+
+def _kept(
+    job: Job, learned: Intervention, gamma: float | None, refit: bool, started: float, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Save an intervention; gives what is said of it."""
+    seconds = time.perf_counter() - started
+    folder = _place(job, gamma, refit)
+    learned.with_facts(name=f"{job.name}, {folder.name}, draw {job.seed}").save(folder, overwrite=True)
+    touched = sum(not map_.is_identity() for map_ in learned.maps.values())
+    return {
+        "gamma": gamma,
+        "refit": refit,
+        "folder": str(folder.relative_to(job.folder)),
+        "support": learned.support(),
+        "sites": touched,
+        "of_sites": len(learned.maps),
+        "seconds": seconds,
+        **facts,
+    }

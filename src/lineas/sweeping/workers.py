@@ -1,0 +1,117 @@
+"""Who runs the jobs of a sweep: this process, several of them, or the workers of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import get_context
+from typing import Any, Literal
+
+from lineas.errors import LineasError
+from lineas.sweeping.jobs import Job, points, run_job
+
+Where = Literal["processes", "ray"]
+LOOK_EVERY = 0.5
+"""Seconds between looks at what other processes have done."""
+TRIES = 3
+"""That a Ray worker's job is begun again when the worker is killed; it goes on where that one ended."""
+
+
+def run_jobs(
+    jobs: Sequence[Job], at_once: int = 1, where: Where = "processes", progress: Callable[[int], None] | None = None
+) -> None:
+    """Run all jobs; those that are done take no time.
+
+    Args:
+        jobs: of one sweep.
+        at_once: processes, each of which loads the model; 1 works in this one. Ray decides by itself.
+        where: here, or on Ray: the cluster of `ray.init()`, by `RAY_ADDRESS`, else one started on this machine. Its
+            workers must see the folder.
+        progress: called with the number of points done since the last call.
+
+    Raises:
+        LineasError: when Ray is not installed, or a job fails.
+    """
+    if where == "processes" and at_once == 1:
+        model = None
+        for job in jobs:
+            left = len(points(job.place)) < job.count
+            if left and model is None:
+                from lineas.models import load
+
+                model = load(job.model, dtype=job.dtype)
+            if progress:
+                progress(len(points(job.place)))
+            run_job(job, model, progress)
+        return
+    _watched(jobs, _on_ray if where == "ray" else lambda these: _in_processes(these, at_once), progress)
+
+
+def _watched(
+    jobs: Sequence[Job],
+    begin: Callable[[Sequence[Job]], Any],
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Let others work, and tell how far they are."""
+    told = 0
+    with begin(jobs) as finished:
+        while True:
+            over = finished()
+            done = sum(len(points(job.place)) for job in jobs)
+            if progress and done > told:
+                progress(done - told)
+            told = max(told, done)
+            if over:
+                return
+            time.sleep(LOOK_EVERY)
+
+
+@contextmanager
+def _in_processes(jobs: Sequence[Job], at_once: int) -> Iterator[Callable[[], bool]]:
+    """New processes, not copies of this one: a network that has run has threads, which no copy inherits."""
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
+        running = [pool.submit(run_job, replace(job, threads=threads)) for job in jobs]
+        try:
+            yield lambda: all([_checked(one) for one in running])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+
+
+def _checked(running: Any) -> bool:
+    """Whether it is over; what it failed with is raised."""
+    if running.done():
+        running.result()
+    return running.done()
+
+
+@contextmanager
+def _on_ray(jobs: Sequence[Job]) -> Iterator[Callable[[], bool]]:
+    try:
+        import ray
+    except ImportError:
+        raise LineasError("--on ray needs Ray: pip install 'lineas[ray]'.") from None
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
+    remote = ray.remote(max_retries=TRIES)(run_job)
+    left = [remote.remote(job) for job in jobs]
+
+    def finished() -> bool:
+        nonlocal left
+        ready, left = ray.wait(left, num_returns=len(left), timeout=0)
+        ray.get(ready)
+        return not left
+
+    try:
+        yield finished
+    finally:
+        if started:
+            ray.shutdown()

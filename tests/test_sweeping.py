@@ -1,0 +1,241 @@
+"""Sweeps: every point learned and judged once, wherever it runs and however often it is interrupted; the choice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from console import SOURCE, TARGET, check_refused, run
+
+import lineas
+from lineas import LinAcT, LinEAS
+from lineas.sweeping import Job, Measures, choose, points, run_jobs, summary
+from lineas.sweeping.summary import chosen_point, markdown, plot
+
+GAMMAS = [0.0, 1e-3, 2e-3]
+JUDGES = '''
+import os
+from pathlib import Path
+
+def vowels(texts):
+    return [sum(c in "aeiou" for c in text) / max(1, len(text)) + 0.1 for text in texts]
+
+def lottery(texts):
+    return [sum(map(ord, text)) % 10 / 10 for text in texts]
+
+def deadly(texts):
+    """The first process that asks dies on the spot, and every later one is answered."""
+    died = Path(os.environ["DIED"])
+    if not died.exists():
+        died.write_text(str(os.getpid()))
+        os._exit(1)
+    return vowels(texts)
+'''
+
+
+def jobs(folder: Path, judge: str = "judges_of_test:vowels", refit: bool = False, seeds: int = 1) -> list[Job]:
+    measures = Measures(SOURCE.splitlines(), TARGET.splitlines(), {"toxic": judge}, sampling={"max_new_tokens": 4})
+    sides = (SOURCE.splitlines(), TARGET.splitlines())
+    rest = {"measures": measures, "refit": refit, "dtype": "float32"}
+    return [
+        Job(folder, "model", None, "untouched", (), (), 0, GAMMAS, measures, dtype="float32"),
+        *(Job(folder, "model", LinEAS(steps=9), "lineas", *sides, seed, GAMMAS, **rest) for seed in range(seeds)),
+        Job(folder, "model", LinAcT(), "lin-act", *sides, 0, GAMMAS, **rest),
+    ]
+
+
+@pytest.fixture
+def judged(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A desk with classifiers that other processes find too."""
+    (desk / "judges_of_test.py").write_text(JUDGES)
+    (desk / "many.txt").write_text(SOURCE + TARGET)
+    monkeypatch.syspath_prepend(str(desk))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(desk), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("DIED", str(desk / "died"))
+    return desk
+
+
+def rows(these: list[Job]) -> list[dict]:
+    return [row for job in these for row in points(job.place)]
+
+
+def plain(found: list[dict]) -> list[dict]:
+    """Without the seconds that it took."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+
+
+def test_every_point_is_learned_judged_and_there(judged: Path) -> None:
+    these = jobs(judged / "sweep", refit=True)
+    done: list[int] = []
+    run_jobs(these, progress=done.append)
+    found = rows(these)
+    assert sum(done) == len(found) == 1 + 5 + 1
+    assert [(row["method"], row["gamma"], row["refit"]) for row in found] == [
+        ("untouched", None, False),
+        ("lineas", 2e-3, False), ("lineas", 2e-3, True), ("lineas", 1e-3, False), ("lineas", 1e-3, True),
+        ("lineas", 0.0, False),
+        ("lin-act", None, False),
+    ]  # fmt: skip
+    for row in found[1:]:
+        learned = lineas.Intervention.load(judged / "sweep" / row["folder"])
+        assert learned.support() == row["support"]
+        assert row["values"].keys() >= {"toxic", "toxic_score", "perplexity", "kl"}
+    sparse, freed = found[1:3]
+    assert sparse["support"] == pytest.approx(freed["support"], abs=0.02) != 0
+    assert freed["cost"] < sparse["cost"]
+
+
+def test_what_is_done_is_not_done_again_and_a_line_cut_off_is(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = jobs(judged / "whole")
+    run_jobs(whole)
+    cut = jobs(judged / "cut")
+    run_jobs(cut)
+    file = cut[1].place / "points.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text(lines[0] + lines[1] + lines[2][:40])
+    calls: list[float] = []
+    learn = lineas.learning.paths.learn
+    monkeypatch.setattr(lineas.learning.paths, "learn", lambda *a, **k: calls.append(a[3].gamma) or learn(*a, **k))
+    shutil.rmtree(cut[1].place / "gamma-0.0")
+    run_jobs(cut)
+    assert calls == [0.0]
+    assert plain(rows(cut)) == plain(rows(whole))
+
+
+def test_processes_and_this_one_find_the_same(judged: Path) -> None:
+    here, there = jobs(judged / "here", seeds=2), jobs(judged / "there", seeds=2)
+    run_jobs(here)
+    run_jobs(there, at_once=2)
+    assert plain(rows(there)) == plain(rows(here))
+
+
+def test_a_process_that_fails_is_heard_of(judged: Path) -> None:
+    broken = Job(judged / "s", "nowhere", LinAcT(), "lin-act", ["a", "b"], ["c", "d"], 0, [], Measures())
+    with pytest.raises(lineas.LineasError, match="no model could be loaded from 'nowhere'"):
+        run_jobs([broken, broken], at_once=2)
+
+
+def test_ray_goes_on_where_a_killed_worker_ended(judged: Path) -> None:
+    """Two workers; the first continuation that is judged kills its process. Every point is there in the end, once."""
+    ray = pytest.importorskip("ray", reason="Ray has no wheel for this Python")
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="error")
+    try:
+        these = jobs(judged / "ray", "judges_of_test:deadly", seeds=2)
+        run_jobs(these, where="ray")
+    finally:
+        ray.shutdown()
+    assert (judged / "died").read_text() != str(os.getpid())
+    here = jobs(judged / "here", seeds=2)
+    run_jobs(here)
+    assert plain(rows(these)) == plain(rows(here))
+
+
+# -------------------------------------------------------------------------------------------------------- the choice
+
+
+def made(method: str, gamma: float | None, seed: int, support: float, toxic: float, **more: float) -> dict:
+    values = {"toxic": toxic, "perplexity": 20.0, **more}
+    return {
+        "method": method, "gamma": gamma, "refit": False, "seed": seed, "values": values, "errors": {},
+        **({} if method == "untouched" else {"support": support, "cost": 0.1, "folder": f"{method}-{gamma}-{seed}"}),
+    }  # fmt: skip
+
+
+FOUND = [
+    made("untouched", None, 0, 0, 0.30),
+    made("lineas", 0.0, 0, 1.0, 0.08), made("lineas", 0.0, 1, 1.0, 0.12),
+    made("lineas", 1e-3, 0, 0.2, 0.10), made("lineas", 1e-3, 1, 0.1, 0.14),
+    made("lineas", 1e-2, 0, 0.02, 0.25), made("lineas", 1e-2, 1, 0.01, 0.27),
+]  # fmt: skip
+
+
+def test_the_sparsest_within_the_tolerance_is_chosen() -> None:
+    lines = summary(FOUND)
+    assert [line.share for line in lines] == pytest.approx([0.0, 1.0, 0.9, 0.2])
+    dense, sparse, sparsest = lines[1:]
+    assert choose(lines, 0.2) is sparse
+    assert choose(lines, 0.05) is dense
+    assert choose(lines, 0.85) is sparsest
+    assert sparse.values["support"] == pytest.approx(0.15)
+    assert sparse.deviations["support"] == pytest.approx(0.0707, rel=1e-2)
+    assert choose(summary(FOUND[1:]), 0.2) is None  # nothing to compare with
+
+
+def test_of_its_draws_the_one_nearest_to_the_mean_is_taken() -> None:
+    three = [*FOUND, made("lineas", 1e-3, 2, 0.3, 0.11)]
+    line = next(line for line in summary(three) if line.gamma == 1e-3)
+    assert chosen_point(three, line, "toxic")["seed"] == 2
+
+
+def test_a_concept_that_should_grow_counts_upwards() -> None:
+    grown = [made("untouched", None, 0, 0, 0, concept=0.1), made("lineas", 0.0, 0, 1, 0, concept=0.9)]
+    grown += [made("lineas", 1e-3, 0, 0.1, 0, concept=0.8)]
+    assert [line.share for line in summary(grown)] == pytest.approx([0.0, 1.0, 0.875])
+
+
+def test_table_and_plot(tmp_path: Path) -> None:
+    lines = summary(FOUND)
+    table = markdown(lines, choose(lines, 0.2), "about")
+    assert "| **lineas 0.001** | 15.00 % ± 7.1 |" in table
+    assert "| 90 % |" in table
+    assert plot(lines, tmp_path / "sweep.png").stat().st_size > 10_000
+
+
+# ------------------------------------------------------------------------------------------------------- command line
+
+SWEEP = (
+    "sweep", "model", "--source", "source.txt", "--target", "target.txt", "--prompts", "many.txt",
+    "--neutral", "target.txt", "--classifier", "judges_of_test:lottery", "--steps", "6", "--dtype", "float32",
+    "--out", "s",
+)  # fmt: skip
+
+
+def test_the_command_line_sweeps_chooses_and_goes_on(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = (*SWEEP, "--gamma", "0", "3e-3", "--method", "lineas,mean-act", "--seeds", "2", "--samples", "2")
+    code, out, _ = run(capsys, *asked)
+    assert code == 0
+    told = json.loads((judged / "s" / "sweep.json").read_text())
+    assert len(told["points"]) == 1 + 2 * 2 + 2
+    chosen = told["chosen"]["line"]
+    assert f"chosen: {chosen['method']}" in out
+    support = lineas.Intervention.load("s/chosen").support()
+    assert support == lineas.Intervention.load(judged / "s" / told["chosen"]["folder"]).support()
+    assert (judged / "s" / "sweep.md").read_text().count("\n| ") >= 4
+    assert (judged / "s" / "sweep.png").stat().st_size > 10_000
+    before = {file: file.stat().st_mtime_ns for file in (judged / "s").rglob("*.safetensors")}
+    code, _, _ = run(capsys, *asked)
+    assert code == 0
+    assert all(file.stat().st_mtime_ns == at for file, at in before.items() if "chosen" not in str(file))
+
+
+WRONG = [
+    (("--gamma", "-1"), "gamma must be 0 or more, not -1.0"),
+    (("--gamma", "1e-3", "1e-3"), "each once"),
+    (("--method", "lineas,magic"), "not 'magic'"),
+    (("--evaluate", "beauty"), "toxicity, perplexity, concept, not 'beauty'"),
+    (("--evaluate", "concept"), "evaluating concept needs --shows"),
+    (("--seeds", "0"), "--seeds must be at least 1"),
+    (("--on", "the-moon"), "--on is processes or ray, not 'the-moon'"),
+    (("--tolerance", "1"), "--tolerance is a share from 0 to below 1"),
+    (("--classifier", "judges_of_test:nothing"), "nothing"),
+    (("--samples", "99"), "99 samples were asked for"),
+    (("--out", "source.txt"), "is not a sweep"),
+]
+
+
+@pytest.mark.parametrize(("more", "sentence"), WRONG, ids=[" ".join(more) for more, _ in WRONG])
+def test_mistakes_are_one_sentence(
+    judged: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], sentence: str
+) -> None:
+    check_refused(capsys, judged, sentence, *SWEEP, *more)
+
+
+def test_a_sweep_of_other_settings_is_not_gone_on_with(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, *SWEEP, "--gamma", "3e-3")
+    check_refused(capsys, judged, "holds a sweep of other settings", *SWEEP, "--gamma", "4e-3")
+    code, _, _ = run(capsys, *SWEEP, "--gamma", "4e-3", "--force")
+    assert code == 0
+    assert [row["gamma"] for row in json.loads((judged / "s" / "sweep.json").read_text())["points"]] == [None, 4e-3]
