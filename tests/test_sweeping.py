@@ -12,7 +12,8 @@ from console import SOURCE, TARGET, check_refused, run
 
 import lineas
 from lineas import LinAcT, LinEAS
-from lineas.sweeping import Job, Measures, choose, points, run_jobs, summary
+from lineas.evaluation.measures import Measures
+from lineas.sweeping import Job, choose, points, run_jobs, summary
 from lineas.sweeping.summary import chosen_point, markdown, plot
 
 GAMMAS = [0.0, 1e-3, 2e-3]

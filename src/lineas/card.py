@@ -33,6 +33,14 @@ def model_card(description: dict[str, Any]) -> str:
     ]
     if facts.get("measurements"):
         lines += ["## Effect and damage", "", *_table(facts["measurements"]), ""]
+    if "calibration" in facts:
+        found = facts["calibration"]
+        goals = ", ".join(f"{name} {found[name]}" for name in ("effect", "damage") if name in found)
+        lines += [
+            f"Calibrated strength: **{found['strength']:.3g}** ({goals}{'' if found['reached'] else '; not reached'}); "
+            '`steer(..., strength="calibrated")`.',
+            "",
+        ]
     learned = {key: facts[key] for key in ("method", "seed", "drawing", "data", "versions", "made_by") if key in facts}
     if learned:
         lines += ["## How it was made", "", "```json", json.dumps(learned, indent=1), "```", ""]

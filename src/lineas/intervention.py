@@ -68,6 +68,18 @@ class Intervention:
             {"operation": "then"},
         )
 
+    @property
+    def calibrated_strength(self) -> float:
+        """The strength that `lineas calibrate` found.
+
+        Raises:
+            LineasError: when it was never calibrated; what is composed of others has to be calibrated anew.
+        """
+        found = self.facts.get("calibration")
+        if found is None:
+            raise LineasError("this intervention has no calibrated strength; lineas calibrate DIR finds one.")
+        return float(found["strength"])
+
     def support(self, tolerance: float = SUPPORT_TOLERANCE) -> float:
         """The share of all neurons at its sites that it touches, 0 to 1 (`|w - 1|` or `|b|` above the tolerance)."""
         touched = sum(int(map_.support(tolerance).sum()) for map_ in self.maps.values())

@@ -27,7 +27,7 @@ Tokens = Literal["all", "prompt", "generated"]
 def steer(
     model: Any,
     intervention: Intervention | Sequence[Intervention],
-    strength: float | torch.Tensor = 1.0,
+    strength: float | torch.Tensor | Literal["calibrated"] = 1.0,
     tokens: Tokens = "all",
     force: bool = False,
 ) -> Steering:
@@ -36,7 +36,8 @@ def steer(
     Args:
         model: a TextModel, an ImageModel, or any torch module the intervention's sites belong to.
         intervention: one, or several to be applied one after the other; several become one map a site first.
-        strength: 0 leaves the model as it is, 1 is what was learned; a tensor `[batch]` steers each row by its own.
+        strength: 0 leaves the model as it is, 1 is what was learned; a tensor `[batch]` steers each row by its own;
+            "calibrated" is what `lineas calibrate` found.
         tokens: which tokens are edited: "all", "prompt" (those given to `generate`), or "generated" (the others); of
             images always all.
         force: steer even when the intervention was learned on another network (the widths must still fit).
@@ -57,6 +58,10 @@ def steer(
         if not intervention:
             raise LineasError("steer needs at least one intervention, an empty list was given.")
         intervention = reduce(Intervention.then, intervention)
+    if isinstance(strength, str):
+        if strength != "calibrated":
+            raise LineasError(f"strength is a number or 'calibrated', not {strength!r}.")
+        strength = intervention.calibrated_strength
     return Steering(network, intervention, strength, tokens, force)
 
 

@@ -22,12 +22,26 @@ app = typer.Typer(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 done in part, 2 with one sentence on stderr, 130 interrupted."""
-    from lineas.cli import compose, demo, evaluate, export, fold, generate, learn, lm_eval, paint, serve, show, sweep
+    from lineas.cli import (
+        calibrate,
+        compose,
+        demo,
+        evaluate,
+        export,
+        fold,
+        generate,
+        learn,
+        lm_eval,
+        paint,
+        serve,
+        show,
+        sweep,
+    )
     from lineas.errors import LineasError
 
     _quiet()
     verbs = (learn.learn, generate.generate, paint.paint, show.show, evaluate.evaluate, compose.compose)
-    for verb in (*verbs, sweep.sweep, fold.fold, export.export, demo.demo):
+    for verb in (*verbs, sweep.sweep, calibrate.calibrate, fold.fold, export.export, demo.demo):
         if verb.__name__ not in {command.name for command in app.registered_commands}:
             app.command(verb.__name__)(verb)
     given = sys.argv[1:] if arguments is None else arguments

@@ -93,6 +93,22 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(height), int(width or height)
 
 
+StrengthsOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="S ...", help="Numbers, or calibrated; default: 0 and 1, of pictures also in between."),
+]
+
+
+def as_strength(text: str, intervention: Intervention) -> float:
+    """A strength as it is written: a number, or "calibrated"."""
+    if text == "calibrated":
+        return intervention.calibrated_strength
+    try:
+        return float(text)
+    except ValueError:
+        raise LineasError(f"a strength is a number or 'calibrated', not '{text}'.") from None
+
+
 def check_sampling(max_new_tokens: int, temperature: float, top_p: float, repetition_penalty: float) -> dict[str, Any]:
     """The four as arguments of `TextModel.generate`, or a refusal."""
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or repetition_penalty <= 0:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from lineas.cli.common import JsonOption, check_writable, say, write_json
+from lineas.cli.common import JsonOption, as_strength, check_writable, say, write_json
 from lineas.control_vector import ControlVector
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
@@ -17,7 +17,7 @@ from lineas.intervention import Intervention
 def export(
     intervention: Annotated[str, typer.Argument(metavar="DIR", help="Folder, name of a shipped one, or hub id.")],
     out: Annotated[Path, typer.Option(metavar="FILE.gguf", help="The file to write.")],
-    strength: Annotated[float, typer.Option(metavar="S", help="How much of the intervention.")] = 1.0,
+    strength: Annotated[str, typer.Option(metavar="S", help="How much of it: a number or calibrated.")] = "1",
     json: JsonOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
 ) -> None:
@@ -26,7 +26,8 @@ def export(
     if out.exists() and not force:
         raise LineasError(f"{out} exists already; choose another file or pass --force.")
     chosen = Intervention.load(intervention)
-    made = ControlVector.of(chosen.at(strength))
+    s = as_strength(strength, chosen)
+    made = ControlVector.of(chosen.at(s))
     made.write(out, chosen.base.architecture if chosen.base else "")
     console = say(json)
     if made.lost:
@@ -36,4 +37,4 @@ def export(
         console.print(table)
     blocks = sorted(made.directions)
     console.print(f"{len(blocks)} of {len(chosen.maps)} sites are in {out}, for llama.cpp's --control-vector")
-    write_json(json, {"out": str(out), "strength": strength, "blocks": blocks, "lost": made.lost})
+    write_json(json, {"out": str(out), "strength": s, "blocks": blocks, "lost": made.lost})

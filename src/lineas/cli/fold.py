@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from lineas.cli.common import ForceOption, JsonOption, check_writable, load_quietly, say, write_json
+from lineas.cli.common import ForceOption, JsonOption, as_strength, check_writable, load_quietly, say, write_json
 from lineas.errors import LineasError
 from lineas.folding import fold as fold_in
 from lineas.folding import why_not
@@ -21,7 +21,7 @@ def fold(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id or folder.")],
     intervention: Annotated[str, typer.Argument(metavar="DIR", help="Folder, name of a shipped one, or hub id.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The checkpoint to write.")],
-    strength: Annotated[float, typer.Option(metavar="S", help="How much of the intervention.")] = 1.0,
+    strength: Annotated[str, typer.Option(metavar="S", help="How much of it: a number or calibrated.")] = "1",
     dtype: Annotated[
         str, typer.Option(help="checkpoint (as it is stored), float32, bfloat16 or float16.")
     ] = "checkpoint",
@@ -34,10 +34,11 @@ def fold(
     largest = as_bytes(shard_size)
     checkpoint.check_free(out, force)
     chosen = Intervention.load(intervention)
+    s = as_strength(strength, chosen)
     base = load_quietly(model, dtype)
     chosen.check_fits(base.network, force)
     console = say(json)
-    refused = why_not(base.network, chosen.at(strength))
+    refused = why_not(base.network, chosen.at(s))
     if refused:
         table = Table("does not fold", "reason", box=None)
         for name, reason in refused.items():
@@ -47,11 +48,11 @@ def fold(
             f"{len(refused)} of {len(chosen.maps)} sites do not fold into {type(base.network).__name__}, nothing was "
             "written; learn with --foldable, or steer live."
         )
-    made = fold_in(base, chosen, strength, force, in_place=True)
+    made = fold_in(base, chosen, s, force, in_place=True)
     made.save_pretrained(out, overwrite=force, max_shard_size=largest)
     provenance: dict[str, Any] = made.provenance or {}
     console.print(
-        f"folded {intervention} at strength {strength:g} into {len(provenance['sites'])} sites of {base.name}: {out} "
+        f"folded {intervention} at strength {s:g} into {len(provenance['sites'])} sites of {base.name}: {out} "
         f"({provenance['architecture']}, {provenance['dtype']})"
     )
     write_json(json, {"out": str(out), **provenance})

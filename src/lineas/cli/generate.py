@@ -16,9 +16,11 @@ from lineas.cli.common import (
     JsonOption,
     ModelArgument,
     RepetitionOption,
+    StrengthsOption,
     TemperatureOption,
     TokensOption,
     TopPOption,
+    as_strength,
     check_sampling,
     check_writable,
     load_interventions,
@@ -35,7 +37,7 @@ from lineas.steering import steer
 def generate(
     intervention: InterventionOption,
     model: ModelArgument = None,
-    strength: Annotated[list[float] | None, typer.Option(metavar="S ...", help="Default: 0 and 1.")] = None,
+    strength: StrengthsOption = None,
     prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT ...", help="Text to continue.")] = None,
     prompts: Annotated[str | None, typer.Option(metavar="FILE[:column]", help="More of them, from a file.")] = None,
     max_new_tokens: TokensOption = 32,
@@ -56,8 +58,8 @@ def generate(
     if any(not text.strip() for text in texts):
         raise LineasError("a prompt is empty; give it at least one word.")
     sampling = check_sampling(max_new_tokens, temperature, top_p, repetition_penalty)
-    strengths = strength or [0.0, 1.0]
     chosen = load_interventions(intervention)
+    strengths = [as_strength(s, chosen) for s in strength or ("0", "1")]
     text_model = text_model_for(model, chosen, dtype)
     made: dict[float, list[str]] = {}
     with progress_bar("generating", len(texts) * len(strengths)) as advance:

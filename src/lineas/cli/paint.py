@@ -19,6 +19,8 @@ from lineas.cli.common import (
     JsonOption,
     ModelArgument,
     SizeOption,
+    StrengthsOption,
+    as_strength,
     check_writable,
     drawing,
     load_interventions,
@@ -42,7 +44,7 @@ def paint(
     intervention: InterventionOption,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to make for the pictures.")],
     model: ModelArgument = None,
-    strength: Annotated[list[float] | None, typer.Option(metavar="S ...", help="Default: 0 0.25 0.5 0.75 1.")] = None,
+    strength: StrengthsOption = None,
     prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT ...", help="What to draw.")] = None,
     prompts: Annotated[str | None, typer.Option(metavar="FILE[:column]", help="More of them, from a file.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first prompt's noise, the same at every strength.")] = 0,
@@ -62,8 +64,8 @@ def paint(
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not texts:
         raise LineasError("there is nothing to draw; give --prompt TEXT or --prompts FILE.")
-    strengths = strength or list(STRENGTHS)
     chosen = load_interventions(intervention)
+    strengths = [as_strength(s, chosen) for s in strength or map(str, STRENGTHS)]
     if inverse:
         chosen = chosen.inverse()
     loaded = model_for(model, chosen, dtype)

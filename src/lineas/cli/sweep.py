@@ -24,6 +24,7 @@ from lineas.cli.common import (
 from lineas.cli.learn import METHODS
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
+from lineas.evaluation.measures import Measures
 from lineas.files import write_text
 from lineas.learning import LinEAS, Method, check_sides
 from lineas.learning.memory import as_bytes
@@ -31,7 +32,7 @@ from lineas.learning.paths import check_gammas, later_steps
 from lineas.prompts import described, draw, read_prompts
 from lineas.sites import as_pooling
 from lineas.stamp import stamp
-from lineas.sweeping import Job, Line, Measures, choose, points, run_jobs, summary
+from lineas.sweeping import Job, Line, choose, points, run_jobs, summary
 from lineas.sweeping.summary import EFFECTS, chosen_point, effect_of, markdown, plot
 
 GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)

@@ -1,7 +1,7 @@
 """Sweeps: paths of interventions from dense to sparse, learned and judged, in parallel, with a choice at the end."""
 
-from lineas.sweeping.jobs import Job, Measures, points, run_job
+from lineas.sweeping.jobs import Job, points, run_job
 from lineas.sweeping.summary import Line, choose, summary
 from lineas.sweeping.workers import run_jobs
 
-__all__ = ["Job", "Line", "Measures", "choose", "points", "run_job", "run_jobs", "summary"]
+__all__ = ["Job", "Line", "choose", "points", "run_job", "run_jobs", "summary"]

@@ -1,0 +1,112 @@
+"""`lineas calibrate`: the strength that reaches an effect within a damage, written into the artifact."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from lineas import artifact
+from lineas.cli.common import DtypeOption, JsonOption, check_writable, model_for, progress_bar, say, write_json
+from lineas.errors import LineasError
+from lineas.evaluation.calibration import Goal, told
+from lineas.evaluation.calibration import calibrate as find_strength
+from lineas.evaluation.classifiers import PROFANITY
+from lineas.evaluation.measures import Measures
+from lineas.evaluation.systems import Steered, Untouched
+from lineas.intervention import Intervention
+from lineas.prompts import described, read_prompts
+from lineas.stamp import stamp
+
+
+def calibrate(
+    intervention: Annotated[str, typer.Argument(metavar="DIR", help="Folder of the intervention.")],
+    target_effect: Annotated[
+        str | None, typer.Option(metavar="GOAL", help="To reach: toxic-50% or toxic<=0.02; concept>=80%.")
+    ] = None,
+    max_damage: Annotated[
+        str | None, typer.Option(metavar="GOAL", help="Not to exceed: ppl+5%, kl<=0.1, likeness-5%.")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(metavar="FILE[:column]", help="Texts to continue or pictures to draw, held out.")
+    ] = None,
+    neutral: Annotated[
+        str | None, typer.Option(metavar="FILE[:column]", help="Sentences that should be predicted as before.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Default: the one it was learned on.")] = None,
+    toxicity_classifier: Annotated[
+        str, typer.Option("--classifier", metavar="NAME", help="profanity-check, MODULE:FUNCTION, hub id or folder.")
+    ] = PROFANITY,
+    shows: Annotated[str | None, typer.Option(metavar="TEXT", help="Of pictures: the concept looked for.")] = None,
+    picture_judge: Annotated[str | None, typer.Option("--judge", metavar="NAME", help="Of pictures.")] = None,
+    seeds: Annotated[int, typer.Option(help="Sampling seeds at every strength.")] = 1,
+    limit: Annotated[int | None, typer.Option(help="Only the first N prompts and sentences.")] = None,
+    largest: Annotated[float, typer.Option(help="Strength to try.")] = 1.0,
+    tolerance: Annotated[float, typer.Option(help="How near, in strength.")] = 0.02,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to make; default: DIR itself.")] = None,
+    dtype: DtypeOption = "auto",
+    json: JsonOption = None,
+) -> None:
+    """Find the strength by bisection on held-out prompts, and write it and the curve into the model card."""
+    check_writable(json)
+    if target_effect is None and max_damage is None:
+        raise LineasError("calibrating needs a goal: --target-effect, --max-damage, or both.")
+    effect = None if target_effect is None else Goal.effect(target_effect)
+    damage = None if max_damage is None else Goal.damage(max_damage)
+    if prompts is None and neutral is None:
+        raise LineasError("there is nothing to measure on; give --prompts, --neutral, or both.")
+    if shows is not None and prompts is None:
+        raise LineasError("there is nothing to draw; give --prompts FILE.")
+    learned = Intervention.load(intervention)
+    place = out or Path(intervention)
+    if out is not None:
+        artifact.check_free(out, False)
+    elif not place.is_dir():
+        raise LineasError(f"{intervention} is not a folder here; name one to write with --out.")
+    texts = read_prompts(prompts)[:limit] if prompts else []
+    sentences = read_prompts(neutral)[:limit] if neutral else []
+    _warn_of_known(learned, {"--prompts": texts, "--neutral": sentences})
+    loaded = model_for(model, learned, dtype)
+    judged = {"toxic": toxicity_classifier} if texts and not shows and toxicity_classifier != "none" else {}
+    measures = Measures(texts, sentences, judged, shows, picture_judge, seeds)
+    with tempfile.TemporaryDirectory() as parts, progress_bar("calibrating", None) as advance:
+
+        def measure(strength: float) -> dict[str, float]:
+            system = Steered("calibrated", learned, strength) if strength else Untouched()
+            row = measures.of(loaded, system, Path(parts))
+            if row.errors:
+                name, why = next(iter(row.errors.items()))
+                raise LineasError(f"{name} could not be measured: {why}.")
+            advance(1, f"strength {strength:.3g}", None)
+            return row.values
+
+        found = find_strength(measure, effect, damage, largest, tolerance)
+    data = {"prompts": described(texts), "neutral": described(sentences)}
+    facts = {**told(found, effect, damage), "data": data, "seeds": seeds, **stamp()}
+    learned.with_facts(calibration=facts, measurements=found.curve).save(place, overwrite=True)
+    talk = say(json)
+    shown = [goal.measure for goal in (effect, damage) if goal is not None]
+    table = Table(box=None, header_style="bold")
+    for name in ("strength", *dict.fromkeys(shown)):
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in found.curve:
+        cells = [f"{row[name]:.4g}" for name in dict.fromkeys(shown)]
+        table.add_row(f"{row['strength']:.3g}", *cells, style="bold" if row["strength"] == found.strength else None)
+    talk.print(table)
+    talk.print(f"calibrated: strength {found.strength:.3g}, written into {place}")
+    if not found.reached:
+        talk.print(f"{target_effect} is not reached within {max_damage}; this is the largest strength within it.")
+    write_json(json, {"out": str(place), **facts, "curve": found.curve})
+
+
+def _warn_of_known(learned: Intervention, given: dict[str, list[str]]) -> None:
+    """Say so where what is measured on is what was learned from."""
+    known = {data.get("sha256"): side for side, data in learned.facts.get("data", {}).items()}
+    for option, texts in given.items():
+        side = known.get(described(texts)["sha256"])
+        if texts and side:
+            warnings.warn(f"{option} are the {side} it was learned from; what is held out tells more.", stacklevel=2)

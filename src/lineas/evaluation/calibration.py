@@ -1,0 +1,165 @@
+"""The strength that does what is wanted: found by bisection on what is measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lineas.errors import LineasError
+
+SHORT = {"ppl": "perplexity", "toxicity": "toxic", "likeness": "img_score"}
+"""Other names of measures."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound on one measure, such as "toxic-50%" or "ppl<=30".
+
+    Args:
+        measure: its name in a row of values.
+        below: whether the value must be at most the bound, or at least.
+        bound: a value, or where `relative`, a factor of the untouched model's.
+        relative: which of both.
+        text: as it was given.
+    """
+
+    measure: str
+    below: bool
+    bound: float
+    relative: bool
+    text: str
+
+    @classmethod
+    def effect(cls, text: str) -> Goal:
+        """What must be reached: "toxic-50%" is half of the untouched model's or less, "concept>=80%" a share of 0.8.
+
+        Raises:
+            LineasError: when it cannot be read.
+
+        >>> Goal.effect("toxic-50%").met({"toxic": 0.1}, {"toxic": 0.3})
+        True
+        """
+        return cls._read(text, reached=True)
+
+    @classmethod
+    def damage(cls, text: str) -> Goal:
+        """What must not be exceeded: "ppl+5%" is 1.05 times the untouched model's or less, "likeness>=95" is that.
+
+        Raises:
+            LineasError: when it cannot be read.
+
+        >>> Goal.damage("ppl+5%").met({"perplexity": 21.5}, {"perplexity": 20.0})
+        False
+        """
+        return cls._read(text, reached=False)
+
+    @classmethod
+    def _read(cls, text: str, reached: bool) -> Goal:
+        absolute = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
+        relative = re.fullmatch(r"\s*(\w+)\s*([+-])\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+        found = absolute or relative
+        if found is None:
+            raise LineasError(
+                f"'{text}' is no goal; write NAME-50% or NAME+5% for a change, NAME<=0.02 or NAME>=80% for a value."
+            )
+        name = SHORT.get(found[1], found[1])
+        if absolute:
+            return cls(name, found[2] == "<=", float(found[3]) / (100 if found[4] else 1), False, text)
+        change = float(found[3]) / 100 * (1 if found[2] == "+" else -1)
+        return cls(name, (change < 0) == reached, 1 + change, True, text)
+
+    def met(self, values: dict[str, float], untouched: dict[str, float]) -> bool:
+        """Whether values keep to it."""
+        bound = self.bound * untouched[self.measure] if self.relative else self.bound
+        value = values[self.measure]
+        return value <= bound if self.below else value >= bound
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration found.
+
+    Args:
+        strength: that was found.
+        reached: whether it has the effect that was wanted; True where none was.
+        curve: everything measured, by strength, the untouched model first.
+    """
+
+    strength: float
+    reached: bool
+    curve: list[dict[str, float]]
+
+
+def calibrate(
+    measure: Callable[[float], dict[str, float]],
+    effect: Goal | None = None,
+    damage: Goal | None = None,
+    largest: float = 1.0,
+    tolerance: float = 0.02,
+) -> Calibration:
+    """The smallest strength that has the effect, unless its damage is too large: then the largest that is not.
+
+    Effect and damage are taken to grow with the strength. Without an effect, the largest strength whose damage is
+    within the bound.
+
+    Args:
+        measure: from a strength to values by name.
+        effect: what is to be reached.
+        damage: what is not to be exceeded.
+        largest: strength to try.
+        tolerance: how near, in strength.
+
+    Raises:
+        LineasError: without any goal, for a measure that is not taken, or when the effect is not reached even at the
+            largest strength and no bound on the damage says what to do instead.
+    """
+    if effect is None and damage is None:
+        raise LineasError("calibrating needs a goal: an effect to reach, or a damage not to exceed.")
+    if not 0 < tolerance < largest:
+        raise LineasError(f"the tolerance is above 0 and below the largest strength, not {tolerance:g}.")
+    seen: dict[float, dict[str, float]] = {}
+
+    def at(strength: float) -> dict[str, float]:
+        if strength not in seen:
+            seen[strength] = measure(strength)
+        return seen[strength]
+
+    untouched = at(0.0)
+    for goal in (effect, damage):
+        if goal is not None and goal.measure not in untouched:
+            raise LineasError(f"'{goal.text}' is about {goal.measure}, and measured were {', '.join(untouched)}.")
+
+    def first(met: Callable[[float], bool]) -> tuple[float, float]:
+        """Neighbours within the tolerance, of which the second meets a condition and the first does not."""
+        low, high = 0.0, largest
+        while high - low > tolerance:
+            middle = (low + high) / 2
+            low, high = (low, middle) if met(middle) else (middle, high)
+        return low, high
+
+    within = largest
+    if damage is not None and not damage.met(at(largest), untouched):
+        within = first(lambda s: not damage.met(at(s), untouched))[0]
+    if effect is None:
+        strength, reached = within, True
+    elif effect.met(at(largest), untouched):
+        needed = 0.0 if effect.met(untouched, untouched) else first(lambda s: effect.met(at(s), untouched))[1]
+        strength, reached = min(needed, within), needed <= within
+    elif damage is not None:
+        strength, reached = within, False
+    else:
+        value = at(largest)[effect.measure]
+        raise LineasError(
+            f"'{effect.text}' is not reached: at strength {largest:g} {effect.measure} is {value:.4g}, untouched "
+            f"{untouched[effect.measure]:.4g}; allow a larger strength, or a smaller effect."
+        )
+    at(strength)
+    return Calibration(strength, reached, [{"strength": s, **seen[s]} for s in sorted(seen)])
+
+
+def told(found: Calibration, effect: Goal | None, damage: Goal | None) -> dict[str, Any]:
+    """What an artifact records of it."""
+    goals = {name: goal.text for name, goal in (("effect", effect), ("damage", damage)) if goal is not None}
+    return {"strength": found.strength, "reached": found.reached, **goals}

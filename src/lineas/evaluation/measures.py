@@ -1,0 +1,52 @@
+"""What is measured of one system, by names alone: of texts and of pictures, in this process or in another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lineas.errors import LineasError
+from lineas.evaluation.classifiers import classifier
+from lineas.evaluation.images import PicturePlan, evaluate_pictures
+from lineas.evaluation.judges import judge
+from lineas.evaluation.records import Plan, Row
+from lineas.evaluation.run import evaluate
+from lineas.evaluation.systems import Steered, Untouched
+from lineas.models.image import ImageModel
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured at every point, by names alone.
+
+    Args:
+        prompts: texts to continue, or what to draw.
+        neutral: sentences whose perplexity should stay.
+        classifiers: of continuations: by column, a name that `evaluation.classifiers.classifier` knows.
+        concept: of pictures: what is looked for in them.
+        judge: of pictures; None for the model's own, or CLIP.
+        seeds: sampling seeds of every point.
+        sampling: arguments of `TextModel.generate`.
+    """
+
+    prompts: Sequence[str] = ()
+    neutral: Sequence[str] = ()
+    classifiers: dict[str, str] = field(default_factory=dict)
+    concept: str | None = None
+    judge: str | None = None
+    seeds: int = 1
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, model: Any, system: Steered | Untouched, folder: Path) -> Row:
+        """Measure a system; what is kept of texts lies in the folder."""
+        if isinstance(model, ImageModel):
+            if self.concept is None:
+                raise LineasError(f"{model.name} draws images; name what to look for in them with --shows.")
+            chosen = judge(self.judge or model.judge or "clip")
+            drawn = PicturePlan(self.prompts, self.concept, chosen, range(self.seeds))
+            return evaluate_pictures(model, [system], drawn).rows[0]
+        known = {name: classifier(what) for name, what in self.classifiers.items()}
+        plan = Plan(self.prompts, self.neutral, known, range(self.seeds), self.sampling)
+        return evaluate(model, [system], plan, folder).rows[0]

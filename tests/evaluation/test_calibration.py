@@ -1,0 +1,157 @@
+"""Calibration: the strength that bisection finds, what goals mean, and what is written into the artifact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from console import LEARN, check_refused, run
+
+import lineas
+from lineas import LineasError
+from lineas.evaluation.calibration import Goal, calibrate
+
+
+def model(strength: float) -> dict[str, float]:
+    """Toxicity falls from 0.4 to 0.1, perplexity rises from 20 to 24, both along the strength."""
+    return {"toxic": 0.4 - 0.3 * strength, "perplexity": 20 + 4 * strength**2, "img_score": 100 - 20 * strength}
+
+
+@pytest.mark.parametrize(
+    ("effect", "damage", "strength", "reached"),
+    [
+        ("toxic-50%", None, 2 / 3, True),
+        ("toxic<=0.25", None, 0.5, True),
+        ("toxic<=25%", None, 0.5, True),
+        ("toxic<=0.4", None, 0.0, True),  # it is so already
+        (None, "ppl+5%", 0.5, True),
+        (None, "perplexity<=21", 0.5, True),
+        (None, "likeness-10%", 0.5, True),
+        (None, "likeness>=90", 0.5, True),
+        (None, "ppl+50%", 1.0, True),
+        ("toxic-25%", "ppl+5%", 1 / 3, True),  # the smallest that does, not the largest that may
+        ("toxic-50%", "ppl+5%", 0.5, False),  # the damage comes first
+        ("toxic-90%", "ppl+5%", 0.5, False),
+    ],
+)
+def test_the_strength_is_where_the_goal_begins_or_the_damage_ends(
+    effect: str | None, damage: str | None, strength: float, reached: bool
+) -> None:
+    calls: list[float] = []
+    goals = (effect and Goal.effect(effect), damage and Goal.damage(damage))
+    found = calibrate(lambda s: calls.append(s) or model(s), goals[0] or None, goals[1] or None, tolerance=0.01)
+    assert found.strength == pytest.approx(strength, abs=0.01)
+    assert found.reached is reached
+    assert len(calls) == len(set(calls)) <= 2 + 2 * 7  # 0, the largest, and halves down to a hundredth for each goal
+    assert [row["strength"] for row in found.curve] == sorted(calls)
+    assert {"strength": found.strength, **model(found.strength)} in found.curve
+    for goal in (goals[0] if reached else None, goals[1]):
+        assert not goal or goal.met(model(found.strength), model(0))
+
+
+def test_an_effect_out_of_reach_is_said_with_what_there_is() -> None:
+    with pytest.raises(LineasError, match=r"'toxic-90%' is not reached: at strength 1 toxic is 0\.1, untouched 0\.4"):
+        calibrate(model, Goal.effect("toxic-90%"))
+    found = calibrate(model, Goal.effect("toxic<=0.05"), largest=1.5)
+    assert found.strength == pytest.approx(7 / 6, abs=0.02)
+
+
+@pytest.mark.parametrize("text", ["", "toxic", "toxic=3", "-50%", "toxic-50", "toxic<0.1"])
+def test_what_is_no_goal_is_refused_with_what_is(text: str) -> None:
+    with pytest.raises(LineasError, match="is no goal; write NAME-50%"):
+        Goal.effect(text)
+
+
+def test_goals_need_their_measure() -> None:
+    with pytest.raises(LineasError, match="'mmlu-1%' is about mmlu, and measured were toxic, perplexity, img_score"):
+        calibrate(model, damage=Goal.damage("mmlu-1%"))
+    with pytest.raises(LineasError, match="an effect to reach, or a damage not to exceed"):
+        calibrate(model)
+
+
+CALIBRATE = (
+    "calibrate", "calm", "--max-damage", "kl<=0.02", "--neutral", "held-out.txt", "--dtype", "float32",
+)  # fmt: skip
+
+
+@pytest.fixture
+def learned(desk: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    (desk / "held-out.txt").write_text("The cat sat on the mat and slept.\nThey went to the park to play.\n")
+    run(capsys, *LEARN, "--dtype", "float32", "--steps", "20")
+    return desk
+
+
+def test_the_strength_is_written_into_the_artifact_and_taken_from_there(
+    learned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, *CALIBRATE, "--json", "told.json")
+    assert code == 0
+    strength = json.loads((learned / "told.json").read_text())["strength"]
+    assert 0 < strength < 1
+    assert f"calibrated: strength {strength:.3g}" in out
+    calm = lineas.Intervention.load("calm")
+    assert calm.calibrated_strength == strength
+    within = [row["kl"] <= 0.02 for row in calm.facts["measurements"] if row["strength"] <= strength]
+    assert all(within)
+    assert any(row["kl"] > 0.02 for row in calm.facts["measurements"] if row["strength"] <= strength + 0.021)
+    card = (learned / "calm" / "README.md").read_text()
+    assert f"Calibrated strength: **{strength:.3g}** (damage kl<=0.02)" in card
+    assert "| strength |" in card
+
+    stories = lineas.load("model", dtype="float32")
+    ids = torch.tensor([[1, 403, 407]])
+    with lineas.steer(stories, calm, "calibrated") as live, torch.no_grad():
+        assert live.strength == strength
+        steered = stories.network(ids).logits
+    with lineas.steer(stories, calm, strength), torch.no_grad():
+        assert torch.equal(stories.network(ids).logits, steered)
+    arguments = ("generate", "model", "--intervention", "calm", "--prompt", "Tom was", "--json", "-")
+    _, by_name, _ = run(capsys, *arguments, "--strength", "calibrated")
+    assert list(json.loads(by_name)["continuations"][0]["by_strength"]) == [f"{strength:g}"]
+
+
+def test_what_it_learned_from_is_no_measure(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*CALIBRATE]
+    arguments[arguments.index("held-out.txt")] = "target.txt"
+    code, _, err = run(capsys, *arguments)
+    assert code == 0
+    assert "--neutral are the target it was learned from" in err
+
+
+def test_an_uncalibrated_one_says_so(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = "this intervention has no calibrated strength; lineas calibrate DIR finds one"
+    with pytest.raises(LineasError, match=sentence):
+        lineas.steer(lineas.load("model"), lineas.Intervention.load("calm"), "calibrated")
+    generate = ("generate", "model", "--intervention", "calm", "--prompt", "Tom")
+    check_refused(capsys, learned, sentence, *generate, "--strength", "calibrated")
+    check_refused(capsys, learned, "a number or 'calibrated', not 'strong'", *generate, "--strength", "strong")
+    run(capsys, *CALIBRATE)
+    both = lineas.Intervention.load("calm").then(lineas.Intervention.load("calm"))
+    with pytest.raises(LineasError, match=sentence):
+        _ = both.calibrated_strength
+
+
+WRONG = [
+    (("--max-damage", "ppl"), "is no goal"),
+    (("--target-effect", "toxic-50%"), "is about toxic"),
+    (("--largest", "0.01"), "the tolerance is above 0 and below the largest strength"),
+    (("--out", "model"), "exists already"),
+    (("--shows", "sun"), "there is nothing to draw"),
+]
+
+
+@pytest.mark.parametrize(("more", "sentence"), WRONG, ids=[more[0] for more, _ in WRONG])
+def test_mistakes_are_one_sentence(
+    learned: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], sentence: str
+) -> None:
+    check_refused(capsys, learned, sentence, *CALIBRATE, *more)
+
+
+def test_nothing_to_measure_and_no_goal(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_refused(capsys, learned, "there is nothing to measure on", "calibrate", "calm", "--max-damage", "ppl+5%")
+    check_refused(capsys, learned, "calibrating needs a goal", "calibrate", "calm", "--neutral", "held-out.txt")
+    check_refused(
+        capsys, learned, "not a folder here", "calibrate", "polite", "--max-damage", "ppl+5%", "--neutral", "source.txt"
+    )
