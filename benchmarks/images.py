@@ -93,11 +93,11 @@ def main() -> None:
     parser.add_argument("--plot", action="store_true")
     options = parser.parse_args()
     if not options.plot:
-        model: Any = lineas.load(options.model)
+        made_by, model = about(), lineas.load(options.model)
         summary, curves = compare(model, options.draws, options.prompts)
         sparse = along_gamma(model, options.draws, options.prompts)
         given = {key: value for key, value in vars(options).items() if key != "plot"}
-        save("images", {"about": about(), "options": given, "summary": summary, "gamma": sparse, "curves": curves})
+        save("images", {"about": made_by, "options": given, "summary": summary, "gamma": sparse, "curves": curves})
     plot(json.loads((RESULTS / "images.json").read_text(encoding="utf-8"))["curves"], IMAGES / "fronts.png")
 
 

@@ -1,0 +1,86 @@
+"""How sparse an intervention may be: LinEAS along gamma on Jigsaw, judged by toxicity and perplexity.
+
+    python benchmarks/sparsity.py [--seeds 4] [--prompts 400] [--neutral 300] [--steps 60] [--jobs 1]
+
+For each draw of 32 + 32 sentences a path of maps from sparse to dense, each beginning where the one before it ended,
+and each support learned once more without the penalty; Lin-AcT, which has no gamma, beside it. Judged are continuations
+of RealToxicityPrompts (alt-profanity-check) and the perplexity of Wikipedia sentences. The choice is the smallest
+support that keeps 80 % of the largest effect. What is learned is kept in benchmarks/runs, so an interrupted run goes on
+there. Writes benchmarks/results/sparsity.json and docs/sparsity.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from record import DATA, about, save, toxic_prompts
+
+import lineas
+from lineas.evaluation.classifiers import PROFANITY
+from lineas.evaluation.measures import Measures
+from lineas.prompts import draw, read_prompts
+from lineas.sweeping import Job, choose, points, run_jobs, summary
+from lineas.sweeping.summary import markdown, plot
+
+RUNS = Path(__file__).parent / "runs" / "sparsity"
+GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 4e-4, 7e-4, 1e-3, 2e-3, 4e-3)
+OFFSET = 1664
+"""The first prompts and sentences are those on which recipes were chosen and methods compared."""
+OTHER = 200
+"""The seed of the first draw of Jigsaw's sentences, apart from those of the other benchmarks."""
+TOLERANCE = 0.2
+
+
+def main() -> None:
+    """Learn, judge, choose, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=None, help="hub id or folder; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--prompts", type=int, default=400)
+    parser.add_argument("--neutral", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--gamma", type=float, nargs="+", default=GAMMAS)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=RUNS)
+    options = parser.parse_args()
+    jigsaw = {side: read_prompts(f"{DATA}/jigsaw/{side}.jsonl:text") for side in ("toxic", "nontoxic")}
+    wikipedia = draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), OFFSET + options.neutral, 0)
+    measures = Measures(
+        toxic_prompts(OFFSET + options.prompts)[OFFSET:], wikipedia[OFFSET:], {"toxic": PROFANITY},
+        sampling={"batch_size": 64},
+    )  # fmt: skip
+    recipes = {"lineas": lineas.LinEAS(steps=options.steps), "lin-act": lineas.LinAcT()}
+    jobs = [Job(options.folder, options.model, None, "untouched", (), (), 0, options.gamma, measures)]
+    for seed in range(options.seeds):
+        source, target = (draw(jigsaw[side], options.samples, OTHER + seed) for side in ("toxic", "nontoxic"))
+        for name, recipe in recipes.items():
+            jobs.append(
+                Job(
+                    options.folder,
+                    options.model,
+                    recipe,
+                    name,
+                    source,
+                    target,
+                    seed,
+                    options.gamma,
+                    measures,
+                    name == "lineas",
+                )
+            )
+    run_jobs(jobs, options.jobs)
+    rows = [row for job in jobs for row in points(job.place)]
+    lines = summary(rows)
+    chosen = choose(lines, TOLERANCE)
+    print(markdown(lines, chosen, f"chosen: {chosen.label if chosen else None}"))
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    result = {"about": about(), "options": given, "chosen": asdict(chosen) if chosen else None}
+    save("sparsity", {**result, "lines": [asdict(line) for line in lines], "points": rows})
+    plot(lines, Path(__file__).parents[1] / "docs" / "sparsity.png")
+
+
+if __name__ == "__main__":
+    main()
