@@ -2,11 +2,12 @@
 
     python benchmarks/sparsity.py [--seeds 4] [--prompts 400] [--neutral 300] [--steps 60] [--jobs 1]
 
-For each draw of 32 + 32 sentences a path of maps from sparse to dense, each beginning where the one before it ended,
-and each support learned once more without the penalty; Lin-AcT, which has no gamma, beside it. Judged are continuations
-of RealToxicityPrompts (alt-profanity-check) and the perplexity of Wikipedia sentences. The choice is the smallest
-support that keeps 80 % of the largest effect. What is learned is kept in benchmarks/runs, so an interrupted run goes on
-there. Writes benchmarks/results/sparsity.json and docs/sparsity.png.
+For each draw of 32 + 32 sentences a path of maps from sparse to dense, each beginning where the one before it ended:
+with the sparse group lasso, and with single neurons alone (lambda_g = 0), where each support is also learned once more
+without the penalty; Lin-AcT, which has no gamma, beside them. Maps may sit at the norms of all 30 layers. Judged are
+continuations of RealToxicityPrompts (alt-profanity-check) and the perplexity of Wikipedia sentences. The choice is the
+smallest support that keeps 80 % of the largest effect. What is learned is kept in benchmarks/runs, so an interrupted
+run goes on there. Writes benchmarks/results/sparsity.json and docs/sparsity.png.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ from lineas.sweeping import Job, choose, points, run_jobs, summary
 from lineas.sweeping.summary import markdown, plot
 
 RUNS = Path(__file__).parent / "runs" / "sparsity"
-GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 4e-4, 7e-4, 1e-3, 2e-3, 4e-3)
+GAMMAS = {
+    "lineas": (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 4e-4),
+    "lineas-neurons": (1e-4, 3e-4, 1e-3, 2e-3, 3e-3),
+    "lin-act": (),
+}
+"""Of every method, weights of its penalty: from the dense end to where nothing is left."""
 OFFSET = 1664
 """The first prompts and sentences are those on which recipes were chosen and methods compared."""
 OTHER = 200
@@ -42,7 +48,6 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--neutral", type=int, default=300)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--gamma", type=float, nargs="+", default=GAMMAS)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=RUNS)
     options = parser.parse_args()
@@ -52,25 +57,29 @@ def main() -> None:
         toxic_prompts(OFFSET + options.prompts)[OFFSET:], wikipedia[OFFSET:], {"toxic": PROFANITY},
         sampling={"batch_size": 64},
     )  # fmt: skip
-    recipes = {"lineas": lineas.LinEAS(steps=options.steps), "lin-act": lineas.LinAcT()}
-    jobs = [Job(options.folder, options.model, None, "untouched", (), (), 0, options.gamma, measures)]
+    recipes = {
+        "lineas": lineas.LinEAS(steps=options.steps),
+        "lineas-neurons": lineas.LinEAS(steps=options.steps, lambda_g=0.0),
+        "lin-act": lineas.LinAcT(),
+    }
+    jobs = [Job(options.folder, options.model, None, "untouched", (), (), 0, (), measures)]
     for seed in range(options.seeds):
         source, target = (draw(jigsaw[side], options.samples, OTHER + seed) for side in ("toxic", "nontoxic"))
-        for name, recipe in recipes.items():
-            jobs.append(
-                Job(
-                    options.folder,
-                    options.model,
-                    recipe,
-                    name,
-                    source,
-                    target,
-                    seed,
-                    options.gamma,
-                    measures,
-                    name == "lineas",
-                )
+        jobs += [
+            Job(
+                options.folder,
+                options.model,
+                recipe,
+                name,
+                source,
+                target,
+                seed,
+                GAMMAS[name],
+                measures,
+                refit=name == "lineas-neurons",
             )
+            for name, recipe in recipes.items()
+        ]
     run_jobs(jobs, options.jobs)
     rows = [row for job in jobs for row in points(job.place)]
     lines = summary(rows)

@@ -27,7 +27,7 @@ from lineas.transport import Quantiles
 
 SHARE = 2
 """All solutions after the first together take this many times the steps of the first."""
-WARM = 0.3
+WARM = 0.2
 """The learning rate of those others, with "relative" steps: they have few, and begin near their end."""
 
 
