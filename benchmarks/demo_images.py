@@ -19,6 +19,7 @@ PICTURES = Path(__file__).parents[1] / "docs" / "images"
 
 def main() -> None:
     """Run the demo as a user does, and keep its figures and strips."""
+    made_by = about()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lineas", "demo", "--images", "--out", "shown", "--json", "told.json"]
         subprocess.run(command, cwd=folder, check=True)
@@ -27,7 +28,7 @@ def main() -> None:
         for lesson in told["lessons"]:
             name = lesson["lesson"]
             shutil.copyfile(Path(folder) / "shown" / name / "strip.png", PICTURES / f"{name}.png")
-    save("demo-images", {"about": about(), **told})
+    save("demo-images", {"about": made_by, **told})
 
 
 if __name__ == "__main__":
