@@ -212,6 +212,26 @@ def test_the_command_line_sweeps_chooses_and_goes_on(judged: Path, capsys: pytes
     assert all(file.stat().st_mtime_ns == at for file, at in before.items() if "chosen" not in str(file))
 
 
+def test_pictures_are_swept_by_what_they_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sides = ("--source", "lineas:night/source", "--target", "lineas:night/target", "--samples", "4")
+    judging = ("--prompts", "lineas:night/prompts", "--limit", "4", "--shows", "at night", "--out", str(tmp_path / "s"))
+    code, _, _ = run(
+        capsys, "sweep", "shapes", *sides, *judging, "--steps", "4", "--gamma", "0", "1", "--tolerance", "0"
+    )
+    assert code == 0
+    told = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert [(row["method"], row["gamma"]) for row in told["points"]] == [
+        ("untouched", None),
+        ("lineas", 1),
+        ("lineas", 0),
+    ]
+    untouched, nothing, dense = told["points"]
+    assert nothing["support"] == 0
+    assert nothing["values"] == untouched["values"]
+    assert dense["values"]["concept"] > untouched["values"]["concept"]
+    assert told["chosen"]["line"]["gamma"] == 0
+
+
 WRONG = [
     (("--gamma", "-1"), "gamma must be 0 or more, not -1.0"),
     (("--gamma", "1e-3", "1e-3"), "each once"),

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lineas import artifact
 from lineas.cli.common import DtypeOption, JsonOption, check_writable, model_for, progress_bar, say, write_json
+from lineas.cli.judged import ClassifierOption, JudgeOption, LimitOption, NeutralOption, PromptsOption, ShowsOption
 from lineas.errors import LineasError
 from lineas.evaluation.calibration import Goal, told
 from lineas.evaluation.calibration import calibrate as find_strength
@@ -31,20 +32,14 @@ def calibrate(
     max_damage: Annotated[
         str | None, typer.Option(metavar="GOAL", help="Not to exceed: ppl+5%, kl<=0.1, likeness-5%.")
     ] = None,
-    prompts: Annotated[
-        str | None, typer.Option(metavar="FILE[:column]", help="Texts to continue or pictures to draw, held out.")
-    ] = None,
-    neutral: Annotated[
-        str | None, typer.Option(metavar="FILE[:column]", help="Sentences that should be predicted as before.")
-    ] = None,
+    prompts: PromptsOption = None,
+    neutral: NeutralOption = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Default: the one it was learned on.")] = None,
-    toxicity_classifier: Annotated[
-        str, typer.Option("--classifier", metavar="NAME", help="profanity-check, MODULE:FUNCTION, hub id or folder.")
-    ] = PROFANITY,
-    shows: Annotated[str | None, typer.Option(metavar="TEXT", help="Of pictures: the concept looked for.")] = None,
-    picture_judge: Annotated[str | None, typer.Option("--judge", metavar="NAME", help="Of pictures.")] = None,
+    toxicity_classifier: ClassifierOption = PROFANITY,
+    shows: ShowsOption = None,
+    picture_judge: JudgeOption = None,
     seeds: Annotated[int, typer.Option(help="Sampling seeds at every strength.")] = 1,
-    limit: Annotated[int | None, typer.Option(help="Only the first N prompts and sentences.")] = None,
+    limit: LimitOption = None,
     largest: Annotated[float, typer.Option(help="Strength to try.")] = 1.0,
     tolerance: Annotated[float, typer.Option(help="How near, in strength.")] = 0.02,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to make; default: DIR itself.")] = None,

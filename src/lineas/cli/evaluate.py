@@ -26,7 +26,17 @@ from lineas.cli.common import (
     write_json,
 )
 from lineas.cli.evaluate_pictures import evaluate_pictures
-from lineas.cli.judged import names_of, parts_of, show
+from lineas.cli.judged import (
+    ClassifierOption,
+    JudgeOption,
+    LimitOption,
+    NeutralOption,
+    PromptsOption,
+    ShowsOption,
+    names_of,
+    parts_of,
+    show,
+)
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
 from lineas.evaluation.harness import check_tasks
@@ -43,10 +53,8 @@ EVALUATION, TABLE, PLOT, PARTS = "evaluation.json", "evaluation.md", "effect-dam
 
 
 def evaluate(
-    prompts: Annotated[str | None, typer.Option(metavar="FILE[:column]", help="Texts to continue.")] = None,
-    neutral: Annotated[
-        str | None, typer.Option(metavar="FILE[:column]", help="Sentences that should be predicted as before.")
-    ] = None,
+    prompts: PromptsOption = None,
+    neutral: NeutralOption = None,
     model: ModelArgument = None,
     intervention: Annotated[
         list[str] | None,
@@ -59,10 +67,7 @@ def evaluate(
     adapter: Annotated[
         list[Path] | None, typer.Option(metavar="DIR ...", help="Also judge adapters of peft, such as LoRA.")
     ] = None,
-    toxicity_classifier: Annotated[
-        str,
-        typer.Option("--classifier", metavar="NAME", help="profanity-check, MODULE:FUNCTION, hub id or folder; none."),
-    ] = PROFANITY,
+    toxicity_classifier: ClassifierOption = PROFANITY,
     concept_classifier: Annotated[
         str | None, typer.Option(metavar="NAME", help="A second classifier, of the concept at hand.")
     ] = None,
@@ -70,17 +75,13 @@ def evaluate(
         str | None, typer.Option(metavar="FILE[:column]", help="Or fit one: texts that show the concept, ...")
     ] = None,
     not_concept: Annotated[str | None, typer.Option(metavar="FILE[:column]", help="... and texts that do not.")] = None,
-    shows: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Of pictures: the concept that is looked for in them.")
-    ] = None,
-    picture_judge: Annotated[
-        str | None, typer.Option("--judge", metavar="NAME", help="Of pictures: clip, CLIP+DINO, or a folder.")
-    ] = None,
+    shows: ShowsOption = None,
+    picture_judge: JudgeOption = None,
     tasks: Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="Tasks of lm-eval, such as mmlu.")] = None,
     task_path: Annotated[str | None, typer.Option(metavar="DIR", help="Folder with further task files.")] = None,
     task_limit: Annotated[int | None, typer.Option(help="Only the first N examples of each task.")] = None,
     fewshot: Annotated[int | None, typer.Option(help="Examples in the context of a task; default: the task's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first N prompts and sentences.")] = None,
+    limit: LimitOption = None,
     seeds: Annotated[int, typer.Option(help="Sampling seeds, 0 to N - 1.")] = 1,
     max_new_tokens: TokensOption = 32,
     temperature: TemperatureOption = 1.0,

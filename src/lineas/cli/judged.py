@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.table import Table
 
 from lineas.cli.common import say
 from lineas.evaluation.records import Evaluation
 from lineas.evaluation.report import cell, columns
+
+PromptsOption = Annotated[
+    str | None, typer.Option(metavar="FILE[:column]", help="Texts to continue, or pictures to draw; held out.")
+]
+NeutralOption = Annotated[
+    str | None, typer.Option(metavar="FILE[:column]", help="Sentences that should be predicted as before.")
+]
+ClassifierOption = Annotated[
+    str,
+    typer.Option("--classifier", metavar="NAME", help="profanity-check, MODULE:FUNCTION, hub id or folder; none."),
+]
+ShowsOption = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Of pictures: the concept that is looked for in them.")
+]
+JudgeOption = Annotated[
+    str | None, typer.Option("--judge", metavar="NAME", help="Of pictures: clip, CLIP+DINO, or a folder.")
+]
+LimitOption = Annotated[int | None, typer.Option(help="Only the first N prompts and sentences.")]
 
 
 def parts_of(source: str) -> list[str]:

@@ -21,6 +21,7 @@ from lineas.cli.common import (
     say,
     write_json,
 )
+from lineas.cli.judged import ClassifierOption, JudgeOption, LimitOption, NeutralOption, PromptsOption, ShowsOption
 from lineas.cli.learn import METHODS
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
@@ -55,22 +56,16 @@ def sweep(
     steps: Annotated[int, typer.Option(help="Of the first solution; the others share twice as many.")] = 60,
     sites: Annotated[str | None, typer.Option(metavar="REGEX", help="Modules that carry maps.")] = None,
     refit: Annotated[bool, typer.Option("--refit", help="Learn every support once more without the penalty.")] = False,
-    prompts: Annotated[
-        str | None, typer.Option(metavar="FILE[:column]", help="Texts to continue, or pictures to draw.")
-    ] = None,
-    neutral: Annotated[
-        str | None, typer.Option(metavar="FILE[:column]", help="Sentences that should be predicted as before.")
-    ] = None,
+    prompts: PromptsOption = None,
+    neutral: NeutralOption = None,
     evaluate: Annotated[
         str | None, typer.Option(metavar="NAMES", help="toxicity, perplexity, concept; default: what files allow.")
     ] = None,
-    toxicity_classifier: Annotated[
-        str, typer.Option("--classifier", metavar="NAME", help="profanity-check, MODULE:FUNCTION, hub id or folder.")
-    ] = PROFANITY,
-    shows: Annotated[str | None, typer.Option(metavar="TEXT", help="Of pictures: the concept looked for.")] = None,
-    picture_judge: Annotated[str | None, typer.Option("--judge", metavar="NAME", help="Of pictures.")] = None,
+    toxicity_classifier: ClassifierOption = PROFANITY,
+    shows: ShowsOption = None,
+    picture_judge: JudgeOption = None,
     sampling_seeds: Annotated[int, typer.Option(help="Of the continuations at every point.")] = 1,
-    limit: Annotated[int | None, typer.Option(help="Only the first N prompts and sentences.")] = None,
+    limit: LimitOption = None,
     tolerance: Annotated[float, typer.Option(help="What of the best effect the choice may lose.")] = 0.2,
     at_once: Annotated[int, typer.Option("--jobs", help="Processes at once; each loads the model.")] = 1,
     on: Annotated[str, typer.Option(help="processes, or ray: a Ray cluster that sees the folder.")] = "processes",
@@ -81,7 +76,7 @@ def sweep(
     json: JsonOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Walk gamma from dense to sparse, judge every point, and choose the sparsest that keeps the effect."""
+    """Learn along gamma, judge every point, and choose the sparsest that keeps the effect."""
     check_writable(json)
     for option, number in (("--seeds", seeds), ("--jobs", at_once), ("--sampling-seeds", sampling_seeds)):
         if number < 1:
