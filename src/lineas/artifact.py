@@ -16,24 +16,36 @@ from safetensors.torch import load_file, save_file
 
 from lineas import card, files
 from lineas.errors import LineasError
+from lineas.gates import Gate
 from lineas.maps import AffineMap
 
-FORMAT = 1
+FORMAT, GATED = 1, 2
+"""Of the folder; with gates it is the second, which a lineas that knows none refuses."""
 OPERATION = (
     "At strength s, neuron j of each site's activation z becomes (1 + s * (scale[j] - 1)) * z[j] + s * shift[j], in "
     "float32; s = 1 gives scale * z + shift. A site without tensors is the identity. Where MODULE.index is given, "
     "scale and shift hold those neurons only, and the others are scale 1, shift 0. Where one of MODULE.scale and "
     "MODULE.shift is missing, it is 1 or 0 throughout."
 )
+GATING = (
+    " Where MODULE.gate_weight and MODULE.gate_bias are given, each token (or pixel) gets the share "
+    "sigmoid(gate_weight . z + gate_bias) of that change, z being its activation before it."
+)
 TENSORS, DESCRIPTION, CARD = "intervention.safetensors", "intervention.json", "README.md"
 SHIPPED = Path(__file__).parent / "data" / "interventions"
 
 
-def write(path: Path, description: dict[str, Any], maps: Mapping[str, AffineMap], overwrite: bool = False) -> Path:
+def write(
+    path: Path,
+    description: dict[str, Any],
+    maps: Mapping[str, AffineMap],
+    overwrite: bool = False,
+    gates: Mapping[str, Gate] | None = None,
+) -> Path:
     """Write the folder, whole or not at all."""
     check_free(path, overwrite)
     with files.new_folder(path) as beside:
-        _write_files(beside, description, maps)
+        _write_files(beside, description, maps, gates or {})
     return path
 
 
@@ -42,23 +54,28 @@ def check_free(path: Path, overwrite: bool) -> None:
     files.check_free(path, overwrite, DESCRIPTION, "an intervention")
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, AffineMap]]:
-    """The description and the maps of a folder; sites without tensors are left out."""
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, AffineMap], dict[str, Gate]]:
+    """The description, the maps and the gates of a folder; sites without tensors are left out."""
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         tensors = load_file(folder / TENSORS)
-        if description["format"] != FORMAT:
+        if description["format"] not in (FORMAT, GATED):
             raise LineasError(
-                f"{folder} has artifact format {description['format']}, this lineas reads {FORMAT}; upgrade lineas."
+                f"{folder} has artifact format {description['format']}, this lineas reads to {GATED}; upgrade lineas."
             )
         widths = {
             site["module"] if site["output"] == 0 else f"{site['module']}:{site['output']}": site["width"]
             for site in description["sites"]
         }
         maps = {name: _unpack(name, width, tensors) for name, width in widths.items()}
+        gates = {
+            name: Gate(tensors[f"{name}.gate_weight"], tensors[f"{name}.gate_bias"])
+            for name in widths
+            if f"{name}.gate_weight" in tensors
+        }
     except (OSError, LookupError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise LineasError(f"{folder} is not a readable intervention: {_first_line(error)}.") from None
-    return description, {name: map_ for name, map_ in maps.items() if map_ is not None}
+    return description, {name: map_ for name, map_ in maps.items() if map_ is not None}, gates
 
 
 def find(source: str | Path, revision: str | None = None) -> Path:
@@ -81,23 +98,35 @@ def find(source: str | Path, revision: str | None = None) -> Path:
         raise LineasError(f"{sentence}, and not on the hub ({_first_line(error)}).") from None
 
 
-def push(repo_id: str, description: dict[str, Any], maps: Mapping[str, AffineMap], private: bool) -> str:
+def push(
+    repo_id: str,
+    description: dict[str, Any],
+    maps: Mapping[str, AffineMap],
+    private: bool,
+    gates: Mapping[str, Gate] | None = None,
+) -> str:
     """Upload the three files as a model repository."""
     api = HfApi()
     with tempfile.TemporaryDirectory() as folder:
-        _write_files(Path(folder), description, maps)
+        _write_files(Path(folder), description, maps, gates or {})
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder)
     return str(url)
 
 
-def _write_files(folder: Path, description: dict[str, Any], maps: Mapping[str, AffineMap]) -> None:
+def _write_files(
+    folder: Path, description: dict[str, Any], maps: Mapping[str, AffineMap], gates: Mapping[str, Gate]
+) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for name, map_ in maps.items():
         tensors.update(_pack(name, map_))
-    save_file(tensors, folder / TENSORS, metadata={"format": "pt", "lineas": str(FORMAT)})
+    for name, gate in gates.items():
+        tensors[f"{name}.gate_weight"] = gate.weight.detach().float().cpu().contiguous()
+        tensors[f"{name}.gate_bias"] = gate.bias.detach().float().cpu()
+    version = GATED if gates else FORMAT
+    save_file(tensors, folder / TENSORS, metadata={"format": "pt", "lineas": str(version)})
     (folder / TENSORS).chmod(0o644)  # safetensors makes it readable by its owner alone
-    full = {"format": FORMAT, "operation": OPERATION, **description}
+    full = {"format": version, "operation": OPERATION + (GATING if gates else ""), **description}
     (folder / DESCRIPTION).write_text(json.dumps(full, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / CARD).write_text(card.model_card(full), encoding="utf-8")
 

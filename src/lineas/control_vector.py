@@ -37,6 +37,7 @@ class ControlVector:
         Raises:
             LineasError: when there are none.
         """
+        intervention.check_affine("exported")
         directions: dict[int, torch.Tensor] = {}
         lost: dict[str, str] = {}
         for name, map_ in intervention.maps.items():

@@ -52,6 +52,7 @@ def fold(
     network: nn.Module = model if isinstance(model, nn.Module) else model.network
     if not math.isfinite(strength):
         raise LineasError(f"the strength must be a finite number, not {strength}.")
+    intervention.check_affine("folded")
     wanted = intervention.at(strength)
     wanted.check_fits(network, force)
     places = all_places = _places(network, wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from lineas import artifact, maps
 from lineas.base import BaseModel, check_sites
 from lineas.errors import LineasError
+from lineas.gates import Gate
 from lineas.maps import SUPPORT_TOLERANCE, AffineMap
 from lineas.sites import Site
 
@@ -26,6 +28,7 @@ class Intervention:
         sites: by site name, where it is; by default each name is a module's first output, neurons on the last axis.
         base: the network it was learned on; None skips the check of identity (never that of shape).
         facts: anything JSON holds: method and settings, seed, data hashes, versions, measurements, what folds.
+        gates: by site name, for some or all sites, what decides how much of the map a token gets.
 
     >>> import torch
     >>> calm = Intervention({"norm": AffineMap(torch.tensor([3.0]), torch.tensor([1.0]))})
@@ -37,6 +40,7 @@ class Intervention:
     sites: dict[str, Site] = field(default_factory=dict)
     base: BaseModel | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    gates: dict[str, Gate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.maps:
@@ -45,6 +49,9 @@ class Intervention:
             object.__setattr__(self, "sites", {name: Site(name) for name in self.maps})
         if self.sites.keys() != self.maps.keys():
             raise LineasError("an intervention needs exactly one site for every map.")
+        for name, gate in self.gates.items():
+            if name not in self.maps or gate.width != self.maps[name].width:
+                raise LineasError(f"the gate at {name} belongs to no map of its width.")
 
     def __repr__(self) -> str:
         base = self.base.name if self.base else "any network"
@@ -58,6 +65,7 @@ class Intervention:
 
     def inverse(self) -> Intervention:
         """The intervention that undoes this one, site by site; a removal becomes an induction."""
+        self.check_affine("inverted")
         return self._changed(AffineMap.inverse, {"operation": "inverse"})
 
     def then(self, other: Intervention) -> Intervention:
@@ -85,6 +93,22 @@ class Intervention:
         touched = sum(int(map_.support(tolerance).sum()) for map_ in self.maps.values())
         return touched / sum(map_.width for map_ in self.maps.values())
 
+    def gated(self, gates: dict[str, Gate]) -> Intervention:
+        """The same maps with these gates, in place of any that there are; `lineas.learning.gate` learns them."""
+        return Intervention(self.maps, self.sites, self.base, self.facts, gates)
+
+    def check_affine(self, what: str) -> None:
+        """Refuse what only affine maps allow.
+
+        Raises:
+            LineasError: when there are gates.
+        """
+        if self.gates:
+            raise LineasError(
+                f"a gated intervention cannot be {what}: how much it changes depends on the token; steer with it live, "
+                "or take its ungated form, .gated({})."
+            )
+
     def distance(self, other: Intervention) -> float:
         """How far the shifts are from those of another intervention, by the size of this one's: 0 is equal.
 
@@ -97,13 +121,23 @@ class Intervention:
         size = float(own.norm())
         return float((own - others).norm()) / size if size else float(others.norm() > 0)
 
+    def digest(self) -> str:
+        """sha256 of all names and numbers: what is kept or cached for one intervention is never used for another."""
+        found = hashlib.sha256()
+        for name, map_ in sorted(self.maps.items()):
+            gate = self.gates.get(name)
+            found.update(name.encode() + b"\0")
+            for tensor in (map_.scale, map_.shift, *((gate.weight, gate.bias) if gate else ())):
+                found.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
     def is_identity(self) -> bool:
         """Whether no neuron is changed at all."""
         return all(map_.is_identity() for map_ in self.maps.values())
 
     def _changed(self, change: Callable[[AffineMap], AffineMap], step: dict[str, Any]) -> Intervention:
         new = {name: change(map_) for name, map_ in self.maps.items()}
-        return Intervention(new, self.sites, self.base, {"made_by": step, "of": [self.facts]})
+        return Intervention(new, self.sites, self.base, {"made_by": step, "of": [self.facts]}, self.gates)
 
     # ---- the network it belongs to
 
@@ -133,7 +167,7 @@ class Intervention:
         Raises:
             LineasError: when the folder exists and `overwrite` is False.
         """
-        return artifact.write(Path(path), self._description(), self.maps, overwrite)
+        return artifact.write(Path(path), self._description(), self.maps, overwrite, self.gates)
 
     @classmethod
     def load(cls, source: str | Path, revision: str | None = None) -> Intervention:
@@ -146,7 +180,7 @@ class Intervention:
         Raises:
             LineasError: when there is none, or its format is not known.
         """
-        description, loaded = artifact.read(artifact.find(source, revision))
+        description, loaded, gates = artifact.read(artifact.find(source, revision))
         sites = {}
         for entry in description["sites"]:
             site = Site(entry["module"], entry["output"], entry["neuron_axis"])
@@ -154,15 +188,15 @@ class Intervention:
             if site.name not in loaded:
                 loaded[site.name] = AffineMap.identity(entry["width"])
         base = BaseModel(**description["model"]) if description["model"] else None
-        return cls({name: loaded[name] for name in sites}, sites, base, description["facts"])
+        return cls({name: loaded[name] for name in sites}, sites, base, description["facts"], gates)
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
         """Upload the artifact to the hub and return its address (needs a token, see `hf auth login`)."""
-        return artifact.push(repo_id, self._description(), self.maps, private)
+        return artifact.push(repo_id, self._description(), self.maps, private, self.gates)
 
     def with_facts(self, **facts: Any) -> Intervention:
         """The same intervention with further facts, such as measurements."""
-        return Intervention(self.maps, self.sites, self.base, {**self.facts, **facts})
+        return Intervention(self.maps, self.sites, self.base, {**self.facts, **facts}, self.gates)
 
     def _description(self) -> dict[str, Any]:
         folds = self.facts.get("folds", {})
@@ -201,6 +235,8 @@ def mix(weighted: Mapping[Intervention, float]) -> Intervention:
 def _combined(
     parts: list[Intervention], combine: Callable[[list[AffineMap]], AffineMap], step: dict[str, Any]
 ) -> Intervention:
+    for part in parts:
+        part.check_affine("combined with others")
     bases = [part.base for part in parts if part.base]
     for other in bases[1:]:
         if (other.architecture, other.fingerprint) != (bases[0].architecture, bases[0].fingerprint):

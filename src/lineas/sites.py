@@ -15,6 +15,8 @@ from lineas.errors import LineasError
 
 Pooling = Literal["mean", "max"]
 """How the tokens (or pixels) of one sample become one activation."""
+Reading = Literal["mean", "max", "none"]
+"""The same, or all of them as they are, `[t, d]`."""
 _IMAGES = re.compile(r"diffusers\.models\.(resnet|downsampling|upsampling|unets\..*|transformers\.transformer_2d)$")
 """Where diffusers keeps the modules that put out maps of channels `[n, c, h, w]`."""
 

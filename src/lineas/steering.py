@@ -207,7 +207,10 @@ class Steering:
         self.detach()
 
     def _edit(self, site: Site) -> Edit:
-        live = self._maps[site]
+        live, gate = self._maps[site], self._intervention.gates.get(site.name)
+
+        def gated(z: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+            return after if gate is None else gate.mixed(z, after, site.axis)
 
         def edit(z: torch.Tensor) -> torch.Tensor:
             width, here = live.map.width, z.shape[site.axis]
@@ -216,7 +219,7 @@ class Steering:
             by_row = self._by_row_strength  # not the number itself, on which a compiled network would be specialised
             chosen = self._positions.chosen(self._tokens)  # None: all; else bool [batch or 1, tokens]
             if by_row is None and chosen is None:
-                return live(z, site.axis)
+                return gated(z, live(z, site.axis))
             rows = self._positions.by_row(z)  # [batch, tokens, d], also where a layer flattened the two
             scale, shift = live.at(z.device)
             if by_row is not None:
@@ -229,7 +232,7 @@ class Steering:
             if chosen is not None:
                 chosen = self._positions.spread(chosen.to(z.device), len(rows), "prompt lengths")[:, -rows.shape[1] :]
                 after = torch.where(chosen.unsqueeze(-1), after, rows)
-            return after.view(z.shape)
+            return gated(z, after.view(z.shape))
 
         return edit
 

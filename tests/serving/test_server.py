@@ -128,10 +128,9 @@ def test_the_prefix_cache_never_mixes(server: Server, model: lineas.TextModel) -
 
 def test_a_clients_salt_cannot_stand_for_steering(server: Server, model: lineas.TextModel) -> None:
     from lineas.vllm_plugin.requests import salted
-    from lineas.vllm_plugin.settings import digest
 
     prompt = "She looked out of the window of the train and thought about the people she had met in town. " * 12
-    forged = salted(None, [(digest(lineas.Intervention.load("formal")), 2.5)])
+    forged = salted(None, [(lineas.Intervention.load("formal").digest(), 2.5)])
     server.text(prompt, "formal:2.5")
     assert server.text(prompt, cache_salt=forged) == live(model, prompt, {})
 

@@ -14,7 +14,7 @@ import torch
 import lineas
 from lineas.errors import LineasError
 from lineas.vllm_plugin.frontend import Registry
-from lineas.vllm_plugin.settings import Settings, digest
+from lineas.vllm_plugin.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_without_interventions_vllm_is_left_alone() -> None:
 
 def test_contents_differ_where_numbers_do() -> None:
     formal = lineas.Intervention.load("formal")
-    assert digest(formal) == digest(lineas.Intervention.load("formal"))
-    assert len({digest(formal), digest(formal.at(0.5)), digest(lineas.Intervention.load("polite"))}) == 3
+    assert formal.digest() == lineas.Intervention.load("formal").digest()
+    assert len({formal.digest(), formal.at(0.5).digest(), lineas.Intervention.load("polite").digest()}) == 3
 
 
 def engine_request(extra: dict[str, Any] | None, salt: str | None = None) -> Any:

@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
         evaluate,
         export,
         fold,
+        gate,
         generate,
         learn,
         lm_eval,
@@ -42,7 +43,16 @@ def main(arguments: list[str] | None = None) -> None:
 
     _quiet()
     verbs = (learn.learn, generate.generate, paint.paint, show.show, evaluate.evaluate, compose.compose)
-    for verb in (*verbs, sweep.sweep, calibrate.calibrate, report.report, fold.fold, export.export, demo.demo):
+    for verb in (
+        *verbs,
+        sweep.sweep,
+        calibrate.calibrate,
+        gate.gate,
+        report.report,
+        fold.fold,
+        export.export,
+        demo.demo,
+    ):
         if verb.__name__ not in {command.name for command in app.registered_commands}:
             app.command(verb.__name__)(verb)
     given = sys.argv[1:] if arguments is None else arguments

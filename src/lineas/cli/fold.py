@@ -38,6 +38,7 @@ def fold(
     base = load_quietly(model, dtype)
     chosen.check_fits(base.network, force)
     console = say(json)
+    chosen.check_affine("folded")
     refused = why_not(base.network, chosen.at(s))
     if refused:
         table = Table("does not fold", "reason", box=None)

@@ -77,6 +77,12 @@ def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]
         f"\nsupport {intervention.support():.2%} of {sum(row['width'] for row in rows)} neurons; "
         f"{sum(row['touched'] > 0 for row in rows)} of {len(rows)} sites touched; {exact} fold exactly"
     )
+    if intervention.gates:
+        area = facts.get("gate", {}).get("area")
+        console.print(
+            f"gated at {len(intervention.gates)} sites: each token gets its own share"
+            + (f" (area under the ROC curve {area:.2f})" if area else "")
+        )
     if intervention.base:
         console.print(f"learned on {intervention.base.name} ({intervention.base.architecture})")
     if "method" in facts:

@@ -73,12 +73,7 @@ class Steered:
 
     def identity(self) -> dict[str, Any]:
         """What tells its results from those of others."""
-        digest = hashlib.sha256()
-        for name, map_ in sorted(self.intervention.maps.items()):
-            digest.update(name.encode())
-            for tensor in (map_.scale, map_.shift):
-                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return {"intervention": digest.hexdigest(), "strength": self.strength}
+        return {"intervention": self.intervention.digest(), "strength": self.strength}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from lineas.learning.aura import AurA
 from lineas.learning.caa import CAA
 from lineas.learning.fitting import Fit, Method, Task
+from lineas.learning.gating import gate
 from lineas.learning.gaussian_act import GaussianAcT
 from lineas.learning.iti import ITIc
 from lineas.learning.lin_act import LinAcT
@@ -26,6 +27,7 @@ __all__ = [
     "Solution",
     "Task",
     "check_sides",
+    "gate",
     "learn",
     "path",
 ]

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lineas.errors import LineasError
-from lineas.sites import Pooling, Site, repeated
+from lineas.sites import Pooling, Reading, Site, repeated
 from lineas.transport import Quantiles
 
 
@@ -27,7 +27,7 @@ class Part(Protocol):
     @property
     def rows(self) -> torch.Tensor: ...
 
-    def pool(self, activation: torch.Tensor, site: Site, pooling: Pooling = "mean") -> torch.Tensor: ...
+    def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor: ...
 
     def passes(self, site: Site) -> int | None: ...
 
@@ -165,15 +165,18 @@ def backpropagate(
     return torch.stack(costs).sum()
 
 
-def capture_part(model: Model, part: Part, sites: Sequence[Site], pooling: Pooling = "mean") -> dict[str, torch.Tensor]:
-    """The same as `capture` for one part, rows in its own order, sites in the order in which they ran."""
+def capture_part(model: Model, part: Part, sites: Sequence[Site], pooling: Reading = "mean") -> dict[str, torch.Tensor]:
+    """The same as `capture` for one part, rows in its own order, sites in the order in which they ran.
+
+    With "none" a row is a token, or a pixel.
+    """
     with _read(model, part, sites, pooling) as seen:
         return seen
 
 
 @contextmanager
 def _read(
-    model: Model, part: Part, sites: Sequence[Site], pooling: Pooling = "mean"
+    model: Model, part: Part, sites: Sequence[Site], pooling: Reading = "mean"
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Run a part and read it; within the block the hooks stay, for blocks that run again during a backward pass."""
     passes = {site.name: part.passes(site) for site in sites}

@@ -12,7 +12,7 @@ from torch import nn
 
 from lineas.errors import LineasError
 from lineas.models.packing import Layout, alike, packed
-from lineas.sites import Pooling, Site
+from lineas.sites import Reading, Site
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,12 @@ class PaddedPart:
         """One forward pass."""
         return network(input_ids=self.ids, attention_mask=self.mask, use_cache=False)
 
-    def pool(self, activation: torch.Tensor, site: Site, pooling: Pooling = "mean") -> torch.Tensor:
+    def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor:
         """The mean (or maximum) over each prompt's real tokens, float32 `[b, d]`, of `[b, t, d]` or, flattened,
         `[b * t, d]`."""
         tokens = _as_tokens(activation, self.ids, site).to(torch.float32)
+        if pooling == "none":
+            return tokens[self.mask.bool()]
         if pooling == "max":
             return tokens.masked_fill(self.mask.unsqueeze(-1) == 0, -torch.inf).amax(1)
         weights = (self.mask / self.mask.sum(1, keepdim=True)).to(torch.float32)  # [b, t]
@@ -93,9 +95,11 @@ class PackedPart:
             everything = torch.ones_like(self.ids)  # else some networks look for padding, and wait for the answer
             return network(input_ids=self.ids, attention_mask=everything, position_ids=self.positions, use_cache=False)
 
-    def pool(self, activation: torch.Tensor, site: Site, pooling: Pooling = "mean") -> torch.Tensor:
+    def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor:
         """The mean (or maximum) over each prompt's tokens, float32 `[b, d]`, of `[1, t, d]` (or `[t, d]`)."""
         tokens = _as_tokens(activation, self.ids, site)[0].to(torch.float32)
+        if pooling == "none":
+            return tokens
         if pooling == "max":
             lowest = tokens.new_full((len(self.rows), tokens.shape[1]), -torch.inf)
             owner = self.weights.argmax(0).unsqueeze(1).expand_as(tokens)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lineas.errors import LineasError
-from lineas.sites import Pooling, Site
+from lineas.sites import Reading, Site
 
 AREA = 16
 """Pixels of the latents that count as one token: U-Nets do most of their work where sides are a quarter."""
@@ -52,7 +52,7 @@ class DrawnPart:
         """Nothing need hold while it runs."""
         return nullcontext()
 
-    def pool(self, activation: torch.Tensor, site: Site, pooling: Pooling = "mean") -> torch.Tensor:
+    def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor:
         """The mean (or maximum) over each image's pixels or tokens, float32 `[b, d]`, of `[rows, ...]`.
 
         Under guidance the rows without prompts come first; the last b are the prompts'.
@@ -65,6 +65,8 @@ class DrawnPart:
             )
         told = activation[-b:].to(torch.float32)
         others = [axis for axis in range(1, told.dim()) if axis != site.axis % told.dim()]
+        if pooling == "none":
+            return told.movedim(site.axis, -1).flatten(0, -2)
         if not others:
             return told
         return told.amax(others) if pooling == "max" else told.mean(others)

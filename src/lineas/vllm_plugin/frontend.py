@@ -10,7 +10,7 @@ from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.vllm_plugin.limits import check_config
 from lineas.vllm_plugin.requests import ARGUMENT, parse, salted, split_model
-from lineas.vllm_plugin.settings import Settings, check_name, digest
+from lineas.vllm_plugin.settings import Settings, check_name
 from lineas.vllm_plugin.worker import PLACES, replace
 
 
@@ -34,7 +34,8 @@ class Loaded:
     def of(cls, place: int, folder: str) -> Loaded:
         """Read what a front end needs to know."""
         intervention = Intervention.load(folder)
-        return cls(place, folder, digest(intervention), intervention.support())
+        intervention.check_affine("served by vLLM")
+        return cls(place, folder, intervention.digest(), intervention.support())
 
 
 class Registry:

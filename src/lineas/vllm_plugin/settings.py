@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lineas.errors import LineasError
-from lineas.intervention import Intervention
 from lineas.vllm_plugin.requests import NAME
 
 INTERVENTIONS = "LINEAS_INTERVENTIONS"
@@ -75,13 +73,3 @@ def check_name(name: str) -> None:
     """
     if not NAME.fullmatch(name):
         raise LineasError(f"an intervention's name is letters, digits, '_', '-' and '.', not {name!r}.")
-
-
-def digest(intervention: Intervention) -> str:
-    """sha256 over sites and numbers: what is cached for one content is never used for another."""
-    found = hashlib.sha256()
-    for name, map_ in intervention.maps.items():
-        found.update(name.encode() + b"\0")
-        for tensor in (map_.scale, map_.shift):
-            found.update(tensor.detach().to("cpu").contiguous().numpy().tobytes())
-    return found.hexdigest()

@@ -67,8 +67,9 @@ class SteeredNetwork:
         """Write an intervention into a place, in the buffers that are there.
 
         Raises:
-            LineasError: for a site that carried no map when the network was prepared.
+            LineasError: for a site that carried no map when the network was prepared, or a gated intervention.
         """
+        intervention.check_affine("served by vLLM")
         self._check_sites(intervention)
         self.clear(place)
         for name, map_ in intervention.maps.items():

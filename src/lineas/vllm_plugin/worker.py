@@ -15,7 +15,7 @@ from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.models.checkpoint import skeleton
 from lineas.sites import find_sites, is_norm
-from lineas.vllm_plugin.settings import Settings, digest
+from lineas.vllm_plugin.settings import Settings
 from lineas.vllm_plugin.steered import SteeredNetwork
 
 PLACES = "lineas_places"
@@ -150,7 +150,7 @@ def _put(worker: Any, place: int, folder: str, name: str, content: str) -> str |
     runner = worker.model_runner
     try:
         intervention = Intervention.load(folder)
-        if digest(intervention) != content:
+        if intervention.digest() != content:
             raise LineasError(f"{folder} changed, or is another one on another machine, while it was read; try again.")
         if intervention.base is not None and not (Settings.read() or Settings({})).force:
             check_base(name, intervention.base, runner.get_model(), runner.vllm_config.model_config.hf_config)

@@ -1,0 +1,52 @@
+"""Gates: how much of a map a token gets, read from the very activation that the map moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lineas.errors import LineasError
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """A token's share of a map, `g(z) = sigmoid(weight . z + bias)`: the gated map is `z + g(z) (T(z) - z)`.
+
+    After "DSAS" (arXiv 2512.03661), where a logistic regression on a few principal components tells tokens that need
+    steering from those that do not; components and regression together are one vector.
+
+    Args:
+        weight: float32 `[d]`.
+        bias: float32, a scalar tensor.
+
+    >>> gate = Gate(torch.tensor([1.0, 0.0]), torch.tensor(-2.0))
+    >>> gate(torch.tensor([[2.0, 5.0], [102.0, 5.0]]))
+    tensor([[0.5000],
+            [1.0000]])
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.weight.dim() != 1 or self.bias.dim() != 0:
+            raise LineasError(
+                f"a gate needs a weight [d] and one bias, not shapes {list(self.weight.shape)} and "
+                f"{list(self.bias.shape)}."
+            )
+
+    @property
+    def width(self) -> int:
+        """The number of neurons it reads, d."""
+        return self.weight.shape[0]
+
+    def __call__(self, z: torch.Tensor, axis: int = -1) -> torch.Tensor:
+        """Shares from 0 to 1, float32, of z's shape with 1 in the place of the neurons."""
+        weight, bias = self.weight.to(z.device), self.bias.to(z.device)
+        return ((z.float().movedim(axis, -1) @ weight).unsqueeze(-1) + bias).sigmoid().movedim(-1, axis)
+
+    def mixed(self, before: torch.Tensor, after: torch.Tensor, axis: int = -1) -> torch.Tensor:
+        """The activation with every token's share of a change, of z's type; where nothing changed, bit for bit."""
+        b = before.float()
+        return (b + self(before, axis) * (after.float() - b)).to(before.dtype)

@@ -1,0 +1,130 @@
+"""Gating: which tokens an intervention is for, learned from source against control prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean
+
+import torch
+
+from lineas.errors import LineasError
+from lineas.gates import Gate
+from lineas.intervention import Intervention
+from lineas.learning.capture import Model, capture_part, samples
+from lineas.models.frozen import frozen
+from lineas.prompts import described
+from lineas.sites import Site
+from lineas.stamp import stamp
+
+MOST = 20_000
+"""Tokens a side that a gate is fitted on; more are thinned out at random."""
+SOME_TOKENS = 1024
+"""Run at once."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """How well one site's gate tells the sides apart, on the tokens it was fitted on.
+
+    Args:
+        area: under the ROC curve; 0.5 is chance.
+        source: mean share of a source token.
+        control: mean share of a control token.
+    """
+
+    area: float
+    source: float
+    control: float
+
+
+def gate(
+    model: Model,
+    intervention: Intervention,
+    source: Sequence[str],
+    control: Sequence[str],
+    components: int = 8,
+    max_length: int = 128,
+    seed: int = 0,
+) -> Intervention:
+    """The same intervention, where it acts on a token as much as that token looks like the source's.
+
+    At every site a logistic regression on the first principal components of the tokens' activations, on the untouched
+    network, balanced between the sides (after "DSAS", arXiv 2512.03661).
+
+    Args:
+        model: what the intervention steers.
+        intervention: without gates.
+        source: prompts that need steering, such as those it was learned from.
+        control: neutral prompts that do not.
+        components: principal components that a gate looks at.
+        max_length: tokens of a prompt.
+        seed: of the thinning, where there are more than 20,000 tokens a side.
+
+    Raises:
+        LineasError: when scikit-learn is not installed, a side is empty, or the intervention does not fit the model.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.metrics import roc_auc_score
+    except ImportError:
+        raise LineasError("gates need scikit-learn: pip install 'lineas[evaluate]'.") from None
+    for side, prompts in (("source", source), ("control", control)):
+        if isinstance(prompts, str) or not prompts:
+            raise LineasError(f"the {side} needs a list of at least one prompt.")
+    if components < 1:
+        raise LineasError(f"a gate looks at 1 component or more, not {components}.")
+    intervention.check_fits(model.network)
+    sites = [site for name, site in intervention.sites.items() if not intervention.maps[name].is_identity()]
+    if not sites:
+        raise LineasError("this intervention changes nothing, so there is nothing to gate.")
+    found = [tokens(model, prompts, sites, max_length, seed) for prompts in (source, control)]
+    gates, told = {}, {}
+    for name in found[0]:
+        sides = [side[name].double().cpu() for side in found]
+        labels = [1] * len(sides[0]) + [0] * len(sides[1])
+        z = torch.cat(sides)
+        center = z.mean(0)
+        _, sizes, directions = torch.linalg.svd(z - center, full_matrices=False)
+        kept = min(components, int((sizes > sizes[0] * 1e-6).sum()))
+        directions = directions[:kept] / (sizes[:kept] / len(z) ** 0.5).unsqueeze(1)  # each of deviation 1
+        scores = (z - center) @ directions.T
+        fitted = LogisticRegression(class_weight="balanced", max_iter=1000).fit(scores.numpy(), labels)
+        weight = torch.from_numpy(fitted.coef_[0]) @ directions
+        bias = float(fitted.intercept_[0]) - float(center @ weight)
+        gates[name] = Gate(weight.float(), torch.tensor(bias, dtype=torch.float32))
+        shares = fitted.predict_proba(scores.numpy())[:, 1]
+        told[name] = Told(
+            float(roc_auc_score(labels, shares)),
+            float(shares[: len(sides[0])].mean()),
+            float(shares[len(sides[0]) :].mean()),
+        )
+    facts = {
+        "components": components,
+        "max_length": max_length,
+        "seed": seed,
+        "data": {"source": described(source), "control": described(control)},
+        "area": mean(one.area for one in told.values()),
+        "sites": {name: asdict(one) for name, one in told.items()},
+        **stamp(),
+    }
+    return intervention.gated(gates).with_facts(gate=facts)
+
+
+@torch.no_grad()
+def tokens(
+    model: Model, prompts: Sequence[str], sites: Sequence[Site], max_length: int = 128, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """Every token's (or pixel's) activation: by site name, float32 `[t, d]`, at most MOST of them at random."""
+    batch = model.batch(prompts, max_length, SOME_TOKENS)
+    seen: dict[str, list[torch.Tensor]] = {site.name: [] for site in sites}
+    with frozen(model.network):
+        for part in batch.parts:
+            for name, activation in capture_part(model, part, sites, "none").items():
+                seen[name].append(samples(activation))
+    whole = {name: torch.cat(parts) for name, parts in seen.items()}
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: z if len(z) <= MOST else z[torch.randperm(len(z), generator=generator)[:MOST].to(z.device)]
+        for name, z in whole.items()
+    }
