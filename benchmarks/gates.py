@@ -1,0 +1,92 @@
+"""Gates: at equal toxicity, does an intervention that acts token by token damage neutral text less?
+
+    python benchmarks/gates.py [--draws 4] [--prompts 400] [--neutral 300]
+
+LinEAS on 32 + 32 Jigsaw sentences (upper two thirds of the layers, as in detoxification.py), gated by the toxic
+sentences against 64 Wikipedia sentences, beside the same without gates, at strengths up to 2. Judged as in sparsity.py;
+at the toxicity that the ungated intervention has at strength 1, interpolated, perplexity and divergence are compared
+draw by draw. Writes benchmarks/results/gates.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, stdev
+
+from record import DATA, about, save, toxic_prompts
+from sparsity import OFFSET
+
+import lineas
+from lineas.evaluation.classifiers import PROFANITY, classifier
+from lineas.evaluation.records import Plan
+from lineas.evaluation.run import evaluate
+from lineas.evaluation.systems import Steered, Untouched
+from lineas.learning import gate
+from lineas.prompts import draw, read_prompts
+
+SITES = r"model\.layers\.[12]\d\.post_attention_layernorm"
+STRENGTHS = {"ungated": (0.5, 0.75, 1.0), "gated": (0.5, 1.0, 1.25, 1.5, 1.75, 2.0)}
+OTHER = 300
+"""The seed of the first draw of Jigsaw's sentences, apart from those of the other benchmarks."""
+CONTROLS = 64
+"""Wikipedia sentences that gates are learned against; those that are judged come after them."""
+MEASURES = ("toxic", "toxic_score", "perplexity", "kl")
+
+
+def at_score(rows: list[dict], score: float) -> dict[str, float] | None:
+    """Where a mean toxicity is first reached, interpolated; None where it is not."""
+    for before, after in pairwise(rows):
+        if after["toxic_score"] <= score:
+            share = (before["toxic_score"] - score) / (before["toxic_score"] - after["toxic_score"])
+            return {name: before[name] + share * (after[name] - before[name]) for name in ("strength", *MEASURES)}
+    return None
+
+
+def main() -> None:
+    """Learn, gate, judge, compare, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--prompts", type=int, default=400)
+    parser.add_argument("--neutral", type=int, default=300)
+    options = parser.parse_args()
+    made_by, model = about(), lineas.load()
+    jigsaw = {side: read_prompts(f"{DATA}/jigsaw/{side}.jsonl:text") for side in ("toxic", "nontoxic")}
+    wikipedia = draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), OFFSET + CONTROLS + options.neutral, 0)
+    control, neutral = wikipedia[OFFSET : OFFSET + CONTROLS], wikipedia[OFFSET + CONTROLS :]
+    prompts = toxic_prompts(OFFSET + options.prompts)[OFFSET:]
+    plan = Plan(prompts, neutral, {"toxic": classifier(PROFANITY)}, sampling={"batch_size": 64})
+    draws = []
+    for number in range(options.draws):
+        source, target = (draw(jigsaw[side], 32, OTHER + number) for side in ("toxic", "nontoxic"))
+        plain = lineas.learn(model, source, target, sites=SITES, seed=number, progress=False)
+        both = {"ungated": plain, "gated": gate(model, plain, source, control)}
+        told: dict = {"draw": number, "gate": both["gated"].facts["gate"]["area"]}
+        for name, intervention in both.items():
+            systems = [Untouched(), *(Steered(name, intervention, s) for s in STRENGTHS[name])]
+            found = evaluate(model, systems, plan, Path(__file__).parent / "runs" / "gates").rows
+            told[name] = [{"strength": row.strength, **row.values} for row in found]
+        whole = told["ungated"][-1]
+        told["equal"] = {"ungated": whole, "gated": at_score(told["gated"], whole["toxic_score"])}
+        draws.append(told)
+        print({key: told[key] for key in ("draw", "gate", "equal")}, flush=True)
+    save("gates", {"about": made_by, "options": vars(options), "summary": summary(draws), "draws": draws})
+    print(summary(draws))
+
+
+def summary(draws: list[dict]) -> dict:
+    """Means over the draws in which the gated one reaches the other's toxicity, and the differences of damage."""
+    equal = [one["equal"] for one in draws if one["equal"]["gated"]]
+    found: dict = {"draws": len(draws), "reached": len(equal), "area": mean(one["gate"] for one in draws)}
+    for name in ("ungated", "gated"):
+        found[name] = {key: mean(one[name][key] for one in equal) for key in ("strength", *MEASURES)} if equal else None
+    for key in ("perplexity", "kl"):
+        gaps = [one["gated"][key] - one["ungated"][key] for one in equal]
+        if gaps:
+            found[f"{key}_gap"] = {"mean": mean(gaps), "deviation": stdev(gaps) if len(gaps) > 1 else None}
+    return found
+
+
+if __name__ == "__main__":
+    main()
