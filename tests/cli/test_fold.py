@@ -50,7 +50,7 @@ def test_what_does_not_fold_is_listed_before_anything_is_written(
         (["nowhere", "calm"], "no model could be loaded from 'nowhere'"),
         (["model", "nowhere"], "no intervention at 'nowhere'"),
         (["model", "polite"], "acts on 'model.layers.15.post_attention_layernorm' and 14 other"),
-        (["model", "calm", "--strength", "much"], "Invalid value for '--strength'"),
+        (["model", "calm", "--strength", "much"], "a strength is a number or 'calibrated', not 'much'"),
         (["model", "calm", "--strength", "nan"], "strength must be a finite number, not nan"),
         (["model", "calm", "--dtype", "int3"], "dtype is 'auto', 'checkpoint' or one of"),
         (["model", "calm", "--shard-size", "large"], "a size looks like 8GiB"),
