@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+HOW = ("method", "pooling", "seed", "drawing", "data", "versions", "made_by")
+"""Facts that the card says of how it was made."""
+
 
 def model_card(description: dict[str, Any]) -> str:
     """The README.md of an artifact, from its JSON description; front matter as the hub reads it."""
@@ -41,7 +44,7 @@ def model_card(description: dict[str, Any]) -> str:
             '`steer(..., strength="calibrated")`.',
             "",
         ]
-    learned = {key: facts[key] for key in ("method", "seed", "drawing", "data", "versions", "made_by") if key in facts}
+    learned = {key: facts[key] for key in HOW if key in facts}
     if learned:
         lines += ["## How it was made", "", "```json", json.dumps(learned, indent=1), "```", ""]
     return "\n".join(lines)

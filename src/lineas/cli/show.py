@@ -87,7 +87,8 @@ def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]
         console.print(f"learned on {intervention.base.name} ({intervention.base.architecture})")
     if "method" in facts:
         settings = ", ".join(f"{k} {v}" for k, v in facts["method"].items() if k != "name" and v is not None)
-        console.print(f"method {facts['method']['name']}: {settings}, seed {facts.get('seed')}")
+        pooled = ", pooled by the largest" if facts.get("pooling") == "max" else ""
+        console.print(f"method {facts['method']['name']}: {settings}, seed {facts.get('seed')}{pooled}")
     if "made_by" in facts:
         console.print(f"made by {facts['made_by']}")
     for side, data in facts.get("data", {}).items():
