@@ -51,6 +51,18 @@ def test_the_strength_is_where_the_goal_begins_or_the_damage_ends(
         assert not goal or goal.met(model(found.strength), model(0))
 
 
+def test_a_strength_that_was_seen_to_do_both_is_taken_though_the_curve_is_not_smooth() -> None:
+    """Toxicity falls, rises again where the damage ends, and falls for good: bisection alone ends behind the rise."""
+
+    def uneven(strength: float) -> dict[str, float]:
+        return {"toxic": 0.3 if strength < 0.2 or 0.3 < strength < 0.6 else 0.1, "perplexity": 20 + 4 * strength}
+
+    found = calibrate(uneven, Goal.effect("toxic-50%"), Goal.damage("ppl+5%"))
+    assert found.reached
+    assert 0.2 <= found.strength <= 0.25
+    assert uneven(found.strength)["toxic"] == 0.1
+
+
 def test_an_effect_out_of_reach_is_said_with_what_there_is() -> None:
     with pytest.raises(LineasError, match=r"'toxic-90%' is not reached: at strength 1 toxic is 0\.1, untouched 0\.4"):
         calibrate(model, Goal.effect("toxic-90%"))

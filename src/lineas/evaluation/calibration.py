@@ -145,8 +145,8 @@ def calibrate(
     if effect is None:
         strength, reached = within, True
     elif effect.met(at(largest), untouched):
-        needed = 0.0 if effect.met(untouched, untouched) else first(lambda s: effect.met(at(s), untouched))[1]
-        strength, reached = min(needed, within), needed <= within
+        strength = 0.0 if effect.met(untouched, untouched) else first(lambda s: effect.met(at(s), untouched))[1]
+        reached = damage is None or damage.met(at(strength), untouched)
     elif damage is not None:
         strength, reached = within, False
     else:
@@ -155,6 +155,10 @@ def calibrate(
             f"'{effect.text}' is not reached: at strength {largest:g} {effect.measure} is {value:.4g}, untouched "
             f"{untouched[effect.measure]:.4g}; allow a larger strength, or a smaller effect."
         )
+    if effect is not None and damage is not None and not reached:
+        at(within)
+        both = [s for s, values in seen.items() if all(goal.met(values, untouched) for goal in (effect, damage))]
+        strength, reached = (min(both), True) if both else (within, False)  # measures are noisy: one may do both
     at(strength)
     return Calibration(strength, reached, [{"strength": s, **seen[s]} for s in sorted(seen)])
 
