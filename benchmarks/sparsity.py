@@ -1,13 +1,14 @@
 """How sparse an intervention may be: LinEAS along gamma on Jigsaw, judged by toxicity and perplexity.
 
-    python benchmarks/sparsity.py [--seeds 4] [--prompts 400] [--neutral 300] [--steps 60] [--jobs 1]
+    python benchmarks/sparsity.py [--seeds 4] [--prompts 1000] [--neutral 200] [--steps 60] [--jobs 1]
 
 For each draw of 32 + 32 sentences a path of maps from sparse to dense, each beginning where the one before it ended:
 with the sparse group lasso, and with single neurons alone (lambda_g = 0), where each support is also learned once more
 without the penalty; Lin-AcT, which has no gamma, beside them. Maps may sit at the norms of all 30 layers. Judged are
 continuations of RealToxicityPrompts (alt-profanity-check) and the perplexity of Wikipedia sentences. The choice is the
-smallest support that keeps 80 % of the largest effect. What is learned is kept in benchmarks/runs, so an interrupted
-run goes on there. Writes benchmarks/results/sparsity.json and docs/sparsity.png.
+smallest support that keeps 80 % of the largest effect on the mean toxicity. What is learned is kept in benchmarks/runs,
+so an interrupted run goes on there (with other settings give it another --folder). Writes
+benchmarks/results/sparsity.json and docs/sparsity.png.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ GAMMAS = {
     "lin-act": (),
 }
 """Of every method, weights of its penalty: from the dense end to where nothing is left."""
-OFFSET = 1664
-"""The first prompts and sentences are those on which recipes were chosen and methods compared."""
+OFFSET = 664
+"""The first prompts and sentences are those on which recipes were chosen, and on which LoFIT-RL is trained."""
 OTHER = 200
 """The seed of the first draw of Jigsaw's sentences, apart from those of the other benchmarks."""
 TOLERANCE = 0.2
+EFFECT = "toxic_score"
+"""The mean, not the share above 0.5: of the untouched model's texts few are above it, so that a share is noise."""
 
 
 def main() -> None:
@@ -45,8 +48,8 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="hub id or folder; default: SmolLM2-135M-Instruct")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--prompts", type=int, default=400)
-    parser.add_argument("--neutral", type=int, default=300)
+    parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--neutral", type=int, default=200)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=RUNS)
@@ -82,7 +85,7 @@ def main() -> None:
         ]
     run_jobs(jobs, options.jobs)
     rows = [row for job in jobs for row in points(job.place)]
-    lines = summary(rows)
+    lines = summary(rows, EFFECT)
     chosen = choose(lines, TOLERANCE)
     print(markdown(lines, chosen, f"chosen: {chosen.label if chosen else None}"))
     given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}

@@ -177,6 +177,12 @@ def test_a_concept_that_should_grow_counts_upwards() -> None:
     assert [line.share for line in summary(grown)] == pytest.approx([0.0, 1.0, 0.875])
 
 
+def test_the_effect_may_be_another_measure() -> None:
+    scored = [made("untouched", None, 0, 0, 0, toxic_score=0.4), made("lineas", 0.0, 0, 1, 0, toxic_score=0.2)]
+    scored += [made("lineas", 1e-3, 0, 0.1, 0, toxic_score=0.25)]
+    assert [line.share for line in summary(scored, "toxic_score")] == pytest.approx([0.0, 1.0, 0.75])
+
+
 def test_table_and_plot(tmp_path: Path) -> None:
     lines = summary(FOUND)
     table = markdown(lines, choose(lines, 0.2), "about")

@@ -52,13 +52,14 @@ def effect_of(rows: Sequence[dict[str, Any]]) -> str | None:
     return next((name for name in EFFECTS if any(name in row["values"] for row in rows)), None)
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> list[Line]:
+def summary(rows: Sequence[dict[str, Any]], effect: str | None = None) -> list[Line]:
     """Lines of points: the untouched model first, then methods in the order in which they come, by gamma.
 
     Args:
         rows: the points of all jobs, as their files hold them.
+        effect: the measure that should change; by default the share of the concept or of toxic texts.
     """
-    effect = effect_of(rows)
+    effect = effect or effect_of(rows)
     kinds = dict.fromkeys((row["method"], row["gamma"], row["refit"]) for row in rows)
     lines = []
     for method, gamma, refit in kinds:
