@@ -50,6 +50,14 @@ def model_card(description: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def recipe(facts: dict[str, Any]) -> str:
+    """A method with its settings, in a line."""
+    settings = [f"{key} {value}" for key, value in facts["method"].items() if key != "name" and value is not None]
+    settings.append(f"seed {facts.get('seed')}")
+    settings += ["pooled by the largest"] if facts.get("pooling") == "max" else []
+    return f"{facts['method']['name']}: {', '.join(settings)}"
+
+
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     """A Markdown table of measurements, one row a strength."""
     columns = list(rows[0])

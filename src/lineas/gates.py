@@ -43,8 +43,12 @@ class Gate:
 
     def __call__(self, z: torch.Tensor, axis: int = -1) -> torch.Tensor:
         """Shares from 0 to 1, float32, of z's shape with 1 in the place of the neurons."""
-        weight, bias = self.weight.to(z.device), self.bias.to(z.device)
-        return ((z.float().movedim(axis, -1) @ weight).unsqueeze(-1) + bias).sigmoid().movedim(-1, axis)
+        here = self.to(z.device)
+        return ((z.float().movedim(axis, -1) @ here.weight).unsqueeze(-1) + here.bias).sigmoid().movedim(-1, axis)
+
+    def to(self, device: torch.device) -> Gate:
+        """The same on a device; itself where it is there."""
+        return self if self.weight.device == device else Gate(self.weight.to(device), self.bias.to(device))
 
     def mixed(self, before: torch.Tensor, after: torch.Tensor, axis: int = -1) -> torch.Tensor:
         """The activation with every token's share of a change, of z's type; where nothing changed, bit for bit."""

@@ -208,6 +208,8 @@ class Steering:
 
     def _edit(self, site: Site) -> Edit:
         live, gate = self._maps[site], self._intervention.gates.get(site.name)
+        if gate is not None:  # now, so that no forward pass waits for a copy
+            gate = gate.to(_device(self._network.get_submodule(site.module), self._network))
 
         def gated(z: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
             return after if gate is None else gate.mixed(z, after, site.axis)

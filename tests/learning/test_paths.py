@@ -8,7 +8,7 @@ from families import OTHER_PROMPTS, PROMPTS, outputs
 
 import lineas
 from lineas import LinEAS, LineasError, MeanAcT, TextModel, penalty, transport
-from lineas.learning.paths import later_steps, optimality, path
+from lineas.learning.paths import Objective, later_steps, path
 
 GAMMAS = [0.0, 2e-3, 4e-3, 6e-3, 8e-3, 1.2e-2]
 
@@ -84,10 +84,11 @@ def test_a_path_costs_three_runs_and_its_points_are_what_a_run_of_their_own_find
     supports = [one.intervention.support() for one in solutions]
     assert supports == sorted(supports)
     assert supports[0] < 0.3
+    objective = Objective(stories, PROMPTS, OTHER_PROMPTS, stories.sites())
     assert supports[-1] > 0.99
     for one in solutions[:-1]:
         alone = learn(stories, LinEAS(steps=300, gamma=one.gamma))
-        cost, left = optimality(stories, PROMPTS, OTHER_PROMPTS, alone, LinEAS(gamma=one.gamma))
+        cost, left = objective.at(alone, LinEAS(gamma=one.gamma))
         assert one.unmet < 0.1
         assert one.cost == pytest.approx(distance(stories, one.intervention), rel=1e-3)
         assert _objective(one.cost, one.intervention, one.gamma) < 1.1 * _objective(cost, alone, one.gamma)
@@ -103,9 +104,10 @@ def test_where_learning_begins_everything_is_missing_and_a_penalty_that_is_large
     stories: TextModel,
 ) -> None:
     nothing = lineas.Intervention({s.name: lineas.AffineMap.identity(64) for s in stories.sites()})
-    _, left = optimality(stories, PROMPTS, OTHER_PROMPTS, nothing, LinEAS(gamma=0.0))
+    objective = Objective(stories, PROMPTS, OTHER_PROMPTS, stories.sites())
+    _, left = objective.at(nothing, LinEAS(gamma=0.0))
     assert left == pytest.approx(1)
-    assert optimality(stories, PROMPTS, OTHER_PROMPTS, nothing, LinEAS(gamma=1.0))[1] == 0
+    assert objective.at(nothing, LinEAS(gamma=1.0))[1] == 0
 
 
 def test_known_solutions_are_taken_as_they_are(stories: TextModel) -> None:

@@ -42,17 +42,11 @@ def main(arguments: list[str] | None = None) -> None:
     from lineas.errors import LineasError
 
     _quiet()
-    verbs = (learn.learn, generate.generate, paint.paint, show.show, evaluate.evaluate, compose.compose)
-    for verb in (
-        *verbs,
-        sweep.sweep,
-        calibrate.calibrate,
-        gate.gate,
-        report.report,
-        fold.fold,
-        export.export,
-        demo.demo,
-    ):
+    verbs = (
+        learn.learn, generate.generate, paint.paint, show.show, evaluate.evaluate, compose.compose, sweep.sweep,
+        calibrate.calibrate, gate.gate, report.report, fold.fold, export.export, demo.demo,
+    )  # fmt: skip
+    for verb in verbs:
         if verb.__name__ not in {command.name for command in app.registered_commands}:
             app.command(verb.__name__)(verb)
     given = sys.argv[1:] if arguments is None else arguments

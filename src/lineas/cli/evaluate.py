@@ -41,7 +41,7 @@ from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
 from lineas.evaluation.harness import check_tasks
 from lineas.evaluation.records import Evaluation, Plan
-from lineas.evaluation.report import columns, failures, markdown, plot_effect_and_damage
+from lineas.evaluation.report import EFFECTS, columns, failures, first_taken, markdown, plot_effect_and_damage
 from lineas.evaluation.run import evaluate as judge
 from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
 from lineas.files import write_text
@@ -184,9 +184,8 @@ def _classifiers(toxicity: str, concept: str | None, shows: str | None, shows_no
 
 
 def _plot(found: Evaluation, path: Path, json: Path | None) -> None:
-    measures = columns(found.rows)
-    effect = next((name for name in ("concept", "toxic") if name in measures), None)
-    if effect is None or "perplexity" not in measures:
+    effect = first_taken(EFFECTS, (row.values for row in found.rows))
+    if effect is None or "perplexity" not in columns(found.rows):
         return
     try:
         plot_effect_and_damage(found.rows, path, effect)

@@ -102,7 +102,7 @@ def learn(
     """Learn an intervention from two files of prompts, neither paired nor of one length."""
     if max_length < 1:
         raise LineasError(f"--max-length must be at least 1, not {max_length}.")
-    recipe = _method(
+    recipe = method_of(
         method,
         {
             "steps": steps,
@@ -164,7 +164,7 @@ def learn(
     )
 
 
-def _method(name: str, given: dict[str, Any]) -> Method:
+def method_of(name: str, given: dict[str, Any]) -> Method:
     """The method of a name, with the options that were given."""
     if name not in METHODS:
         raise LineasError(f"the method is one of {', '.join(METHODS)}, not '{name}'.")

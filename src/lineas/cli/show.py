@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lineas import card
 from lineas.cli.common import JsonOption, check_writable, say, write_json
 from lineas.intervention import Intervention
 
@@ -86,9 +87,7 @@ def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]
     if intervention.base:
         console.print(f"learned on {intervention.base.name} ({intervention.base.architecture})")
     if "method" in facts:
-        settings = ", ".join(f"{k} {v}" for k, v in facts["method"].items() if k != "name" and v is not None)
-        pooled = ", pooled by the largest" if facts.get("pooling") == "max" else ""
-        console.print(f"method {facts['method']['name']}: {settings}, seed {facts.get('seed')}{pooled}")
+        console.print(f"method {card.recipe(facts)}")
     if "made_by" in facts:
         console.print(f"made by {facts['made_by']}")
     for side, data in facts.get("data", {}).items():

@@ -22,19 +22,20 @@ from lineas.cli.common import (
     write_json,
 )
 from lineas.cli.judged import ClassifierOption, JudgeOption, LimitOption, NeutralOption, PromptsOption, ShowsOption
-from lineas.cli.learn import METHODS
+from lineas.cli.learn import METHODS, method_of
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.measures import Measures
+from lineas.evaluation.report import EFFECTS, first_taken
 from lineas.files import write_text
-from lineas.learning import LinEAS, Method, check_sides
+from lineas.learning import check_sides
 from lineas.learning.memory import as_bytes
 from lineas.learning.paths import check_gammas, later_steps
 from lineas.prompts import described, draw, read_prompts
 from lineas.sites import as_pooling
 from lineas.stamp import stamp
 from lineas.sweeping import Job, Line, choose, points, run_jobs, summary
-from lineas.sweeping.summary import EFFECTS, chosen_point, effect_of, markdown, plot
+from lineas.sweeping.summary import chosen_point, effect_of, markdown, plot
 
 GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 SWEEP, TABLE, PLOT, CHOSEN = "sweep.json", "sweep.md", "sweep.png", "chosen"
@@ -85,10 +86,8 @@ def sweep(
         raise LineasError(f"--on is processes or ray, not '{on}'.")
     if not 0 <= tolerance < 1:
         raise LineasError(f"--tolerance is a share from 0 to below 1, not {tolerance:g}.")
-    names = [name.strip() for name in method.split(",") if name.strip()]
-    unknown = [name for name in names if name not in METHODS]
-    if unknown or not names:
-        raise LineasError(f"methods are {', '.join(METHODS)}, not '{''.join(unknown[:1])}'.")
+    names = [name.strip() for name in method.split(",") if name.strip()] or [method]
+    recipes = {name: method_of(name, {"steps": steps} if name == "lineas" else {}) for name in names}
     gammas = check_gammas(gamma or GAMMAS)
     measures = _measures(evaluate, prompts, neutral, toxicity_classifier, shows, picture_judge, sampling_seeds, limit)
     leave, reach = read_prompts(source), read_prompts(target)
@@ -114,7 +113,6 @@ def sweep(
         },
     }
     _claim(out, settings, force)
-    recipes: dict[str, Method] = {name: LinEAS(steps=steps) if name == "lineas" else METHODS[name]() for name in names}
     learned = [
         Job(out, model, recipe, name, *sides[seed], seed, gammas, measures, refit, options, dtype)
         for name, recipe in recipes.items()
@@ -210,7 +208,7 @@ def _claim(out: Path, settings: dict[str, Any], force: bool) -> None:
 
 def _table(lines: list[Line], chosen: Line | None) -> Table:
     """On the screen."""
-    effect = next((name for name in EFFECTS if any(name in line.values for line in lines)), None)
+    effect = first_taken(EFFECTS, (line.values for line in lines))
     others = [name for name in ("perplexity", "img_score") if any(name in line.values for line in lines)]
     table = Table(box=None, header_style="bold")
     for name in ("", "neurons", "sites", *([effect, "of it"] if effect else []), *others, "cost", "unmet"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -15,6 +15,8 @@ PLAIN = ("perplexity", "kl", "distinct_1", "distinct_2", "distinct_3", "repetiti
 """Measures that are numbers as they are; shares by classifiers, and tasks by SHARES, are shown as percentages."""
 SHARES = ("acc", "acc_norm", "exact_match", "em", "f1", "mcc")
 """Metrics of lm-eval that are shares."""
+EFFECTS, DAMAGES = ("concept", "toxic"), ("perplexity", "img_score", "kl")
+"""Measures that should change, and that should not; the first that was taken is shown."""
 FAR_APART = 10
 """Perplexities that differ by this factor are drawn on a logarithmic axis."""
 
@@ -22,6 +24,16 @@ FAR_APART = 10
 def columns(rows: Sequence[Row]) -> list[str]:
     """The measures of any row, in the order in which they were taken."""
     return list(dict.fromkeys(name for row in rows for name in row.values))
+
+
+def first_taken(measures: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str | None:
+    """The first of some measures that any row of values has.
+
+    >>> first_taken(EFFECTS, [{"toxic": 0.1}, {"kl": 0.0}])
+    'toxic'
+    """
+    taken = {name for row in rows for name in row}
+    return next((name for name in measures if name in taken), None)
 
 
 def cell(row: Row, name: str) -> str:

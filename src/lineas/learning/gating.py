@@ -11,7 +11,7 @@ import torch
 from lineas.errors import LineasError
 from lineas.gates import Gate
 from lineas.intervention import Intervention
-from lineas.learning.capture import Model, capture_part, samples
+from lineas.learning.capture import SOME_TOKENS, Model, capture_part, samples
 from lineas.models.frozen import frozen
 from lineas.prompts import described
 from lineas.sites import Site
@@ -19,8 +19,6 @@ from lineas.stamp import stamp
 
 MOST = 20_000
 """Tokens a side that a gate is fitted on; more are thinned out at random."""
-SOME_TOKENS = 1024
-"""Run at once."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,11 +18,12 @@ from lineas.intervention import Intervention
 from lineas.learning.capture import Model, backpropagate
 from lineas.learning.fitting import Task
 from lineas.learning.lineas import LinEAS
-from lineas.learning.memory import largest_part
+from lineas.learning.memory import as_bytes, largest_part
 from lineas.learning.run import learn
 from lineas.learning.trained import TrainedMaps, units
+from lineas.maps import AffineMap
 from lineas.models.frozen import frozen
-from lineas.sites import Pooling
+from lineas.sites import Pooling, Site
 from lineas.steering import steer
 from lineas.transport import Quantiles
 
@@ -31,23 +33,130 @@ WARM = 0.2
 """The learning rate of those others, with "relative" steps: they have few, and begin near their end."""
 
 
-@dataclass(frozen=True)
-class Solution:
-    """One point of a path.
+class Objective:
+    """The penalised cost of two sides at any maps; what does not depend on the maps is found once, when first asked.
 
     Args:
-        gamma: weight of the penalty.
-        intervention: learned with it.
-        cost: with the maps in place, without the penalty.
-        unmet: how far it is from the optimality conditions, by the cost's gradient where learning begins: 0 is optimal.
-        steps: that it took.
+        model: what is steered.
+        source: prompts of the behaviour to leave.
+        target: prompts of the behaviour to reach.
+        sites: where maps act.
+        max_length: as in `lineas.learn`.
+        pooling: as in `lineas.learn`.
+        memory: as in `lineas.learn`.
+        on: as in `lineas.learn`.
     """
 
-    gamma: float
+    def __init__(
+        self,
+        model: Model,
+        source: Sequence[str],
+        target: Sequence[str],
+        sites: Sequence[Site],
+        max_length: int = 128,
+        pooling: Pooling = "mean",
+        memory: int | str | None = None,
+        on: Intervention | None = None,
+    ) -> None:
+        allowed = None if memory is None else as_bytes(memory)
+        self._task = Task(model, source, target, sites, max_length=max_length, pooling=pooling, memory=allowed)
+        self._on = on
+
+    def at(self, learned: Intervention, method: LinEAS) -> tuple[float, float]:
+        """The cost with maps in place, and how far they are from the optimality conditions of the penalised cost.
+
+        0 must lie in `gradient of the cost + gamma d(penalty)`; its distance, every neuron in its own unit (a shift's
+        is the standard deviation, see `learning.trained.units`), is divided by the length of the gradient at the
+        identity.
+
+        Args:
+            learned: the maps.
+            method: gamma and the weights of the penalty.
+        """
+        whole = self._gradient_at_identity
+        with self._in_place():
+            cost, missing = self._missing(learned.maps, method)
+        return cost, missing / whole if whole > 0 else missing
+
+    @cached_property
+    def _sides(self) -> tuple[dict[str, torch.Tensor], dict[str, Quantiles], list[torch.Tensor]]:
+        """The target's activations, what costs are taken from, and the units of scales and shifts."""
+        reached = self._task.reached()
+        targets = {name: Quantiles.of(v, len(self._task.source)) for name, v in reached.items()}
+        return reached, targets, units(self._task.left(), reached)
+
+    @cached_property
+    def _gradient_at_identity(self) -> float:
+        with self._in_place():
+            return self._missing({}, LinEAS(gamma=0.0))[1]
+
+    @cached_property
+    def _batch(self) -> Any:
+        """The source, in parts that fit; first asked for with maps in place."""
+        task, neurons = self._task, sum(v.shape[-1] for v in self._sides[0].values())
+        limit = largest_part(task.model, task.source, task.max_length, task.sites, neurons, task.memory)
+        return task.model.batch(task.source, task.max_length, limit)
+
+    def _missing(self, maps: Mapping[str, AffineMap], method: LinEAS) -> tuple[float, float]:
+        """The cost of maps, and the norm of what is missing for them to be optimal."""
+        task, (reached, targets, ways) = self._task, self._sides
+        trained = TrainedMaps(task.sites, reached, maps)
+        with edited(task.model.network, trained.edits):
+            cost = backpropagate(task.model, self._batch, task.sites, targets, task.pooling)
+        total = 0.0
+        for i, (parameter, unit) in enumerate(zip(trained.parameters, ways)):
+            assert parameter.grad is not None
+            z = parameter.detach() - (1.0 if i < len(trained.scales) else 0.0)
+            missing = parameter.grad
+            if method.gamma > 0:
+                missing = method.gamma * penalty.unmet(z, missing / method.gamma, method.lambda_1, method.lambda_g)
+            total += float((unit * missing).square().sum())
+        return float(cost), total**0.5
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        network = self._task.model.network
+        with frozen(network), nullcontext() if self._on is None else steer(network, self._on):
+            yield
+
+
+@dataclass(frozen=True)
+class Solution:
+    """One point of a path; what is said of its cost is computed when it is asked for.
+
+    Args:
+        intervention: learned with the method.
+        method: gamma among its settings.
+        objective: that it was learned for.
+    """
+
     intervention: Intervention
-    cost: float
-    unmet: float
-    steps: int
+    method: LinEAS
+    objective: Objective = field(repr=False)
+
+    @property
+    def gamma(self) -> float:
+        """Weight of the penalty."""
+        return self.method.gamma
+
+    @property
+    def steps(self) -> int:
+        """That it took."""
+        return self.method.steps
+
+    @property
+    def cost(self) -> float:
+        """With the maps in place, without the penalty."""
+        return self._found[0]
+
+    @property
+    def unmet(self) -> float:
+        """How far it is from the optimality conditions, by the cost's gradient where learning begins: 0 is optimal."""
+        return self._found[1]
+
+    @cached_property
+    def _found(self) -> tuple[float, float]:
+        return self.objective.at(self.intervention, self.method)
 
 
 def path(
@@ -65,7 +174,7 @@ def path(
 
     A path of any number of solutions takes at most 3 times the steps of the first: the others share twice as many. It
     goes from sparse to dense because neurons enter a support in few steps and leave it in many: a solution that begins
-    with a denser one keeps neurons that it would not have taken (docs/sparsity.md has the figures).
+    with a denser one keeps neurons that it would not have taken.
 
     Args:
         model: what to steer.
@@ -85,6 +194,7 @@ def path(
     ordered = check_gammas(gammas)
     later = later_steps(method.steps, len(ordered))
     start: Intervention | None = None
+    objective: Objective | None = None
     for gamma in reversed(ordered):
         recipe = replace(method, gamma=gamma)
         if start is not None:
@@ -93,8 +203,10 @@ def path(
         learned = (known or {}).get(gamma)
         if learned is None:
             learned = learn(model, source, target, recipe, sites, seed, start=start, **options)
-        cost, left = optimality(model, source, target, learned, recipe, seed, **options)
-        yield Solution(gamma, learned, cost, left, recipe.steps)
+        if objective is None:
+            settings = {name: value for name, value in options.items() if name != "progress"}
+            objective = Objective(model, source, target, list(learned.sites.values()), **settings)
+        yield Solution(learned, recipe, objective)
         start = learned
 
 
@@ -119,62 +231,3 @@ def check_gammas(gammas: Sequence[float]) -> list[float]:
     if not gammas or len(set(gammas)) < len(gammas):
         raise LineasError("a path needs at least one gamma, each once.")
     return sorted(gammas)
-
-
-def optimality(
-    model: Model,
-    source: Sequence[str],
-    target: Sequence[str],
-    learned: Intervention,
-    method: LinEAS,
-    seed: int = 0,
-    max_length: int = 128,
-    pooling: Pooling = "mean",
-    on: Intervention | None = None,
-    **_: Any,
-) -> tuple[float, float]:
-    """The cost with maps in place, and how far they are from the optimality conditions of the penalised cost.
-
-    0 must lie in `gradient of the cost + gamma d(penalty)`; its distance, every neuron in its own unit (a shift's is
-    the standard deviation, see `learning.trained.units`), is divided by the length of the gradient at the identity.
-
-    Args:
-        model: what was steered.
-        source: what it was learned from.
-        target: what it was learned from.
-        learned: the maps.
-        method: gamma and the weights of the penalty.
-        seed: nothing here is random; as in `learn`.
-        max_length: as in `learn`.
-        pooling: as in `learn`.
-        on: as in `learn`.
-    """
-    task = Task(model, source, target, list(learned.sites.values()), seed, max_length, pooling)
-    with frozen(model.network), nullcontext() if on is None else steer(model, on):
-        reached = task.reached()
-        ways = units(task.left(), reached)
-        cost, here = _unmet(task, reached, learned, method, ways)
-        identity = _unmet(task, reached, None, replace(method, gamma=0.0), ways)[1]
-    return cost, here / identity if identity > 0 else here
-
-
-def _unmet(
-    task: Task, reached: dict[str, torch.Tensor], learned: Intervention | None, method: LinEAS, ways: list[torch.Tensor]
-) -> tuple[float, float]:
-    """The cost of maps, the identity for None, and the norm of what is missing for them to be optimal."""
-    trained = TrainedMaps(task.sites, reached, None if learned is None else learned.maps)
-    targets = {name: Quantiles.of(v, len(task.source)) for name, v in reached.items()}
-    neurons = sum(v.shape[-1] for v in reached.values())
-    with edited(task.model.network, trained.edits):
-        limit = largest_part(task.model, task.source, task.max_length, task.sites, neurons, task.memory)
-        batch = task.model.batch(task.source, task.max_length, limit)
-        cost = backpropagate(task.model, batch, task.sites, targets, task.pooling)
-    total = 0.0
-    for i, (parameter, unit) in enumerate(zip(trained.parameters, ways)):
-        assert parameter.grad is not None
-        z = parameter.detach() - (1.0 if i < len(trained.scales) else 0.0)
-        missing = parameter.grad
-        if method.gamma > 0:
-            missing = method.gamma * penalty.unmet(z, missing / method.gamma, method.lambda_1, method.lambda_g)
-        total += float((unit * missing).square().sum())
-    return float(cost), total**0.5

@@ -11,13 +11,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from lineas.evaluation.report import SHARES
+from lineas import card
+from lineas.evaluation.report import DAMAGES, EFFECTS, SHARES, first_taken
 from lineas.intervention import Intervention
 from lineas.page import charts
 from lineas.page.facts import Neuron, by_layer, overlap
 
-EFFECTS = ("concept", "toxic", "target_share")
-DAMAGES = ("perplexity", "img_score", "kl")
+JUDGED = (*EFFECTS, "target_share")
+"""Effects, that of the interventions which ship among them."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,7 @@ def _head(name: str, intervention: Intervention) -> dict[str, str]:
     if intervention.base:
         said.append(f"Learned on {intervention.base.name} ({intervention.base.architecture}).")
     if "method" in facts:
-        settings = [f"{key} {value}" for key, value in facts["method"].items() if key != "name" and value is not None]
-        settings.append(f"seed {facts.get('seed')}")
-        said.append(f"{facts['method']['name']}: {', '.join(settings)}.")
+        said.append(f"{card.recipe(facts)}.")
     if "calibration" in facts:
         said.append(f"Calibrated strength {facts['calibration']['strength']:.3g}.")
     made = {key: value for key, value in facts.items() if key not in ("cost", "folds", "measurements")}
@@ -82,10 +81,7 @@ def _head(name: str, intervention: Intervention) -> dict[str, str]:
 def _judged(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
     """Effect against damage, both over the strength, and everything as a table."""
     rows = [(name, row) for name, curve in curves.items() for row in curve]
-    effect, damage = (
-        next((measure for measure in measures if any(measure in row for _, row in rows)), None)
-        for measures in (EFFECTS, DAMAGES)
-    )
+    effect, damage = (first_taken(measures, (row for _, row in rows)) for measures in (JUDGED, DAMAGES))
     if effect is None and damage is None:
         return None
 
@@ -99,7 +95,7 @@ def _judged(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
     if effect and damage:
         notes = [f"{row['strength']:g}" for row in next(iter(curves.values()))] if len(curves) == 1 else None
         drawn.append(charts.lines(series(effect, damage), effect, damage, zero=False, notes=notes))
-    drawn += [charts.lines(series("strength", m), "strength", m, m in EFFECTS) for m in (effect, damage) if m]
+    drawn += [charts.lines(series("strength", m), "strength", m, m in JUDGED) for m in (effect, damage) if m]
     columns = list(dict.fromkeys(key for _, row in rows for key in row if isinstance(row[key], (int, float))))
     cells = [(name, [_number(row.get(column), column) for column in columns]) for name, row in rows]
     return {"charts": drawn, "columns": columns, "rows": cells}

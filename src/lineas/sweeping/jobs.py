@@ -137,8 +137,8 @@ def _learned(
         if _place(job, gamma, False).exists()
     }
     for solution in path(model, job.source, job.target, job.gammas, job.method, known=known, **options):
-        facts = {"cost": solution.cost, "unmet": solution.unmet, "steps": solution.steps}
         if (solution.gamma, False) not in done:
+            facts = {"cost": solution.cost, "unmet": solution.unmet, "steps": solution.steps}
             yield _kept(job, solution.intervention, solution.gamma, False, started, facts), solution.intervention
         if job.refit and solution.gamma > 0 and (solution.gamma, True) not in done:
             started = time.perf_counter()

@@ -9,11 +9,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from lineas.errors import LineasError
-from lineas.evaluation.report import FAR_APART, figure_of
+from lineas.evaluation.report import DAMAGES, EFFECTS, FAR_APART, figure_of, first_taken
 from lineas.sweeping.jobs import UNTOUCHED
 
-EFFECTS = ("concept", "toxic")
-DAMAGES = ("perplexity", "img_score", "kl")
 ALWAYS = ("support", "sites", "cost", "unmet", "seconds", "steps")
 
 
@@ -49,7 +47,7 @@ class Line:
 
 def effect_of(rows: Sequence[dict[str, Any]]) -> str | None:
     """The measure that should change: the concept or toxicity, where there is one."""
-    return next((name for name in EFFECTS if any(name in row["values"] for row in rows)), None)
+    return first_taken(EFFECTS, (row["values"] for row in rows))
 
 
 def summary(rows: Sequence[dict[str, Any]], effect: str | None = None) -> list[Line]:
@@ -60,17 +58,17 @@ def summary(rows: Sequence[dict[str, Any]], effect: str | None = None) -> list[L
         effect: the measure that should change; by default the share of the concept or of toxic texts.
     """
     effect = effect or effect_of(rows)
-    kinds = dict.fromkeys((row["method"], row["gamma"], row["refit"]) for row in rows)
+    kinds = dict.fromkeys(map(_kind, rows))
     lines = []
-    for method, gamma, refit in kinds:
-        mine = [row for row in rows if (row["method"], row["gamma"], row["refit"]) == (method, gamma, refit)]
+    for kind in kinds:
+        mine = [row for row in rows if _kind(row) == kind]
         found: dict[str, list[float]] = {}
         for row in mine:
             for name, value in ({key: row[key] for key in ALWAYS if key in row} | row["values"]).items():
                 found.setdefault(name, []).append(value)
         deviations = {name: stdev(values) for name, values in found.items() if len(values) > 1}
         means = {name: mean(values) for name, values in found.items()}
-        lines.append(Line(method, gamma, refit, len(mine), means, deviations))
+        lines.append(Line(*kind, len(mine), means, deviations))
     untouched = next((line for line in lines if line.method == UNTOUCHED), None)
     changes = [_change(line, untouched, effect) for line in lines]
     most = max((change for change in changes if change is not None), key=abs, default=None)
@@ -92,7 +90,7 @@ def choose(lines: Sequence[Line], tolerance: float) -> Line | None:
 
 def chosen_point(rows: Sequence[dict[str, Any]], line: Line, effect: str) -> dict[str, Any]:
     """Of a line's seeds the one whose effect is nearest to their mean: neither the luckiest nor the unluckiest."""
-    mine = [row for row in rows if (row["method"], row["gamma"], row["refit"]) == (line.method, line.gamma, line.refit)]
+    mine = [row for row in rows if _kind(row) == (line.method, line.gamma, line.refit)]
     return min(mine, key=lambda row: abs(row["values"].get(effect, float("inf")) - line.values[effect]))
 
 
@@ -118,8 +116,7 @@ def plot(lines: Sequence[Line], path: Path) -> Path:
     Raises:
         LineasError: when matplotlib is not installed, or there is nothing to draw.
     """
-    effect = next((name for name in EFFECTS if any(name in line.values for line in lines)), None)
-    damage = next((name for name in DAMAGES if any(name in line.values for line in lines)), None)
+    effect, damage = (first_taken(measures, (line.values for line in lines)) for measures in (EFFECTS, DAMAGES))
     panels = [name for name in (effect, damage, "cost") if name is not None]
     drawn = [line for line in lines if line.values.get("support", 0) > 0]
     if not drawn:
@@ -148,6 +145,11 @@ def plot(lines: Sequence[Line], path: Path) -> Path:
     axes[0].legend(frameon=False)
     figure.savefig(path, dpi=110)
     return path
+
+
+def _kind(row: dict[str, Any]) -> tuple[str, float | None, bool]:
+    """What the points of one line share."""
+    return row["method"], row["gamma"], row["refit"]
 
 
 def _change(line: Line, untouched: Line | None, effect: str | None) -> float | None:

@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from typing import Any, Literal
 
 from lineas.errors import LineasError
+from lineas.models import load
 from lineas.sweeping.jobs import Job, points, run_job
 
 Where = Literal["processes", "ray"]
@@ -41,8 +42,6 @@ def run_jobs(
         for job in jobs:
             left = len(points(job.place)) < job.count
             if left and model is None:
-                from lineas.models import load
-
                 model = load(job.model, dtype=job.dtype)
             if progress:
                 progress(len(points(job.place)))
