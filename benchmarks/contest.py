@@ -1,7 +1,8 @@
-"""What the comparisons of methods share: the methods, learned once a draw and kept, and their rows.
+"""What the comparisons of methods share: the methods, learned once a draw, and their rows.
 
-Everything that is learned or measured is kept in benchmarks/runs (not part of the repository), so a comparison that was
-interrupted, or that ran out of `--minutes`, goes on where it stopped.
+Every row goes to a file of its own under benchmarks/results/NAME as soon as it is measured, with the commit, the
+machine and the date, so a comparison goes on where it stopped, on another machine too. What was learned and the parts
+of a row are kept in benchmarks/runs (not part of the repository).
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
+import record
 import torch
-from record import about, learn_at_some_rate, save
+from record import about, learn_at_some_rate
 
 import lineas
 from lineas.evaluation.classifiers import Classifier
@@ -27,12 +29,15 @@ from lineas.evaluation.run import evaluate, weights_digest
 from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
 from lineas.files import write_text
 from lineas.learning.lora import LoRA
+from lineas.prompts import described
 from lineas.stamp import packages
 
 RUNS = Path(__file__).parent / "runs"
 NORMS = r".*\.post_attention_layernorm"
 MEASURES = ("toxic", "toxic_score", "concept", "concept_score", "perplexity", "kl", "distinct_2", "repetition", "mmlu")
-CURVE = (0.25, 0.5, 0.75, 1.0)
+CURVE = (0.25, 0.5, 0.75)
+"""Strengths below 1 at which the first draw is judged, by the first sampling seed."""
+UNTOUCHED, PROMPT = "untouched", "prompt"
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Contest:
     """A model, what is judged, and what has been learned for it.
 
     Args:
-        name: of the result and of the folder in benchmarks/runs.
+        name: of the folders in benchmarks/results and benchmarks/runs.
         model: untouched.
         plan: what is measured of every method.
         sides: of a draw, by its number.
@@ -92,41 +97,75 @@ class Contest:
         options: argparse.Namespace,
         learned_in: str | None = None,
     ) -> None:
-        self.name, self.model, self.plan, self.sides, self.options = name, model, plan, sides, options
+        self.model, self.plan, self.sides, self.options = model, plan, sides, options
         self.instruction = instruction
+        self.results = record.RESULTS / name
         self.folder = RUNS / f"{learned_in or name}-{Path(model.name).name}"
         self.weights = weights_digest(model)
         self.until = time.monotonic() + 60 * options.minutes
         self.methods = methods(unwanted)
 
     def run(self) -> list[dict]:
-        """Measure everything that is asked for and not measured yet, record it after every method, and sum it up."""
+        """Measure everything that is asked for and not measured yet, and sum it up.
+
+        First every method on every draw; then tasks and lower strengths on the first.
+        """
         wanted = self.options.methods or list(self.methods)
-        rows: list[dict] = []
-        for draw in range(self.options.draws):
-            fixed: list[System] = [Untouched(), Prompted(self.instruction)] if draw == 0 else []
-            for system in fixed:
-                rows.append(self._row(system, draw, {}))
+        first, last = self.options.first, self.options.draws
+        on_first = [UNTOUCHED, PROMPT, *wanted] if first == 0 else []
+        everything = replace(self.plan, tasks=())
+        tasks = replace(self.plan, prompts=(), neutral=(), classifiers={})
+        rows = [self._row(name, 0, everything) for name in on_first]
+        rows += [self._row(name, draw, everything) for draw in range(max(first, 1), last) for name in wanted]
+        if self.plan.tasks:
+            rows += [self._row(name, 0, tasks, "tasks") for name in on_first]
+        if self.options.curves and first == 0:
+            few = replace(everything, seeds=self.plan.seeds[:1])
             for name in wanted:
-                system, facts = self._learned(name, draw)
-                rows.append(self._row(system, draw, facts))
-                self._record(rows, [], complete=False)
-        along = [system for name in wanted for system in self._along(name)] if self.options.curves else []
-        curves = [self._row(system, 0, {}, few=True) for system in along]
-        self._record(rows, curves, complete=True)
+                for strength in CURVE:
+                    self._row(name, 0, few, "curve", strength)
         return summary(rows)
 
-    def _along(self, name: str) -> list[System]:
-        """A method's first draw at several strengths."""
-        system, _ = self._learned(name, 0)
-        return [replace(system, strength=strength) for strength in CURVE]  # type: ignore[type-var]
-
-    def _learned(self, name: str, draw: int) -> tuple[System, dict]:
-        """A method's system of a draw, learned unless it is kept."""
+    def _row(self, name: str, draw: int, plan: Plan, kind: str = "row", strength: float = 1.0) -> dict:
+        """One line of the result, measured unless it is there: a system at a strength on a draw."""
+        file = self.results / f"{name}-{draw}-{kind}-{strength:g}.json"
+        key = self._digest(name, draw, plan)
+        if file.exists():
+            told = json.loads(file.read_text(encoding="utf-8"))
+            if told["key"] == key and not told["errors"]:
+                return told
         self._check_time()
+        system, facts = self._system(name, draw)
+        if strength != 1:
+            system = replace(system, strength=strength)  # type: ignore[type-var]
+        (row,) = evaluate(self.model, [system], plan, self.folder / "parts").rows
+        shown = {measure: round(row.values[measure], 4) for measure in MEASURES if measure in row.values}
+        print({"system": name, "strength": strength, "draw": draw, **shown, **row.errors}, flush=True)
+        asked = {"samples": self.options.samples, "seeds": len(plan.seeds), "prompts": len(plan.prompts)}
+        line = {"key": key, "kind": kind, "model": self.model.name, "draw": draw, **asked, **_plain(row), **facts}
+        write_text(file, json.dumps({**line, "about": about()}, indent=1) + "\n")
+        return line
+
+    def _digest(self, name: str, draw: int, plan: Plan) -> str:
+        """Of everything that a row depends on, but its strength."""
+        everything: list[object] = [str(self.model.dtype), self.weights, packages()]
+        everything += [described(plan.prompts), described(plan.neutral), dict(plan.sampling), list(plan.seeds)]
+        everything += [sorted(plan.classifiers), list(plan.tasks), plan.fewshot, plan.task_limit, plan.max_length]
+        if name in self.methods:
+            method, sites = self.methods[name]
+            everything += [_settings(method), sites, asdict(self.sides(draw))]
+        elif name == PROMPT:
+            everything.append(self.instruction)
+        return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
+
+    def _system(self, name: str, draw: int) -> tuple[System, dict]:
+        """What is judged, a method's learned unless it is kept, and what is told of it."""
+        if name not in self.methods:
+            return (Untouched() if name == UNTOUCHED else Prompted(self.instruction)), {}
         method, sites = self.methods[name]
         sides = self.sides(draw)
-        folder = self.folder / f"{name}-{draw}-{self._digest(method, sites, sides)}"
+        of = [_settings(method), sites, asdict(sides), str(self.model.dtype), self.weights, packages()]
+        folder = self.folder / f"{name}-{draw}-{hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]}"
         facts = folder.with_suffix(".json")
         if not facts.exists():
             shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
@@ -147,44 +186,26 @@ class Contest:
             return Adapted(name, folder), told
         return Steered(name, lineas.Intervention.load(folder)), told
 
-    def _digest(self, method: object, sites: str | None, sides: Sides) -> str:
-        """Of everything that what is learned depends on."""
-        settings = {key: str(value) for key, value in vars(method).items() if not callable(value)}
-        everything = [settings, sites, asdict(sides), str(self.model.dtype), self.weights, packages()]
-        return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:12]
-
-    def _row(self, system: System, draw: int, facts: dict, few: bool = False) -> dict:
-        """One line of the result: a system at a strength on a draw; a few of the seeds and no tasks for curves."""
-        self._check_time()
-        plan = replace(self.plan, seeds=self.plan.seeds[:1], tasks=()) if few else self.plan
-        plan = plan if draw == 0 else replace(plan, tasks=())
-        (row,) = evaluate(self.model, [system], plan, self.folder / "parts").rows
-        shown = {key: round(row.values[key], 4) for key in MEASURES if key in row.values}
-        print({"system": row.system, "strength": row.strength, "draw": draw, **shown, **row.errors}, flush=True)
-        return {"draw": draw, **_plain(row), **facts}
-
     def _check_time(self) -> None:
         if time.monotonic() > self.until:
             print("out of time; run the same command again to go on.", flush=True)
             sys.exit(3)
 
-    def _record(self, rows: list[dict], curves: list[dict], complete: bool) -> None:
-        """A result that is complete goes to benchmarks/results, another to the folder of the runs."""
-        given = {key: value for key, value in vars(self.options).items() if key != "minutes"}
-        result = {"about": about(), "model": self.model.name, "options": given}
-        result |= {"summary": summary(rows), "rows": rows, "curves": curves}
-        if complete:
-            save(self.name, result)
-        else:
-            (self.folder / "partial.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+def results(name: str) -> list[dict]:
+    """The rows of a comparison that have been measured, methods in the order of `methods`."""
+    files = sorted((record.RESULTS / name).glob("*.json"))
+    rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    order = [UNTOUCHED, PROMPT, *methods(lambda texts: [0.0 for _ in texts])]
+    return sorted(rows, key=lambda row: (order.index(row["system"]), row["kind"], row["draw"], row["strength"]))
 
 
-def summary(rows: list[dict]) -> list[dict]:
-    """A method a line: means over its draws, and their deviation."""
+def summary(rows: Sequence[dict]) -> list[dict]:
+    """A method a line, at strength 1: means over its draws, and their deviation."""
     lines = []
     for name in dict.fromkeys(row["system"] for row in rows):
-        mine = [row for row in rows if row["system"] == name]
-        line: dict = {"system": name, "draws": len(mine)}
+        mine = [row for row in rows if row["system"] == name and row["kind"] != "curve"]
+        line: dict = {"system": name, "draws": sum(row["kind"] == "row" for row in mine)}
         measures = dict.fromkeys(key for row in mine for key in row["values"])
         for key in (*measures, "seconds", "parameters"):
             values = [row.get(key, row["values"].get(key)) for row in mine]
@@ -199,15 +220,20 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     """The options that all comparisons have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="hub id or folder; default: SmolLM2-135M-Instruct")
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--dtype", default="float32", help="one for all rows, on whatever machine they are measured")
     parser.add_argument("--samples", type=int, default=32, help="sentences a side")
     parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--first", type=int, default=0, help="the first of the draws, for two runs at once")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--methods", nargs="+", default=None)
     parser.add_argument("--no-curves", dest="curves", action="store_false", help="strength 1 alone")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop in time; run again to go on")
     return parser
+
+
+def _settings(method: object) -> dict[str, str]:
+    return {key: str(value) for key, value in vars(method).items() if not callable(value)}
 
 
 def _plain(row: Row) -> dict:

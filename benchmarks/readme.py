@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from statistics import mean
 
+from contest import results, summary
 from record import RESULTS
 
 ROOT = Path(__file__).parents[1]
@@ -226,9 +227,10 @@ def contest(name: str, effect: str) -> str:
         name: of the result.
         effect: the measure of its classifier, "toxic" or "concept".
     """
-    result = json.loads((RESULTS / f"{name}.json").read_text())
-    options = result["options"]
+    rows = results(name)
+    lines = summary(rows)
     shown = {
+        "draws": ("draws", 1, 0),
         effect: (f"{effect}, %", 100, 2),
         f"{effect}_score": ("mean score", 1, 3),
         "perplexity": ("perplexity", 1, 1),
@@ -238,25 +240,30 @@ def contest(name: str, effect: str) -> str:
         "seconds": ("seconds to learn", 1, 0),
         "parameters": ("numbers learned", 1, 0),
     }
-    shown = {key: how for key, how in shown.items() if any(key in row for row in result["summary"])}
-    lines = [f"| method | {' | '.join(title for title, _, _ in shown.values())} |", "|" + " --- |" * (1 + len(shown))]
-    for row in result["summary"]:
-        cells = [_mean(row.get(key), factor, digits) for key, (_, factor, digits) in shown.items()]
-        lines.append(f"| {row['system']} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        f"{options['prompts']} prompts, {options['seeds']} sampling seeds; ± over {options['draws']} draws of "
-        f"{options['samples']} + {options['samples']} sentences.",
-        "",
-        _made_by(name),
-    ]
-    return "\n".join(lines)
+    shown = {key: how for key, how in shown.items() if any(key in line for line in lines)}
+    table = [f"| method | {' | '.join(title for title, _, _ in shown.values())} |", "|" + " --- |" * (1 + len(shown))]
+    for line in lines:
+        cells = [_mean(line.get(key), factor, digits) for key, (_, factor, digits) in shown.items()]
+        table.append(f"| {line['system']} | {' | '.join(cells)} |")
+    asked = rows[0]
+    made = sorted({(row["about"]["date"][:10], row["about"]["commit"], row["about"]["machine"]) for row in rows})
+    return "\n".join(
+        [
+            *table,
+            "",
+            f"{asked['prompts']} prompts, {asked['seeds']} sampling seeds; ± over the draws of "
+            f"{asked['samples']} + {asked['samples']} sentences.",
+            "",
+            f"<sub>`python benchmarks/{name}.py`, torch {asked['about']['torch']}, transformers "
+            f"{asked['about']['transformers']}: {'; '.join(' '.join(one) for one in made)}.</sub>",
+        ]
+    )
 
 
-def _mean(told: dict | None, factor: float, digits: int) -> str:
-    """A mean over draws and its deviation, where it was measured on several."""
-    if told is None:
-        return ""
+def _mean(told: dict | int | None, factor: float, digits: int) -> str:
+    """A mean over draws and its deviation, where it was measured on several; a count as it is."""
+    if told is None or isinstance(told, int):
+        return str(told or "")
     deviation = f" ± {factor * told['deviation']:.{digits}f}" if told["deviation"] is not None else ""
     return f"{factor * told['mean']:,.{digits}f}{deviation}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -67,10 +68,17 @@ def test_the_papers_table_from_learning_to_the_last_column(
     assert table[0] == "method | RTP % | TET % | perplexity | MMLU %"
     assert [line.split(" | ")[0] for line in table[1:]] == ["untouched", "prompt", *every]
     assert not any("-" in line.split(" | ")[1:] for line in table[1:])
-    found = json.loads((tmp_path / "results" / "paper-stories260k.json").read_text())
-    assert not any(row["errors"] for row in [*found["rows"], *found["curves"]])
-    assert {row["system"] for row in found["curves"]} == set(every)
-    by_name = {line["system"]: line for line in found["summary"]}
+    import contest
+
+    rows = contest.results("paper-stories260k")
+    assert not any(row["errors"] for row in rows)
+    assert {row["system"] for row in rows if row["kind"] == "curve"} == set(every)
+    by_name = {line["system"]: line for line in contest.summary(rows)}
     assert by_name["lora"]["parameters"]["mean"] > by_name["lineas"]["parameters"]["mean"] > 0
     assert all(by_name[name]["kl"]["mean"] > 0 for name in every)
-    assert "continuations" not in json.dumps(found)  # nothing of the data enters the results
+    assert all(by_name[name]["tiny"]["mean"] >= 0 for name in every)
+    assert "continuations" not in json.dumps(rows)  # nothing of the data enters the results
+    shutil.rmtree(tmp_path / "runs")
+    paper.main(arguments)  # rows that are there need nothing of what was learned
+    assert capsys.readouterr().out.splitlines() == table
+    assert not (tmp_path / "runs").exists()
