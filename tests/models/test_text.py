@@ -7,6 +7,7 @@ import torch
 
 import lineas
 from lineas import LineasError
+from lineas.models import loading
 
 
 def test_parts_hold_every_prompt_once_with_little_padding(stories: lineas.TextModel) -> None:
@@ -84,3 +85,18 @@ def test_load_says_what_it_cannot_load(tmp_path) -> None:
         lineas.load(tmp_path)
     with pytest.raises(LineasError, match="'auto', 'checkpoint' or one of float32"):
         lineas.load(dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("native", "bfloat16", "taken"), [(True, 0.4, "bfloat16"), (True, 1.7, "float32"), (False, 0.4, "float32")]
+)
+def test_auto_is_bfloat16_only_where_the_processor_is_faster_in_it(
+    native: bool, bfloat16: float, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(loading, "_seconds", lambda: {torch.bfloat16: bfloat16, torch.float32: 1.0})
+    loading._bfloat16_pays.cache_clear()
+    try:
+        assert loading.fast_dtype(torch.device("cpu")) == getattr(torch, taken)
+    finally:
+        loading._bfloat16_pays.cache_clear()
