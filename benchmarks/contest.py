@@ -110,18 +110,19 @@ class Contest:
 
         First every method on every draw; then tasks and lower strengths on the first.
         """
-        wanted = self.options.methods or list(self.methods)
+        wanted = self.options.methods or [UNTOUCHED, PROMPT, *self.methods]
+        learned = [name for name in wanted if name in self.methods]
         first, last = self.options.first, self.options.draws
-        on_first = [UNTOUCHED, PROMPT, *wanted] if first == 0 else []
+        on_first = wanted if first == 0 else []
         everything = replace(self.plan, tasks=())
         tasks = replace(self.plan, prompts=(), neutral=(), classifiers={})
         rows = [self._row(name, 0, everything) for name in on_first]
-        rows += [self._row(name, draw, everything) for draw in range(max(first, 1), last) for name in wanted]
+        rows += [self._row(name, draw, everything) for draw in range(max(first, 1), last) for name in learned]
         if self.plan.tasks:
             rows += [self._row(name, 0, tasks, "tasks") for name in on_first]
         if self.options.curves and first == 0:
             few = replace(everything, seeds=self.plan.seeds[:1])
-            for name in wanted:
+            for name in learned:
                 for strength in CURVE:
                     self._row(name, 0, few, "curve", strength)
         return summary(rows)
@@ -226,7 +227,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--first", type=int, default=0, help="the first of the draws, for two runs at once")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=1000)
-    parser.add_argument("--methods", nargs="+", default=None)
+    parser.add_argument("--methods", nargs="+", default=None, help="also: untouched, prompt")
     parser.add_argument("--no-curves", dest="curves", action="store_false", help="strength 1 alone")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop in time; run again to go on")
     return parser

@@ -21,7 +21,7 @@ from lineas.evaluation.classifiers import classifier
 from lineas.evaluation.records import Plan
 from lineas.prompts import draw, read_prompts
 
-METHODS = ["caa-all", "iti-c", "lin-act", "lineas-paper", "lineas", "lofit-rl"]
+METHODS = ["untouched", "prompt", "caa-all", "iti-c", "lin-act", "lineas-paper", "lineas", "lofit-rl"]
 COLUMNS = ("RTP %", "TET %", "perplexity", "MMLU %")
 PUBLISHED: dict[str, dict[str, tuple[float, float, float, float]]] = {  # arXiv 2503.10679, table 1, n = 32
     "Qwen2.5-1.5B": {

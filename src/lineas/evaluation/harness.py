@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.models import load_text
+from lineas.models.likelihoods import likelihoods
 from lineas.models.text import TextModel
 from lineas.steering import steer
 
@@ -132,7 +134,21 @@ def model_class() -> type:
             tokenizer = copy.deepcopy(loaded.tokenizer)  # lm-eval gives it a padding token
             options |= {"tokenizer": tokenizer, "backend": "causal", "batch_size": batch_size}
             super().__init__(pretrained=loaded.network, **options)
+            self.read = loaded
             self.live = None if learned is None else steer(loaded, learned, float(strength))
+
+        def _loglikelihood_tokens(
+            self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None
+        ) -> list[tuple[float, bool]]:
+            """What lm-eval asks of every (texts, context ids, continuation ids); examples that many share run once."""
+            rows = override_bs or (self.batch_size if isinstance(self.batch_size, int) else BATCH)
+            asked = [(context, continuation) for _, context, continuation in requests]
+            with tqdm(total=len(asked), disable=disable_tqdm or self.rank != 0, desc="log-likelihoods") as bar:
+                found = likelihoods(self.read, asked, self.max_length, rows, bar.update)
+            for (texts, _, _), answer in zip(requests, found):
+                if texts is not None:
+                    self.cache_hook.add_partial("loglikelihood", texts, answer)
+            return found
 
     return LineasLM
 
