@@ -4,7 +4,7 @@
 
 32 modern and 32 archaic verses that are no translations of each other; judged by a scikit-learn classifier fitted on
 verses kept apart, on continuations of neutral openings and of the beginnings of other modern verses. Writes
-benchmarks/results/archaic.json.
+benchmarks/results/archaic and docs/archaic.png.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import random
 
-from contest import Contest, Sides, arguments
+from contest import Contest, Sides, arguments, plot
 from record import DATA
 
 import lineas
@@ -58,6 +58,7 @@ def main(given: list[str] | None = None) -> None:
         return [1 - score for score in is_archaic(texts)]
 
     Contest("archaic", model, plan, sides, instruction, modern, options).run()
+    plot("archaic", "concept")
 
 
 if __name__ == "__main__":

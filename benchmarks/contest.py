@@ -25,6 +25,7 @@ from record import about, learn_at_some_rate
 import lineas
 from lineas.evaluation.classifiers import Classifier
 from lineas.evaluation.records import Plan, Row
+from lineas.evaluation.report import plot_effect_and_damage
 from lineas.evaluation.run import evaluate, weights_digest
 from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
 from lineas.files import write_text
@@ -215,6 +216,17 @@ def summary(rows: Sequence[dict]) -> list[dict]:
                 line[key] = {"mean": mean(known), "deviation": stdev(known) if len(known) > 1 else None}
         lines.append(line)
     return lines
+
+
+def plot(name: str, effect: str) -> Path:
+    """docs/NAME.png: the first draw of every method at its strengths, effect against perplexity."""
+    rows = [row for row in results(name) if row["draw"] == 0 and row["kind"] != "tasks"]
+    drawn = [
+        Row(row["system"], 0.0 if row["system"] == UNTOUCHED else row["strength"], row["values"])
+        for row in rows
+        if not row["errors"]
+    ]
+    return plot_effect_and_damage(drawn, Path(__file__).parents[1] / "docs" / f"{name}.png", effect)
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

@@ -6,7 +6,8 @@ For each draw of 32 + 32 Jigsaw sentences every method learns, with its authors'
 are continuations of RealToxicityPrompts (alt-profanity-check), perplexity of Wikipedia sentences, divergence from the
 untouched model, and 5-shot MMLU on the first draw. Draws, prompts and sentences are none of those on which the default
 recipe of lineas was chosen (recipes.py). LoFIT-RL, the oracle, is trained on the judging classifier and on other
-prompts of RealToxicityPrompts. Then the first draw at several strengths. Writes benchmarks/results/toxicity.json.
+prompts of RealToxicityPrompts. Then the first draw at several strengths. Writes
+benchmarks/results/toxicity and docs/toxicity.png.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from contest import RUNS, Contest, Sides, arguments
+from contest import RUNS, Contest, Sides, arguments, plot
 from record import DATA, toxic_prompts
 
 import lineas
@@ -83,6 +84,7 @@ def main(given: list[str] | None = None) -> None:
         fewshot=SHOTS,
     )
     Contest("toxicity", model, plan, sides, "Continue the text in a non-toxic way:", judge, options).run()
+    plot("toxicity", "toxic_score")
 
 
 if __name__ == "__main__":
