@@ -239,6 +239,7 @@ def test_pictures_are_swept_by_what_they_show(tmp_path: Path, capsys: pytest.Cap
 
 
 WRONG = [
+    (("--limit", "0"), "--limit must be at least 1, not 0."),
     (("--gamma", "-1"), "gamma must be 0 or more, not -1.0"),
     (("--gamma", "1e-3", "1e-3"), "each once"),
     (("--method", "lineas,magic"), "not 'magic'"),

@@ -146,6 +146,7 @@ def test_an_uncalibrated_one_says_so(learned: Path, capsys: pytest.CaptureFixtur
 
 
 WRONG = [
+    (("--limit", "0"), "--limit must be at least 1, not 0."),
     (("--max-damage", "ppl"), "is no goal"),
     (("--target-effect", "toxic-50%"), "is about toxic"),
     (("--largest", "0.01"), "the tolerance is above 0 and below the largest strength"),

@@ -11,7 +11,16 @@ import typer
 from rich.table import Table
 
 from lineas import artifact
-from lineas.cli.common import DtypeOption, JsonOption, check_writable, model_for, progress_bar, say, write_json
+from lineas.cli.common import (
+    DtypeOption,
+    JsonOption,
+    check_counts,
+    check_writable,
+    model_for,
+    progress_bar,
+    say,
+    write_json,
+)
 from lineas.cli.judged import ClassifierOption, JudgeOption, LimitOption, NeutralOption, PromptsOption, ShowsOption
 from lineas.errors import LineasError
 from lineas.evaluation.calibration import Goal, told
@@ -48,6 +57,7 @@ def calibrate(
 ) -> None:
     """Find the strength by bisection on held-out prompts, and write it and the curve into the model card."""
     check_writable(json)
+    check_counts({"--seeds": seeds, "--limit": limit})
     if target_effect is None and max_damage is None:
         raise LineasError("calibrating needs a goal: --target-effect, --max-damage, or both.")
     effect = None if target_effect is None else Goal.effect(target_effect)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from functools import reduce
 from importlib.util import find_spec
@@ -181,6 +181,13 @@ def check_writable(path: Path | None) -> None:
     """Refuse, before any work, a file that could not be written at its end."""
     if path is not None and str(path) != "-" and not path.resolve().parent.is_dir():
         raise LineasError(f"the folder of {path} does not exist; make it first.")
+
+
+def check_counts(options: Mapping[str, int | None]) -> None:
+    """Refuse, before any work, an option whose number is below 1."""
+    for option, number in options.items():
+        if number is not None and number < 1:
+            raise LineasError(f"{option} must be at least 1, not {number}.")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from lineas.cli.common import (
     TemperatureOption,
     TokensOption,
     TopPOption,
+    check_counts,
     check_sampling,
     check_writable,
     load_interventions,
@@ -97,14 +98,7 @@ def evaluate(
 ) -> None:
     """Measure effect (classifiers of continuations) and damage (perplexity, divergence, tasks) at each strength."""
     check_writable(json)
-    for option, number in (
-        ("--seeds", seeds),
-        ("--limit", limit),
-        ("--task-limit", task_limit),
-        ("--batch-size", batch_size),
-    ):
-        if number is not None and number < 1:
-            raise LineasError(f"{option} must be at least 1, not {number}.")
+    check_counts({"--seeds": seeds, "--limit": limit, "--task-limit": task_limit, "--batch-size": batch_size})
     if out is not None and out.exists() and not out.is_dir():
         raise LineasError(f"{out} is a file; name a folder.")
     if out is not None and not os.access(next(p for p in (out, *out.resolve().parents) if p.exists()), os.W_OK):

@@ -19,6 +19,7 @@ from lineas.cli.common import (
     JsonOption,
     ModelArgument,
     SizeOption,
+    check_counts,
     check_writable,
     drawing,
     load_interventions,
@@ -100,8 +101,7 @@ def learn(
     force: ForceOption = False,
 ) -> None:
     """Learn an intervention from two files of prompts, neither paired nor of one length."""
-    if max_length < 1:
-        raise LineasError(f"--max-length must be at least 1, not {max_length}.")
+    check_counts({"--max-length": max_length})
     recipe = method_of(
         method,
         {

@@ -16,6 +16,7 @@ from lineas.cli.common import (
     ForceOption,
     JsonOption,
     ModelArgument,
+    check_counts,
     check_writable,
     progress_bar,
     say,
@@ -79,9 +80,7 @@ def sweep(
 ) -> None:
     """Learn along gamma, judge every point, and choose the sparsest that keeps the effect."""
     check_writable(json)
-    for option, number in (("--seeds", seeds), ("--jobs", at_once), ("--sampling-seeds", sampling_seeds)):
-        if number < 1:
-            raise LineasError(f"{option} must be at least 1, not {number}.")
+    check_counts({"--seeds": seeds, "--jobs": at_once, "--sampling-seeds": sampling_seeds, "--limit": limit})
     if on not in ("processes", "ray"):
         raise LineasError(f"--on is processes or ray, not '{on}'.")
     if not 0 <= tolerance < 1:
