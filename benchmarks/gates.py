@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from record import DATA, about, save, toxic_prompts
-from sparsity import OFFSET
+from sparsity import OFFSET, SITES
 
 import lineas
 from lineas.evaluation.classifiers import PROFANITY, classifier
@@ -26,7 +26,6 @@ from lineas.evaluation.systems import Steered, Untouched
 from lineas.learning import gate
 from lineas.prompts import draw, read_prompts
 
-SITES = r"model\.layers\.[12]\d\.post_attention_layernorm"
 STRENGTHS = {"ungated": (0.5, 0.75, 1.0), "gated": (0.5, 1.0, 1.25, 1.5, 1.75, 2.0)}
 OTHER = 300
 """The seed of the first draw of Jigsaw's sentences, apart from those of the other benchmarks."""

@@ -1,38 +1,45 @@
 """How sparse an intervention may be: LinEAS along gamma on Jigsaw, judged by toxicity and perplexity.
 
-    python benchmarks/sparsity.py [--seeds 4] [--prompts 1000] [--neutral 200] [--steps 60] [--jobs 1]
+    python benchmarks/sparsity.py [--seeds 4] [--prompts 1000] [--neutral 200] [--steps 40] [--jobs 1]
 
 For each draw of 32 + 32 sentences a path of maps from sparse to dense, each beginning where the one before it ended:
 with the sparse group lasso, and with single neurons alone (lambda_g = 0), where each support is also learned once more
-without the penalty; Lin-AcT, which has no gamma, beside them. Maps may sit at the norms of all 30 layers. Judged are
+without the penalty; Lin-AcT, which has no gamma, beside them. Maps may sit at the norms of the upper two thirds of the
+layers, as in detoxification.py: on all layers the lasso takes the neurons of the lowest, which damage most. Judged are
 continuations of RealToxicityPrompts (alt-profanity-check) and the perplexity of Wikipedia sentences. The choice is the
-smallest support that keeps 80 % of the largest effect on the mean toxicity. What is learned is kept in benchmarks/runs,
-so an interrupted run goes on there (with other settings give it another --folder). Writes
-benchmarks/results/sparsity.json and docs/sparsity.png.
+smallest support that keeps 80 % of the largest effect on the mean toxicity. The points of every draw and method go to
+benchmarks/results/sparsity when they are complete, so that this may be run in parts; what is learned is kept in
+benchmarks/runs. Writes benchmarks/results/sparsity.json and docs/sparsity.png when all are there.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from record import DATA, about, save, toxic_prompts
+from record import DATA, RESULTS, about, save, toxic_prompts
 
 import lineas
 from lineas.evaluation.classifiers import PROFANITY
 from lineas.evaluation.measures import Measures
+from lineas.files import write_text
 from lineas.prompts import draw, read_prompts
 from lineas.sweeping import Job, choose, points, run_jobs, summary
 from lineas.sweeping.summary import markdown, plot
 
 RUNS = Path(__file__).parent / "runs" / "sparsity"
 GAMMAS = {
-    "lineas": (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 4e-4),
-    "lineas-neurons": (1e-4, 3e-4, 1e-3, 2e-3, 3e-3),
+    "lineas": (0.0, 1e-4, 2e-4),
+    "lineas-neurons": (5e-4, 1e-3, 2e-3),
     "lin-act": (),
 }
-"""Of every method, weights of its penalty: from the dense end to where nothing is left."""
+"""Of every method, weights of its penalty: from the dense end to where little is left."""
+SITES = r"model\.layers\.[12]\d\.post_attention_layernorm"
 OFFSET = 664
 """The first prompts and sentences are those on which recipes were chosen, and on which LoFIT-RL is trained."""
 OTHER = 200
@@ -50,9 +57,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--neutral", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=RUNS)
+    parser.add_argument("--dtype", default="float32", help="one for all points, on whatever machine they are made")
     options = parser.parse_args()
     jigsaw = {side: read_prompts(f"{DATA}/jigsaw/{side}.jsonl:text") for side in ("toxic", "nontoxic")}
     wikipedia = draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), OFFSET + options.neutral, 0)
@@ -65,33 +72,44 @@ def main() -> None:
         "lineas-neurons": lineas.LinEAS(steps=options.steps, lambda_g=0.0),
         "lin-act": lineas.LinAcT(),
     }
-    jobs = [Job(options.folder, options.model, None, "untouched", (), (), 0, (), measures)]
+    asked = {key: value for key, value in vars(options).items() if key != "jobs"}
+    asked |= {"gammas": {name: list(gammas) for name, gammas in GAMMAS.items()}, "sites": SITES}
+    folder = RUNS / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
+    jobs = [Job(folder, options.model, None, "untouched", (), (), 0, (), measures, dtype=options.dtype)]
     for seed in range(options.seeds):
         source, target = (draw(jigsaw[side], options.samples, OTHER + seed) for side in ("toxic", "nontoxic"))
         jobs += [
             Job(
-                options.folder,
-                options.model,
-                recipe,
-                name,
-                source,
-                target,
-                seed,
-                GAMMAS[name],
-                measures,
-                refit=name == "lineas-neurons",
+                folder, options.model, recipe, name, source, target, seed, GAMMAS[name], measures,
+                refit=name == "lineas-neurons", options={} if name == "lin-act" else {"sites": SITES},
+                dtype=options.dtype, threads=1 if options.jobs > 1 else None,
             )
             for name, recipe in recipes.items()
-        ]
-    run_jobs(jobs, options.jobs)
+        ]  # fmt: skip
+    for start in range(0, len(jobs), options.jobs):
+        some = jobs[start : start + options.jobs]
+        missing = [job for job in some if not restored(job, asked)]
+        run_jobs(missing, options.jobs)
+        for job in missing:
+            result = {"about": about(), "options": asked, "points": points(job.place)}
+            write_text(RESULTS / "sparsity" / f"{job.place.name}.json", json.dumps(result, indent=1) + "\n")
     rows = [row for job in jobs for row in points(job.place)]
     lines = summary(rows, EFFECT)
     chosen = choose(lines, TOLERANCE)
     print(markdown(lines, chosen, f"chosen: {chosen.label if chosen else None}"))
-    given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    result = {"about": about(), "options": given, "chosen": asdict(chosen) if chosen else None}
-    save("sparsity", {**result, "lines": [asdict(line) for line in lines], "points": rows})
+    result = {"about": about(), "options": asked, "chosen": asdict(chosen) if chosen else None}
+    save("sparsity", {**result, "lines": [asdict(line) for line in lines]})
     plot(lines, Path(__file__).parents[1] / "docs" / "sparsity.png")
+
+
+def restored(job: Job, asked: dict[str, Any]) -> bool:
+    """Whether the points of a job are all there, in the runs or in the results of another machine."""
+    file = RESULTS / "sparsity" / f"{job.place.name}.json"
+    told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if len(points(job.place)) < job.count and told.get("options") == asked:
+        known: Sequence[dict[str, Any]] = told["points"]
+        write_text(job.place / "points.jsonl", "".join(json.dumps(point) + "\n" for point in known))
+    return file.exists() and told.get("options") == asked and len(points(job.place)) == job.count
 
 
 if __name__ == "__main__":
