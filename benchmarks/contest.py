@@ -154,11 +154,16 @@ class Contest:
         everything += [described(plan.prompts), described(plan.neutral), dict(plan.sampling), list(plan.seeds)]
         everything += [sorted(plan.classifiers), list(plan.tasks), plan.fewshot, plan.task_limit, plan.max_length]
         if name in self.methods:
-            method, sites = self.methods[name]
-            everything += [_settings(method), sites, asdict(self.sides(draw))]
+            everything += self._recipe(name, draw)
         elif name == PROMPT:
             everything.append(self.instruction)
         return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
+
+    def _recipe(self, name: str, draw: int) -> list[object]:
+        """What a method learns with and from."""
+        method, sites = self.methods[name]
+        settings = {key: str(value) for key, value in vars(method).items() if not callable(value)}
+        return [settings, sites, asdict(self.sides(draw))]
 
     def _system(self, name: str, draw: int) -> tuple[System, dict]:
         """What is judged, a method's learned unless it is kept, and what is told of it."""
@@ -166,7 +171,7 @@ class Contest:
             return (Untouched() if name == UNTOUCHED else Prompted(self.instruction)), {}
         method, sites = self.methods[name]
         sides = self.sides(draw)
-        of = [_settings(method), sites, asdict(sides), str(self.model.dtype), self.weights, packages()]
+        of = [*self._recipe(name, draw), str(self.model.dtype), self.weights, packages()]
         folder = self.folder / f"{name}-{draw}-{hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]}"
         facts = folder.with_suffix(".json")
         if not facts.exists():
@@ -243,10 +248,6 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--no-curves", dest="curves", action="store_false", help="strength 1 alone")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop in time; run again to go on")
     return parser
-
-
-def _settings(method: object) -> dict[str, str]:
-    return {key: str(value) for key, value in vars(method).items() if not callable(value)}
 
 
 def _plain(row: Row) -> dict:

@@ -52,7 +52,7 @@ def load(
     if dtype not in ("auto", "checkpoint", *DTYPES):
         raise LineasError(f"dtype is 'auto', 'checkpoint' or one of {', '.join(DTYPES)}, not {dtype!r}.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = {"checkpoint": "auto", "auto": fast_dtype(torch.device(device)), **DTYPES}[dtype]
+    wanted = fast_dtype(torch.device(device)) if dtype == "auto" else {"checkpoint": "auto", **DTYPES}[dtype]
     where = _where(name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if is_pipeline(where, revision):
