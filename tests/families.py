@@ -86,6 +86,36 @@ EXPERTS = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_pe
 DEEPSEEK = {**GATED, **LATENT, **EXPERTS, "num_key_value_heads": 4, "first_k_dense_replace": 1}
 CONFIGS["deepseek_v3"] = ("DeepseekV3Config", "DeepseekV3ForCausalLM", DEEPSEEK)
 
+# Recurrent layers, alone or beside attention: nothing can be packed, and what a layer keeps is no list of keys.
+MAMBA = {"mamba_n_heads": 4, "mamba_d_state": 8, "mamba_n_groups": 1}
+LINEAR = {f"linear_num_{side}_heads": n for side, n in (("key", 2), ("value", 4))}
+LINEAR |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+FEW_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+QWEN3_NEXT = {**GATED, **LINEAR, **FEW_EXPERTS, "head_dim": 8, "shared_expert_intermediate_size": 16}
+GRANITE = {**GATED, **MAMBA, "mamba_d_head": 16, "mamba_expand": 2, "num_local_experts": 0}
+CONFIGS["lfm2"] = ("Lfm2Config", "Lfm2ForCausalLM", {**GATED, "layer_types": ["conv", "full_attention"]})
+CONFIGS["qwen3_next"] = (
+    "Qwen3NextConfig",
+    "Qwen3NextForCausalLM",
+    {**QWEN3_NEXT, "layer_types": ["linear_attention", "full_attention"]},
+)
+CONFIGS["falcon_h1"] = (
+    "FalconH1Config",
+    "FalconH1ForCausalLM",
+    {**GATED, **MAMBA, "head_dim": 8, "mamba_d_ssm": 32, "mamba_d_head": 8},
+)
+CONFIGS["granite_hybrid"] = (
+    "GraniteMoeHybridConfig",
+    "GraniteMoeHybridForCausalLM",
+    {**GRANITE, "layer_types": ["mamba", "attention"], "shared_intermediate_size": 48},
+)
+CONFIGS["mamba2"] = (
+    "Mamba2Config",
+    "Mamba2ForCausalLM",
+    {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2},
+)
+RECURRENT = ["lfm2", "qwen3_next", "falcon_h1", "granite_hybrid", "mamba2"]
+
 
 BLOCK = {
     "gpt2": "transformer.h",

@@ -53,6 +53,18 @@ def test_the_adapter_acts_within_the_block_by_its_strength_and_not_after(
     assert all(p.requires_grad for p in stories.network.parameters())
 
 
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_every_family_is_afterwards_as_before(family: str, tmp_path: Path) -> None:
+    model = families.model(family)
+    modules, plain = [name for name, _ in model.network.named_modules()], logits(model)
+    LoRA(epochs=2, learning_rate=1e-2).fine_tune(model, OTHER_PROMPTS, tmp_path / "adapter")
+    assert torch.equal(logits(model), plain)
+    with Adapted("lora", tmp_path / "adapter").applied(model):
+        assert float((logits(model) - plain).norm()) > 1e-3
+    assert torch.equal(logits(model), plain)
+    assert [name for name, _ in model.network.named_modules()] == modules
+
+
 def test_the_same_seed_gives_the_same_adapter(stories: lineas.TextModel, tmp_path: Path) -> None:
     few = LoRA(epochs=1)
     losses = [few.fine_tune(stories, PROMPTS, tmp_path / str(i), seed=s) for i, s in enumerate((1, 1, 2))]

@@ -64,7 +64,7 @@ def test_they_are_those_of_a_plain_pass_over_every_text(stories: lineas.TextMode
     assert (found != plain) == steered or not steered
 
 
-@pytest.mark.parametrize("family", families.FAMILIES)
+@pytest.mark.parametrize("family", [*families.FAMILIES, *families.RECURRENT])
 def test_families_keep_what_texts_share(family: str) -> None:
     model = families.model(family)
     wanted = asked("examples")

@@ -14,8 +14,8 @@ from lineas.files import write_text
 class Kept:
     """Results of parts that are done, a file each, under the digest of everything they depend on."""
 
-    def __init__(self, folder: Path | None, of: dict[str, Any]) -> None:
-        self._folder = folder
+    def __init__(self, folder: str | Path | None, of: dict[str, Any]) -> None:
+        self._folder = None if folder is None else Path(folder)
         self._of = of
 
     def get(self, what: dict[str, Any], make: Callable[[], Any]) -> tuple[Any, bool]:

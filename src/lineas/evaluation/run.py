@@ -31,7 +31,7 @@ def evaluate(
     model: TextModel,
     systems: Sequence[System],
     plan: Plan,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Measure every system by the same plan. A measure that fails is noted and loses no other.

@@ -115,17 +115,17 @@ class Adapted:
     """
 
     name: str
-    folder: Path
+    folder: str | Path
     strength: float = 1.0
 
     prefix: str = field(default="", init=False)
 
     def applied(self, model: TextModel) -> AbstractContextManager[Any]:
         """Within the block the model carries the adapter."""
-        return attached(model.network, self.folder, self.strength)
+        return attached(model.network, Path(self.folder), self.strength)
 
     def identity(self) -> dict[str, Any]:
         """What tells its results from those of others."""
-        files = sorted(self.folder.glob("adapter_*"))
+        files = sorted(Path(self.folder).glob("adapter_*"))
         digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
         return {"adapter": digest, "strength": self.strength}

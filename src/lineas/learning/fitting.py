@@ -17,7 +17,7 @@ from lineas.transport import Quantiles
 ATTENTION_OUT = r".*\.(o_proj|out_proj|attn\.c_proj|(self_attn|attention|self_attention)\.dense)"
 """The linear after attention, in Llama, OPT, GPT-2, GPT-NeoX, Falcon and most others."""
 MLP_LINEARS = (
-    r".*\.(mlp|ffn|feed_forward|block_sparse_moe)\..*(proj|c_fc|dense_\w+|fc[12]|w[123]|experts)"
+    r".*\.(mlp|ffn|feed_forward|block_sparse_moe|shared_mlp)\..*(proj|c_fc|dense_\w+|fc[12]|w[123]|_linear|experts)"
     r"|.*\.layers\.\d+\.fc[12]"
 )
 """The linears of the MLPs, in the same families; all experts together where they are one module."""

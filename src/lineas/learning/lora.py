@@ -61,7 +61,8 @@ class LoRA:
             the loss of every step, in nats a token.
 
         Raises:
-            LineasError: when peft is not installed, the folder exists, or the loss is not finite.
+            LineasError: when peft is not installed or does not know the network, the folder exists, or the loss is not
+                finite.
         """
         try:
             from peft import LoraConfig, get_peft_model
@@ -80,7 +81,10 @@ class LoRA:
         with restored(model.network), torch.random.fork_rng():
             torch.manual_seed(seed)
             config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-            adapted: Any = get_peft_model(model.network, config)  # type: ignore[arg-type]
+            try:
+                adapted: Any = get_peft_model(model.network, config)  # type: ignore[arg-type]
+            except ValueError as error:  # linears that a family's own kernels read
+                raise LineasError(f"peft cannot put LoRA on {model.name}: {error}") from error
             adapted.eval()  # no dropout: sentences are few
             optimizer = torch.optim.AdamW(
                 [p for p in adapted.parameters() if p.requires_grad], lr=self.learning_rate, weight_decay=0.0

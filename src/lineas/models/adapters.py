@@ -86,8 +86,9 @@ def _strip(network: nn.Module) -> None:
         from peft.tuners.tuners_utils import BaseTunerLayer
     except ImportError:
         return
-    for name, module in list(network.named_modules()):
-        if isinstance(module, BaseTunerLayer):
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
+    for name, module in layers.items():
+        if not any(name.startswith(f"{other}.") for other in layers):  # experts have one layer around another
             network.set_submodule(name, module.get_base_layer())
     for attribute in ("peft_config", "_hf_peft_config_loaded", "active_adapter"):
         vars(network).pop(attribute, None)

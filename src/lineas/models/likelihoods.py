@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lineas.models.batches import PaddedPart
 from lineas.models.scoring import scored_parts
@@ -17,6 +18,8 @@ BEGINNING = 32
 """Tokens that texts have in common at least where it is computed once for them."""
 TOGETHER = 8
 """Texts with the same beginning, at least, where it is."""
+KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer)
+"""What a layer may keep for texts that go on from a beginning."""
 
 
 @torch.no_grad()
@@ -81,9 +84,11 @@ def _beginning(texts: list[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _cache(model: TextModel, ids: tuple[int, ...]) -> DynamicCache | None:
-    """Keys and values of a beginning; None of a network that keeps something else."""
-    cache = model.network(input_ids=torch.tensor([ids], device=model.device), use_cache=True).past_key_values
-    return cache if isinstance(cache, DynamicCache) else None
+    """Keys and values of a beginning; None of a network that keeps something else, such as recurrent states."""
+    output = model.network(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
+    cache = getattr(output, "past_key_values", None)
+    whole = type(cache) is DynamicCache and all(type(layer) in KEYS_AND_VALUES for layer in cache.layers)
+    return cache if whole else None
 
 
 def _logits(model: TextModel, part: PaddedPart, cache: DynamicCache | None, past: int) -> torch.Tensor:

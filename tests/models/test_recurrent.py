@@ -1,0 +1,85 @@
+"""Networks with recurrent layers, alone or beside attention: learned, steered, composed and judged like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import families
+import pytest
+import torch
+
+import lineas
+from lineas.evaluation import Plan, Steered, Untouched, evaluate
+from lineas.evaluation.systems import Adapted
+from lineas.learning.lora import LoRA
+
+METHODS = [lineas.LinAcT(), lineas.MeanAcT(), lineas.CAA(), lineas.ITIc(), lineas.AurA()]
+
+
+@pytest.fixture(scope="module", params=families.RECURRENT)
+def model(request: pytest.FixtureRequest) -> lineas.TextModel:
+    return families.model(request.param)
+
+
+@pytest.fixture(scope="module")
+def learned(model: lineas.TextModel) -> lineas.Intervention:
+    with pytest.warns(UserWarning, match="padded instead of packed.*not all of its layers are causal attention"):
+        return lineas.learn(model, families.PROMPTS, families.OTHER_PROMPTS, lineas.LinEAS(steps=8), progress=False)
+
+
+def continued(model: lineas.TextModel, prompts: list[str]) -> list[str]:
+    return model.generate(prompts, temperature=0, max_new_tokens=8)
+
+
+def test_the_distance_falls(learned: lineas.Intervention) -> None:
+    cost = learned.facts["cost"]
+    assert len(learned.maps) == families.LAYERS
+    assert cost[-1] < 0.85 * cost[0]
+
+
+def test_every_row_of_a_batch_has_its_own_strength(model: lineas.TextModel, learned: lineas.Intervention) -> None:
+    strengths = torch.linspace(0, 1, len(families.PROMPTS))
+    with lineas.steer(model, learned, strengths):
+        together = continued(model, families.PROMPTS)
+    alone = []
+    for prompt, strength in zip(families.PROMPTS, strengths.tolist()):
+        with lineas.steer(model, learned, strength):
+            alone += continued(model, [prompt])
+    assert together == alone != continued(model, families.PROMPTS)
+    assert together[0] == continued(model, families.PROMPTS[:1])[0]
+
+
+def test_it_is_judged(model: lineas.TextModel, learned: lineas.Intervention, tmp_path: Path) -> None:
+    plan = Plan(families.PROMPTS, families.OTHER_PROMPTS, {"long": lambda texts: [min(1, len(t) / 9) for t in texts]})
+    untouched, steered = evaluate(model, [Untouched(), Steered("it", learned)], plan, str(tmp_path)).rows
+    assert not untouched.errors | steered.errors
+    assert untouched.values["kl"] == 0 < steered.values["kl"]
+    assert steered.values["perplexity"] != untouched.values["perplexity"]
+
+
+@pytest.mark.filterwarnings("ignore:prompts of .* are padded")
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_other_methods_learn_at_their_own_sites(model: lineas.TextModel, method: object) -> None:
+    if isinstance(method, lineas.AurA) and model.name == "tiny-mamba2":
+        with pytest.raises(lineas.LineasError, match="no module of Mamba2ForCausalLM matches"):  # it has no MLPs
+            lineas.learn(model, families.PROMPTS, families.OTHER_PROMPTS, method, progress=False)
+        return
+    learned = lineas.learn(model, families.PROMPTS, families.OTHER_PROMPTS, method, progress=False)  # type: ignore[arg-type]
+    before = model.network(torch.tensor([[1, 5, 9, 30]])).logits
+    with lineas.steer(model, learned):
+        assert not torch.equal(model.network(torch.tensor([[1, 5, 9, 30]])).logits, before)
+
+
+def test_lora_is_learned_or_refused(model: lineas.TextModel, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    adapter, before = tmp_path / "adapter", [name for name, _ in model.network.named_modules()]
+    if model.name in ("tiny-falcon_h1", "tiny-mamba2"):  # kernels of Mamba read some weights past peft's layers
+        with pytest.raises(lineas.LineasError, match=f"peft cannot put LoRA on {model.name}: .*out_proj"):
+            LoRA(epochs=1).fine_tune(model, families.OTHER_PROMPTS, adapter)
+        assert not adapter.exists()
+    else:
+        LoRA(epochs=3).fine_tune(model, families.OTHER_PROMPTS, adapter)
+        plan = Plan((), families.OTHER_PROMPTS)
+        untouched, adapted = evaluate(model, [Untouched(), Adapted("lora", str(adapter))], plan).rows
+        assert adapted.values["perplexity"] < untouched.values["perplexity"]
+    assert [name for name, _ in model.network.named_modules()] == before
