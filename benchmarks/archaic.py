@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import random
 
-from contest import Contest, Sides, arguments, plot
+import standings
+from contest import Contest, Sides, arguments
 from record import DATA
 
 import lineas
@@ -58,7 +59,7 @@ def main(given: list[str] | None = None) -> None:
         return [1 - score for score in is_archaic(texts)]
 
     Contest("archaic", model, plan, sides, instruction, modern, options).run()
-    plot("archaic", "concept")
+    standings.plot("archaic", "concept")
 
 
 if __name__ == "__main__":

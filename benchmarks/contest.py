@@ -13,10 +13,9 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
 
 import record
 import torch
@@ -25,7 +24,6 @@ from record import about, learn_at_some_rate
 import lineas
 from lineas.evaluation.classifiers import Classifier
 from lineas.evaluation.records import Plan, Row
-from lineas.evaluation.report import plot_effect_and_damage
 from lineas.evaluation.run import evaluate, weights_digest
 from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
 from lineas.files import write_text
@@ -107,7 +105,7 @@ class Contest:
         self.methods = methods(unwanted)
 
     def run(self) -> list[dict]:
-        """Measure everything that is asked for and not measured yet, and sum it up.
+        """Measure everything that is asked for and not measured yet, and give its rows.
 
         First every method on every draw; then tasks and lower strengths on the first.
         """
@@ -126,7 +124,7 @@ class Contest:
             for name in learned:
                 for strength in CURVE:
                     self._row(name, 0, few, "curve", strength)
-        return summary(rows)
+        return rows
 
     def _row(self, name: str, draw: int, plan: Plan, kind: str = "row", strength: float = 1.0) -> dict:
         """One line of the result, measured unless it is there: a system at a strength on a draw."""
@@ -197,41 +195,6 @@ class Contest:
         if time.monotonic() > self.until:
             print("out of time; run the same command again to go on.", flush=True)
             sys.exit(3)
-
-
-def results(name: str) -> list[dict]:
-    """The rows of a comparison that have been measured, methods in the order of `methods`."""
-    files = sorted((record.RESULTS / name).glob("*.json"))
-    rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    order = [UNTOUCHED, PROMPT, *methods(lambda texts: [0.0 for _ in texts])]
-    return sorted(rows, key=lambda row: (order.index(row["system"]), row["kind"], row["draw"], row["strength"]))
-
-
-def summary(rows: Sequence[dict]) -> list[dict]:
-    """A method a line, at strength 1: means over its draws, and their deviation."""
-    lines = []
-    for name in dict.fromkeys(row["system"] for row in rows):
-        mine = [row for row in rows if row["system"] == name and row["kind"] != "curve"]
-        line: dict = {"system": name, "draws": sum(row["kind"] == "row" for row in mine)}
-        measures = dict.fromkeys(key for row in mine for key in row["values"])
-        for key in (*measures, "seconds", "parameters"):
-            values = [row.get(key, row["values"].get(key)) for row in mine]
-            known = [value for value in values if value is not None]
-            if known:
-                line[key] = {"mean": mean(known), "deviation": stdev(known) if len(known) > 1 else None}
-        lines.append(line)
-    return lines
-
-
-def plot(name: str, effect: str) -> Path:
-    """docs/NAME.png: the first draw of every method at its strengths, effect against perplexity."""
-    rows = [row for row in results(name) if row["draw"] == 0 and row["kind"] != "tasks"]
-    drawn = [
-        Row(row["system"], 0.0 if row["system"] == UNTOUCHED else row["strength"], row["values"])
-        for row in rows
-        if not row["errors"]
-    ]
-    return plot_effect_and_damage(drawn, Path(__file__).parents[1] / "docs" / f"{name}.png", effect)
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from contest import Contest, Sides, arguments
+from standings import summary
 
 import lineas
 from lineas.evaluation.classifiers import classifier
@@ -91,12 +92,12 @@ def main(given: list[str] | None = None) -> None:
     short = Path(model.name).name
     instruction = "Continue the text in a non-toxic way:"
     name = f"paper-{short}"
-    lines = Contest(name, model, plan, sides, instruction, judge, options).run()
+    lines = summary(Contest(name, model, plan, sides, instruction, judge, options).run())
     tet: dict[str, dict] = {}
     if options.tet:
         other = replace(plan, prompts=read_prompts(options.tet), neutral=(), tasks=())
         again = Contest(f"{name}-tet", model, other, sides, instruction, judge, options, learned_in=name).run()
-        tet = {line["system"]: line for line in again}
+        tet = {line["system"]: line for line in summary(again)}
     show(short, lines, tet, options.tasks)
 
 

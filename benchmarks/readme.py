@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-from contest import results, summary
+import standings
 from record import RESULTS
 
 ROOT = Path(__file__).parents[1]
@@ -220,54 +220,6 @@ def serving() -> str:
     return "\n".join(lines)
 
 
-def contest(name: str, effect: str) -> str:
-    """The table of a comparison of methods: means over its draws, and their deviation.
-
-    Args:
-        name: of the result.
-        effect: the measure of its classifier, "toxic" or "concept".
-    """
-    rows = results(name)
-    lines = summary(rows)
-    shown = {
-        "draws": ("draws", 1, 0),
-        effect: (f"{effect}, %", 100, 2),
-        f"{effect}_score": ("mean score", 1, 3),
-        "perplexity": ("perplexity", 1, 1),
-        "kl": ("divergence, nats a token", 1, 3),
-        "distinct_2": ("distinct pairs of words", 1, 2),
-        "mmlu": ("MMLU, %", 100, 1),
-        "seconds": ("seconds to learn", 1, 0),
-        "parameters": ("numbers learned", 1, 0),
-    }
-    shown = {key: how for key, how in shown.items() if any(key in line for line in lines)}
-    table = [f"| method | {' | '.join(title for title, _, _ in shown.values())} |", "|" + " --- |" * (1 + len(shown))]
-    for line in lines:
-        cells = [_mean(line.get(key), factor, digits) for key, (_, factor, digits) in shown.items()]
-        table.append(f"| {line['system']} | {' | '.join(cells)} |")
-    asked = rows[0]
-    made = sorted({(row["about"]["date"][:10], row["about"]["commit"], row["about"]["machine"]) for row in rows})
-    return "\n".join(
-        [
-            *table,
-            "",
-            f"{asked['prompts']} prompts, {asked['seeds']} sampling seeds; ± over the draws of "
-            f"{asked['samples']} + {asked['samples']} sentences.",
-            "",
-            f"<sub>`python benchmarks/{name}.py`, torch {asked['about']['torch']}, transformers "
-            f"{asked['about']['transformers']}: {'; '.join(' '.join(one) for one in made)}.</sub>",
-        ]
-    )
-
-
-def _mean(told: dict | int | None, factor: float, digits: int) -> str:
-    """A mean over draws and its deviation, where it was measured on several; a count as it is."""
-    if told is None or isinstance(told, int):
-        return str(told or "")
-    deviation = f" ± {factor * told['deviation']:.{digits}f}" if told["deviation"] is not None else ""
-    return f"{factor * told['mean']:,.{digits}f}{deviation}"
-
-
 def _share(row: dict) -> str:
     return f"{100 * row['toxic']:.1f} %"
 
@@ -299,6 +251,7 @@ PAGES = {
     "docs/recipes.md": {"recipes": recipes},
     "docs/serving.md": {"serving": serving},
     "docs/images.md": {"demo_images": demo_images, "images": images},
+    "docs/comparison.md": {"toxicity": lambda: standings.table("toxicity", "toxic")},
 }
 
 

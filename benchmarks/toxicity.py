@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from contest import RUNS, Contest, Sides, arguments, plot
+import standings
+from contest import RUNS, Contest, Sides, arguments
 from record import DATA, toxic_prompts
 
 import lineas
@@ -84,7 +85,7 @@ def main(given: list[str] | None = None) -> None:
         fewshot=SHOTS,
     )
     Contest("toxicity", model, plan, sides, "Continue the text in a non-toxic way:", judge, options).run()
-    plot("toxicity", "toxic_score")
+    standings.plot("toxicity", "toxic_score")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,11 @@ def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_the_papers_table_from_learning_to_the_last_column(
-    paper: ModuleType, shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    paper: ModuleType,
+    shared: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = shared / "data"
     every = [*paper.METHODS, "caa", "mean-act", "lin-act-norms", "aura", "lora"]
@@ -68,16 +72,22 @@ def test_the_papers_table_from_learning_to_the_last_column(
     assert table[0] == "method | RTP % | TET % | perplexity | MMLU %"
     assert [line.split(" | ")[0] for line in table[1:]] == every
     assert not any("-" in line.split(" | ")[1:] for line in table[1:])
-    import contest
+    import standings
 
-    rows = contest.results("paper-stories260k")
+    rows = standings.results("paper-stories260k")
     assert not any(row["errors"] for row in rows)
     assert {row["system"] for row in rows if row["kind"] == "curve"} == set(every[2:])
-    by_name = {line["system"]: line for line in contest.summary(rows)}
+    by_name = {line["system"]: line for line in standings.summary(rows)}
     assert by_name["lora"]["parameters"]["mean"] > by_name["lineas"]["parameters"]["mean"] > 0
     assert all(by_name[name]["kl"]["mean"] > 0 for name in every[1:])
     assert all(by_name[name]["tiny"]["mean"] >= 0 for name in every)
     assert "continuations" not in json.dumps(rows)  # nothing of the data enters the results
+    written = standings.table("paper-stories260k", "toxic")
+    assert all(f"\n| {name} | " in written for name in every)
+    curve = next(row for row in rows if (row["system"], row["kind"], row["strength"]) == ("lineas", "curve", 0.5))
+    assert f"{curve['values']['toxic_score']:.3f}, {curve['values']['perplexity']:,.1f}" in written
+    monkeypatch.setattr(standings, "DOCS", tmp_path)
+    assert standings.plot("paper-stories260k", "toxic_score").stat().st_size > 10_000
     shutil.rmtree(tmp_path / "runs")
     paper.main(arguments)  # rows that are there need nothing of what was learned
     assert capsys.readouterr().out.splitlines() == table

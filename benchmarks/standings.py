@@ -1,0 +1,159 @@
+"""What the rows of a comparison of methods say: sums over draws, tables, a plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, median, stdev
+
+import record
+from contest import PROMPT, UNTOUCHED, methods
+from matplotlib import colormaps
+
+from lineas.evaluation.report import figure_of
+
+DOCS = Path(__file__).parents[1] / "docs"
+CEILING = 1.6
+"""Damage above so many times the untouched model's, and the median's, is drawn at the edge of the plot."""
+
+
+def results(name: str) -> list[dict]:
+    """The rows of a comparison that have been measured, methods in the order of `methods`."""
+    files = sorted((record.RESULTS / name).glob("*.json"))
+    rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    order = [UNTOUCHED, PROMPT, *methods(lambda texts: [0.0 for _ in texts])]
+    return sorted(rows, key=lambda row: (order.index(row["system"]), row["kind"], row["draw"], row["strength"]))
+
+
+def summary(rows: Sequence[dict]) -> list[dict]:
+    """A method a line, at strength 1: means over its draws, and their deviation."""
+    lines = []
+    for name in dict.fromkeys(row["system"] for row in rows):
+        mine = [row for row in rows if row["system"] == name and row["kind"] != "curve"]
+        line: dict = {"system": name, "draws": sum(row["kind"] == "row" for row in mine)}
+        measures = dict.fromkeys(key for row in mine for key in row["values"])
+        for key in (*measures, "seconds", "parameters"):
+            known = [row["values"][key] for row in mine if key in row["values"]]
+            known += [row[key] for row in mine if row["kind"] == "row" and key in row]
+            if known:
+                line[key] = {"mean": mean(known), "deviation": stdev(known) if len(known) > 1 else None}
+        lines.append(line)
+    return lines
+
+
+def table(name: str, effect: str) -> str:
+    """The tables of a comparison of methods: over its draws, and the first draw along strength.
+
+    Args:
+        name: of the result.
+        effect: the measure of its classifier, "toxic" or "concept".
+    """
+    rows = results(name)
+    lines = summary(rows)
+    shown = {
+        "draws": ("draws", 1, 0),
+        effect: (f"{effect}, %", 100, 2),
+        f"{effect}_score": ("mean score", 1, 3),
+        "perplexity": ("perplexity", 1, 1),
+        "kl": ("divergence", 1, 3),
+        "distinct_2": ("distinct pairs of words", 1, 2),
+        "mmlu": ("MMLU, %", 100, 1),
+        "seconds": ("seconds to learn", 1, 0),
+        "parameters": ("numbers learned", 1, 0),
+    }
+    shown = {key: how for key, how in shown.items() if any(key in line for line in lines)}
+    table = [f"| method | {' | '.join(title for title, _, _ in shown.values())} |", "|" + " --- |" * (1 + len(shown))]
+    for line in lines:
+        cells = [_mean(line.get(key), factor, digits) for key, (_, factor, digits) in shown.items()]
+        table.append(f"| {line['system']} | {' | '.join(cells)} |")
+    asked = rows[0]
+    made = [row["about"] for row in rows]
+    days = sorted({facts["date"][:10] for facts in made})
+    return "\n".join(
+        [
+            *table,
+            "",
+            f"{asked['prompts']} prompts, {asked['seeds']} sampling seeds; ± over the draws of {asked['samples']} + "
+            f"{asked['samples']} sentences; divergence from the untouched model in nats a token.",
+            "",
+            *_along_strength(rows, effect),
+            "",
+            f"<sub>`python benchmarks/{name}.py`, {' to '.join(dict.fromkeys((days[0], days[-1])))}, at commits "
+            f"{', '.join(sorted({facts['commit'] for facts in made}))}, on "
+            f"{'; '.join(sorted({facts['machine'] for facts in made}))}, torch {made[0]['torch']}, transformers "
+            f"{made[0]['transformers']}; each row is a file in `benchmarks/results/{name}` that says which.</sub>",
+        ]
+    )
+
+
+def _along_strength(rows: list[dict], effect: str) -> list[str]:
+    """A table of mean score, perplexity and divergence of the first draw, by the first sampling seed."""
+    mine = [row for row in rows if row["draw"] == 0 and row["kind"] != "tasks"]
+    strengths = sorted({row["strength"] for row in mine if row["kind"] == "curve"} | {1.0})
+    systems = dict.fromkeys(row["system"] for row in mine if row["kind"] == "curve")
+    titles = [f"strength {strength:g}" for strength in strengths]
+    table = [
+        f"| first draw: mean score, perplexity, divergence | {' | '.join(titles)} |",
+        "|" + " --- |" * (1 + len(titles)),
+    ]
+    for system in systems:
+        at = {row["strength"]: row for row in mine if row["system"] == system}
+        cells = [
+            f"{row['by_seed'][f'{effect}_score'][0]:.3f}, {row['values']['perplexity']:,.1f}, {row['values']['kl']:.3f}"
+            if (row := at.get(strength)) and not row["errors"]
+            else ""
+            for strength in strengths
+        ]
+        table.append(f"| {system} | {' | '.join(cells)} |")
+    return table
+
+
+def _mean(told: dict | int | None, factor: float, digits: int) -> str:
+    """A mean over draws and its deviation, where there is one; a count as it is."""
+    if told is None or isinstance(told, int):
+        return str(told or "")
+    deviation = f" ± {factor * told['deviation']:,.{digits}f}" if told["deviation"] else ""
+    return f"{factor * told['mean']:,.{digits}f}{deviation}"
+
+
+def plot(name: str, effect: str) -> Path:
+    """docs/NAME.png: effect against perplexity and against divergence.
+
+    Every method's mean over its draws at strength 1, with their deviation; its strengths on the first draw are a line.
+    """
+    rows = [row for row in results(name) if row["kind"] != "tasks" and not row["errors"]]
+    means = {line["system"]: line for line in summary(rows)}
+    figure, axes = figure_of(2)
+    palette = colormaps["tab20"].colors  # type: ignore[attr-defined]
+    colors = {**dict(zip(means, [*palette[::2], *palette[1::2]])), "lineas": "black"}
+    untouched = means[UNTOUCHED]
+    for axis, damage in zip(axes, ("perplexity", "kl")):
+        known = [line[damage]["mean"] for line in means.values()]
+        highest = min(max(known), max(CEILING * untouched[damage]["mean"], CEILING * median(known)))
+        for system, line in means.items():
+            curve = [row["values"] for row in rows if (row["system"], row["kind"]) == (system, "curve")]
+            if curve:
+                first = next(
+                    row["values"] for row in rows if (row["system"], row["kind"], row["draw"]) == (system, "row", 0)
+                )
+                x = [untouched[effect]["mean"], *(values[effect] for values in curve), first[effect]]
+                y = [untouched[damage]["mean"], *(values[damage] for values in curve), first[damage]]
+                axis.plot(x, y, marker=".", linewidth=1, alpha=0.6, color=colors[system])
+            (at, x_bar), (level, y_bar) = ((line[key]["mean"], line[key]["deviation"]) for key in (effect, damage))
+            if level > highest:
+                axis.plot(at, highest, marker="^", color=colors[system], label=system, linestyle="none")
+                axis.annotate(
+                    f" {system}: {level:,.{0 if level >= 100 else 2}f}", (at, highest), va="center", fontsize=8
+                )
+            else:
+                axis.errorbar(at, level, y_bar, x_bar, fmt="o", color=colors[system], label=system, capsize=2)
+        axis.set(
+            xlabel=effect.replace("_", " "),
+            ylabel="divergence" if damage == "kl" else damage,
+            ylim=(None, 1.04 * highest),
+        )
+    axes[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    path = DOCS / f"{name}.png"
+    figure.savefig(path, dpi=110)
+    return path
