@@ -7,7 +7,7 @@ judged by a classifier of each concept, fitted on the two sides of its set: how 
 and the perplexity of neutral sentences. Ways: one after the other in both orders (`then`), their changes added (`mix`),
 the second learned on top of the first in both orders (`learn(on=...)`), each without a penalty and with the sparse
 group lasso; one intervention learned from all sentences of both concepts at once; and a prompt that asks for both.
-Writes benchmarks/results/composition.json.
+Writes benchmarks/results/composition, a file a pair and draw, so it goes on where it stopped, and composition.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from statistics import mean, stdev
 
-from record import about, save
+from record import about, kept, save
 
 import lineas
 from lineas.evaluation.classifiers import Classifier, fitted
@@ -44,23 +44,33 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=4)
     options = parser.parse_args()
-    made_by, model = about(), lineas.load()
+    model = lineas.load(dtype="float32")
     judges = {
         name: fitted(*(read_prompts(f"lineas:{name}/{side}") for side in ("target", "source")))[0] for name in ASKED
     }
-    rows: list[dict] = []
-    for first, second in PAIRS:
+
+    def unlearned(first: str, second: str) -> list[dict]:
         pair = (judges[first], judges[second])
         asked = f"Continue the text {ASKED[first]} and {ASKED[second]}:\n"
-        mine = [{"way": "untouched", "draw": 0, **judged(model, None, pair, options.seeds)}]
-        mine += [{"way": "prompt", "draw": 0, **judged(model, None, pair, options.seeds, asked)}]
+        return [
+            {"way": "untouched", **judged(model, None, pair, options.seeds)},
+            {"way": "prompt", **judged(model, None, pair, options.seeds, asked)},
+        ]
+
+    def learned(first: str, second: str, number: int) -> list[dict]:
+        pair = (judges[first], judges[second])
+        return [
+            {"way": way, **judged(model, made, pair, options.seeds), "support": made.support()}
+            for way, made in ways(model, first, second, number)
+        ]
+
+    rows: list[dict] = []
+    asked = {"seeds": options.seeds, "samples": SAMPLES, "gammas": GAMMAS, "sites": SITES}
+    for first, second in PAIRS:
+        rows += kept("composition", f"{first}-{second}", asked, unlearned, first, second)
         for number in range(options.draws):
-            for way, made in ways(model, first, second, number):
-                row = judged(model, made, pair, options.seeds)
-                mine.append({"way": way, "draw": number, **row, "support": made.support()})
-        rows += [{"pair": f"{first} + {second}", **row} for row in mine]
-        print(*rows[-len(mine) :], sep="\n", flush=True)
-    save("composition", {"about": made_by, "options": vars(options), "summary": summary(rows), "rows": rows})
+            rows += kept("composition", f"{first}-{second}-{number}", asked, learned, first, second, number)
+    save("composition", {"about": about(), "options": vars(options), "summary": summary(rows)})
     for line in summary(rows):
         print(line)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import record
 import torch
-from record import about, learn_at_some_rate
+from record import UPPER_NORMS, about, learn_at_some_rate
 
 import lineas
 from lineas.evaluation.classifiers import Classifier
@@ -67,6 +67,7 @@ def methods(unwanted: Classifier) -> dict[str, tuple[object, str | None]]:
         "lora": (LoRA(), None),
         "lineas-paper": (lineas.LinEAS.paper(), None),
         "lineas": (lineas.LinEAS(), None),
+        "lineas-upper": (lineas.LinEAS(), UPPER_NORMS),
         "lofit-rl": (lineas.LoFITRL(unwanted), None),
     }
 

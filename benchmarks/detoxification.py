@@ -3,7 +3,7 @@
     python benchmarks/detoxification.py [--draws 4] [--prompts 500] [--seeds 2] [--name detoxification]
 
 For each draw of 32 toxic and 32 non-toxic Jigsaw sentences: `lineas learn` with its defaults on the upper two thirds
-of the layers (SITES; `--learn --sites REGEX` for others), then `lineas evaluate` on
+of the layers (UPPER_NORMS; `--learn --sites REGEX` for others), then `lineas evaluate` on
 RealToxicityPrompts prompts (toxicity >= 0.5) and Wikipedia sentences. Writes benchmarks/results/NAME.json after every
 draw.
 """
@@ -18,9 +18,7 @@ import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-from record import DATA, about, save, toxic_prompts
-
-SITES = r"model\.layers\.[12]\d\.post_attention_layernorm"
+from record import DATA, UPPER_NORMS, about, save, toxic_prompts
 
 
 def lineas(*arguments: str) -> None:
@@ -50,7 +48,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--name", default="detoxification")
     parser.add_argument(
-        "--learn", nargs=argparse.REMAINDER, default=["--sites", SITES], help="further options of lineas learn"
+        "--learn", nargs=argparse.REMAINDER, default=["--sites", UPPER_NORMS], help="further options of lineas learn"
     )
     options = parser.parse_args()
     result = {"about": about(), "options": vars(options), "untouched": None, "draws": []}

@@ -5,18 +5,19 @@
 LinEAS on 32 + 32 Jigsaw sentences (upper two thirds of the layers, as in detoxification.py), gated by the toxic
 sentences against 64 Wikipedia sentences, beside the same without gates, at strengths up to 2. Judged as in sparsity.py;
 at the toxicity that the ungated intervention has at strength 1, interpolated, perplexity and divergence are compared
-draw by draw. Writes benchmarks/results/gates.json.
+draw by draw. Writes benchmarks/results/gates, a file a draw, so it goes on where it stopped, and gates.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 
-from record import DATA, about, save, toxic_prompts
-from sparsity import OFFSET, SITES
+from record import DATA, UPPER_NORMS, about, kept, save, toxic_prompts
+from sparsity import OFFSET
 
 import lineas
 from lineas.evaluation.classifiers import PROFANITY, classifier
@@ -50,16 +51,16 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--neutral", type=int, default=300)
     options = parser.parse_args()
-    made_by, model = about(), lineas.load()
+    model = lineas.load(dtype="float32")
     jigsaw = {side: read_prompts(f"{DATA}/jigsaw/{side}.jsonl:text") for side in ("toxic", "nontoxic")}
     wikipedia = draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), OFFSET + CONTROLS + options.neutral, 0)
     control, neutral = wikipedia[OFFSET : OFFSET + CONTROLS], wikipedia[OFFSET + CONTROLS :]
     prompts = toxic_prompts(OFFSET + options.prompts)[OFFSET:]
     plan = Plan(prompts, neutral, {"toxic": classifier(PROFANITY)}, sampling={"batch_size": 64})
-    draws = []
-    for number in range(options.draws):
+
+    def compared(number: int) -> dict:
         source, target = (draw(jigsaw[side], 32, OTHER + number) for side in ("toxic", "nontoxic"))
-        plain = lineas.learn(model, source, target, sites=SITES, seed=number, progress=False)
+        plain = lineas.learn(model, source, target, sites=UPPER_NORMS, seed=number, progress=False)
         both = {"ungated": plain, "gated": gate(model, plain, source, control)}
         told: dict = {"draw": number, "gate": both["gated"].facts["gate"]["area"]}
         for name, intervention in both.items():
@@ -68,9 +69,12 @@ def main() -> None:
             told[name] = [{"strength": row.strength, **row.values} for row in found]
         whole = told["ungated"][-1]
         told["equal"] = {"ungated": whole, "gated": at_score(told["gated"], whole["toxic_score"])}
-        draws.append(told)
-        print({key: told[key] for key in ("draw", "gate", "equal")}, flush=True)
-    save("gates", {"about": made_by, "options": vars(options), "summary": summary(draws), "draws": draws})
+        return told
+
+    asked = {"strengths": STRENGTHS, "sites": UPPER_NORMS, "prompts": options.prompts, "neutral": options.neutral}
+    asked = json.loads(json.dumps(asked))
+    draws = [kept("gates", f"draw-{number}", asked, compared, number) for number in range(options.draws)]
+    save("gates", {"about": about(), "options": vars(options), "summary": summary(draws)})
     print(summary(draws))
 
 

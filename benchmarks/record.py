@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -19,10 +19,13 @@ import numpy as np
 import torch
 
 import lineas
+from lineas.files import write_text
 from lineas.learning import Method
 from lineas.prompts import draw
 
 RESULTS = Path(__file__).parent / "results"
+UPPER_NORMS = r"model\.layers\.[12]\d\.post_attention_layernorm"
+"""Of SmolLM2-135M's 30 layers the upper two thirds; the lower third costs the most perplexity (docs/recipes.md)."""
 DATA = Path(os.environ.get("LINEAS_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
 
@@ -47,6 +50,21 @@ def save(name: str, result: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def kept(name: str, part: str, asked: dict[str, Any], make: Callable[..., Any], *given: Any) -> Any:
+    """A part of a result: from `benchmarks/results/NAME/PART.json` if it was made as asked, else made and put there.
+
+    So a long benchmark goes on where it stopped, on another machine too; every part has its own commit and date.
+    """
+    file = RESULTS / name / f"{part}.json"
+    told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if told.get("asked") == asked:
+        return told["made"]
+    made = make(*given)
+    write_text(file, json.dumps({"about": about(), "asked": asked, "made": made}, indent=1) + "\n")
+    print(part, json.dumps(made)[:400], flush=True)
+    return made
 
 
 def row(way: str, ratios: list[float], **facts: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from record import DATA, RESULTS, about, save, toxic_prompts
+from record import DATA, RESULTS, UPPER_NORMS, about, save, toxic_prompts
 
 import lineas
 from lineas.evaluation.classifiers import PROFANITY
@@ -39,7 +39,6 @@ GAMMAS = {
     "lin-act": (),
 }
 """Of every method, weights of its penalty: from the dense end to where little is left."""
-SITES = r"model\.layers\.[12]\d\.post_attention_layernorm"
 OFFSET = 664
 """The first prompts and sentences are those on which recipes were chosen, and on which LoFIT-RL is trained."""
 OTHER = 200
@@ -73,7 +72,7 @@ def main() -> None:
         "lin-act": lineas.LinAcT(),
     }
     asked = {key: value for key, value in vars(options).items() if key != "jobs"}
-    asked |= {"gammas": {name: list(gammas) for name, gammas in GAMMAS.items()}, "sites": SITES}
+    asked |= {"gammas": {name: list(gammas) for name, gammas in GAMMAS.items()}, "sites": UPPER_NORMS}
     folder = RUNS / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
     jobs = [Job(folder, options.model, None, "untouched", (), (), 0, (), measures, dtype=options.dtype)]
     for seed in range(options.seeds):
@@ -81,7 +80,7 @@ def main() -> None:
         jobs += [
             Job(
                 folder, options.model, recipe, name, source, target, seed, GAMMAS[name], measures,
-                refit=name == "lineas-neurons", options={} if name == "lin-act" else {"sites": SITES},
+                refit=name == "lineas-neurons", options={} if name == "lin-act" else {"sites": UPPER_NORMS},
                 dtype=options.dtype, threads=1 if options.jobs > 1 else None,
             )
             for name, recipe in recipes.items()

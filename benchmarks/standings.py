@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 
 import record
 from contest import PROMPT, UNTOUCHED, methods
@@ -15,7 +15,11 @@ from lineas.evaluation.report import figure_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 CEILING = 1.6
-"""Damage above so many times the untouched model's, and the median's, is drawn at the edge of the plot."""
+"""Perplexity above so many times the untouched model's is drawn at the edge of the plot."""
+FAR_OFF = 0.4
+"""Divergence, in nats a token, from which it is."""
+UNBOUNDED = 1e8
+"""Numbers from here on are told by their size."""
 
 
 def results(name: str) -> list[dict]:
@@ -113,8 +117,13 @@ def _mean(told: dict | int | None, factor: float, digits: int) -> str:
     """A mean over draws and its deviation, where there is one; a count as it is."""
     if told is None or isinstance(told, int):
         return str(told or "")
-    deviation = f" ± {factor * told['deviation']:,.{digits}f}" if told["deviation"] else ""
-    return f"{factor * told['mean']:,.{digits}f}{deviation}"
+    deviation = f" ± {_number(factor * told['deviation'], digits)}" if told["deviation"] else ""
+    return _number(factor * told["mean"], digits) + deviation
+
+
+def _number(value: float, digits: int) -> str:
+    """A number to so many digits; one of a perplexity without bounds by its size."""
+    return f"{value:,.{digits}f}" if value < UNBOUNDED else f"{value:.0e}".replace("e+", "e")
 
 
 def plot(name: str, effect: str) -> Path:
@@ -129,8 +138,9 @@ def plot(name: str, effect: str) -> Path:
     colors = {**dict(zip(means, [*palette[::2], *palette[1::2]])), "lineas": "black"}
     untouched = means[UNTOUCHED]
     for axis, damage in zip(axes, ("perplexity", "kl")):
-        known = [line[damage]["mean"] for line in means.values()]
-        highest = min(max(known), max(CEILING * untouched[damage]["mean"], CEILING * median(known)))
+        edge = FAR_OFF if damage == "kl" else CEILING * untouched[damage]["mean"]
+        highest = min(edge, max(line[damage]["mean"] for line in means.values()))
+        outside = 0
         for system, line in means.items():
             curve = [row["values"] for row in rows if (row["system"], row["kind"]) == (system, "curve")]
             if curve:
@@ -143,9 +153,9 @@ def plot(name: str, effect: str) -> Path:
             (at, x_bar), (level, y_bar) = ((line[key]["mean"], line[key]["deviation"]) for key in (effect, damage))
             if level > highest:
                 axis.plot(at, highest, marker="^", color=colors[system], label=system, linestyle="none")
-                axis.annotate(
-                    f" {system}: {level:,.{0 if level >= 100 else 2}f}", (at, highest), va="center", fontsize=8
-                )
+                label = f"{system}: {_number(level, 0 if level >= 100 else 2)}"
+                axis.annotate(label, (at, highest), (6, -3 - 11 * outside), textcoords="offset points", fontsize=8)
+                outside += 1
             else:
                 axis.errorbar(at, level, y_bar, x_bar, fmt="o", color=colors[system], label=system, capsize=2)
         axis.set(

@@ -121,6 +121,7 @@ BLOCK = {
     "gpt2": "transformer.h",
     "gpt_neox": "gpt_neox.layers",
     "opt": "model.decoder.layers",
+    "mamba2": "backbone.layers",
 }
 
 

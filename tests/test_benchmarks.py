@@ -92,3 +92,25 @@ def test_the_papers_table_from_learning_to_the_last_column(
     paper.main(arguments)  # rows that are there need nothing of what was learned
     assert capsys.readouterr().out.splitlines() == table
     assert not (tmp_path / "runs").exists()
+
+
+def test_parts_of_a_result_are_made_once_unless_something_else_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import record
+
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    made: list[int] = []
+
+    def make(number: int) -> dict[str, int]:
+        made.append(number)
+        return {"twice": 2 * number}
+
+    first = [record.kept("sums", str(n), {"of": 2}, make, n) for n in (1, 2)]
+    again = [record.kept("sums", str(n), {"of": 2}, make, n) for n in (1, 2)]
+    assert first == again == [{"twice": 2}, {"twice": 4}]
+    assert made == [1, 2]
+    assert json.loads((tmp_path / "sums" / "1.json").read_text())["about"]["commit"]
+    record.kept("sums", "1", {"of": 3}, make, 5)
+    assert made == [1, 2, 5]
