@@ -20,6 +20,7 @@ import torch
 from record import about, row, save
 
 import lineas
+from lineas.learning import gate
 from lineas.prompts import read_prompts
 
 TOKENS = 32
@@ -47,12 +48,14 @@ def main() -> None:
     model.tokenizer.padding_side = "left"
     inputs = model.tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)
     dense = [some_intervention(model, seed) for seed in range(4)]
+    gated = gate(model, dense[0], read_prompts("lineas:polite/source"), read_prompts("lineas:neutral"))
     ways: dict[str, Any] = {
         "untouched": nullcontext,
         "dense, one": lambda: lineas.steer(model, dense[0], 0.5),
         "dense, four": lambda: lineas.steer(model, dense, 0.5),
         "sparse (polite)": lambda: lineas.steer(model, lineas.Intervention.load("polite"), 1.0),
         "strength 0": lambda: lineas.steer(model, dense[0], 0.0),
+        "gated": lambda: lineas.steer(model, gated, 0.5),
         "a strength a row": lambda: lineas.steer(model, dense[0], torch.linspace(0, 1, len(prompts))),
     }
 

@@ -83,6 +83,8 @@ def as_pooling(name: str) -> Pooling:
 def find_sites(network: nn.Module, pattern: str | Sequence[str] | None = None) -> list[Site]:
     """The sites of a network that a pattern names, in the order in which the modules are registered.
 
+    Of a network that also reads pictures or sound, those are left out that text alone never reaches.
+
     Args:
         network: any module; names are those of its `named_modules()`.
         pattern: a regular expression that must match a module's whole name (`.*o_proj`), optionally followed by `:k`
@@ -161,8 +163,34 @@ def _callable_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Modules that have a forward pass of their own, by name: everything but the root and plain containers."""
     return [
         (name, module)
-        for name, module in network.named_modules()
+        for name, module in _reached(network)
         if name and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+    ]
+
+
+def beside_text(network: nn.Module) -> list[str]:
+    """Names of the parts that text alone never reaches, such as a tower for pictures; not of what is in them."""
+    config: Any = getattr(network, "config", None)
+    if not hasattr(config, "get_text_config") or config.get_text_config() is config:
+        return []
+    made: Any = network
+    text = [part for part in (made.get_decoder(), made.get_output_embeddings()) if part is not None]
+    reached = {id(module) for part in text for module in part.modules()}
+    beside: list[str] = []
+    for name, module in network.named_modules():
+        holds_some = any(id(inner) in reached for inner in module.modules())
+        if not holds_some and not any(name.startswith(f"{part}.") for part in beside):
+            beside.append(name)
+    return beside
+
+
+def _reached(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Its modules by name, but those that text alone never reaches."""
+    beside = beside_text(network)
+    return [
+        (name, module)
+        for name, module in network.named_modules()
+        if not any(f"{name}.".startswith(f"{part}.") for part in beside)
     ]
 
 
@@ -174,7 +202,7 @@ def _axis(module: nn.Module) -> int:
 def blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """The repeated blocks of a transformer, by name: the children of its longest list of modules with norms in them."""
     best: list[tuple[str, nn.Module]] = []
-    for name, module in network.named_modules():
+    for name, module in _reached(network):
         if isinstance(module, nn.ModuleList) and len(module) > len(best):
             children = [(f"{name}.{i}" if name else str(i), child) for i, child in enumerate(module)]
             if any(is_norm(part) for part in children[0][1].children()):
@@ -216,6 +244,11 @@ def _nothing_matches(network: nn.Module, pattern: str) -> str:
         tail = kind.rsplit(".", 1)[-1]
         return max(difflib.SequenceMatcher(None, letters, part.lower()).ratio() for part in (kind, tail))
 
+    if any(re.fullmatch(re.sub(r":\d+$", "", pattern), name) for name, _ in network.named_modules()):
+        return (
+            f"'{pattern}' matches parts of {type(network).__name__} that text never reaches, so they cannot carry a "
+            "map that is learned from sentences; name modules of its language model."
+        )
     nearest = sorted(kinds, key=closeness, reverse=True)[:3]
     hints = ", ".join("'" + re.sub(r"\\\.N(?=\\|$)", r"\\.\\d+", kind.replace(".", r"\.")) + "'" for kind in nearest)
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from lineas.learning.interruption import stoppable
 from lineas.models.adapters import NOT_INSTALLED, restored
 from lineas.models.scoring import predictions, scored_parts
 from lineas.models.text import TextModel
+from lineas.sites import beside_text
+
+ROUTERS = r".*\.router"
+"""Linears that choose experts; some return two tensors, where peft expects one."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,13 @@ class LoRA:
         losses: list[float] = []
         with restored(model.network), torch.random.fork_rng():
             torch.manual_seed(seed)
-            config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+            config = LoraConfig(
+                r=self.rank,
+                lora_alpha=self.alpha,
+                target_modules="all-linear",
+                exclude_modules="|".join([ROUTERS, *(rf"{re.escape(p)}(\..*)?" for p in beside_text(model.network))]),
+                task_type="CAUSAL_LM",
+            )
             try:
                 adapted: Any = get_peft_model(model.network, config)  # type: ignore[arg-type]
             except ValueError as error:  # linears that a family's own kernels read

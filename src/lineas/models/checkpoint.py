@@ -50,9 +50,15 @@ def skeleton(config: Any, weight_of: Callable[[str], torch.Tensor | None]) -> nn
     Args:
         config: the checkpoint's, as transformers reads it.
         weight_of: from a norm's dotted name to its weight `[d]`; None where there is none.
+
+    Raises:
+        LineasError: when transformers knows no causal language model of that config.
     """
     with torch.device("meta"):
-        network: nn.Module = AutoModelForCausalLM.from_config(config)
+        try:
+            network: nn.Module = AutoModelForCausalLM.from_config(config)
+        except ValueError:
+            raise LineasError(f"{type(config).__name__} is of no causal language model, so it is not served.") from None
     for name, module in network.named_modules():
         weight = weight_of(name) if is_norm(module) else None
         if weight is not None:

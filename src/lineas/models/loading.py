@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import file_exists, try_to_load_from_cache
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from lineas.errors import LineasError
 from lineas.models import embedded
@@ -47,7 +47,8 @@ def load(
         trust_remote_code: run code that comes with the model; off unless you ask.
 
     Raises:
-        LineasError: when there is no such model, or it is neither a causal language model nor a pipeline.
+        LineasError: when there is no such model, or it is neither a language model (alone, or in a network that also
+            reads pictures) nor a pipeline.
     """
     if dtype not in ("auto", "checkpoint", *DTYPES):
         raise LineasError(f"dtype is 'auto', 'checkpoint' or one of {', '.join(DTYPES)}, not {dtype!r}.")
@@ -59,7 +60,7 @@ def load(
         return _load_pipeline(str(where), str(name), wanted, device, options)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        network: Any = AutoModelForCausalLM.from_pretrained(where, dtype=wanted, **options)
+        network: Any = _load_network(where, dtype=wanted, **options)
     except (OSError, ValueError, KeyError) as error:
         raise LineasError(
             f"no model could be loaded from '{name}': {_reason(error)}. Give a hub id (OWNER/NAME) or a folder."
@@ -74,6 +75,19 @@ def _where(name: str | Path | None) -> str:
     if str(name) == SHAPES and not Path(name).exists():
         return str(files("lineas") / "data" / "models" / SHAPES)
     return str(name)
+
+
+def _load_network(where: str, **options: Any) -> Any:
+    """A causal language model, or one that also reads pictures; a ValueError where it is neither."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(where, **options)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        try:
+            return AutoModelForImageTextToText.from_pretrained(where, **options)
+        except ValueError:
+            raise error from None
 
 
 def load_text(name: str | Path | None = None, **options: Any) -> TextModel:
