@@ -100,7 +100,7 @@ def fingerprint(network: nn.Module) -> str:
     In a denoiser whose norms have no weights (a time step modulates them), over all biases.
     """
     digest = hashlib.sha256()
-    known: list[Any] = [(name, module.weight) for name, module in network.named_modules() if is_norm(module)]
+    known: list[Any] = [(name, _weight(module)) for name, module in network.named_modules() if is_norm(module)]
     if not known and type(network).__module__.startswith("diffusers."):
         known = [(name, vector) for name, vector in network.named_parameters() if name.endswith(".bias")]
     for name, vector in known:
@@ -108,6 +108,12 @@ def fingerprint(network: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(weight.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _weight(module: Any) -> torch.Tensor:
+    """A module's weight, also where accelerate keeps it elsewhere until it is used."""
+    elsewhere = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+    return elsewhere["weight"] if module.weight.is_meta and elsewhere else module.weight
 
 
 def width_of(module: nn.Module) -> int | None:

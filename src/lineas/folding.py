@@ -47,12 +47,14 @@ def fold(
 
     Raises:
         LineasError: naming every site that does not fold and the reason, before anything is changed; or when the
-            network cannot be copied.
+            network cannot be copied, or not all of its weights are in memory.
     """
     network: nn.Module = model if isinstance(model, nn.Module) else model.network
     if not math.isfinite(strength):
         raise LineasError(f"the strength must be a finite number, not {strength}.")
     intervention.check_affine("folded")
+    if any(weight.is_meta for weight in network.parameters()):
+        raise LineasError("some weights of this model are not in memory; load it whole to fold it, without offloading.")
     wanted = intervention.at(strength)
     wanted.check_fits(network, force)
     places = all_places = _places(network, wanted)

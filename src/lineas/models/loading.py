@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -42,7 +43,8 @@ def load(
             "shapes" for the small image model that comes with lineas.
         dtype: "float32", "bfloat16", "float16", "checkpoint" for what the weights are stored in, or "auto": bfloat16
             where the processor is faster in it, else float32.
-        device: such as "cuda:0"; by default a GPU where there is one.
+        device: such as "cuda:0", or "auto" to let accelerate spread a language model over all GPUs, then memory, then
+            disk; by default what the variable LINEAS_DEVICE says, else a GPU where there is one.
         revision: the hub commit.
         trust_remote_code: run code that comes with the model; off unless you ask.
 
@@ -52,20 +54,25 @@ def load(
     """
     if dtype not in ("auto", "checkpoint", *DTYPES):
         raise LineasError(f"dtype is 'auto', 'checkpoint' or one of {', '.join(DTYPES)}, not {dtype!r}.")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = fast_dtype(torch.device(device)) if dtype == "auto" else {"checkpoint": "auto", **DTYPES}[dtype]
+    device = device or os.environ.get("LINEAS_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = _kind(device)
+    wanted = fast_dtype(kind) if dtype == "auto" else {"checkpoint": "auto", **DTYPES}[dtype]
     where = _where(name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if is_pipeline(where, revision):
+        if device == "auto":
+            raise LineasError("a pipeline is not spread over devices; name one, such as device='cuda:0'.")
         return _load_pipeline(str(where), str(name), wanted, device, options)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        network: Any = _load_network(where, dtype=wanted, **options)
-    except (OSError, ValueError, KeyError) as error:
+        network: Any = _load_network(where, dtype=wanted, device_map="auto" if device == "auto" else None, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise LineasError(
             f"no model could be loaded from '{name}': {_reason(error)}. Give a hub id (OWNER/NAME) or a folder."
         ) from None
-    return TextModel(network.to(device), tokenizer, embedded.NAME if where != str(name) else str(name), revision)
+    if device != "auto":
+        network = network.to(device)
+    return TextModel(network, tokenizer, embedded.NAME if where != str(name) else str(name), revision)
 
 
 def _where(name: str | Path | None) -> str:
@@ -136,6 +143,20 @@ def _load_pipeline(where: str, name: str, wanted: Any, device: str, options: dic
 
 def _reason(error: Exception) -> str:
     return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
+
+
+def _kind(device: str) -> torch.device:
+    """What a device's name means; of "auto" the first device that is taken."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        made = torch.device(device)
+        torch.empty(0, device=made)
+    except (RuntimeError, AssertionError):  # no such name; none here
+        raise LineasError(
+            f"there is no device '{device}' here; name one such as cpu or cuda:0, or auto, or leave it out."
+        ) from None
+    return made
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -46,7 +46,7 @@ class TextModel:
     @property
     def device(self) -> torch.device:
         """Where the network's inputs go."""
-        return next(self.network.parameters()).device
+        return next(weight.device for weight in self.network.parameters() if not weight.is_meta)
 
     @property
     def dtype(self) -> torch.dtype:
