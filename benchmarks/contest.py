@@ -35,7 +35,7 @@ RUNS = Path(__file__).parent / "runs"
 NORMS = r".*\.post_attention_layernorm"
 MEASURES = ("toxic", "toxic_score", "concept", "concept_score", "perplexity", "kl", "distinct_2", "repetition", "mmlu")
 CURVE = (0.25, 0.5, 0.75)
-"""Strengths below 1 at which the first draw is judged, by the first sampling seed."""
+"""Strengths below 1 at which every draw is judged, by the first sampling seed."""
 UNTOUCHED, PROMPT = "untouched", "prompt"
 
 
@@ -108,7 +108,7 @@ class Contest:
     def run(self) -> list[dict]:
         """Measure everything that is asked for and not measured yet, and give its rows.
 
-        First every method on every draw; then tasks and lower strengths on the first.
+        First every method on every draw; then tasks on the first, and lower strengths.
         """
         wanted = self.options.methods or [UNTOUCHED, PROMPT, *self.methods]
         learned = [name for name in wanted if name in self.methods]
@@ -120,11 +120,11 @@ class Contest:
         rows += [self._row(name, draw, everything) for draw in range(max(first, 1), last) for name in learned]
         if self.plan.tasks:
             rows += [self._row(name, 0, tasks, "tasks") for name in on_first]
-        if self.options.curves and first == 0:
-            few = replace(everything, seeds=self.plan.seeds[:1])
+        few = replace(everything, seeds=self.plan.seeds[:1])
+        for draw in range(first, last if self.options.curves else first):
             for name in learned:
                 for strength in CURVE:
-                    self._row(name, 0, few, "curve", strength)
+                    self._row(name, draw, few, "curve", strength)
         return rows
 
     def _row(self, name: str, draw: int, plan: Plan, kind: str = "row", strength: float = 1.0) -> dict:

@@ -47,7 +47,7 @@ def summary(rows: Sequence[dict]) -> list[dict]:
 
 
 def table(name: str, effect: str) -> str:
-    """The tables of a comparison of methods: over its draws, and the first draw along strength.
+    """The tables of a comparison of methods: at strength 1, and along strength.
 
     Args:
         name: of the result.
@@ -92,25 +92,41 @@ def table(name: str, effect: str) -> str:
 
 
 def _along_strength(rows: list[dict], effect: str) -> list[str]:
-    """A table of mean score, perplexity and divergence of the first draw, by the first sampling seed."""
-    mine = [row for row in rows if row["draw"] == 0 and row["kind"] != "tasks"]
-    strengths = sorted({row["strength"] for row in mine if row["kind"] == "curve"} | {1.0})
-    systems = dict.fromkeys(row["system"] for row in mine if row["kind"] == "curve")
-    titles = [f"strength {strength:g}" for strength in strengths]
+    """A table of mean score, perplexity and divergence along strength, by the first sampling seed."""
+    curves = _curves(rows)
+    strengths = sorted({strength for curve in curves.values() for strength in curve["at"]})
     table = [
-        f"| first draw: mean score, perplexity, divergence | {' | '.join(titles)} |",
-        "|" + " --- |" * (1 + len(titles)),
+        f"| mean score, perplexity, divergence | draws | {' | '.join(f'strength {s:g}' for s in strengths)} |",
+        "|" + " --- |" * (2 + len(strengths)),
     ]
-    for system in systems:
-        at = {row["strength"]: row for row in mine if row["system"] == system}
+    for system, curve in curves.items():
         cells = [
-            f"{row['by_seed'][f'{effect}_score'][0]:.3f}, {row['values']['perplexity']:,.1f}, {row['values']['kl']:.3f}"
-            if (row := at.get(strength)) and not row["errors"]
-            else ""
-            for strength in strengths
+            f"{at[f'{effect}_score']:.3f}, {_number(at['perplexity'], 1)}, {at['kl']:.3f}" if at else ""
+            for at in (curve["at"].get(strength) for strength in strengths)
         ]
-        table.append(f"| {system} | {' | '.join(cells)} |")
+        table.append(f"| {system} | {curve['draws']} | {' | '.join(cells)} |")
     return table
+
+
+def _curves(rows: Sequence[dict]) -> dict[str, dict]:
+    """By method, its measures at each strength, by the first sampling seed, as means over the same draws.
+
+    Those draws are the ones that were judged at all strengths at which any was.
+    """
+    mine = [row for row in rows if row["kind"] != "tasks" and not row["errors"]]
+    curves = {}
+    for system in dict.fromkeys(row["system"] for row in mine if row["kind"] == "curve"):
+        by_draw: dict[int, dict[float, dict]] = {}
+        for row in mine:
+            if row["system"] == system:
+                first = {key: by_seed[0] for key, by_seed in row["by_seed"].items()}
+                by_draw.setdefault(row["draw"], {})[row["strength"]] = {**row["values"], **first}
+        strengths = sorted({strength for at in by_draw.values() for strength in at})
+        draws = [at for at in by_draw.values() if len(at) == len(strengths)]
+        if draws:
+            at = {s: {key: mean(draw[s][key] for draw in draws) for key in draws[0][s]} for s in strengths}
+            curves[system] = {"draws": len(draws), "at": at}
+    return curves
 
 
 def _mean(told: dict | int | None, factor: float, digits: int) -> str:
@@ -129,10 +145,11 @@ def _number(value: float, digits: int) -> str:
 def plot(name: str, effect: str) -> Path:
     """docs/NAME.png: effect against perplexity and against divergence.
 
-    Every method's mean over its draws at strength 1, with their deviation; its strengths on the first draw are a line.
+    Every method's mean over its draws at strength 1, with their deviation; a line leads there through lower strengths.
     """
     rows = [row for row in results(name) if row["kind"] != "tasks" and not row["errors"]]
     means = {line["system"]: line for line in summary(rows)}
+    curves = _curves(rows)
     figure, axes = figure_of(2)
     palette = colormaps["tab20"].colors  # type: ignore[attr-defined]
     colors = {**dict(zip(means, [*palette[::2], *palette[1::2]])), "lineas": "black"}
@@ -142,13 +159,12 @@ def plot(name: str, effect: str) -> Path:
         highest = min(edge, max(line[damage]["mean"] for line in means.values()))
         outside = 0
         for system, line in means.items():
-            curve = [row["values"] for row in rows if (row["system"], row["kind"]) == (system, "curve")]
-            if curve:
-                first = next(
-                    row["values"] for row in rows if (row["system"], row["kind"], row["draw"]) == (system, "row", 0)
+            if system in curves:
+                along = [*curves[system]["at"].values()][:-1]
+                x, y = (
+                    [untouched[key]["mean"], *(values[key] for values in along), line[key]["mean"]]
+                    for key in (effect, damage)
                 )
-                x = [untouched[effect]["mean"], *(values[effect] for values in curve), first[effect]]
-                y = [untouched[damage]["mean"], *(values[damage] for values in curve), first[damage]]
                 axis.plot(x, y, marker=".", linewidth=1, alpha=0.6, color=colors[system])
             (at, x_bar), (level, y_bar) = ((line[key]["mean"], line[key]["deviation"]) for key in (effect, damage))
             if level > highest:
