@@ -1,6 +1,7 @@
 # Everything a developer types: `make demo`, `make demo-images`, `make test`, `make lint`, each in .venv, and
 # `make test-serving` in a venv with vLLM for CPUs.
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 SERVING := .venv-serving/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -19,8 +20,9 @@ demo: .venv/installed
 demo-images: .venv/installed
 	$(BIN)/lineas demo --images --force
 
+# Workers beside each other, a thread each: tiny networks gain nothing by more.
 test: .venv/installed
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 .venv-serving/installed: pyproject.toml constraints.txt tests/serving/requirements.txt
 	$(PYTHON) -m venv .venv-serving

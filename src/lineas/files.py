@@ -69,8 +69,13 @@ def new_folder(path: Path, keep: bool = False) -> Iterator[Path]:
     try:
         yield beside
         beside.chmod(0o755)
-        if path.exists() and keep:
-            shutil.rmtree(beside)
+        if keep:
+            try:
+                beside.rename(path)
+            except OSError:  # another process was first
+                if not path.exists():
+                    raise
+                shutil.rmtree(beside)
         elif path.exists():
             old = beside.with_name(beside.name + ".old")
             path.replace(old)

@@ -10,7 +10,7 @@ from scipy.stats import bootstrap
 
 import lineas
 from lineas import LineasError
-from lineas.evaluation.perplexity import divergences, perplexities, perplexity
+from lineas.evaluation.perplexity import damages, perplexities, perplexity
 from lineas.evaluation.statistics import interval
 from lineas.evaluation.texts import distinct, repetition
 
@@ -54,10 +54,14 @@ def test_a_prefix_stands_before_the_sentence_and_is_not_counted(bos: bool) -> No
         assert value == pytest.approx(float(loss.exp()), rel=1e-4)
 
 
-def test_divergence_is_torchs_own_and_zero_where_nothing_changes(stories: lineas.TextModel) -> None:
+def test_divergence_is_torchs_own_and_zero_where_nothing_changes_beside_the_perplexity(
+    stories: lineas.TextModel,
+) -> None:
     learned = lineas.learn(stories, SENTENCES, ["No!", "NEVER, EVER!", "GO AWAY"], lineas.LinAcT(), progress=False)
-    found = divergences(stories, lambda: lineas.steer(stories, learned), SENTENCES)
-    for sentence, value in zip(SENTENCES, found):
+    found, apart = damages(stories, lambda: lineas.steer(stories, learned), SENTENCES)
+    with lineas.steer(stories, learned):
+        assert found == pytest.approx(perplexities(stories, SENTENCES))
+    for sentence, value in zip(SENTENCES, apart):
         ids = stories.tokenizer(sentence, return_tensors="pt").input_ids
         with torch.no_grad():
             plain = stories.network(ids).logits[0, :-1].log_softmax(-1)
@@ -66,7 +70,8 @@ def test_divergence_is_torchs_own_and_zero_where_nothing_changes(stories: lineas
         expected = torch.nn.functional.kl_div(moved, plain, reduction="batchmean", log_target=True)
         assert value == pytest.approx(float(expected), rel=1e-3)
         assert value > 0.01
-    assert divergences(stories, lambda: lineas.steer(stories, learned, strength=0.0), SENTENCES) == [0.0] * 3
+    found, apart = damages(stories, lambda: lineas.steer(stories, learned, strength=0.0), SENTENCES)
+    assert (found, apart) == (perplexities(stories, SENTENCES), [0.0] * 3)
 
 
 def test_sentences_of_one_token_are_left_out_and_only_such_ones_refused(stories: lineas.TextModel) -> None:

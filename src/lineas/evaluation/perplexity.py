@@ -34,12 +34,10 @@ def perplexities(model: TextModel, sentences: Sequence[str], max_length: int = 5
     """
     before = _prefix(model, prefix)
 
-    def one(part: PaddedPart) -> torch.Tensor:
-        logits = predictions(model, part, before)
-        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), part.ids[:, 1:], reduction="none")
-        return token_mean(part, losses).exp()
+    def one(part: PaddedPart) -> list[torch.Tensor]:
+        return [_perplexity(part, predictions(model, part, before).log_softmax(-1))]
 
-    return _per_sentence(model, sentences, max_length, one)
+    return _per_sentence(model, sentences, max_length, one)[0]
 
 
 def perplexity(model: TextModel, sentences: Sequence[str], max_length: int = 50, prefix: str = "") -> float:
@@ -49,14 +47,17 @@ def perplexity(model: TextModel, sentences: Sequence[str], max_length: int = 50,
 
 
 @torch.no_grad()
-def divergences(
+def damages(
     model: TextModel,
     applied: Callable[[], AbstractContextManager[Any]],
     sentences: Sequence[str],
     max_length: int = 50,
     prefix: str = "",
-) -> list[float]:
-    """Per sentence the mean over its tokens of `KL(untouched || changed)` between next-token distributions, in nats.
+) -> tuple[list[float], list[float]]:
+    """Per sentence the changed model's perplexity, and its divergence from the untouched model.
+
+    The divergence is the mean over a sentence's tokens of `KL(untouched || changed)` between next-token distributions,
+    in nats. Both come of one pass of the changed and one of the untouched model.
 
     Args:
         model: untouched.
@@ -66,33 +67,41 @@ def divergences(
         prefix: what stands before each sentence in the changed model alone.
 
     Returns:
-        one number a sentence, in order; 0 where nothing changes.
+        `perplexities` of the changed model, and divergences; one number a sentence each, in order; 0 where nothing
+        changes.
 
     Raises:
         LineasError: when no sentence has two tokens.
     """
     before = _prefix(model, prefix)
 
-    def one(part: PaddedPart) -> torch.Tensor:
+    def both(part: PaddedPart) -> list[torch.Tensor]:
         plain = predictions(model, part).log_softmax(-1)
         with applied():
             changed = predictions(model, part, before).log_softmax(-1)
-        return token_mean(part, (plain.exp() * (plain - changed)).sum(-1)).clamp_min(0)
+        divergence = token_mean(part, (plain.exp() * (plain - changed)).sum(-1)).clamp_min(0)
+        return [_perplexity(part, changed), divergence]
 
-    return _per_sentence(model, sentences, max_length, one)
+    found, apart = _per_sentence(model, sentences, max_length, both)
+    return found, apart
+
+
+def _perplexity(part: PaddedPart, predicted: torch.Tensor) -> torch.Tensor:
+    """Of each text, float64 `[b]`, by the log-probabilities of all tokens, `[b, t - 1, vocabulary]`."""
+    return token_mean(part, -predicted.gather(-1, part.ids[:, 1:].unsqueeze(-1)).squeeze(-1)).exp()
 
 
 def _per_sentence(
-    model: TextModel, sentences: Sequence[str], max_length: int, measure: Callable[[PaddedPart], torch.Tensor]
-) -> list[float]:
-    """A measure of parts, as one number a sentence in their order."""
+    model: TextModel, sentences: Sequence[str], max_length: int, measure: Callable[[PaddedPart], list[torch.Tensor]]
+) -> list[list[float]]:
+    """Measures of parts, each as one number a sentence in their order."""
     encoded = [ids for ids in (model.tokenizer(sentence).input_ids[:max_length] for sentence in sentences) if ids[1:]]
     if not encoded:
         raise LineasError("perplexity needs at least one sentence of two tokens.")
-    values = torch.zeros(len(encoded), dtype=torch.float64)
-    for part in scored_parts(model, encoded):
-        values[part.rows.cpu()] = measure(part).cpu()
-    return values.tolist()
+    parts = scored_parts(model, encoded)
+    rows = torch.cat([part.rows for part in parts]).cpu()
+    columns = [torch.cat(column).cpu()[rows.argsort()] for column in zip(*map(measure, parts))]
+    return [column.tolist() for column in columns]
 
 
 def _prefix(model: TextModel, text: str) -> torch.Tensor:

@@ -15,7 +15,7 @@ from lineas.evaluation import texts as text_measures
 from lineas.evaluation.classifiers import Classifier
 from lineas.evaluation.harness import run_tasks
 from lineas.evaluation.kept import Kept
-from lineas.evaluation.perplexity import divergences, perplexities
+from lineas.evaluation.perplexity import damages, perplexities
 from lineas.evaluation.records import Evaluation, Plan, Row
 from lineas.evaluation.statistics import interval
 from lineas.evaluation.systems import System, Untouched
@@ -65,8 +65,10 @@ def evaluate(
                 _try(row, name, _classify, row, name, judge, made)
             _look(row, made)
         if plan.neutral:
-            _try(row, "perplexity", _perplexity, row, model, judged, plan, kept)
-            _try(row, "kl", _divergence, row, model, judged, plan, kept)
+            damage: dict[str, list[float]] = {}
+            _try(row, "perplexity", _damage, damage, model, judged, plan, kept)
+            for measure, values in damage.items():
+                _try(row, measure, _add, row, measure, values)
         for task in plan.tasks:
             _try(row, task, _task, row, model, judged, plan, task, kept)
         rows.append(row)
@@ -145,19 +147,18 @@ def _look(row: Row, made: list[list[str]]) -> None:
     row.values["empty"] = text_measures.empty(everything)
 
 
-def _perplexity(row: Row, model: TextModel, system: System, plan: Plan, kept: Kept) -> None:
-    def measure() -> list[float]:
-        with system.applied(model):
-            return perplexities(model, plan.neutral, plan.max_length, system.prefix)
+def _damage(damage: dict[str, list[float]], model: TextModel, system: System, plan: Plan, kept: Kept) -> None:
+    """Fill in the perplexity of every neutral sentence, and the divergence from the untouched model on it."""
 
-    _add(row, "perplexity", kept.get(_of_neutral("perplexity", system, plan), measure)[0])
+    def measure() -> dict[str, list[float]]:
+        if isinstance(system, Untouched):
+            found = perplexities(model, plan.neutral, plan.max_length)
+            return {"perplexity": found, "kl": [0.0] * len(found)}
+        found, apart = damages(model, lambda: system.applied(model), plan.neutral, plan.max_length, system.prefix)
+        return {"perplexity": found, "kl": apart}
 
-
-def _divergence(row: Row, model: TextModel, system: System, plan: Plan, kept: Kept) -> None:
-    def measure() -> list[float]:
-        return divergences(model, lambda: system.applied(model), plan.neutral, plan.max_length, system.prefix)
-
-    _add(row, "kl", kept.get(_of_neutral("kl", system, plan), measure)[0])
+    what = {"part": "damage", **system.identity(), "neutral": described(plan.neutral), "max_length": plan.max_length}
+    damage.update(kept.get(what, measure)[0])
 
 
 def _task(row: Row, model: TextModel, system: System, plan: Plan, task: str, kept: Kept) -> None:
@@ -192,10 +193,6 @@ def weights_digest(model: TextModel) -> str:
         f"{name} {p.double().sum():.10g} {p.double().abs().sum():.10g}" for name, p in model.network.named_parameters()
     ]
     return hashlib.sha256("\n".join(sums).encode()).hexdigest()
-
-
-def _of_neutral(part: str, system: System, plan: Plan) -> dict[str, Any]:
-    return {"part": part, **system.identity(), "neutral": described(plan.neutral), "max_length": plan.max_length}
 
 
 def _add(row: Row, column: str, values: list[float]) -> None:
