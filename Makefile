@@ -36,7 +36,7 @@ test: .venv/installed
 	touch $@
 
 test-serving: .venv-serving/installed
-	$(SERVING)/pytest tests/serving
+	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(SERVING)/pytest -n $(WORKERS) --dist loadfile tests/serving
 
 lint: .venv/installed
 	$(BIN)/ruff check .

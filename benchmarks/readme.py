@@ -26,7 +26,10 @@ PAGES = {
     "docs/recipes.md": {"recipes": tables.recipes},
     "docs/serving.md": {"serving": tables.serving},
     "docs/images.md": {"demo_images": tables.demo_images, "images": tables.images},
-    "docs/comparison.md": {"toxicity": lambda: standings.table("toxicity", "toxic")},
+    "docs/comparison.md": {
+        "toxicity": lambda: standings.table("toxicity", "toxic"),
+        "archaic": lambda: standings.table("archaic", "concept"),
+    },
 }
 
 
