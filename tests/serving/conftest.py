@@ -1,7 +1,8 @@
-"""A live vLLM server on the CPU, with two interventions, and the same model in plain transformers to compare with."""
+"""vLLM on the CPU, a live server or a process of its own, and the same model in plain transformers beside it."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -106,3 +107,30 @@ def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     command += ["--served-model-name", "smol", "--enforce-eager", *SMALL]
     with serving(port, log, *command, environment={"LINEAS_ADMIN_KEY": KEY}):
         yield Server(port, "smol")
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder for compiled graphs: stock's and the plugin's meet in it."""
+    return tmp_path_factory.mktemp("graphs")
+
+
+def continued(
+    graphs: Path,
+    model: Path,
+    mode: str,
+    out: Path,
+    steering: list[str],
+    interventions: str | None = None,
+    **variables: str,
+) -> list[dict]:
+    """What a process of its own makes of the prompts; stock vLLM where there are no interventions."""
+    environment = os.environ | QUIET | {"VLLM_CACHE_ROOT": str(graphs), "VLLM_USE_V2_MODEL_RUNNER": "0"} | variables
+    if interventions:
+        environment["LINEAS_INTERVENTIONS"] = interventions
+    script = str(Path(__file__).with_name("engine.py"))
+    done = subprocess.run(
+        [sys.executable, script, str(model), mode, str(out), *steering], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-40000:]
+    return json.loads(out.read_text(encoding="utf-8"))
