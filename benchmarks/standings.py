@@ -109,23 +109,28 @@ def _along_strength(rows: list[dict], effect: str) -> list[str]:
 
 
 def _curves(rows: Sequence[dict]) -> dict[str, dict]:
-    """By method, its measures at each strength, by the first sampling seed, as means over the same draws.
+    """By method, its measures at each strength, by the first sampling seed, as means over draws.
 
-    Those draws are the ones that were judged at all strengths at which any was.
+    A method's draws are those that were judged at every strength at which any of its own was; where there are some that
+    all methods share, these alone count.
     """
     mine = [row for row in rows if row["kind"] != "tasks" and not row["errors"]]
-    curves = {}
+    along: dict[str, dict[int, dict[float, dict]]] = {}
     for system in dict.fromkeys(row["system"] for row in mine if row["kind"] == "curve"):
         by_draw: dict[int, dict[float, dict]] = {}
         for row in mine:
             if row["system"] == system:
                 first = {key: by_seed[0] for key, by_seed in row["by_seed"].items()}
                 by_draw.setdefault(row["draw"], {})[row["strength"]] = {**row["values"], **first}
-        strengths = sorted({strength for at in by_draw.values() for strength in at})
-        draws = [at for at in by_draw.values() if len(at) == len(strengths)]
-        if draws:
-            at = {s: {key: mean(draw[s][key] for draw in draws) for key in draws[0][s]} for s in strengths}
-            curves[system] = {"draws": len(draws), "at": at}
+        strengths = {strength for at in by_draw.values() for strength in at}
+        along[system] = {draw: at for draw, at in by_draw.items() if len(at) == len(strengths)}
+    along = {system: draws for system, draws in along.items() if draws}
+    shared = set.intersection(*map(set, along.values())) if along else set()
+    curves = {}
+    for system, by_draw in along.items():
+        draws = [at for draw, at in by_draw.items() if draw in shared or not shared]
+        at = {s: {key: mean(draw[s][key] for draw in draws) for key in draws[0][s]} for s in sorted(draws[0])}
+        curves[system] = {"draws": len(draws), "at": at}
     return curves
 
 

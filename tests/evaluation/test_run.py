@@ -92,6 +92,11 @@ def test_a_generation_that_fails_leaves_the_damage_and_a_destroyed_model_is_said
         (row,) = evaluate(stories, [Untouched()], PLAN).rows
     assert row.errors == {"continuations": "RuntimeError: the classifier's disk is full"}
     assert row.values["perplexity"] > 1
+    with monkeypatch.context() as patch:
+        patch.setattr("lineas.evaluation.run.perplexities", lambda *_, **__: broken([]))
+        (row,) = evaluate(stories, [Untouched()], PLAN).rows
+    assert row.errors == dict.fromkeys(("perplexity", "kl"), "RuntimeError: the classifier's disk is full")
+    assert row.values["distinct_2"] > 0
     width = stories.network.config.hidden_size
     nan = lineas.AffineMap(torch.full((width,), torch.nan), torch.zeros(width))
     destroyed = Steered("nan", lineas.Intervention(dict.fromkeys(harsh.maps, nan)))

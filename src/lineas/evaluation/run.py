@@ -69,6 +69,8 @@ def evaluate(
             _try(row, "perplexity", _damage, damage, model, judged, plan, kept)
             for measure, values in damage.items():
                 _try(row, measure, _add, row, measure, values)
+            if not damage:
+                row.errors["kl"] = row.errors["perplexity"]  # measured in the same passes
         for task in plan.tasks:
             _try(row, task, _task, row, model, judged, plan, task, kept)
         rows.append(row)
