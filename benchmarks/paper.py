@@ -6,7 +6,8 @@ Needs the weights, a GPU and access to the hub: RealToxicityPrompts, the classif
 and MMLU come from there; Jigsaw's and Wikipedia's sentences, and the prompts of TET, are given as files. Settings:
 32 + 32 Jigsaw sentences, 1,000 prompts, 4 seeds, 5-shot MMLU; LinEAS by its published recipe on the post norms, Lin-AcT
 and ITI-c on o_proj, CAA on all blocks (arXiv 2503.10679, section 4 and table 1). Beside them LinEAS by the default of
-lineas. Resumable. Writes benchmarks/results/paper-MODEL.json and prints what the paper gives next to what was measured.
+lineas. Resumable. Writes benchmarks/results/paper-MODEL, a file a row, and prints what the paper gives next to what was
+measured.
 """
 
 from __future__ import annotations

@@ -26,8 +26,13 @@ def results(name: str) -> list[dict]:
     """The rows of a comparison that have been measured, methods in the order of `methods`."""
     files = sorted((record.RESULTS / name).glob("*.json"))
     rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    order = [UNTOUCHED, PROMPT, *methods(lambda texts: [0.0 for _ in texts])]
+    order = _systems()
     return sorted(rows, key=lambda row: (order.index(row["system"]), row["kind"], row["draw"], row["strength"]))
+
+
+def _systems() -> list[str]:
+    """All that a comparison may have, in the order of tables."""
+    return [UNTOUCHED, PROMPT, *methods(lambda texts: [0.0 for _ in texts])]
 
 
 def summary(rows: Sequence[dict]) -> list[dict]:
@@ -157,7 +162,7 @@ def plot(name: str, effect: str) -> Path:
     curves = _curves(rows)
     figure, axes = figure_of(2)
     palette = colormaps["tab20"].colors  # type: ignore[attr-defined]
-    colors = {**dict(zip(means, [*palette[::2], *palette[1::2]])), "lineas": "black"}
+    colors = {**dict(zip(_systems(), [*palette[::2], *palette[1::2]])), "lineas": "black"}
     untouched = means[UNTOUCHED]
     for axis, damage in zip(axes, ("perplexity", "kl")):
         edge = FAR_OFF if damage == "kl" else CEILING * untouched[damage]["mean"]
