@@ -182,7 +182,7 @@ def test_interventions_come_and_go(server: Server, tmp_path: Any) -> None:
     # what runs, and what waits for its turn, ends as it began
     many = [f"{prompt} {i}" for i in range(20) for prompt in PROMPTS]
     with ThreadPoolExecutor(len(many) + 1) as pool:
-        made = [pool.submit(server.text, prompt, "very", max_tokens=40, ignore_eos=True) for prompt in many]
+        made = [pool.submit(server.text, prompt, "very", max_tokens=100, ignore_eos=True) for prompt in many]
         until = time.monotonic() + 60
         while _in_flight(server) < len(many):  # each is known to the engine: 64 run, the others wait
             assert time.monotonic() < until
@@ -191,7 +191,7 @@ def test_interventions_come_and_go(server: Server, tmp_path: Any) -> None:
         before = [each.result() for each in made]
         assert gone.result()[0] == 200
         assert call(server, "POST", {"name": "very", "folder": folder})[0] == 200
-        again = [pool.submit(server.text, prompt, "very", max_tokens=40, ignore_eos=True) for prompt in many]
+        again = [pool.submit(server.text, prompt, "very", max_tokens=100, ignore_eos=True) for prompt in many]
         assert before == [each.result() for each in again]
     shutil.rmtree(folder)  # a server that loses the folder goes on with what it read
     assert server.text(PROMPTS[1], "very:0.4") == server.text(PROMPTS[1], "formal")
