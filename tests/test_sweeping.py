@@ -37,10 +37,13 @@ def deadly(texts):
 '''
 
 
-def jobs(folder: Path, judge: str = "judges_of_test:vowels", refit: bool = False, seeds: int = 1) -> list[Job]:
+def jobs(
+    folder: Path, judge: str = "judges_of_test:vowels", refit: bool = False, seeds: int = 1,
+    strengths: tuple[float, ...] = (1.0,),
+) -> list[Job]:  # fmt: skip
     measures = Measures(SOURCE.splitlines(), TARGET.splitlines(), {"toxic": judge}, sampling={"max_new_tokens": 4})
     sides = (SOURCE.splitlines(), TARGET.splitlines())
-    rest = {"measures": measures, "refit": refit, "dtype": "float32"}
+    rest = {"measures": measures, "refit": refit, "strengths": strengths, "dtype": "float32"}
     return [
         Job(folder, "model", None, "untouched", (), (), 0, GAMMAS, measures, dtype="float32"),
         *(Job(folder, "model", LinEAS(steps=9), "lineas", *sides, seed, GAMMAS, **rest) for seed in range(seeds)),
@@ -87,6 +90,22 @@ def test_every_point_is_learned_judged_and_there(judged: Path) -> None:
     sparse, freed = found[1:3]
     assert sparse["support"] == pytest.approx(freed["support"], abs=0.02) != 0
     assert freed["cost"] < sparse["cost"]
+
+
+def test_everything_is_judged_at_every_strength_and_goes_on_between_them(judged: Path) -> None:
+    these = jobs(judged / "sweep", refit=True, strengths=(0.5, 1.0))
+    run_jobs(these)
+    found = rows(these)
+    assert len(found) == 1 + 2 * (5 + 1) == sum(job.count for job in these)
+    half, whole = found[1:3]
+    assert (half["folder"], half["strength"]) == (whole["folder"], 0.5)
+    assert 0 < half["values"]["kl"] < whole["values"]["kl"]
+    file = these[1].place / "points.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:1] + lines[2:3]))  # the first lacks a strength, and so does the second
+    run_jobs(these)
+    again = {(row["gamma"], row["refit"], row["strength"]): row["values"] for row in rows(these[1:2])}
+    assert again == {(row["gamma"], row["refit"], row["strength"]): row["values"] for row in found[1:11]}
 
 
 def test_what_is_done_is_not_done_again_and_a_line_cut_off_is(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +159,7 @@ def test_ray_goes_on_where_a_killed_worker_ended(judged: Path) -> None:
 def made(method: str, gamma: float | None, seed: int, support: float, toxic: float, **more: float) -> dict:
     values = {"toxic": toxic, "perplexity": 20.0, **more}
     return {
-        "method": method, "gamma": gamma, "refit": False, "seed": seed, "values": values, "errors": {},
+        "method": method, "gamma": gamma, "refit": False, "strength": 1.0, "seed": seed, "values": values, "errors": {},
         **({} if method == "untouched" else {"support": support, "cost": 0.1, "folder": f"{method}-{gamma}-{seed}"}),
     }  # fmt: skip
 
@@ -163,6 +182,14 @@ def test_the_sparsest_within_the_tolerance_is_chosen() -> None:
     assert sparse.values["support"] == pytest.approx(0.15)
     assert sparse.deviations["support"] == pytest.approx(0.0707, rel=1e-2)
     assert choose(summary(FOUND[1:]), 0.2) is None  # nothing to compare with
+
+
+def test_of_strengths_that_do_the_job_the_least_is_chosen() -> None:
+    weaker = [{**row, "strength": 0.75} for row in FOUND[3:5]]
+    lines = summary([*FOUND, *weaker])
+    assert [line.label for line in lines[-2:]] == ["lineas 0.01", "lineas 0.001 at 0.75"]
+    assert choose(lines, 0.2) is lines[-1]
+    assert chosen_point([*FOUND, *weaker], lines[-1], "toxic")["strength"] == 0.75
 
 
 def test_of_its_draws_the_one_nearest_to_the_mean_is_taken() -> None:
@@ -242,6 +269,7 @@ WRONG = [
     (("--limit", "0"), "--limit must be at least 1, not 0."),
     (("--gamma", "-1"), "gamma must be 0 or more, not -1.0"),
     (("--gamma", "1e-3", "1e-3"), "each once"),
+    (("--strength", "0", "1"), "takes numbers other than 0, not 0 1"),
     (("--method", "lineas,magic"), "not 'magic'"),
     (("--evaluate", "beauty"), "toxicity, perplexity, concept, not 'beauty'"),
     (("--evaluate", "concept"), "evaluating concept needs --shows"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -58,6 +59,9 @@ def sweep(
     steps: Annotated[int, typer.Option(help="Of the first solution; the others share twice as many.")] = 60,
     sites: Annotated[str | None, typer.Option(metavar="REGEX", help="Modules that carry maps.")] = None,
     refit: Annotated[bool, typer.Option("--refit", help="Learn every support once more without the penalty.")] = False,
+    strength: Annotated[
+        list[float] | None, typer.Option(metavar="S ...", help="Judge everything at these strengths; default: 1.")
+    ] = None,
     prompts: PromptsOption = None,
     neutral: NeutralOption = None,
     evaluate: Annotated[
@@ -87,7 +91,9 @@ def sweep(
         raise LineasError(f"--tolerance is a share from 0 to below 1, not {tolerance:g}.")
     names = [name.strip() for name in method.split(",") if name.strip()] or [method]
     recipes = {name: method_of(name, {"steps": steps} if name == "lineas" else {}) for name in names}
-    gammas = check_gammas(gamma or GAMMAS)
+    gammas, strengths = check_gammas(gamma or GAMMAS), sorted(set(strength or (1.0,)))
+    if any(not math.isfinite(s) or s == 0 for s in strengths):
+        raise LineasError(f"--strength takes numbers other than 0, not {' '.join(f'{s:g}' for s in strengths)}.")
     measures = _measures(evaluate, prompts, neutral, toxicity_classifier, shows, picture_judge, sampling_seeds, limit)
     leave, reach = read_prompts(source), read_prompts(target)
     sides = [(draw(leave, samples, seed), draw(reach, samples, seed)) for seed in range(seeds)]
@@ -105,6 +111,7 @@ def sweep(
         "methods": names,
         "steps": steps,
         "refit": refit,
+        "strengths": strengths,
         "options": options,
         "measures": {
             **asdict(measures),
@@ -113,7 +120,7 @@ def sweep(
     }
     _claim(out, settings, force)
     learned = [
-        Job(out, model, recipe, name, *sides[seed], seed, gammas, measures, refit, options, dtype)
+        Job(out, model, recipe, name, *sides[seed], seed, gammas, measures, refit, strengths, options, dtype)
         for name, recipe in recipes.items()
         for seed in range(seeds)
     ]
@@ -139,7 +146,8 @@ def sweep(
         shutil.copytree(out / point["folder"], out / CHOSEN, dirs_exist_ok=True)
         about += f" Chosen, within {tolerance:.0%} of the best effect: {chosen.label}."
         told["chosen"] = {"line": asdict(chosen), "folder": point["folder"]}
-        talk.print(f"chosen: {chosen.label}, {out / CHOSEN} (draw {point['seed']})")
+        use = "" if chosen.strength == 1 else f"; use it with --strength {chosen.strength:g}"
+        talk.print(f"chosen: {chosen.label}, {out / CHOSEN} (draw {point['seed']}){use}")
     else:
         talk.print(
             "nothing was chosen: there is no measure of the effect; give --prompts, of pictures also --shows."

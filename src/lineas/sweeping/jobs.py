@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Job:
         gammas: the path; used by LinEAS alone.
         measures: at every point.
         refit: whether the support of every point with a penalty is learned once more without it.
+        strengths: at which everything that is learned is judged, each a point.
         options: further arguments of `lineas.learn`.
         dtype: of the model.
         threads: of the process; None leaves them.
@@ -55,6 +56,7 @@ class Job:
     gammas: Sequence[float]
     measures: Measures
     refit: bool = False
+    strengths: Sequence[float] = (1.0,)
     options: dict[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     threads: int | None = None
@@ -67,9 +69,21 @@ class Job:
     @property
     def count(self) -> int:
         """How many points it has."""
-        if not isinstance(self.method, LinEAS):
+        if self.method is None:
             return 1
-        return len(self.gammas) + self.refit * sum(gamma > 0 for gamma in self.gammas)
+        if not isinstance(self.method, LinEAS):
+            return len(self.strengths)
+        return (len(self.gammas) + self.refit * sum(gamma > 0 for gamma in self.gammas)) * len(self.strengths)
+
+    def missing(self) -> dict[tuple[float | None, bool], list[float]]:
+        """The strengths at which what is learned is still to be judged, by gamma and whether it is refitted."""
+        along = isinstance(self.method, LinEAS)
+        kinds: list[tuple[float | None, bool]] = [(g, False) for g in self.gammas] if along else [(None, False)]
+        kinds += [(g, True) for g in self.gammas if g > 0] if along and self.refit else []
+        done = {(one["gamma"], one["refit"], one["strength"]) for one in points(self.place)}
+        strengths = (1.0,) if self.method is None else self.strengths
+        left = {kind: [s for s in strengths if (*kind, s) not in done] for kind in kinds}
+        return {kind: strengths for kind, strengths in left.items() if strengths}
 
 
 def points(place: Path) -> list[dict[str, Any]]:
@@ -92,20 +106,21 @@ def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None 
         model: loaded already; None loads it.
         progress: called with 1 after every point.
     """
-    done = {(one["gamma"], one["refit"]) for one in points(job.place)}
-    if len(done) < job.count:
+    if missing := job.missing():
         if job.threads is not None:
             import torch
 
             torch.set_num_threads(job.threads)
         model = load(job.model, dtype=job.dtype) if model is None else model
-        for point, learned in _learned(job, model, done):
-            system = Untouched() if learned is None else Steered(job.name, learned)
-            row = job.measures.of(model, system, job.folder / PARTS)
-            told = {key: value for key, value in asdict(row).items() if key in MEASURED}
-            _append(job.place / POINTS, {"method": job.name, "seed": job.seed, **point, **told})
-            if progress:
-                progress(1)
+        for point, learned in _learned(job, model, missing):
+            for strength in missing[point["gamma"], point["refit"]]:
+                system = Untouched() if learned is None else Steered(job.name, learned, strength)
+                row = job.measures.of(model, system, job.folder / PARTS)
+                told = {key: value for key, value in asdict(row).items() if key in MEASURED}
+                about = {"method": job.name, "seed": job.seed, **point, "strength": strength}
+                _append(job.place / POINTS, {**about, **told})
+                if progress:
+                    progress(1)
     return job.count
 
 
@@ -118,9 +133,9 @@ def _append(file: Path, point: dict[str, Any]) -> None:
 
 
 def _learned(
-    job: Job, model: Any, done: set[tuple[float | None, bool]]
+    job: Job, model: Any, missing: Collection[tuple[float | None, bool]]
 ) -> Iterator[tuple[dict[str, Any], Intervention | None]]:
-    """Every point that is not measured, learned, or read where that was done."""
+    """Whatever is not judged at every strength, learned, or read where that was done."""
     if job.method is None:
         yield {"gamma": None, "refit": False}, None
         return
@@ -137,10 +152,10 @@ def _learned(
         if _place(job, gamma, False).exists()
     }
     for solution in path(model, job.source, job.target, job.gammas, job.method, known=known, **options):
-        if (solution.gamma, False) not in done:
+        if (solution.gamma, False) in missing:
             facts = {"cost": solution.cost, "unmet": solution.unmet, "steps": solution.steps}
             yield _kept(job, solution.intervention, solution.gamma, False, started, facts), solution.intervention
-        if job.refit and solution.gamma > 0 and (solution.gamma, True) not in done:
+        if (solution.gamma, True) in missing:
             started = time.perf_counter()
             recipe = replace(job.method, gamma=0.0, steps=solution.steps)
             again = learn(

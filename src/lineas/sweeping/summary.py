@@ -17,12 +17,13 @@ ALWAYS = ("support", "sites", "cost", "unmet", "seconds", "steps")
 
 @dataclass(frozen=True)
 class Line:
-    """A method at a gamma, over seeds.
+    """A method at a gamma and a strength, over seeds.
 
     Args:
         method: its name.
         gamma: None where the method has none.
         refit: whether its support was learned once more without a penalty.
+        strength: at which it was judged.
         seeds: how many there are.
         values: means over seeds: support (0 to 1), sites touched, cost, unmet (see `learning.paths`), steps, seconds,
             and everything measured.
@@ -33,6 +34,7 @@ class Line:
     method: str
     gamma: float | None
     refit: bool
+    strength: float
     seeds: int
     values: dict[str, float] = field(default_factory=dict)
     deviations: dict[str, float] = field(default_factory=dict)
@@ -42,7 +44,8 @@ class Line:
     def label(self) -> str:
         """As it stands in tables."""
         gamma = "" if self.gamma is None else f" {self.gamma:g}"
-        return f"{self.method}{gamma}{' refitted' if self.refit else ''}"
+        strength = "" if self.strength == 1 else f" at {self.strength:g}"
+        return f"{self.method}{gamma}{' refitted' if self.refit else ''}{strength}"
 
 
 def effect_of(rows: Sequence[dict[str, Any]]) -> str | None:
@@ -77,7 +80,7 @@ def summary(rows: Sequence[dict[str, Any]], effect: str | None = None) -> list[L
 
 
 def choose(lines: Sequence[Line], tolerance: float) -> Line | None:
-    """The line of the smallest support among those whose effect is within a tolerance of the best.
+    """The line of the smallest support among those whose effect is within a tolerance of the best; the weakest of it.
 
     Args:
         lines: of `summary`.
@@ -85,12 +88,12 @@ def choose(lines: Sequence[Line], tolerance: float) -> Line | None:
     """
     enough = [line for line in lines if line.share is not None and line.share >= 1 - tolerance]
     learned = [line for line in enough if "support" in line.values]
-    return min(learned, key=lambda line: line.values["support"], default=None)
+    return min(learned, key=lambda line: (line.values["support"], line.strength), default=None)
 
 
 def chosen_point(rows: Sequence[dict[str, Any]], line: Line, effect: str) -> dict[str, Any]:
     """Of a line's seeds the one whose effect is nearest to their mean: neither the luckiest nor the unluckiest."""
-    mine = [row for row in rows if _kind(row) == (line.method, line.gamma, line.refit)]
+    mine = [row for row in rows if _kind(row) == (line.method, line.gamma, line.refit, line.strength)]
     return min(mine, key=lambda row: abs(row["values"].get(effect, float("inf")) - line.values[effect]))
 
 
@@ -123,17 +126,20 @@ def plot(lines: Sequence[Line], path: Path) -> Path:
         raise LineasError("no point has a support, so there is nothing to draw.")
     figure, axes = figure_of(len(panels))
     untouched = next((line for line in lines if line.method == UNTOUCHED), None)
-    kinds = dict.fromkeys((line.method, line.refit) for line in drawn)
+    kinds = dict.fromkeys((line.method, line.refit, line.strength) for line in drawn)
     for axis, name in zip(axes, panels):
         factor = 100 if name in EFFECTS else 1
-        for method, refit in kinds:
+        for method, refit, strength in kinds:
             mine = sorted(
-                (line for line in drawn if (line.method, line.refit) == (method, refit) and name in line.values),
+                (
+                    line for line in drawn
+                    if (line.method, line.refit, line.strength) == (method, refit, strength) and name in line.values
+                ),
                 key=lambda line: line.values["support"],
-            )
+            )  # fmt: skip
             x, y = [100 * line.values["support"] for line in mine], [factor * line.values[name] for line in mine]
             bars = [factor * line.deviations.get(name, 0.0) for line in mine]
-            label = f"{method}, refitted" if refit else method
+            label = method + ", refitted" * refit + (f", at {strength:g}" if strength != 1 else "")
             axis.errorbar(x, y, bars, fmt=":o" if refit else "-o", markersize=4, capsize=2, label=label)
         if untouched is not None and name in untouched.values:
             axis.axhline(factor * untouched.values[name], color="#888888", linestyle="--", linewidth=1, label=UNTOUCHED)
@@ -147,9 +153,9 @@ def plot(lines: Sequence[Line], path: Path) -> Path:
     return path
 
 
-def _kind(row: dict[str, Any]) -> tuple[str, float | None, bool]:
+def _kind(row: dict[str, Any]) -> tuple[str, float | None, bool, float]:
     """What the points of one line share."""
-    return row["method"], row["gamma"], row["refit"]
+    return row["method"], row["gamma"], row["refit"], row["strength"]
 
 
 def _change(line: Line, untouched: Line | None, effect: str | None) -> float | None:
