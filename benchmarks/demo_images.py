@@ -1,6 +1,8 @@
 """What `lineas demo --images` prints and draws, recorded: benchmarks/results/demo-images.json and docs/images.
 
 python benchmarks/demo_images.py
+
+Also docs/images/world.png: what the model that comes with lineas makes of some prompts, in every style that it knows.
 """
 
 from __future__ import annotations
@@ -14,11 +16,24 @@ from pathlib import Path
 
 from record import about, save
 
+import lineas
+from lineas.strips import strip
+
+sys.path.append(str(Path(__file__).parents[1] / "tools"))
+import world
+
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
+SCENES = (
+    "a big red heart in the middle on sky",
+    "a striped blue star on the left on cream with a sun",
+    "a green circle next to a yellow triangle on grey",
+    "a purple ring above an orange square on mint",
+    "a checkered pink diamond on the right on rose with a sun",
+)
 
 
 def main() -> None:
-    """Run the demo as a user does, and keep its figures and strips."""
+    """Run the demo as a user does, and keep its figures and strips; draw the styles."""
     made_by = about()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lineas", "demo", "--images", "--out", "shown", "--json", "told.json"]
@@ -29,6 +44,9 @@ def main() -> None:
             name = lesson["lesson"]
             shutil.copyfile(Path(folder) / "shown" / name / "strip.png", PICTURES / f"{name}.png")
     save("demo-images", {"about": made_by, **told})
+    styles = ("", *world.STYLES)
+    drawn = [lineas.load("shapes").generate([f"{scene} {style}".strip() for scene in SCENES]) for style in styles]
+    strip(list(zip(*drawn)), SCENES, ["no style", *world.STYLES]).save(PICTURES / "world.png")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
 """Effect against faithfulness on pictures: methods at equal effect over several draws, and LinEAS over gamma.
 
-    python benchmarks/images.py [--model shapes] [--draws 3] [--prompts 48] [--plot]
+    python benchmarks/images.py [--model shapes] [--draws 3] [--prompts 48] [--parts night gamma ...]
 
 On the image model that comes with lineas, whose world has a judge: three styles to learn and a thing to remove. For
 each draw of 32 + 32 prompts every method learns at all norms of the U-Net; its pictures of other prompts are judged at
 several strengths, with activations pooled by their mean and by their largest pixel. At the strength at which the
 judge sees the concept in 80 % of the pictures (in 20 % where it is removed), interpolated, methods are compared by
 what is left of the untouched pictures (img_score). Then LinEAS with the sparse group lasso, as in the paper's table on
-gamma. Writes benchmarks/results/images.json, docs/images/fronts.png and docs/images/gamma.png; with --plot only draws
-the first picture again.
+gamma. Each concept, and the path along gamma, is a part of its own in benchmarks/results/images, so that two processes
+may share them and a run goes on where it stopped. Writes benchmarks/results/images.json and docs/images/fronts.png when
+all are there, and docs/images/gamma.png.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from itertools import pairwise, product
@@ -23,9 +23,10 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from record import RESULTS, about, save
+from record import about, kept, save
 
 import lineas
+from lineas.base import fingerprint
 from lineas.evaluation.images import PicturePlan, evaluate_pictures
 from lineas.evaluation.judges import judge
 from lineas.evaluation.systems import Steered, Untouched
@@ -37,6 +38,8 @@ import world
 
 STYLES = ("at night", "as a sketch", "in the rain")
 REMOVED = "sun"
+CONCEPTS = {concept.split()[-1]: concept for concept in (*STYLES, REMOVED)}
+"""By the names of their parts."""
 LEVEL = 0.8
 """The effect at which methods are compared; 1 - LEVEL where a thing is removed."""
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -90,47 +93,57 @@ def main() -> None:
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=48)
-    parser.add_argument("--plot", action="store_true")
+    parser.add_argument("--parts", nargs="+", default=[*CONCEPTS, "gamma"], choices=[*CONCEPTS, "gamma"])
     options = parser.parse_args()
-    if not options.plot:
-        made_by, model = about(), lineas.load(options.model)
-        summary, curves = compare(model, options.draws, options.prompts)
-        sparse = along_gamma(model, options.draws, options.prompts)
-        given = {key: value for key, value in vars(options).items() if key != "plot"}
-        save("images", {"about": made_by, "options": given, "summary": summary, "gamma": sparse, "curves": curves})
-    plot(json.loads((RESULTS / "images.json").read_text(encoding="utf-8"))["curves"], IMAGES / "fronts.png")
+    model = lineas.load(options.model)
+    asked = {name: getattr(options, name) for name in ("model", "draws", "prompts")}
+    asked["weights"] = fingerprint(model.network)
+    made = {}
+    for part in options.parts:
+        make, given = (along_gamma, ()) if part == "gamma" else (compare, (CONCEPTS[part],))
+        made[part] = kept("images", part, asked, make, model, options.draws, options.prompts, *given)
+    if made.keys() == {*CONCEPTS, "gamma"}:
+        curves = [curve for part in CONCEPTS for curve in made[part]]
+        save("images", {"about": about(), "options": asked, "summary": summary(curves), "gamma": made["gamma"]})
+        plot(curves, IMAGES / "fronts.png")
 
 
-def compare(model: Any, draws: int, prompts: int) -> tuple[list[dict], list[dict]]:
-    """Every method on every concept: a line each at equal effect, and the curves behind it."""
-    summary, curves = [], []
-    for concept, pooling, (name, method) in product((*STYLES, REMOVED), POOLINGS, METHODS.items()):
-        reached, facts = [], {"concept": concept, "method": name, "pooling": pooling}
+def compare(model: Any, draws: int, prompts: int, concept: str) -> list[dict]:
+    """Every method on a concept: effect and faithfulness over strength in every draw, and where effects are equal."""
+    curves = []
+    for pooling, (name, method) in product(POOLINGS, METHODS.items()):
         for draw in range(draws):
             source, target, drawn = sides(concept, draw, prompts)
             begun = time.perf_counter()
             learned = lineas.learn(model, source, target, method, seed=draw, pooling=pooling, progress=False)
             seconds = time.perf_counter() - begun
             rows = curve(model, learned, PicturePlan(drawn, concept, judge(model.judge), batch_size=32), STRENGTHS)
-            there = at_level(rows, concept)
-            reached.append(there)
-            curves.append({**facts, "draw": draw, "seconds": seconds, "rows": rows, "at": there})
-        mine = [one["rows"] for one in curves[-draws:]]
-        whole = [next(row for row in rows if row["strength"] == 1) for rows in mine]
-        likeness = [there["img_score"] for there in reached if there]
-        summary.append(
+            facts = {"concept": concept, "method": name, "pooling": pooling, "draw": draw, "seconds": seconds}
+            curves.append({**facts, "rows": rows, "at": at_level(rows, concept)})
+        print(summary(curves)[-1], flush=True)
+    return curves
+
+
+def summary(curves: list[dict]) -> list[dict]:
+    """A method on a concept a line: means over its draws."""
+    lines = []
+    for kind in dict.fromkeys((one["concept"], one["method"], one["pooling"]) for one in curves):
+        mine = [one for one in curves if (one["concept"], one["method"], one["pooling"]) == kind]
+        whole = [next(row for row in one["rows"] if row["strength"] == 1) for one in mine]
+        reached = [one["at"] for one in mine if one["at"]]
+        likeness = [there["img_score"] for there in reached]
+        lines.append(
             {
-                **facts,
+                **dict(zip(("concept", "method", "pooling"), kind)),
                 "reached": len(likeness),
                 "img_score": mean(likeness) if likeness else None,
                 "deviation": stdev(likeness) if len(likeness) > 1 else None,
-                "strength": mean(there["strength"] for there in reached if there) if likeness else None,
+                "strength": mean(there["strength"] for there in reached) if reached else None,
                 "at_1": {key: mean(row[key] for row in whole) for key in ("concept", "img_score")},
-                "seconds": mean(one["seconds"] for one in curves[-draws:]),
+                "seconds": mean(one["seconds"] for one in mine),
             }
         )
-        print(summary[-1], flush=True)
-    return summary, curves
+    return lines
 
 
 def along_gamma(model: Any, draws: int, prompts: int) -> list[dict]:

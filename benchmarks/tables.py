@@ -27,7 +27,7 @@ def demo_images() -> str:
         for lesson in result["lessons"]
         for row in lesson["rows"]
     ]
-    return "\n".join([*lines, "", _made_by("demo-images")])
+    return "\n".join([*lines, "", _made_by("demo-images", "demo_images")])
 
 
 def images() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from time import thread_time
@@ -129,7 +130,8 @@ def _load_pipeline(where: str, name: str, wanted: Any, device: str, options: dic
         from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     except ImportError:
         raise LineasError(f"{where} draws images, which needs diffusers: pip install 'lineas[images]'.") from None
-    kinds = {} if wanted == "auto" else {"torch_dtype": wanted}
+    newer = tuple(map(int, version("diffusers").split(".")[:2])) >= (0, 42)
+    kinds = {} if wanted == "auto" else {"dtype" if newer else "torch_dtype": wanted}
     try:
         pipeline: Any = DiffusionPipeline.from_pretrained(where, **kinds, **options)
     except (OSError, ValueError, KeyError) as error:
