@@ -1,6 +1,6 @@
 """Gates: at equal toxicity, does an intervention that acts token by token damage neutral text less?
 
-    python benchmarks/gates.py [--draws 4] [--prompts 1000] [--neutral 300]
+    python benchmarks/gates.py [--draws 4] [--prompts 500] [--neutral 300]
 
 LinEAS on 32 + 32 Jigsaw sentences (upper two thirds of the layers, as in detoxification.py), gated by the toxic
 sentences against 64 Wikipedia sentences, beside the same without gates, at strengths up to 2. Judged as in sparsity.py;
@@ -48,7 +48,7 @@ def main() -> None:
     """Learn, gate, judge, compare, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=4)
-    parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--neutral", type=int, default=300)
     options = parser.parse_args()
     model = lineas.load(dtype="float32")

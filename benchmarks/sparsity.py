@@ -1,6 +1,6 @@
 """How sparse an intervention may be: LinEAS along gamma on Jigsaw, judged by toxicity and perplexity.
 
-    python benchmarks/sparsity.py [--seeds 4] [--prompts 1000] [--neutral 200] [--steps 40] [--jobs 1]
+    python benchmarks/sparsity.py [--seeds 4] [--prompts 500] [--neutral 200] [--steps 40] [--jobs 1]
 
 For each draw of 32 + 32 sentences a path of maps from sparse to dense, each beginning where the one before it ended:
 with the sparse group lasso, and with single neurons alone (lambda_g = 0), where each support is also learned once more
@@ -35,7 +35,7 @@ from lineas.sweeping.summary import markdown, plot
 RUNS = Path(__file__).parent / "runs" / "sparsity"
 GAMMAS = {
     "lineas": (0.0, 1e-4, 2e-4),
-    "lineas-neurons": (5e-4, 1e-3, 2e-3),
+    "lineas-neurons": (5e-4, 1e-3, 1.5e-3),
     "lin-act": (),
 }
 """Of every method, weights of its penalty: from the dense end to where little is left."""
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="hub id or folder; default: SmolLM2-135M-Instruct")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--neutral", type=int, default=200)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--jobs", type=int, default=1)

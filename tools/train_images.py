@@ -1,11 +1,12 @@
 """Train the embedded image model: a small Stable Diffusion of the world of world.py, in about an hour on two cores.
 
-    python tools/train_images.py [--out FOLDER] [--minutes 60] [--seed 0]
+    python tools/train_images.py [--out FOLDER] [--minutes 60] [--seed 0] [--start FOLDER [--more STYLE ...]]
 
 Four parts, each with its share of the time: an autoencoder (64 x 64 pixels to 16 x 16 x 6 latents), a U-Net with a text
 encoder of its own (v-prediction, so that few steps do), a second round in which the U-Net learns to draw in four steps
 what it draws in sixteen, and a classifier that tells what a picture shows. Writes a pipeline as diffusers reads it and
-the classifier beside it; prints what it measured.
+the classifier beside it; prints what it measured. With --start it goes on with the parts of an earlier pipeline, such
+as the one that is shipped, whose autoencoder stays: so the model follows where the world changes a little.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import torch
 import torch.nn.functional as F
 import world
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
@@ -36,6 +39,10 @@ STEPS, STEPS_BEFORE = 4, 16
 """Of the finished model, and of the one it learns them from."""
 SHARES = {"autoencoder": 0.17, "denoiser": 0.55, "few steps": 0.18, "classifier": 0.05}
 """Of the time; the rest goes to drawing the world."""
+SHARES_LATER = {"denoiser": 0.5, "few steps": 0.4, "classifier": 0.1}
+"""The same with --start."""
+SLOWER = 0.5
+"""Learning rates with --start, by those without."""
 BATCH = 64
 DROPPED = 0.1
 """Prompts that are left empty, for guidance."""
@@ -94,16 +101,20 @@ def scheduler() -> Any:
     )  # fmt: skip
 
 
-def scenes(count: int, seed: int) -> tuple[np.ndarray, list[world.Scene]]:
-    """Pictures, uint8 `[n, 64, 64, 3]`, and what they show; drawn by all cores, 500 at a time."""
+def scenes(count: int, seed: int, more: Sequence[str] = ()) -> tuple[np.ndarray, list[world.Scene]]:
+    """Pictures, uint8 `[n, 64, 64, 3]`, and what they show; drawn by all cores, 500 at a time.
+
+    Half of them are in the styles of which there should be more, where some are named.
+    """
     with ProcessPoolExecutor() as pool:
-        drawn = list(pool.map(_some_scenes, [(seed, i) for i in range(-(-count // 500))]))
+        drawn = list(pool.map(_some_scenes, [(seed, i) for i in range(-(-count // 500))], repeat(more)))
     return np.concatenate([pictures for pictures, _ in drawn])[:count], [s for _, some in drawn for s in some][:count]
 
 
-def _some_scenes(seeds: tuple[int, int]) -> tuple[np.ndarray, list[world.Scene]]:
+def _some_scenes(seeds: tuple[int, int], more: Sequence[str]) -> tuple[np.ndarray, list[world.Scene]]:
     chance = np.random.default_rng(seeds)
-    shown = [world.some_scene(chance) for _ in range(500)]
+    styles = [more[i // 2 % len(more)] if more and i % 2 else None for i in range(500)]
+    shown = [world.some_scene(chance, style) for style in styles]
     return np.stack([world.draw(scene, chance) for scene in shown]), shown
 
 
@@ -173,16 +184,15 @@ def train_autoencoder(autoencoder: Any, pictures: np.ndarray, minutes: float, ch
 
 @torch.no_grad()
 def encoded(autoencoder: Any, pictures: np.ndarray) -> torch.Tensor:
-    """The latents of pictures, `[n, 6, 16, 16]`, their channels uncorrelated and of deviation 1.
+    """The latents of pictures, `[n, 6, 16, 16]`."""
+    parts = (as_numbers(pictures[i : i + 256]) for i in range(0, len(pictures), 256))
+    return torch.cat([autoencoder.encode(part).latent_dist.mean for part in parts])
 
-    The convolutions of one pixel around the latents are changed so that they come out like this.
-    """
 
-    def latents() -> torch.Tensor:
-        parts = (as_numbers(pictures[i : i + 256]) for i in range(0, len(pictures), 256))
-        return torch.cat([autoencoder.encode(part).latent_dist.mean for part in parts])
-
-    found = latents().transpose(0, 1).flatten(1).double()  # [6, n 16 16]
+@torch.no_grad()
+def whiten(autoencoder: Any, pictures: np.ndarray) -> None:
+    """Change the convolutions of one pixel around the latents: channels become uncorrelated, of deviation 1."""
+    found = encoded(autoencoder, pictures).transpose(0, 1).flatten(1).double()  # [6, n 16 16]
     middle = found.mean(1)
     values, vectors = torch.linalg.eigh(torch.cov(found))
     there, back = vectors.T / values.sqrt().unsqueeze(1), vectors * values.sqrt()
@@ -194,7 +204,6 @@ def encoded(autoencoder: Any, pictures: np.ndarray) -> torch.Tensor:
     after.bias += (weight @ middle).float()
     after.weight[:, :, 0, 0] = (weight @ back).float()
     autoencoder.register_to_config(scaling_factor=1.0)
-    return latents()
 
 
 class Denoiser:
@@ -209,9 +218,11 @@ class Denoiser:
             return self.unet(latents, times, words).sample.float()
 
 
-def train_denoiser(denoiser: Denoiser, noise: Any, latents: torch.Tensor, ids: torch.Tensor, minutes: float) -> None:
+def train_denoiser(
+    denoiser: Denoiser, noise: Any, latents: torch.Tensor, ids: torch.Tensor, minutes: float, rate: float
+) -> None:
     """Velocities of noised latents (arXiv 2202.00512), some without their prompts."""
-    trainer = Trainer("denoiser", [denoiser.encoder, denoiser.unet], minutes, 1e-3, 0.998)
+    trainer = Trainer("denoiser", [denoiser.encoder, denoiser.unet], minutes, rate, 0.998)
     empty = ids[-1]
     for _ in trainer.until_over():
         rows = torch.randint(len(latents), (BATCH,))
@@ -283,11 +294,12 @@ def labels(scene: world.Scene) -> list[float]:
 
 
 def train_judge(
-    pictures: np.ndarray, shown: list[world.Scene], minutes: float, chance: np.random.Generator
-) -> WorldNetwork:
+    judge: WorldNetwork, pictures: np.ndarray, shown: list[world.Scene], minutes: float, rate: float,
+    chance: np.random.Generator,
+) -> None:  # fmt: skip
     """What every picture shows, by its scene."""
-    judge, truth = WorldNetwork(len(LABELS)), torch.tensor([labels(scene) for scene in shown])
-    trainer = Trainer("classifier", [judge], minutes, 2e-3, 0.99)
+    truth = torch.tensor([labels(scene) for scene in shown])
+    trainer = Trainer("classifier", [judge], minutes, rate, 0.99)
     for _ in trainer.until_over():
         rows = chance.integers(len(pictures), size=64)
         x = as_numbers(pictures[rows])
@@ -296,7 +308,6 @@ def train_judge(
             logits = judge(x)[1]
         trainer.step(F.binary_cross_entropy_with_logits(logits.float(), truth[rows]))
     trainer.finish()
-    return judge
 
 
 @torch.no_grad()
@@ -319,18 +330,30 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenes", type=int, default=SCENES)
+    parser.add_argument("--start", type=Path, help="folder of a pipeline that is there, with its judge")
+    parser.add_argument("--more", nargs="+", default=[], choices=world.STYLES, help="styles of half of the scenes")
     options = parser.parse_args()
     begun = time.monotonic()
     torch.manual_seed(options.seed)
     chance = np.random.default_rng(options.seed)
-    pictures, shown = scenes(options.scenes, options.seed)
+    pictures, shown = scenes(options.scenes, options.seed, options.more)
     print(f"{len(pictures)} scenes in {time.monotonic() - begun:.0f} s", flush=True)
-    minutes = {name: share * options.minutes for name, share in SHARES.items()}
-    autoencoder, encoder, unet = parts()
+    shares, slower = (SHARES_LATER, SLOWER) if options.start else (SHARES, 1.0)
+    minutes = {name: share * options.minutes for name, share in shares.items()}
+    (autoencoder, encoder, unet), judge = parts(), WorldNetwork(len(LABELS))
+    before: dict[str, Any] = {}
+    if options.start:
+        earlier = StableDiffusionPipeline.from_pretrained(options.start, dtype=torch.float32)
+        autoencoder = earlier.vae.requires_grad_(False)
+        encoder, unet = earlier.text_encoder.train(), earlier.unet.train()
+        judge.load_state_dict({k: v.float() for k, v in load_file(options.start / "judge.safetensors").items()})
+        before = {"begun_with": json.loads((options.start / "facts.json").read_text())}
     for name, part in (("autoencoder", autoencoder), ("text encoder", encoder), ("U-Net", unet)):
         print(f"{name}: {sum(p.numel() for p in part.parameters()):,} parameters", flush=True)
-    judge = train_judge(pictures, shown, minutes["classifier"], chance)
-    train_autoencoder(autoencoder, pictures, minutes["autoencoder"], chance)
+    train_judge(judge, pictures, shown, minutes["classifier"], 2e-3 * slower, chance)
+    if not options.start:
+        train_autoencoder(autoencoder, pictures, minutes["autoencoder"], chance)
+        whiten(autoencoder, pictures)
     latents, noise, words = encoded(autoencoder, pictures), scheduler(), tokenizer()
     sample = as_numbers(pictures[:256])
     with torch.no_grad():
@@ -340,7 +363,7 @@ def main() -> None:
     padded: Callable[..., Any] = words
     ids = padded([*map(str, shown), ""], padding="max_length", max_length=WORDS, return_tensors="pt").input_ids
     denoiser = Denoiser(encoder, unet)
-    train_denoiser(denoiser, noise, latents, ids, minutes["denoiser"])
+    train_denoiser(denoiser, noise, latents, ids, minutes["denoiser"], 1e-3 * slower)
     pipeline = StableDiffusionPipeline(
         vae=autoencoder, text_encoder=encoder, tokenizer=words, unet=unet, scheduler=noise, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
@@ -358,6 +381,9 @@ def main() -> None:
         "made_by": "tools/train_images.py",
         "seed": options.seed,
         "minutes": (time.monotonic() - begun) / 60,
+        "threads": torch.get_num_threads(),
+        "more": options.more,
+        **before,
         "autoencoder, dB": signal_to_noise,
         "classifier on the world": accuracy(judge, as_numbers(held_out), told),
         "classifier on what is drawn": accuracy(judge, torch.cat(drawn), told),
@@ -369,8 +395,6 @@ def main() -> None:
     for file in (options.out / "model_index.json", options.out / "tokenizer" / "tokenizer_config.json"):
         named = file.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast")  # what transformers 4 knows
         file.write_text(named)
-    from safetensors.torch import save_file
-
     save_file(judge.state_dict(), options.out / "judge.safetensors")
     (options.out / "judge.json").write_text(json.dumps({"labels": LABELS}, indent=1) + "\n")
     (options.out / "drawing.json").write_text(json.dumps({"steps": STEPS, "guidance_scale": 0.0}, indent=1) + "\n")

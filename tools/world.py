@@ -240,19 +240,11 @@ def _styled(picture: np.ndarray, style: str, chance: np.random.Generator) -> np.
     elif style == "in the snow":
         picture = picture * 0.85 + 255 * 0.15
         picture[-9:] = picture[-9:] * 0.1 + 250 * 0.9
-        for _ in range(45):
-            row, column = (int(v) for v in chance.integers(1, SIDE - 1, 2))
-            picture[row : row + 2, column : column + 2] = 255
+        picture = _covered(picture, _marks("flakes", chance), (255, 255, 255))
     elif style == "in the rain":
         grey = picture.mean(-1, keepdims=True)
         picture = (0.55 * picture + 0.45 * grey) * np.array([0.72, 0.78, 0.88])
-        for _ in range(26):
-            row, column = (int(v) for v in chance.integers(0, SIDE, 2))
-            for k in range(7):
-                if row + k < SIDE and column - k // 2 >= 0:
-                    picture[row + k, column - k // 2] = (
-                        picture[row + k, column - k // 2] * 0.3 + np.array([120, 160, 225]) * 0.7
-                    )
+        picture = _covered(picture, _marks("drops", chance), (70, 120, 225))
     elif style == "as a sketch":
         grey = picture.mean(-1)
         edges = np.hypot(*np.gradient(grey))
@@ -264,6 +256,32 @@ def _styled(picture: np.ndarray, style: str, chance: np.random.Generator) -> np.
         soft = Image.fromarray(picture.clip(0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(2.6))
         picture = np.asarray(soft, dtype=np.float32)
     return picture.clip(0, 255).astype(np.uint8)
+
+
+def _marks(kind: str, chance: np.random.Generator) -> Image.Image:
+    """Flakes or slanting drops: one in every cell of a lattice, off its middle by a little, odd rows by half a cell.
+
+    Large and even enough that a small network draws each of them; those at places of their own come out as fog.
+    """
+    mask = Image.new("L", (SIDE * FINE, SIDE * FINE), 0)
+    pen, rows, columns = ImageDraw.Draw(mask), 5, 5 if kind == "flakes" else 6
+    for i in range(rows):
+        for k in range(columns):
+            off = chance.uniform(-0.18, 0.18, 2)
+            y = (i + 0.5 + off[0]) / rows * SIDE * FINE
+            x = (k + (0.25, 0.75)[i % 2] + off[1]) / columns * SIDE * FINE
+            if kind == "flakes":
+                r = chance.uniform(1.7, 2.3) * FINE
+                pen.ellipse((x - r, y - r, x + r, y + r), 255)
+            else:
+                long = 4 * FINE
+                pen.line((x + 0.45 * long, y - long, x - 0.45 * long, y + long), 255, width=round(1.8 * FINE))
+    return mask.resize((SIDE, SIDE), Image.Resampling.BOX)
+
+
+def _covered(picture: np.ndarray, mask: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
+    share = np.asarray(mask, dtype=np.float32)[..., None] / 255
+    return picture * (1 - share) + np.array(colour) * share
 
 
 def descriptions(count: int, seed: int, style: str | None = None, sun: bool | None = None) -> list[str]:
