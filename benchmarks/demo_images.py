@@ -44,8 +44,8 @@ def main() -> None:
             name = lesson["lesson"]
             shutil.copyfile(Path(folder) / "shown" / name / "strip.png", PICTURES / f"{name}.png")
     save("demo-images", {"about": made_by, **told})
-    styles = ("", *world.STYLES)
-    drawn = [lineas.load("shapes").generate([f"{scene} {style}".strip() for scene in SCENES]) for style in styles]
+    model = lineas.load("shapes")
+    drawn = [model.generate([f"{scene} {style}".strip() for scene in SCENES]) for style in ("", *world.STYLES)]
     strip(list(zip(*drawn)), SCENES, ["no style", *world.STYLES]).save(PICTURES / "world.png")
 
 

@@ -69,21 +69,25 @@ class Job:
     @property
     def count(self) -> int:
         """How many points it has."""
-        if self.method is None:
-            return 1
-        if not isinstance(self.method, LinEAS):
-            return len(self.strengths)
-        return (len(self.gammas) + self.refit * sum(gamma > 0 for gamma in self.gammas)) * len(self.strengths)
+        return len(self._points)
 
     def missing(self) -> dict[tuple[float | None, bool], list[float]]:
         """The strengths at which what is learned is still to be judged, by gamma and whether it is refitted."""
-        along = isinstance(self.method, LinEAS)
-        kinds: list[tuple[float | None, bool]] = [(g, False) for g in self.gammas] if along else [(None, False)]
-        kinds += [(g, True) for g in self.gammas if g > 0] if along and self.refit else []
         done = {(one["gamma"], one["refit"], one["strength"]) for one in points(self.place)}
+        left: dict[tuple[float | None, bool], list[float]] = {}
+        for gamma, refit, strength in self._points:
+            if (gamma, refit, strength) not in done:
+                left.setdefault((gamma, refit), []).append(strength)
+        return left
+
+    @property
+    def _points(self) -> list[tuple[float | None, bool, float]]:
+        """Gamma, whether it is refitted, and strength of every point."""
+        kinds: list[tuple[float | None, bool]] = [(None, False)]
+        if isinstance(self.method, LinEAS):
+            kinds = [(g, refit) for g in self.gammas for refit in (False, True) if not refit or (self.refit and g > 0)]
         strengths = (1.0,) if self.method is None else self.strengths
-        left = {kind: [s for s in strengths if (*kind, s) not in done] for kind in kinds}
-        return {kind: strengths for kind, strengths in left.items() if strengths}
+        return [(*kind, strength) for kind in kinds for strength in strengths]
 
 
 def points(place: Path) -> list[dict[str, Any]]:

@@ -126,17 +126,13 @@ def plot(lines: Sequence[Line], path: Path) -> Path:
         raise LineasError("no point has a support, so there is nothing to draw.")
     figure, axes = figure_of(len(panels))
     untouched = next((line for line in lines if line.method == UNTOUCHED), None)
-    kinds = dict.fromkeys((line.method, line.refit, line.strength) for line in drawn)
+    curves: dict[tuple[str, bool, float], list[Line]] = {}
+    for line in drawn:
+        curves.setdefault((line.method, line.refit, line.strength), []).append(line)
     for axis, name in zip(axes, panels):
         factor = 100 if name in EFFECTS else 1
-        for method, refit, strength in kinds:
-            mine = sorted(
-                (
-                    line for line in drawn
-                    if (line.method, line.refit, line.strength) == (method, refit, strength) and name in line.values
-                ),
-                key=lambda line: line.values["support"],
-            )  # fmt: skip
+        for (method, refit, strength), curve in curves.items():
+            mine = sorted((line for line in curve if name in line.values), key=lambda line: line.values["support"])
             x, y = [100 * line.values["support"] for line in mine], [factor * line.values[name] for line in mine]
             bars = [factor * line.deviations.get(name, 0.0) for line in mine]
             label = method + ", refitted" * refit + (f", at {strength:g}" if strength != 1 else "")
