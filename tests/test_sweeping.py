@@ -190,6 +190,9 @@ def test_of_strengths_that_do_the_job_the_least_is_chosen() -> None:
     assert [line.label for line in lines[-2:]] == ["lineas 0.01", "lineas 0.001 at 0.75"]
     assert choose(lines, 0.2) is lines[-1]
     assert chosen_point([*FOUND, *weaker], lines[-1], "toxic")["strength"] == 0.75
+    away = [{**row, "strength": -row["strength"]} for row in [*FOUND[3:5], *weaker]]
+    lines = summary([*FOUND[:3], *away])  # the opposite direction: -0.75 is less than -1
+    assert choose(lines, 0.2) is next(line for line in lines if line.strength == -0.75)
 
 
 def test_of_its_draws_the_one_nearest_to_the_mean_is_taken() -> None:

@@ -88,7 +88,7 @@ def choose(lines: Sequence[Line], tolerance: float) -> Line | None:
     """
     enough = [line for line in lines if line.share is not None and line.share >= 1 - tolerance]
     learned = [line for line in enough if "support" in line.values]
-    return min(learned, key=lambda line: (line.values["support"], line.strength), default=None)
+    return min(learned, key=lambda line: (line.values["support"], abs(line.strength)), default=None)
 
 
 def chosen_point(rows: Sequence[dict[str, Any]], line: Line, effect: str) -> dict[str, Any]:
