@@ -1,12 +1,11 @@
 """Train the embedded image model: a small Stable Diffusion of the world of world.py, in about an hour on two cores.
 
-    python tools/train_images.py [--out FOLDER] [--minutes 60] [--seed 0] [--start FOLDER [--more STYLE ...]]
+    python tools/train_images.py [--out FOLDER] [--minutes 60] [--seed 0]
 
-Four parts, each with its share of the time: an autoencoder (64 x 64 pixels to 16 x 16 x 6 latents), a U-Net with a text
-encoder of its own (v-prediction, so that few steps do), a second round in which the U-Net learns to draw in four steps
-what it draws in sixteen, and a classifier that tells what a picture shows. Writes a pipeline as diffusers reads it and
-the classifier beside it; prints what it measured. With --start it goes on with the parts of an earlier pipeline, such
-as the one that is shipped, whose autoencoder stays: so the model follows where the world changes a little.
+Each part has its share of the time: an autoencoder (64 x 64 pixels to 16 x 16 x 6 latents) and its decoder once more;
+a U-Net with a text encoder of its own (v-prediction, so that few steps do); a second round in which the U-Net learns to
+draw in four steps what it draws in sixteen; and a classifier that tells what a picture shows. Writes a pipeline as
+diffusers reads it and the classifier beside it; prints what it measured.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,10 @@ import torch
 import torch.nn.functional as F
 import world
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from lineas.evaluation.judges import WorldNetwork
@@ -37,12 +36,8 @@ WORDS = 24
 """Tokens of a prompt, filled up."""
 STEPS, STEPS_BEFORE = 4, 16
 """Of the finished model, and of the one it learns them from."""
-SHARES = {"autoencoder": 0.17, "denoiser": 0.55, "few steps": 0.18, "classifier": 0.05}
+SHARES = {"classifier": 0.04, "autoencoder": 0.12, "decoder": 0.2, "denoiser": 0.43, "few steps": 0.14}
 """Of the time; the rest goes to drawing the world."""
-SHARES_LATER = {"denoiser": 0.5, "few steps": 0.4, "classifier": 0.1}
-"""The same with --start."""
-SLOWER = 0.5
-"""Learning rates with --start, by those without."""
 BATCH = 64
 DROPPED = 0.1
 """Prompts that are left empty, for guidance."""
@@ -101,20 +96,16 @@ def scheduler() -> Any:
     )  # fmt: skip
 
 
-def scenes(count: int, seed: int, more: Sequence[str] = ()) -> tuple[np.ndarray, list[world.Scene]]:
-    """Pictures, uint8 `[n, 64, 64, 3]`, and what they show; drawn by all cores, 500 at a time.
-
-    Half of them are in the styles of which there should be more, where some are named.
-    """
+def scenes(count: int, seed: int) -> tuple[np.ndarray, list[world.Scene]]:
+    """Pictures, uint8 `[n, 64, 64, 3]`, and what they show; drawn by all cores, 500 at a time."""
     with ProcessPoolExecutor() as pool:
-        drawn = list(pool.map(_some_scenes, [(seed, i) for i in range(-(-count // 500))], repeat(more)))
+        drawn = list(pool.map(_some_scenes, [(seed, i) for i in range(-(-count // 500))]))
     return np.concatenate([pictures for pictures, _ in drawn])[:count], [s for _, some in drawn for s in some][:count]
 
 
-def _some_scenes(seeds: tuple[int, int], more: Sequence[str]) -> tuple[np.ndarray, list[world.Scene]]:
+def _some_scenes(seeds: tuple[int, int]) -> tuple[np.ndarray, list[world.Scene]]:
     chance = np.random.default_rng(seeds)
-    styles = [more[i // 2 % len(more)] if more and i % 2 else None for i in range(500)]
-    shown = [world.some_scene(chance, style) for style in styles]
+    shown = [world.some_scene(chance) for _ in range(500)]
     return np.stack([world.draw(scene, chance) for scene in shown]), shown
 
 
@@ -131,12 +122,28 @@ class Trainer:
         minutes: how long.
         rate: the largest learning rate.
         average: how much of the average stays at a step; 0 for the weights themselves.
+        matrices: the largest learning rate of weights that are matrices, or convolutions taken as such, by Muon
+            (https://kellerjordan.github.io/posts/muon/); 0 for Adam, as for the rest.
     """
 
-    def __init__(self, name: str, modules: list[nn.Module], minutes: float, rate: float, average: float = 0.0) -> None:
-        self.name, self.modules, self.rate, self.average = name, modules, rate, average
+    def __init__(
+        self, name: str, modules: list[nn.Module], minutes: float, rate: float, average: float = 0.0,
+        matrices: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.name, self.modules, self.average = name, modules, average
         self.parameters = [p for module in modules for p in module.parameters()]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+        layers = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+        weights = [layer.weight for layer in layers]
+        large = [w for w in weights if matrices and min(len(w), w[0].numel()) >= 32]
+        self.flat = [(p, nn.Parameter(p.detach().flatten(1))) for p in large]  # of the same storage
+        rest = [p for p in self.parameters if all(p is not q for q in large)]
+        self.optimizers: list[Any] = [torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)]
+        if large:
+            views = [view for _, view in self.flat]
+            self.optimizers.append(
+                torch.optim.Muon(views, lr=matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+            )
+        self.rates = [rate, matrices]
         self.kept = [p.detach().clone() for p in self.parameters]
         self.begun, self.seconds, self.steps = time.monotonic(), 60 * minutes, 0
 
@@ -149,12 +156,16 @@ class Trainer:
         """One step."""
         past = min(1.0, (time.monotonic() - self.begun) / self.seconds)
         self.steps += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * min(1, self.steps / 100) * (0.02 + 0.98 * (1 + np.cos(np.pi * past)) / 2)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter, view in self.flat:
+            view.grad = parameter.grad.flatten(1)
+        for optimizer, rate in zip(self.optimizers, self.rates):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1, self.steps / 100) * (0.02 + 0.98 * (1 + np.cos(np.pi * past)) / 2)
+            optimizer.step()
+        for parameter in self.parameters:
+            parameter.grad = None
         with torch.no_grad():
             for kept, parameter in zip(self.kept, self.parameters):
                 kept.lerp_(parameter, 1 - min(self.average, self.steps / (self.steps + 10)))
@@ -180,6 +191,30 @@ def train_autoencoder(autoencoder: Any, pictures: np.ndarray, minutes: float, ch
             made = autoencoder.decode(posterior.sample()).sample
         trainer.step(4 * F.mse_loss(made.float(), x) + 1e-8 * posterior.kl().float().mean())
     trainer.finish()
+
+
+def train_decoder(
+    autoencoder: Any, latents: torch.Tensor, pictures: np.ndarray, minutes: float, chance: np.random.Generator
+) -> None:
+    """The decoder alone, when the latents are as they stay."""
+    parts = [autoencoder.post_quant_conv, autoencoder.decoder]
+    for part in parts:
+        part.train().requires_grad_(True)
+    trainer = Trainer("decoder", parts, minutes, 1e-3, 0.998, 3e-3)
+    for _ in trainer.until_over():
+        rows = chance.integers(len(pictures), size=16)
+        with torch.autocast("cpu", torch.bfloat16):
+            made = autoencoder.decode(latents[rows]).sample
+        trainer.step(4 * F.mse_loss(made.float(), as_numbers(pictures[rows])))
+    trainer.finish()
+
+
+@torch.no_grad()
+def signal_to_noise(autoencoder: Any, latents: torch.Tensor, pictures: np.ndarray) -> float:
+    """Of 1,000 pictures, dB."""
+    wanted = as_numbers(pictures[:1000])
+    made = torch.cat([autoencoder.decode(part).sample for part in latents[:1000].split(100)])
+    return float(-10 * (made - wanted).div(2).square().mean((1, 2, 3)).log10().mean())
 
 
 @torch.no_grad()
@@ -213,16 +248,14 @@ class Denoiser:
         self.encoder, self.unet = encoder, unet
 
     def __call__(self, latents: torch.Tensor, times: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # the gradients of others are slower
             words = self.encoder(ids)[0]
             return self.unet(latents, times, words).sample.float()
 
 
-def train_denoiser(
-    denoiser: Denoiser, noise: Any, latents: torch.Tensor, ids: torch.Tensor, minutes: float, rate: float
-) -> None:
+def train_denoiser(denoiser: Denoiser, noise: Any, latents: torch.Tensor, ids: torch.Tensor, minutes: float) -> None:
     """Velocities of noised latents (arXiv 2202.00512), some without their prompts."""
-    trainer = Trainer("denoiser", [denoiser.encoder, denoiser.unet], minutes, rate, 0.998)
+    trainer = Trainer("denoiser", [denoiser.encoder, denoiser.unet], minutes, 1e-3, 0.998, 8e-3)
     empty = ids[-1]
     for _ in trainer.until_over():
         rows = torch.randint(len(latents), (BATCH,))
@@ -273,7 +306,7 @@ def train_few_steps(denoiser: Denoiser, ids: torch.Tensor, minutes: float) -> No
     noise.set_timesteps(STEPS)
     for module in (denoiser.encoder, denoiser.unet):
         module.train().requires_grad_(True)
-    trainer = Trainer("few steps", [denoiser.encoder, denoiser.unet], minutes / 2, 4e-4, 0.99)
+    trainer = Trainer("few steps", [denoiser.encoder, denoiser.unet], minutes / 2, 4e-4, 0.99, 2.5e-3)
     for _ in trainer.until_over():
         rows = torch.randint(len(end), (BATCH,))
         times = noise.timesteps[torch.randint(STEPS, (BATCH,))]
@@ -294,12 +327,11 @@ def labels(scene: world.Scene) -> list[float]:
 
 
 def train_judge(
-    judge: WorldNetwork, pictures: np.ndarray, shown: list[world.Scene], minutes: float, rate: float,
-    chance: np.random.Generator,
-) -> None:  # fmt: skip
+    judge: WorldNetwork, pictures: np.ndarray, shown: list[world.Scene], minutes: float, chance: np.random.Generator
+) -> None:
     """What every picture shows, by its scene."""
     truth = torch.tensor([labels(scene) for scene in shown])
-    trainer = Trainer("classifier", [judge], minutes, rate, 0.99)
+    trainer = Trainer("classifier", [judge], minutes, 2e-3, 0.99)
     for _ in trainer.until_over():
         rows = chance.integers(len(pictures), size=64)
         x = as_numbers(pictures[rows])
@@ -330,75 +362,71 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenes", type=int, default=SCENES)
-    parser.add_argument("--start", type=Path, help="folder of a pipeline that is there, with its judge")
-    parser.add_argument("--more", nargs="+", default=[], choices=world.STYLES, help="styles of half of the scenes")
     options = parser.parse_args()
     begun = time.monotonic()
     torch.manual_seed(options.seed)
     chance = np.random.default_rng(options.seed)
-    pictures, shown = scenes(options.scenes, options.seed, options.more)
+    pictures, shown = scenes(options.scenes, options.seed)
     print(f"{len(pictures)} scenes in {time.monotonic() - begun:.0f} s", flush=True)
-    shares, slower = (SHARES_LATER, SLOWER) if options.start else (SHARES, 1.0)
-    minutes = {name: share * options.minutes for name, share in shares.items()}
+    minutes = {name: share * options.minutes for name, share in SHARES.items()}
     (autoencoder, encoder, unet), judge = parts(), WorldNetwork(len(LABELS))
-    before: dict[str, Any] = {}
-    if options.start:
-        earlier = StableDiffusionPipeline.from_pretrained(options.start, dtype=torch.float32)
-        autoencoder = earlier.vae.requires_grad_(False)
-        encoder, unet = earlier.text_encoder.train(), earlier.unet.train()
-        judge.load_state_dict({k: v.float() for k, v in load_file(options.start / "judge.safetensors").items()})
-        before = {"begun_with": json.loads((options.start / "facts.json").read_text())}
     for name, part in (("autoencoder", autoencoder), ("text encoder", encoder), ("U-Net", unet)):
         print(f"{name}: {sum(p.numel() for p in part.parameters()):,} parameters", flush=True)
-    train_judge(judge, pictures, shown, minutes["classifier"], 2e-3 * slower, chance)
-    if not options.start:
-        train_autoencoder(autoencoder, pictures, minutes["autoencoder"], chance)
-        whiten(autoencoder, pictures)
+    train_judge(judge, pictures, shown, minutes["classifier"], chance)
+    train_autoencoder(autoencoder, pictures, minutes["autoencoder"], chance)
+    whiten(autoencoder, pictures)
     latents, noise, words = encoded(autoencoder, pictures), scheduler(), tokenizer()
-    sample = as_numbers(pictures[:256])
-    with torch.no_grad():
-        error = (autoencoder.decode(latents[:256]).sample - sample).div(2).square().mean((1, 2, 3))
-    signal_to_noise = float(-10 * error.log10().mean())
-    print(f"autoencoder: {signal_to_noise:.1f} dB, latents of deviation {float(latents.std()):.3f}", flush=True)
+    print(f"autoencoder: {signal_to_noise(autoencoder, latents, pictures):.1f} dB", flush=True)
+    train_decoder(autoencoder, latents, pictures, minutes["decoder"], chance)
     padded: Callable[..., Any] = words
     ids = padded([*map(str, shown), ""], padding="max_length", max_length=WORDS, return_tensors="pt").input_ids
     denoiser = Denoiser(encoder, unet)
-    train_denoiser(denoiser, noise, latents, ids, minutes["denoiser"], 1e-3 * slower)
+    train_denoiser(denoiser, noise, latents, ids, minutes["denoiser"])
     pipeline = StableDiffusionPipeline(
         vae=autoencoder, text_encoder=encoder, tokenizer=words, unet=unet, scheduler=noise, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_pretrained(options.out.with_name(f"{options.out.name}-many-steps"))
     train_few_steps(denoiser, ids, minutes["few steps"])
-    held_out, told = scenes(1000, options.seed + 1)
+    facts = {
+        "made_by": "tools/train_images.py",
+        "seed": options.seed,
+        "minutes": (time.monotonic() - begun) / 60,
+        "threads": torch.get_num_threads(),
+        **measured(pipeline, judge, options.seed + 1),
+    }
+    print(json.dumps(facts, indent=1))
+    write(pipeline, judge, facts, options.out)
+
+
+def measured(pipeline: Any, judge: WorldNetwork, seed: int) -> dict[str, Any]:
+    """How true the autoencoder is, and how often the classifier is right, on 1,000 other scenes."""
+    held_out, told = scenes(1000, seed)
     pipeline.set_progress_bar_config(disable=True)
     drawn = []
     for i in range(0, len(told), 100):
         asked = list(map(str, told[i : i + 100]))
         kind: Any = pipeline(asked, num_inference_steps=STEPS, guidance_scale=0.0, output_type="np")
         drawn.append(torch.from_numpy(kind.images).permute(0, 3, 1, 2) * 2 - 1)
-    facts = {
-        "made_by": "tools/train_images.py",
-        "seed": options.seed,
-        "minutes": (time.monotonic() - begun) / 60,
-        "threads": torch.get_num_threads(),
-        "more": options.more,
-        **before,
-        "autoencoder, dB": signal_to_noise,
+    return {
+        "autoencoder, dB": signal_to_noise(pipeline.vae, encoded(pipeline.vae, held_out), held_out),
         "classifier on the world": accuracy(judge, as_numbers(held_out), told),
         "classifier on what is drawn": accuracy(judge, torch.cat(drawn), told),
     }
-    print(json.dumps(facts, indent=1))
-    for part in (autoencoder, encoder, unet, judge):
+
+
+def write(pipeline: Any, judge: WorldNetwork, facts: dict[str, Any], out: Path) -> None:
+    """The folder that is shipped, in float16."""
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet, judge):
         part.half()
-    pipeline.save_pretrained(options.out)
-    for file in (options.out / "model_index.json", options.out / "tokenizer" / "tokenizer_config.json"):
+    pipeline.save_pretrained(out)
+    for file in (out / "model_index.json", out / "tokenizer" / "tokenizer_config.json"):
         named = file.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast")  # what transformers 4 knows
         file.write_text(named)
-    save_file(judge.state_dict(), options.out / "judge.safetensors")
-    (options.out / "judge.json").write_text(json.dumps({"labels": LABELS}, indent=1) + "\n")
-    (options.out / "drawing.json").write_text(json.dumps({"steps": STEPS, "guidance_scale": 0.0}, indent=1) + "\n")
-    (options.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+    save_file(judge.state_dict(), out / "judge.safetensors")
+    (out / "judge.json").write_text(json.dumps({"labels": LABELS}, indent=1) + "\n")
+    (out / "drawing.json").write_text(json.dumps({"steps": STEPS, "guidance_scale": 0.0}, indent=1) + "\n")
+    (out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":
