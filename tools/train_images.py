@@ -331,7 +331,7 @@ def train_judge(
 ) -> None:
     """What every picture shows, by its scene."""
     truth = torch.tensor([labels(scene) for scene in shown])
-    trainer = Trainer("classifier", [judge], minutes, 2e-3, 0.99)
+    trainer = Trainer("classifier", [judge], minutes, 2e-3, 0.99, 1e-2)
     for _ in trainer.until_over():
         rows = chance.integers(len(pictures), size=64)
         x = as_numbers(pictures[rows])
