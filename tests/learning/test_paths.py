@@ -56,6 +56,23 @@ def test_within_a_support_no_other_neuron_is_touched_and_the_rest_is_freed_of_th
     assert distance(stories, freed) < 0.8 * distance(stories, sparse)
 
 
+def test_a_refit_is_the_penalised_run_and_then_one_within_its_support(stories: TextModel) -> None:
+    told: list[tuple[int, int]] = []
+    refitted = lineas.learn(
+        stories, PROMPTS, OTHER_PROMPTS, LinEAS(steps=40, gamma=8e-3, refit=True),
+        progress=lambda done, steps, _: told.append((done, steps)),
+    )  # fmt: skip
+    sparse = learn(stories, LinEAS(steps=40, gamma=8e-3))
+    by_hand = learn(stories, LinEAS(steps=40), start=sparse, within_support=True)
+    assert all(torch.equal(map_.scale, by_hand.maps[name].scale) for name, map_ in refitted.maps.items())
+    assert all(torch.equal(map_.shift, by_hand.maps[name].shift) for name, map_ in refitted.maps.items())
+    assert refitted.facts["cost"] == [*sparse.facts["cost"], *by_hand.facts["cost"]]
+    assert (refitted.facts["method"]["gamma"], refitted.facts["method"]["refit"]) == (8e-3, True)
+    assert told == [(done, 80) for done in range(1, 81)]
+    with pytest.raises(LineasError, match="refit learns once more what a penalty has kept; give a gamma above 0"):
+        LinEAS(refit=True)
+
+
 def test_on_top_of_another_the_new_maps_account_for_it(stories: TextModel) -> None:
     """With it in place on both sides, the first step sees what is left between them, the last has less."""
     below = lineas.learn(stories, OTHER_PROMPTS, PROMPTS[::-1], MeanAcT(), progress=False)

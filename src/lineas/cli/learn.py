@@ -67,6 +67,9 @@ def learn(
     ] = None,
     lambda_1: Annotated[float | None, typer.Option("--lambda-1", help="Weight of single neurons in it; 1.")] = None,
     lambda_g: Annotated[float | None, typer.Option("--lambda-g", help="Weight of whole groups in it; 1.")] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="As many steps again, without the penalty, on the neurons that it has kept.")
+    ] = False,
     batch_size: Annotated[int | None, typer.Option(help="Source prompts a step; default: all.")] = None,
     foldable: Annotated[
         bool, typer.Option("--foldable", help="Learn only what `lineas fold` can write into the weights.")
@@ -111,6 +114,7 @@ def learn(
             "gamma": gamma,
             "lambda_1": lambda_1,
             "lambda_g": lambda_g,
+            "refit": refit or None,
             "batch_size": batch_size,
             "foldable": foldable or None,
             "alpha": alpha,

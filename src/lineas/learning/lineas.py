@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -51,6 +51,8 @@ class LinEAS:
         gamma: weight of the penalty; 0 is dense, larger is sparser.
         lambda_1: share of single neurons in the penalty.
         lambda_g: share of whole groups (the scales or the shifts of a site) in the penalty.
+        refit: as many steps again, without the penalty, on the neurons that it has kept: the penalty selects, and then
+            no longer shrinks.
         batch_size: source prompts a step, drawn anew each time; None takes all. The target stays whole: the exact
             quantile coupling compares any number with it.
         foldable: learn only what `lineas.fold` can write into weights: scales alone where no bias takes a shift.
@@ -64,6 +66,7 @@ class LinEAS:
     gamma: float = 0.0
     lambda_1: float = 1.0
     lambda_g: float = 1.0
+    refit: bool = False
     batch_size: int | None = None
     foldable: bool = False
 
@@ -77,6 +80,8 @@ class LinEAS:
         for name in ("gamma", "lambda_1", "lambda_g"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise LineasError(f"{name} must be 0 or more, not {getattr(self, name)}.")
+        if self.refit and self.gamma == 0:
+            raise LineasError("refit learns once more what a penalty has kept; give a gamma above 0.")
         if self.batch_size is not None and self.batch_size < 2:
             raise LineasError(f"a minibatch needs at least 2 prompts, not {self.batch_size}.")
 
@@ -94,11 +99,23 @@ class LinEAS:
         """Learn one map a site.
 
         Returns:
-            the maps, the costs (fewer than steps when interrupted by the keyboard) and the learning rate taken.
+            the maps, the costs (fewer than steps when interrupted by the keyboard; those of a refit after the others)
+            and the learning rate taken.
 
         Raises:
             LineasError: when the cost is no longer finite.
         """
+        if not self.refit:
+            return self._fit(task)
+        selected = replace(self, refit=False)._fit(replace(task, progress=_counted(task.progress, 0, 2 * self.steps)))
+        if len(selected.costs) < self.steps:  # interrupted
+            return selected
+        report = _counted(task.progress, self.steps, 2 * self.steps)
+        once_more = replace(task, start=selected.maps, within=True, progress=report)
+        fit = replace(self, refit=False, gamma=0.0)._fit(once_more)
+        return replace(fit, costs=[*selected.costs, *fit.costs])
+
+    def _fit(self, task: Task) -> Fit:
         model, source, sites = task.model, task.source, task.sites
         generator = torch.Generator().manual_seed(task.seed)
         n = min(len(source), self.batch_size or len(source))
@@ -169,6 +186,11 @@ def _keep_to_what_folds(network: nn.Module, sites: Sequence[Site], trained: Trai
         scales=[name for name, at in kinds.items() if not at.scale],
         shifts=[name for name, at in kinds.items() if not at.shift],
     )
+
+
+def _counted(progress: Progress | None, before: int, steps: int) -> Progress | None:
+    """Reports of a part of all steps."""
+    return None if progress is None else lambda done, _, cost: progress(before + done, steps, cost)
 
 
 class _Record:

@@ -181,7 +181,7 @@ def path(
         source: prompts of the behaviour to leave.
         target: prompts of the behaviour to reach.
         gammas: weights of the penalty, 0 or more, in any order, all different.
-        method: the recipe of the first solution; its own gamma is not used.
+        method: the recipe of the first solution; its own gamma is not used, nor is a refit.
         sites: as in `lineas.learn`.
         seed: of everything random.
         known: by gamma, solutions of this path that are there already; they are not learned again.
@@ -196,7 +196,7 @@ def path(
     start: Intervention | None = None
     objective: Objective | None = None
     for gamma in reversed(ordered):
-        recipe = replace(method, gamma=gamma)
+        recipe = replace(method, gamma=gamma, refit=False)
         if start is not None:
             warm = WARM if method.optimizer == "relative" and method.learning_rate is None else method.learning_rate
             recipe = replace(recipe, steps=later, learning_rate=warm)
