@@ -73,12 +73,19 @@ def test_learn_on_top_and_compose(desk: Path, capsys: pytest.CaptureFixture[str]
 
 def test_learn_goes_on_within_a_support(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *LEARN, "--dtype", "float32", "--gamma", "2e-3", "--steps", "20")
-    more = ("--dtype", "float32", "--start", "calm", "--within-support", "--out", "freed")
+    more = ("--dtype", "float32", "--steps", "20", "--start", "calm", "--within-support", "--out", "freed")
     code, _, _ = run(capsys, *LEARN, *more)
     assert code == 0
     sparse, freed = (lineas.Intervention.load(name) for name in ("calm", "freed"))
     assert 0 < freed.support() <= sparse.support() < 1
     assert freed.facts["cost"][-1] < sparse.facts["cost"][-1]
+    code, _, _ = run(
+        capsys, *LEARN, "--dtype", "float32", "--gamma", "2e-3", "--steps", "20", "--refit", "--out", "both"
+    )
+    both = lineas.Intervention.load("both")
+    assert code == 0
+    assert both.digest() == freed.digest()
+    assert both.facts["steps_done"] == 40
 
 
 def test_the_model_defaults_to_the_interventions_own(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +111,7 @@ WRONG = [
     ((*LEARN, "--lr", "-1"), "learning rate must be a positive number"),
     ((*LEARN, "--optimizer", "lbfgs"), "'relative', 'adam' or 'sgd'"),
     ((*LEARN, "--method", "magic"), "not 'magic'"),
+    ((*LEARN, "--refit"), "give a gamma above 0"),
     ((*LEARN, "--within-support"), "keeps to the neurons of a start"),
     ((*LEARN, "--start", "nowhere"), "nowhere"),
     ((*LEARN, "--on", "nowhere"), "nowhere"),
