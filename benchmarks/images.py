@@ -1,15 +1,15 @@
 """Effect against faithfulness on pictures: methods at equal effect over several draws, and LinEAS over gamma.
 
-    python benchmarks/images.py [--model shapes] [--draws 3] [--prompts 48] [--parts night gamma ...]
+    python benchmarks/images.py [--model shapes] [--draws 3] [--prompts 48] [--parts night gamma-0.01 ...]
 
 On the image model that comes with lineas, whose world has a judge: three styles to learn and a thing to remove. For
 each draw of 32 + 32 prompts every method learns at all norms of the U-Net; its pictures of other prompts are judged at
 several strengths, with activations pooled by their mean and by their largest pixel. At the strength at which the
 judge sees the concept in 80 % of the pictures (in 20 % where it is removed), interpolated, methods are compared by
 what is left of the untouched pictures (img_score). Then LinEAS with the sparse group lasso, as in the paper's table on
-gamma. Each concept, and the path along gamma, is a part of its own in benchmarks/results/images, so that two processes
-may share them and a run goes on where it stopped. Writes benchmarks/results/images.json and docs/images/fronts.png when
-all are there, and docs/images/gamma.png.
+gamma. Each concept and each gamma is a part of its own in benchmarks/results/images, so that two processes may share
+them and a run goes on where it stopped. Writes benchmarks/results/images.json, docs/images/fronts.png and
+docs/images/gamma.png when all are there.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ LEVEL = 0.8
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 GAMMAS = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 POOLINGS: tuple[Pooling, ...] = ("mean", "max")
+GAMMA_STEPS = 60
 PAINTED = 4
 """Prompts of the strip over gamma."""
 METHODS: dict[str, Any] = {
@@ -56,6 +57,7 @@ METHODS: dict[str, Any] = {
 
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
+RUNS = Path(__file__).parent / "runs" / "images"
 
 
 def sides(concept: str, draw: int, prompts: int) -> tuple[list[str], list[str], list[str]]:
@@ -93,19 +95,22 @@ def main() -> None:
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=48)
-    parser.add_argument("--parts", nargs="+", default=[*CONCEPTS, "gamma"], choices=[*CONCEPTS, "gamma"])
+    every = [*CONCEPTS, *(f"gamma-{gamma:g}" for gamma in GAMMAS)]
+    parser.add_argument("--parts", nargs="+", default=every, choices=every, metavar="PART", help=", ".join(every))
     options = parser.parse_args()
     model = lineas.load(options.model)
     asked = {name: getattr(options, name) for name in ("model", "draws", "prompts")}
     asked["weights"] = fingerprint(model.network)
     made = {}
     for part in options.parts:
-        make, given = (along_gamma, ()) if part == "gamma" else (compare, (CONCEPTS[part],))
-        made[part] = kept("images", part, asked, make, model, options.draws, options.prompts, *given)
-    if made.keys() == {*CONCEPTS, "gamma"}:
+        make, given = (compare, CONCEPTS[part]) if part in CONCEPTS else (penalised, float(part.partition("-")[2]))
+        made[part] = kept("images", part, asked, make, model, options.draws, options.prompts, given)
+    if made.keys() == set(every):
         curves = [curve for part in CONCEPTS for curve in made[part]]
-        save("images", {"about": about(), "options": asked, "summary": summary(curves), "gamma": made["gamma"]})
+        gammas = [row for part in every if part not in CONCEPTS for row in made[part]]
+        save("images", {"about": about(), "options": asked, "summary": summary(curves), "gamma": gammas})
         plot(curves, IMAGES / "fronts.png")
+        paint(model, options.prompts)
 
 
 def compare(model: Any, draws: int, prompts: int, concept: str) -> list[dict]:
@@ -146,25 +151,40 @@ def summary(curves: list[dict]) -> list[dict]:
     return lines
 
 
-def along_gamma(model: Any, draws: int, prompts: int) -> list[dict]:
-    """Support, effect and faithfulness of LinEAS at strength 1, for every gamma and draw; and a strip of the first."""
-    found, columns = [], []
-    for gamma in GAMMAS:
-        for draw in range(draws):
-            source, target, drawn = sides(STYLES[0], draw, prompts)
-            method = lineas.LinEAS(gamma=gamma, steps=60)
-            learned = lineas.learn(model, source, target, method, seed=draw, progress=False)
-            rows = curve(model, learned, PicturePlan(drawn, STYLES[0], judge(model.judge), batch_size=32), (1.0,))
-            found.append({"gamma": gamma, "draw": draw, "support": learned.support(), **rows[-1]})
-            if draw == 0:
-                with lineas.steer(model, learned):
-                    columns.append(model.generate(drawn[:PAINTED]))
-        told = [row for row in found if row["gamma"] == gamma]
-        print(gamma, {key: float(np.mean([row[key] for row in told])) for key in ("support", "concept", "img_score")})
-    drawn = sides(STYLES[0], 0, prompts)[2][:PAINTED]
-    columns.append(model.generate(drawn))
-    strip(list(zip(*columns)), drawn, [*(f"gamma {g:g}" for g in GAMMAS), "untouched"]).save(IMAGES / "gamma.png")
+def penalised(model: Any, draws: int, prompts: int, gamma: float) -> list[dict]:
+    """Support, effect and faithfulness of LinEAS at strength 1 in every draw."""
+    found = []
+    for draw in range(draws):
+        learned, drawn = learned_with(model, gamma, draw, prompts)
+        rows = curve(model, learned, PicturePlan(drawn, STYLES[0], judge(model.judge), batch_size=32), (1.0,))
+        found.append({"gamma": gamma, "draw": draw, "support": learned.support(), **rows[-1]})
+    print(gamma, {key: float(np.mean([row[key] for row in found])) for key in ("support", "concept", "img_score")})
     return found
+
+
+def learned_with(model: Any, gamma: float, draw: int, prompts: int) -> tuple[lineas.Intervention, list[str]]:
+    """The night, learned or as it was learned before, and what is drawn."""
+    source, target, drawn = sides(STYLES[0], draw, prompts)
+    folder = RUNS / f"{fingerprint(model.network)[:8]}-gamma-{gamma:g}-{draw}"
+    if folder.exists():
+        return lineas.Intervention.load(folder), drawn
+    method = lineas.LinEAS(gamma=gamma, steps=GAMMA_STEPS)
+    learned = lineas.learn(model, source, target, method, seed=draw, progress=False)
+    learned.save(folder)
+    return learned, drawn
+
+
+def paint(model: Any, prompts: int) -> None:
+    """What the first draw makes of some prompts, a column a gamma."""
+    columns = []
+    for gamma in GAMMAS:
+        learned, drawn = learned_with(model, gamma, 0, prompts)
+        with lineas.steer(model, learned):
+            columns.append(model.generate(drawn[:PAINTED]))
+    columns.append(model.generate(drawn[:PAINTED]))
+    strip(list(zip(*columns)), drawn[:PAINTED], [*(f"gamma {g:g}" for g in GAMMAS), "untouched"]).save(
+        IMAGES / "gamma.png"
+    )
 
 
 def plot(curves: list[dict], path: Path) -> None:
