@@ -8,8 +8,8 @@ several strengths, with activations pooled by their mean and by their largest pi
 judge sees the concept in 80 % of the pictures (in 20 % where it is removed), interpolated, methods are compared by
 what is left of the untouched pictures (img_score). Then LinEAS with the sparse group lasso, as in the paper's table on
 gamma. Each concept and each gamma is a part of its own in benchmarks/results/images, so that two processes may share
-them and a run goes on where it stopped. Writes benchmarks/results/images.json, docs/images/fronts.png and
-docs/images/gamma.png when all are there.
+them and a run goes on where it stopped. Writes benchmarks/results/images.json and docs/images/fronts.png of a run with all
+concepts, and docs/images/gamma.png of one with everything.
 """
 
 from __future__ import annotations
@@ -105,11 +105,12 @@ def main() -> None:
     for part in options.parts:
         make, given = (compare, CONCEPTS[part]) if part in CONCEPTS else (penalised, float(part.partition("-")[2]))
         made[part] = kept("images", part, asked, make, model, options.draws, options.prompts, given)
-    if made.keys() == set(every):
+    if made.keys() >= CONCEPTS.keys():
         curves = [curve for part in CONCEPTS for curve in made[part]]
-        gammas = [row for part in every if part not in CONCEPTS for row in made[part]]
+        gammas = [row for part in every if part in made and part not in CONCEPTS for row in made[part]]
         save("images", {"about": about(), "options": asked, "summary": summary(curves), "gamma": gammas})
         plot(curves, IMAGES / "fronts.png")
+    if made.keys() == set(every):
         paint(model, options.prompts)
 
 
