@@ -8,8 +8,8 @@ several strengths, with activations pooled by their mean and by their largest pi
 judge sees the concept in 80 % of the pictures (in 20 % where it is removed), interpolated, methods are compared by
 what is left of the untouched pictures (img_score). Then LinEAS with the sparse group lasso, as in the paper's table on
 gamma. Each concept and each gamma is a part of its own in benchmarks/results/images, so that two processes may share
-them and a run goes on where it stopped. Writes benchmarks/results/images.json and docs/images/fronts.png of a run with all
-concepts, and docs/images/gamma.png of one with everything.
+them and a run goes on where it stopped. Writes benchmarks/results/images.json and docs/images/fronts.png of a run with
+all concepts, and docs/images/gamma.png of one with everything.
 """
 
 from __future__ import annotations
