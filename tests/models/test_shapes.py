@@ -27,6 +27,9 @@ def test_it_is_small_and_says_where_it_came_from(shapes: Any) -> None:
     assert sum(file.stat().st_size for file in files) <= 12 * 10**6
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl")]
     assert "tools/train_images.py" in (FOLDER / "README.md").read_text()
+    configs = [file for file in files if file.suffix == ".json"]
+    assert configs
+    assert not [file.name for file in configs if "_name_or_path" in file.read_text()]  # a folder of whoever trained it
     assert (shapes.name, shapes.steps, shapes.guidance_scale) == ("shapes", 4, 0.0)
 
 

@@ -161,7 +161,7 @@ def _learned(
             yield _kept(job, solution.intervention, solution.gamma, False, started, facts), solution.intervention
         if (solution.gamma, True) in missing:
             started = time.perf_counter()
-            recipe = replace(job.method, gamma=0.0, steps=solution.steps)
+            recipe = replace(job.method, gamma=0.0, refit=False, steps=solution.steps)
             again = learn(
                 model, job.source, job.target, recipe, start=solution.intervention, within_support=True, **options
             )
