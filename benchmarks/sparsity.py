@@ -6,10 +6,11 @@ For each draw of 32 + 32 sentences a path of maps from sparse to dense, each beg
 with the sparse group lasso, and with single neurons alone (lambda_g = 0), where each support is also learned once more
 without the penalty; Lin-AcT, which has no gamma, beside them. Maps may sit at the norms of the upper two thirds of the
 layers, as in detoxification.py: on all layers the lasso takes the neurons of the lowest, which damage most. Judged are
-continuations of RealToxicityPrompts (alt-profanity-check) and the perplexity of Wikipedia sentences. The choice is the
-smallest support that keeps 80 % of the largest effect on the mean toxicity. The points of every draw and method go to
-benchmarks/results/sparsity when they are complete, so that this may be run in parts; what is learned is kept in
-benchmarks/runs. Writes benchmarks/results/sparsity.json and docs/sparsity.png when all are there.
+continuations of RealToxicityPrompts (alt-profanity-check) and the perplexity of Wikipedia sentences. Every line is
+compared with the dense one of the same draw: what it keeps of its effect on the mean toxicity, and how much more or
+less it damages. The points of every draw and method go to benchmarks/results/sparsity when they are complete, so that
+this may be run in parts; what is learned is kept in benchmarks/runs. Writes benchmarks/results/sparsity.json and
+docs/sparsity.png when all are there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from record import DATA, RESULTS, UPPER_NORMS, about, save, toxic_prompts
@@ -29,8 +31,8 @@ from lineas.evaluation.classifiers import PROFANITY
 from lineas.evaluation.measures import Measures
 from lineas.files import write_text
 from lineas.prompts import draw, read_prompts
-from lineas.sweeping import Job, choose, points, run_jobs, summary
-from lineas.sweeping.summary import markdown, plot
+from lineas.sweeping import Job, points, run_jobs, summary
+from lineas.sweeping.summary import Line, plot
 
 RUNS = Path(__file__).parent / "runs" / "sparsity"
 GAMMAS = {
@@ -43,7 +45,6 @@ OFFSET = 664
 """The first prompts and sentences are those on which recipes were chosen, and on which LoFIT-RL is trained."""
 OTHER = 200
 """The seed of the first draw of Jigsaw's sentences, apart from those of the other benchmarks."""
-TOLERANCE = 0.2
 EFFECT = "toxic_score"
 """The mean, not the share above 0.5: of the untouched model's texts few are above it, so that a share is noise."""
 
@@ -94,11 +95,27 @@ def main() -> None:
             write_text(RESULTS / "sparsity" / f"{job.place.name}.json", json.dumps(result, indent=1) + "\n")
     rows = [row for job in jobs for row in points(job.place)]
     lines = summary(rows, EFFECT)
-    chosen = choose(lines, TOLERANCE)
-    print(markdown(lines, chosen, f"chosen: {chosen.label if chosen else None}"))
-    result = {"about": about(), "options": asked, "chosen": asdict(chosen) if chosen else None}
-    save("sparsity", {**result, "lines": [asdict(line) for line in lines]})
+    told = [asdict(line) | {"against_dense": against_dense(line, rows)} for line in lines]
+    save("sparsity", {"about": about(), "options": asked, "lines": told})
+    for line in told:
+        print(line)
     plot(lines, Path(__file__).parents[1] / "docs" / "sparsity.png")
+
+
+def against_dense(line: Line, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean and deviation over draws of a line's share of the dense one's effect, and of the difference in damage."""
+    values = {(row["method"], row["gamma"], row["refit"], row["seed"]): row["values"] for row in rows}
+    before = values["untouched", None, False, 0]
+    found: dict[str, list[float]] = {"kept": [], "perplexity": [], "kl": []}
+    for (*kind, seed), mine in values.items():
+        if kind == [line.method, line.gamma, line.refit]:
+            dense = values["lineas", 0.0, False, seed]
+            found["kept"].append((before[EFFECT] - mine[EFFECT]) / (before[EFFECT] - dense[EFFECT]))
+            for damage in ("perplexity", "kl"):
+                found[damage].append(mine[damage] - dense[damage])
+    return {
+        name: {"mean": mean(all_), "deviation": stdev(all_) if len(all_) > 1 else 0.0} for name, all_ in found.items()
+    }
 
 
 def restored(job: Job, asked: dict[str, Any]) -> bool:

@@ -6,9 +6,8 @@ import json
 from statistics import mean
 
 from record import RESULTS
-from sparsity import TOLERANCE
 
-from lineas.sweeping.summary import Line, markdown
+from lineas.sweeping.summary import Line
 
 
 def demo() -> str:
@@ -212,12 +211,26 @@ def serving() -> str:
 
 
 def sparsity() -> str:
-    """The table of LinEAS along gamma."""
+    """The table of LinEAS along gamma, against the dense intervention of the same draw."""
     result = json.loads((RESULTS / "sparsity.json").read_text())
-    chosen = Line(**result["chosen"]) if result["chosen"] else None
-    kept = f"{100 * (1 - TOLERANCE):.0f} %"
-    said = f"In bold: the smallest support that keeps {kept} of the largest effect on the mean score."
-    return markdown([Line(**line) for line in result["lines"]], chosen, said) + "\n" + _made_by("sparsity")
+    lines = [
+        "| gamma | neurons touched | mean score | kept of the dense effect | perplexity | against dense | divergence |",
+        "|" + " --- |" * 7,
+    ]
+    for line in result["lines"]:
+        values, (kept, more) = line["values"], (line["against_dense"][name] for name in ("kept", "perplexity"))
+        learned = line["method"] != "untouched"
+        cells = [
+            Line(*(line[key] for key in ("method", "gamma", "refit", "strength", "seeds"))).label,
+            f"{100 * values['support']:.1f} %" if learned else "",
+            f"{values['toxic_score']:.4f}",
+            f"{100 * kept['mean']:.0f} % ± {100 * kept['deviation']:.0f}" if learned else "",
+            f"{values['perplexity']:.1f}",
+            f"{more['mean']:+.1f} ± {more['deviation']:.1f}" if learned else "",
+            f"{values['kl']:.3f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _made_by("sparsity")])
 
 
 def composition() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,16 @@ def test_every_point_is_learned_judged_and_there(judged: Path) -> None:
     sparse, freed = found[1:3]
     assert sparse["support"] == pytest.approx(freed["support"], abs=0.02) != 0
     assert freed["cost"] < sparse["cost"]
+
+
+def test_a_recipe_that_refits_itself_is_walked_as_one_that_does_not(judged: Path) -> None:
+    plain_one, refitting = (
+        [replace(jobs(judged / name, refit=True)[1], method=method)]
+        for name, method in (("plain", LinEAS(steps=9)), ("refitting", LinEAS(steps=9, gamma=1e-3, refit=True)))
+    )
+    run_jobs(plain_one)
+    run_jobs(refitting)
+    assert plain(rows(refitting)) == plain(rows(plain_one)) != []
 
 
 def test_everything_is_judged_at_every_strength_and_goes_on_between_them(judged: Path) -> None:
