@@ -1,13 +1,14 @@
 """Two concepts at once: interventions composed, mixed, and learned on top of each other, dense and sparse.
 
-    python benchmarks/composition.py [--draws 2] [--seeds 4]
+    python benchmarks/composition.py [--draws 2] [--seeds 4] [--only 0 1 ...]
 
 On SmolLM2-135M-Instruct, for pairs of the sentence sets that come with lineas. Continuations of neutral openings are
 judged by a classifier of each concept, fitted on the two sides of its set: how many show the first, the second, both;
 and the perplexity of neutral sentences. Ways: one after the other in both orders (`then`), their changes added (`mix`),
 the second learned on top of the first in both orders (`learn(on=...)`), each without a penalty and with the sparse
 group lasso; one intervention learned from all sentences of both concepts at once; and a prompt that asks for both.
-Writes benchmarks/results/composition, a file a pair and draw, so it goes on where it stopped, and composition.json.
+Writes composition.json and benchmarks/results/composition, a file a pair and draw, so it goes on where it stopped and
+may be shared by several processes (--only).
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--only", nargs="+", type=int, metavar="PAIR", help="make these alone (0 to 3), and no summary")
     options = parser.parse_args()
     model = lineas.load(dtype="float32")
     judges = {
@@ -66,10 +68,12 @@ def main() -> None:
 
     rows: list[dict] = []
     asked = {"seeds": options.seeds, "samples": SAMPLES, "gammas": GAMMAS, "sites": SITES}
-    for first, second in PAIRS:
+    for first, second in PAIRS if options.only is None else [PAIRS[number] for number in options.only]:
         rows += kept("composition", f"{first}-{second}", asked, unlearned, first, second)
         for number in range(options.draws):
             rows += kept("composition", f"{first}-{second}-{number}", asked, learned, first, second, number)
+    if options.only:
+        return
     save("composition", {"about": about(), "options": vars(options), "summary": summary(rows)})
     for line in summary(rows):
         print(line)

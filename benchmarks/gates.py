@@ -1,11 +1,12 @@
 """Gates: at equal toxicity, does an intervention that acts token by token damage neutral text less?
 
-    python benchmarks/gates.py [--draws 4] [--prompts 500] [--neutral 300]
+    python benchmarks/gates.py [--draws 4] [--prompts 500] [--neutral 300] [--only 0 1 ...]
 
 LinEAS on 32 + 32 Jigsaw sentences (upper two thirds of the layers, as in detoxification.py), gated by the toxic
 sentences against 64 Wikipedia sentences, beside the same without gates, at strengths up to 2. Judged as in sparsity.py;
 at the toxicity that the ungated intervention has at strength 1, interpolated, perplexity and divergence are compared
-draw by draw. Writes benchmarks/results/gates, a file a draw, so it goes on where it stopped, and gates.json.
+draw by draw. Writes gates.json and benchmarks/results/gates, a file a draw, so it goes on where it stopped and may be
+shared by several processes (--only).
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--neutral", type=int, default=300)
+    parser.add_argument("--only", nargs="+", type=int, metavar="DRAW", help="make these alone, and no summary")
     options = parser.parse_args()
     model = lineas.load(dtype="float32")
     jigsaw = {side: read_prompts(f"{DATA}/jigsaw/{side}.jsonl:text") for side in ("toxic", "nontoxic")}
@@ -73,7 +75,11 @@ def main() -> None:
 
     asked = {"strengths": STRENGTHS, "sites": UPPER_NORMS, "prompts": options.prompts, "neutral": options.neutral}
     asked = json.loads(json.dumps(asked))
-    draws = [kept("gates", f"draw-{number}", asked, compared, number) for number in range(options.draws)]
+    draws = [
+        kept("gates", f"draw-{number}", asked, compared, number) for number in options.only or range(options.draws)
+    ]
+    if options.only:
+        return
     save("gates", {"about": about(), "options": vars(options), "summary": summary(draws)})
     print(summary(draws))
 
