@@ -1,6 +1,6 @@
 """How sparse an intervention may be: LinEAS along gamma on Jigsaw, judged by toxicity and perplexity.
 
-    python benchmarks/sparsity.py [--seeds 4] [--prompts 500] [--neutral 200] [--steps 40] [--jobs 1]
+    python benchmarks/sparsity.py [--seeds 4] [--prompts 500] [--neutral 200] [--steps 40] [--jobs 1] [--only 0 1 ...]
 
 For each draw of 32 + 32 sentences a path of maps from sparse to dense, each beginning where the one before it ended:
 with the sparse group lasso, and with single neurons alone (lambda_g = 0), where each support is also learned once more
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--dtype", default="float32", help="one for all points, on whatever machine they are made")
+    parser.add_argument("--only", nargs="+", type=int, metavar="DRAW", help="make these alone, and no summary")
     options = parser.parse_args()
     jigsaw = {side: read_prompts(f"{DATA}/jigsaw/{side}.jsonl:text") for side in ("toxic", "nontoxic")}
     wikipedia = draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), OFFSET + options.neutral, 0)
@@ -72,11 +73,11 @@ def main() -> None:
         "lineas-neurons": lineas.LinEAS(steps=options.steps, lambda_g=0.0),
         "lin-act": lineas.LinAcT(),
     }
-    asked = {key: value for key, value in vars(options).items() if key != "jobs"}
+    asked = {key: value for key, value in vars(options).items() if key not in ("jobs", "only")}
     asked |= {"gammas": {name: list(gammas) for name, gammas in GAMMAS.items()}, "sites": UPPER_NORMS}
     folder = RUNS / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
     jobs = [Job(folder, options.model, None, "untouched", (), (), 0, (), measures, dtype=options.dtype)]
-    for seed in range(options.seeds):
+    for seed in options.only or range(options.seeds):
         source, target = (draw(jigsaw[side], options.samples, OTHER + seed) for side in ("toxic", "nontoxic"))
         jobs += [
             Job(
@@ -93,6 +94,8 @@ def main() -> None:
         for job in missing:
             result = {"about": about(), "options": asked, "points": points(job.place)}
             write_text(RESULTS / "sparsity" / f"{job.place.name}.json", json.dumps(result, indent=1) + "\n")
+    if options.only:
+        return
     rows = [row for job in jobs for row in points(job.place)]
     lines = summary(rows, EFFECT)
     told = [asdict(line) | {"against_dense": against_dense(line, rows)} for line in lines]
