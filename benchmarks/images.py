@@ -7,9 +7,10 @@ each draw of 32 + 32 prompts every method learns at all norms of the U-Net; its 
 several strengths, with activations pooled by their mean and by their largest pixel. At the strength at which the
 judge sees the concept in 80 % of the pictures (in 20 % where it is removed), interpolated, methods are compared by
 what is left of the untouched pictures (img_score). Then LinEAS with the sparse group lasso, as in the paper's table on
-gamma. Each concept and each gamma is a part of its own in benchmarks/results/images, so that two processes may share
-them and a run goes on where it stopped. Writes benchmarks/results/images.json and docs/images/fronts.png of a run with
-all concepts, and docs/images/gamma.png of one with everything.
+gamma, of a style by the mean and of the removal by the largest pixel. Each concept and each gamma is a part of its own
+in benchmarks/results/images, so that two processes may share them and a run goes on where it stopped. Writes
+benchmarks/results/images.json and docs/images/fronts.png of a run with all concepts, and docs/images/gamma.png and
+sun-gamma.png of one with everything.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ CONCEPTS = {concept.split()[-1]: concept for concept in (*STYLES, REMOVED)}
 LEVEL = 0.8
 """The effect at which methods are compared; 1 - LEVEL where a thing is removed."""
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-GAMMAS = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+PATHS: dict[str, tuple[str, Pooling, tuple[float, ...]]] = {
+    "gamma": (STYLES[0], "mean", (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
+    "sun-gamma": (REMOVED, "max", (0.0, 3e-4, 1e-3, 3e-3, 1e-2)),
+}
+"""Concept, pooling and weights of the penalty, by the beginning of their parts' names."""
 POOLINGS: tuple[Pooling, ...] = ("mean", "max")
 GAMMA_STEPS = 60
 PAINTED = 4
@@ -95,7 +100,8 @@ def main() -> None:
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=48)
-    every = [*CONCEPTS, *(f"gamma-{gamma:g}" for gamma in GAMMAS)]
+    points = {f"{name}-{gamma:g}": (name, gamma) for name, (_, _, gammas) in PATHS.items() for gamma in gammas}
+    every = [*CONCEPTS, *points]
     parser.add_argument("--parts", nargs="+", default=every, choices=every, metavar="PART", help=", ".join(every))
     options = parser.parse_args()
     model = lineas.load(options.model)
@@ -103,15 +109,18 @@ def main() -> None:
     asked["weights"] = fingerprint(model.network)
     made = {}
     for part in options.parts:
-        make, given = (compare, CONCEPTS[part]) if part in CONCEPTS else (penalised, float(part.partition("-")[2]))
-        made[part] = kept("images", part, asked, make, model, options.draws, options.prompts, given)
+        make, given = (compare, [CONCEPTS[part]]) if part in CONCEPTS else (penalised, points[part])
+        made[part] = kept("images", part, asked, make, model, options.draws, options.prompts, *given)
     if made.keys() >= CONCEPTS.keys():
         curves = [curve for part in CONCEPTS for curve in made[part]]
-        gammas = [row for part in every if part in made and part not in CONCEPTS for row in made[part]]
-        save("images", {"about": about(), "options": asked, "summary": summary(curves), "gamma": gammas})
+        paths = {
+            name: [row for part in points if points[part][0] == name for row in made.get(part, [])] for name in PATHS
+        }
+        save("images", {"about": about(), "options": asked, "summary": summary(curves), "paths": paths})
         plot(curves, IMAGES / "fronts.png")
     if made.keys() == set(every):
-        paint(model, options.prompts)
+        for name in PATHS:
+            paint(model, options.prompts, name)
 
 
 def compare(model: Any, draws: int, prompts: int, concept: str) -> list[dict]:
@@ -152,40 +161,40 @@ def summary(curves: list[dict]) -> list[dict]:
     return lines
 
 
-def penalised(model: Any, draws: int, prompts: int, gamma: float) -> list[dict]:
+def penalised(model: Any, draws: int, prompts: int, name: str, gamma: float) -> list[dict]:
     """Support, effect and faithfulness of LinEAS at strength 1 in every draw."""
     found = []
     for draw in range(draws):
-        learned, drawn = learned_with(model, gamma, draw, prompts)
-        rows = curve(model, learned, PicturePlan(drawn, STYLES[0], judge(model.judge), batch_size=32), (1.0,))
+        learned, drawn = learned_with(model, name, gamma, draw, prompts)
+        rows = curve(model, learned, PicturePlan(drawn, PATHS[name][0], judge(model.judge), batch_size=32), (1.0,))
         found.append({"gamma": gamma, "draw": draw, "support": learned.support(), **rows[-1]})
     print(gamma, {key: float(np.mean([row[key] for row in found])) for key in ("support", "concept", "img_score")})
     return found
 
 
-def learned_with(model: Any, gamma: float, draw: int, prompts: int) -> tuple[lineas.Intervention, list[str]]:
-    """The night, learned or as it was learned before, and what is drawn."""
-    source, target, drawn = sides(STYLES[0], draw, prompts)
-    folder = RUNS / f"{fingerprint(model.network)[:8]}-gamma-{gamma:g}-{draw}"
+def learned_with(model: Any, name: str, gamma: float, draw: int, prompts: int) -> tuple[lineas.Intervention, list[str]]:
+    """A point of a path, learned or as it was learned before, and what is drawn."""
+    concept, pooling, _ = PATHS[name]
+    source, target, drawn = sides(concept, draw, prompts)
+    folder = RUNS / f"{fingerprint(model.network)[:8]}-{name}-{gamma:g}-{draw}"
     if folder.exists():
         return lineas.Intervention.load(folder), drawn
     method = lineas.LinEAS(gamma=gamma, steps=GAMMA_STEPS)
-    learned = lineas.learn(model, source, target, method, seed=draw, progress=False)
+    learned = lineas.learn(model, source, target, method, seed=draw, pooling=pooling, progress=False)
     learned.save(folder)
     return learned, drawn
 
 
-def paint(model: Any, prompts: int) -> None:
+def paint(model: Any, prompts: int, name: str) -> None:
     """What the first draw makes of some prompts, a column a gamma."""
-    columns = []
-    for gamma in GAMMAS:
-        learned, drawn = learned_with(model, gamma, 0, prompts)
+    columns, gammas = [], PATHS[name][2]
+    for gamma in gammas:
+        learned, drawn = learned_with(model, name, gamma, 0, prompts)
         with lineas.steer(model, learned):
             columns.append(model.generate(drawn[:PAINTED]))
     columns.append(model.generate(drawn[:PAINTED]))
-    strip(list(zip(*columns)), drawn[:PAINTED], [*(f"gamma {g:g}" for g in GAMMAS), "untouched"]).save(
-        IMAGES / "gamma.png"
-    )
+    labels = [*(f"gamma {gamma:g}" for gamma in gammas), "untouched"]
+    strip(list(zip(*columns)), drawn[:PAINTED], labels).save(IMAGES / f"{name}.png")
 
 
 def plot(curves: list[dict], path: Path) -> None:

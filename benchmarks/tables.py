@@ -49,14 +49,13 @@ def images() -> str:
         f"Likeness to the untouched pictures, %, at the strength at which the judge takes 80 % of {options['prompts']} "
         f"pictures for the concept (sun: 20 %), up to strength 2; mean ± deviation of {options['draws']} draws of 32 + "
         "32 prompts; in brackets how many of them get there, where not all do.",
-        "",
-        "| gamma | neurons touched | taken for night at strength 1 | likeness |",
-        "| --- | --- | --- | --- |",
     ]
-    for gamma in dict.fromkeys(row["gamma"] for row in result["gamma"]):
-        mine = [row for row in result["gamma"] if row["gamma"] == gamma]
-        support, concept, likeness = (mean(row[key] for row in mine) for key in ("support", "concept", "img_score"))
-        lines.append(f"| {gamma:g} | {100 * support:.1f} % | {100 * concept:.0f} % | {likeness:.1f} % |")
+    for name, judged in (("gamma", "taken for night"), ("sun-gamma", "a sun is seen")):
+        lines += ["", f"| gamma | neurons touched | {judged} at strength 1 | likeness |", "| --- | --- | --- | --- |"]
+        for gamma in dict.fromkeys(row["gamma"] for row in result["paths"][name]):
+            mine = [row for row in result["paths"][name] if row["gamma"] == gamma]
+            support, concept, likeness = (mean(row[key] for row in mine) for key in ("support", "concept", "img_score"))
+            lines.append(f"| {gamma:g} | {100 * support:.1f} % | {100 * concept:.0f} % | {likeness:.1f} % |")
     return "\n".join([*lines, "", _made_by("images")])
 
 
