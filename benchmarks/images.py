@@ -76,13 +76,14 @@ def sides(concept: str, draw: int, prompts: int) -> tuple[list[str], list[str], 
     return source, target, world.descriptions(prompts, 7, **kinds[0])
 
 
-def at_level(rows: list[dict], concept: str) -> dict[str, float] | None:
-    """Strength and faithfulness where the effect is first reached, interpolated; None where it is not."""
+def at_level(rows: list[dict], concept: str, effect: float = LEVEL) -> dict[str, float] | None:
+    """Strength and faithfulness where an effect is first reached, interpolated; None where it is not."""
     sign = -1 if concept == REMOVED else 1
-    level = 1 - LEVEL if concept == REMOVED else LEVEL
+    level = 1 - effect if concept == REMOVED else effect
     for before, after in pairwise(rows):
         if sign * (after["concept"] - level) >= 0:
-            share = (level - before["concept"]) / (after["concept"] - before["concept"])
+            apart = after["concept"] - before["concept"]
+            share = (level - before["concept"]) / apart if apart else 0.0
             return {name: before[name] + share * (after[name] - before[name]) for name in ("strength", "img_score")}
     return None
 
@@ -170,6 +171,15 @@ def penalised(model: Any, draws: int, prompts: int, name: str, gamma: float) -> 
         found.append({"gamma": gamma, "draw": draw, "support": learned.support(), **rows[-1]})
     print(gamma, {key: float(np.mean([row[key] for row in found])) for key in ("support", "concept", "img_score")})
     return found
+
+
+def dense_there(curves: list[dict], row: dict, name: str) -> float | None:
+    """What LinEAS without a penalty leaves of the pictures, at the strength at which it has the same effect."""
+    concept, pooling, _ = PATHS[name]
+    kind = (concept, "LinEAS", pooling, row["draw"])
+    (rows,) = (one["rows"] for one in curves if (one["concept"], one["method"], one["pooling"], one["draw"]) == kind)
+    there = at_level(rows, concept, 1 - row["concept"] if concept == REMOVED else row["concept"])
+    return there and there["img_score"]
 
 
 def learned_with(model: Any, name: str, gamma: float, draw: int, prompts: int) -> tuple[lineas.Intervention, list[str]]:

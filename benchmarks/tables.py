@@ -51,11 +51,17 @@ def images() -> str:
         "32 prompts; in brackets how many of them get there, where not all do.",
     ]
     for name, judged in (("gamma", "taken for night"), ("sun-gamma", "a sun is seen")):
-        lines += ["", f"| gamma | neurons touched | {judged} at strength 1 | likeness |", "| --- | --- | --- | --- |"]
+        lines += [
+            "",
+            f"| gamma | neurons touched | {judged} at strength 1 | likeness | of the dense one at that effect |",
+            "|" + " --- |" * 5,
+        ]
         for gamma in dict.fromkeys(row["gamma"] for row in result["paths"][name]):
             mine = [row for row in result["paths"][name] if row["gamma"] == gamma]
             support, concept, likeness = (mean(row[key] for row in mine) for key in ("support", "concept", "img_score"))
-            lines.append(f"| {gamma:g} | {100 * support:.1f} % | {100 * concept:.0f} % | {likeness:.1f} % |")
+            dense = [row["dense"] for row in mine]
+            same = "" if None in dense else f"{mean(dense):.1f} %"
+            lines.append(f"| {gamma:g} | {100 * support:.1f} % | {100 * concept:.0f} % | {likeness:.1f} % | {same} |")
     return "\n".join([*lines, "", _made_by("images")])
 
 
