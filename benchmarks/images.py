@@ -114,9 +114,10 @@ def main() -> None:
         made[part] = kept("images", part, asked, make, model, options.draws, options.prompts, *given)
     if made.keys() >= CONCEPTS.keys():
         curves = [curve for part in CONCEPTS for curve in made[part]]
-        paths = {
-            name: [row for part in points if points[part][0] == name for row in made.get(part, [])] for name in PATHS
-        }
+        paths = {}
+        for name in PATHS:
+            rows = [row for part in points if points[part][0] == name for row in made.get(part, [])]
+            paths[name] = [row | {"dense": dense_there(curves, row, name)} for row in rows]
         save("images", {"about": about(), "options": asked, "summary": summary(curves), "paths": paths})
         plot(curves, IMAGES / "fronts.png")
     if made.keys() == set(every):
