@@ -83,7 +83,7 @@ def at_level(rows: list[dict], concept: str, effect: float = LEVEL) -> dict[str,
     for before, after in pairwise(rows):
         if sign * (after["concept"] - level) >= 0:
             apart = after["concept"] - before["concept"]
-            share = (level - before["concept"]) / apart if apart else 0.0
+            share = max(0.0, (level - before["concept"]) / apart) if apart else 0.0
             return {name: before[name] + share * (after[name] - before[name]) for name in ("strength", "img_score")}
     return None
 

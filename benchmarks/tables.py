@@ -62,6 +62,10 @@ def images() -> str:
             dense = [row["dense"] for row in mine]
             same = "" if None in dense else f"{mean(dense):.1f} %"
             lines.append(f"| {gamma:g} | {100 * support:.1f} % | {100 * concept:.0f} % | {likeness:.1f} % | {same} |")
+    lines += [
+        "",
+        "The dense one is that of the first table, turned down; empty where it does not have the effect in all draws.",
+    ]
     return "\n".join([*lines, "", _made_by("images")])
 
 
