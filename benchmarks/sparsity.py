@@ -4,13 +4,13 @@
 
 For each draw of 32 + 32 sentences a path of maps from sparse to dense, each beginning where the one before it ended:
 with the sparse group lasso, and with single neurons alone (lambda_g = 0), where each support is also learned once more
-without the penalty; Lin-AcT, which has no gamma, beside them. Maps may sit at the norms of the upper two thirds of the
-layers, as in detoxification.py: on all layers the lasso takes the neurons of the lowest, which damage most. Judged are
-continuations of RealToxicityPrompts (alt-profanity-check) and the perplexity of Wikipedia sentences. Every line is
-compared with the dense one of the same draw: what it keeps of its effect on the mean toxicity, and how much more or
-less it damages. The points of every draw and method go to benchmarks/results/sparsity when they are complete, so that
-this may be run in parts; what is learned is kept in benchmarks/runs. Writes benchmarks/results/sparsity.json and
-docs/sparsity.png when all are there.
+without the penalty. Beside them a dense run of its own, also turned down, and Lin-AcT, which has no gamma. Maps may sit
+at the norms of the upper two thirds of the layers, as in detoxification.py: on all layers the lasso takes the neurons of
+the lowest, which damage most. Judged are continuations of RealToxicityPrompts (alt-profanity-check) and the perplexity
+of Wikipedia sentences. Every line is compared with the dense run of the same draw: what it keeps of its effect on the
+mean toxicity, and how much more or less it damages. The points of every draw and method go to
+benchmarks/results/sparsity when they are complete, so that this may be run in parts; what is learned is kept in
+benchmarks/runs. Writes benchmarks/results/sparsity.json and docs/sparsity.png when all are there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -41,6 +41,9 @@ GAMMAS = {
     "lin-act": (),
 }
 """Of every method, weights of its penalty: from the dense end to where little is left."""
+DENSE = "dense"
+STRENGTHS = (0.5, 0.75, 1.0)
+"""Of the dense run: turned down it is to be compared at equal effect."""
 OFFSET = 664
 """The first prompts and sentences are those on which recipes were chosen, and on which LoFIT-RL is trained."""
 OTHER = 200
@@ -87,6 +90,7 @@ def main() -> None:
             )
             for name, recipe in recipes.items()
         ]  # fmt: skip
+        jobs.append(replace(jobs[-len(recipes)], name=DENSE, gammas=(0.0,), strengths=STRENGTHS))
     for start in range(0, len(jobs), options.jobs):
         some = jobs[start : start + options.jobs]
         missing = [job for job in some if not restored(job, asked)]
@@ -106,13 +110,13 @@ def main() -> None:
 
 
 def against_dense(line: Line, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean and deviation over draws of a line's share of the dense one's effect, and of the difference in damage."""
-    values = {(row["method"], row["gamma"], row["refit"], row["seed"]): row["values"] for row in rows}
-    before = values["untouched", None, False, 0]
+    """Mean and deviation over draws of a line's share of the dense run's effect, and of the difference in damage."""
+    values = {(row["method"], row["gamma"], row["refit"], row["strength"], row["seed"]): row["values"] for row in rows}
+    before = values["untouched", None, False, 1.0, 0]
     found: dict[str, list[float]] = {"kept": [], "perplexity": [], "kl": []}
     for (*kind, seed), mine in values.items():
-        if kind == [line.method, line.gamma, line.refit]:
-            dense = values["lineas", 0.0, False, seed]
+        if kind == [line.method, line.gamma, line.refit, line.strength]:
+            dense = values[DENSE, 0.0, False, 1.0, seed]
             found["kept"].append((before[EFFECT] - mine[EFFECT]) / (before[EFFECT] - dense[EFFECT]))
             for damage in ("perplexity", "kl"):
                 found[damage].append(mine[damage] - dense[damage])

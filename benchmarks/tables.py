@@ -6,6 +6,7 @@ import json
 from statistics import mean
 
 from record import RESULTS
+from sparsity import DENSE
 
 from lineas.sweeping.summary import Line
 
@@ -219,19 +220,25 @@ def serving() -> str:
     return "\n".join(lines)
 
 
+KEPT = 0.8
+"""What of the dense intervention's effect a smaller one has to keep."""
+
+
 def sparsity() -> str:
     """The table of LinEAS along gamma, against the dense intervention of the same draw."""
     result = json.loads((RESULTS / "sparsity.json").read_text())
+    chosen = _smallest(result["lines"])
     lines = [
         "| gamma | neurons touched | mean score | kept of the dense effect | perplexity | against dense | divergence |",
         "|" + " --- |" * 7,
     ]
     for line in result["lines"]:
         values, (kept, more) = line["values"], (line["against_dense"][name] for name in ("kept", "perplexity"))
+        label = Line(*(line[key] for key in ("method", "gamma", "refit", "strength", "seeds"))).label
         learned = line["method"] != "untouched"
         cells = [
-            Line(*(line[key] for key in ("method", "gamma", "refit", "strength", "seeds"))).label,
-            f"{100 * values['support']:.1f} %" if learned else "",
+            f"**{label}**" if line == chosen else label,
+            f"{100 * values['support']:.1f} % ± {100 * line['deviations']['support']:.1f}" if learned else "",
             f"{values['toxic_score']:.4f}",
             f"{100 * kept['mean']:.0f} % ± {100 * kept['deviation']:.0f}" if learned else "",
             f"{values['perplexity']:.1f}",
@@ -239,7 +246,34 @@ def sparsity() -> str:
             f"{values['kl']:.3f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _made_by("sparsity")])
+    draws = result["options"]["seeds"]
+    told = f"In bold: the smallest support that keeps {100 * KEPT:.0f} % of the dense effect. Means of {draws} draws."
+    return "\n".join([*lines, "", told, "", _made_by("sparsity")])
+
+
+def sparse() -> str:
+    """What the smallest support does that does most of the work, in a sentence."""
+    result = json.loads((RESULTS / "sparsity.json").read_text())
+    one = _smallest(result["lines"])
+    before, dense = (
+        next(line["values"] for line in result["lines"] if (line["method"], line["gamma"], line["strength"]) == kind)
+        for kind in (("untouched", None, 1.0), (DENSE, 0.0, 1.0))
+    )
+    kept, values = one["against_dense"]["kept"], one["values"]
+    draws = result["options"]["seeds"]
+    return (
+        f"On SmolLM2 and Jigsaw, {100 * values['support']:.1f} % of the neurons keep {100 * kept['mean']:.0f} % ± "
+        f"{100 * kept['deviation']:.0f} of what all of them do to the mean toxicity ({draws} draws), at "
+        f"a perplexity of {values['perplexity']:.1f} instead of {dense['perplexity']:.1f} (untouched: "
+        f"{before['perplexity']:.1f}): gamma {one['gamma']:g} on single neurons{', refitted' * one['refit']}.\n\n"
+        + _made_by("sparsity")
+    )
+
+
+def _smallest(lines: list[dict]) -> dict:
+    """Of LinEAS's lines that keep enough of the dense effect the one of the smallest support."""
+    enough = [line for line in lines if line["against_dense"]["kept"]["mean"] >= KEPT]
+    return min(enough, key=lambda line: line["values"]["support"])
 
 
 def composition() -> str:
