@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from console import SOURCE, TARGET, check_refused, run
+from console import LEARN, SOURCE, TARGET, check_refused, run
 
 import lineas
 from lineas import LinAcT, LinEAS
@@ -259,6 +259,22 @@ def test_the_command_line_sweeps_chooses_and_goes_on(judged: Path, capsys: pytes
     assert all(file.stat().st_mtime_ns == at for file, at in before.items() if "chosen" not in str(file))
 
 
+def test_single_neurons_are_selected_where_whole_sites_weigh_nothing(
+    judged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (*SWEEP, "--gamma", "3e-3", "--lambda-g", "0")
+    code, _, _ = run(capsys, *asked)
+    assert code == 0
+    (point,) = json.loads((judged / "s" / "sweep.json").read_text())["points"][1:]
+    swept = lineas.Intervention.load(judged / "s" / point["folder"])
+    same = (*LEARN[:-2], "--steps", "6", "--dtype", "float32", "--gamma", "3e-3")
+    run(capsys, *same, "--lambda-g", "0", "--out", "alone")
+    alone = lineas.Intervention.load("alone")
+    assert swept.support() == alone.support() == point["support"] > 0
+    run(capsys, *same, "--out", "grouped")
+    assert lineas.Intervention.load("grouped").support() != swept.support()
+
+
 def test_pictures_are_swept_by_what_they_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sides = ("--source", "lineas:night/source", "--target", "lineas:night/target", "--samples", "4")
     judging = ("--prompts", "lineas:night/prompts", "--limit", "4", "--shows", "at night", "--out", str(tmp_path / "s"))
@@ -285,6 +301,8 @@ WRONG = [
     (("--gamma", "1e-3", "1e-3"), "each once"),
     (("--strength", "0", "1"), "takes numbers other than 0, not 0 1"),
     (("--method", "lineas,magic"), "not 'magic'"),
+    (("--method", "lin-act", "--lambda-g", "0"), "lineas's, which is not among the methods lin-act"),
+    (("--lambda-g", "-1"), "lambda_g"),
     (("--evaluate", "beauty"), "toxicity, perplexity, concept, not 'beauty'"),
     (("--evaluate", "concept"), "evaluating concept needs --shows"),
     (("--seeds", "0"), "--seeds must be at least 1"),

@@ -57,6 +57,10 @@ def sweep(
     seeds: Annotated[int, typer.Option(help="Draws of the prompts, each a path of its own.")] = 1,
     samples: Annotated[int | None, typer.Option(help="Prompts a side of every draw; default: all.")] = None,
     steps: Annotated[int, typer.Option(help="Of the first solution; the others share twice as many.")] = 60,
+    lambda_1: Annotated[float | None, typer.Option("--lambda-1", help="Weight of single neurons in it; 1.")] = None,
+    lambda_g: Annotated[
+        float | None, typer.Option("--lambda-g", help="Weight of whole groups in it; 1. With 0 supports are smallest.")
+    ] = None,
     sites: Annotated[str | None, typer.Option(metavar="REGEX", help="Modules that carry maps.")] = None,
     refit: Annotated[bool, typer.Option("--refit", help="Learn every support once more without the penalty.")] = False,
     strength: Annotated[
@@ -90,7 +94,10 @@ def sweep(
     if not 0 <= tolerance < 1:
         raise LineasError(f"--tolerance is a share from 0 to below 1, not {tolerance:g}.")
     names = [name.strip() for name in method.split(",") if name.strip()] or [method]
-    recipes = {name: method_of(name, {"steps": steps} if name == "lineas" else {}) for name in names}
+    penalty = {"lambda_1": lambda_1, "lambda_g": lambda_g}
+    if "lineas" not in names and penalty != dict.fromkeys(penalty):
+        raise LineasError(f"--lambda-1 and --lambda-g are lineas's, which is not among the methods {', '.join(names)}.")
+    recipes = {name: method_of(name, {"steps": steps, **penalty} if name == "lineas" else {}) for name in names}
     gammas, strengths = check_gammas(gamma or GAMMAS), sorted(set(strength or (1.0,)))
     if any(not math.isfinite(s) or s == 0 for s in strengths):
         raise LineasError(f"--strength takes numbers other than 0, not {' '.join(f'{s:g}' for s in strengths)}.")
@@ -110,6 +117,7 @@ def sweep(
         "gamma": gammas,
         "methods": names,
         "steps": steps,
+        **penalty,
         "refit": refit,
         "strengths": strengths,
         "options": options,
