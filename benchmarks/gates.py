@@ -3,10 +3,11 @@
     python benchmarks/gates.py [--draws 4] [--prompts 500] [--neutral 300] [--only 0 1 ...]
 
 LinEAS on 32 + 32 Jigsaw sentences (upper two thirds of the layers, as in detoxification.py), gated by the toxic
-sentences against 64 Wikipedia sentences, beside the same without gates, at strengths up to 2. Judged as in sparsity.py;
-at the toxicity that the ungated intervention has at strength 1, interpolated, perplexity and divergence are compared
-draw by draw. Writes gates.json and benchmarks/results/gates, a file a draw, so it goes on where it stopped and may be
-shared by several processes (--only).
+sentences against 64 Wikipedia sentences, beside the same without gates, at strengths up to 2. Judged as in sparsity.py,
+and by the damage to civil comments of Jigsaw too: neutral text that is not what the gates were learned against. At the
+toxicity that the ungated intervention has at strengths 0.5, 0.75 and 1, interpolated, damage is compared draw by draw.
+Writes gates.json and benchmarks/results/gates, a file a draw, so it goes on where it stopped and may be shared by
+several processes (--only).
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from sparsity import OFFSET
 
 import lineas
 from lineas.evaluation.classifiers import PROFANITY, classifier
+from lineas.evaluation.perplexity import damages
 from lineas.evaluation.records import Plan
 from lineas.evaluation.run import evaluate
-from lineas.evaluation.systems import Steered, Untouched
+from lineas.evaluation.systems import Steered, System, Untouched
 from lineas.learning import gate
 from lineas.prompts import draw, read_prompts
 
@@ -33,7 +35,8 @@ OTHER = 300
 """The seed of the first draw of Jigsaw's sentences, apart from those of the other benchmarks."""
 CONTROLS = 64
 """Wikipedia sentences that gates are learned against; those that are judged come after them."""
-MEASURES = ("toxic", "toxic_score", "perplexity", "kl")
+DAMAGES = ("perplexity", "kl", "comments_perplexity", "comments_kl")
+MEASURES = ("toxic", "toxic_score", *DAMAGES)
 
 
 def at_score(rows: list[dict], score: float) -> dict[str, float] | None:
@@ -62,16 +65,26 @@ def main() -> None:
 
     def compared(number: int) -> dict:
         source, target = (draw(jigsaw[side], 32, OTHER + number) for side in ("toxic", "nontoxic"))
+        others = [text for text in jigsaw["nontoxic"] if text not in set(target)]
+        comments = draw(others, options.neutral, OTHER + number)
         plain = lineas.learn(model, source, target, sites=UPPER_NORMS, seed=number, progress=False)
         both = {"ungated": plain, "gated": gate(model, plain, source, control)}
         told: dict = {"draw": number, "gate": both["gated"].facts["gate"]["area"]}
         for name, intervention in both.items():
             systems = [Untouched(), *(Steered(name, intervention, s) for s in STRENGTHS[name])]
             found = evaluate(model, systems, plan, Path(__file__).parent / "runs" / "gates").rows
-            told[name] = [{"strength": row.strength, **row.values} for row in found]
-        whole = told["ungated"][-1]
-        told["equal"] = {"ungated": whole, "gated": at_score(told["gated"], whole["toxic_score"])}
+            told[name] = [
+                {"strength": row.strength, **row.values, **on_comments(system, comments)}
+                for row, system in zip(found, systems)
+            ]
+        told["equal"] = [
+            {"ungated": one, "gated": at_score(told["gated"], one["toxic_score"])} for one in told["ungated"][1:]
+        ]
         return told
+
+    def on_comments(system: System, comments: list[str]) -> dict[str, float]:
+        found = damages(model, lambda: system.applied(model), comments)
+        return dict(zip(DAMAGES[2:], map(mean, found)))
 
     asked = {"strengths": STRENGTHS, "sites": UPPER_NORMS, "prompts": options.prompts, "neutral": options.neutral}
     asked = json.loads(json.dumps(asked))
@@ -85,15 +98,20 @@ def main() -> None:
 
 
 def summary(draws: list[dict]) -> dict:
-    """Means over the draws in which the gated one reaches the other's toxicity, and the differences of damage."""
-    equal = [one["equal"] for one in draws if one["equal"]["gated"]]
-    found: dict = {"draws": len(draws), "reached": len(equal), "area": mean(one["gate"] for one in draws)}
-    for name in ("ungated", "gated"):
-        found[name] = {key: mean(one[name][key] for one in equal) for key in ("strength", *MEASURES)} if equal else None
-    for key in ("perplexity", "kl"):
-        gaps = [one["gated"][key] - one["ungated"][key] for one in equal]
-        if gaps:
-            found[f"{key}_gap"] = {"mean": mean(gaps), "deviation": stdev(gaps) if len(gaps) > 1 else None}
+    """By the ungated strength, means over the draws in which the gated one gets there, and the gaps in damage."""
+    found: dict = {"area": mean(one["gate"] for one in draws), "equal": []}
+    for place, strength in enumerate(STRENGTHS["ungated"]):
+        equal = [one["equal"][place] for one in draws if one["equal"][place]["gated"]]
+        line: dict = {"strength": strength, "draws": len(draws), "reached": len(equal)}
+        if equal:
+            for name in ("ungated", "gated"):
+                line[name] = {key: mean(one[name][key] for one in equal) for key in ("strength", *MEASURES)}
+            gaps = {key: [one["gated"][key] - one["ungated"][key] for one in equal] for key in DAMAGES}
+            line["gaps"] = {
+                key: {"mean": mean(some), "deviation": stdev(some) if len(some) > 1 else None}
+                for key, some in gaps.items()
+            }
+        found["equal"].append(line)
     return found
 
 
