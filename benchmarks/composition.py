@@ -4,9 +4,10 @@
 
 On SmolLM2-135M-Instruct, for pairs of the sentence sets that come with lineas. Continuations of neutral openings are
 judged by a classifier of each concept, fitted on the two sides of its set: how many show the first, the second, both;
-and the perplexity of neutral sentences. Ways: one after the other in both orders (`then`), their changes added (`mix`),
-the second learned on top of the first in both orders (`learn(on=...)`), each without a penalty and with the sparse
-group lasso; one intervention learned from all sentences of both concepts at once; and a prompt that asks for both.
+and the damage to neutral sentences. Ways: one after the other in both orders (`then`), their changes added (`mix`), one
+learned on top of the other in both orders (`learn(on=...)`), of LinEAS without a penalty, with the sparse group lasso,
+and with single neurons penalised and refitted; Lin-AcT; one intervention learned from all sentences of both concepts at
+once; and a prompt that asks for both.
 Writes composition.json and benchmarks/results/composition, a file a pair and draw, so it goes on where it stopped and
 may be shared by several processes (--only).
 """
@@ -14,21 +15,29 @@ may be shared by several processes (--only).
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from statistics import mean, stdev
 
 from record import about, kept, save
 
 import lineas
 from lineas.evaluation.classifiers import Classifier, fitted
-from lineas.evaluation.perplexity import perplexities
+from lineas.evaluation.perplexity import damages
+from lineas.learning import Method
 from lineas.prompts import draw, read_prompts
 
 PAIRS = (("archaic", "cheerful"), ("seafaring", "cheerful"), ("formal", "cheerful"), ("archaic", "polite"))
 SITES = r"model\.layers\.(1[5-9]|2\d)\.post_attention_layernorm"
-GAMMAS = {"dense": 0.0, "sparse": 1e-4}
-SAMPLES = 32
+METHODS: dict[str, Method] = {
+    "lin-act": lineas.LinAcT(),
+    "dense": lineas.LinEAS(),
+    "group lasso": lineas.LinEAS(gamma=1e-4, steps=40),
+    "neurons": lineas.LinEAS(gamma=5e-4, lambda_g=0.0, steps=40, refit=True),
+}
+SAMPLES = 24
 """Sentences a side of every draw, of 48."""
 ASKED = {
     "archaic": "in archaic English",
@@ -67,7 +76,8 @@ def main() -> None:
         ]
 
     rows: list[dict] = []
-    asked = {"seeds": options.seeds, "samples": SAMPLES, "gammas": GAMMAS, "sites": SITES}
+    methods = {name: asdict(method) for name, method in METHODS.items()}
+    asked = json.loads(json.dumps({"seeds": options.seeds, "samples": SAMPLES, "methods": methods, "sites": SITES}))
     for first, second in PAIRS if options.only is None else [PAIRS[number] for number in options.only]:
         rows += kept("composition", f"{first}-{second}", asked, unlearned, first, second)
         for number in range(options.draws):
@@ -87,16 +97,17 @@ def ways(model: lineas.TextModel, first: str, second: str, seed: int) -> Iterato
         return source, target
 
     both = tuple([*a, *b] for a, b in zip(sides(first), sides(second)))
-    for kind, gamma in GAMMAS.items():
-        method = lineas.LinEAS(gamma=gamma, steps=60 if gamma else 20)
+    for kind, method in METHODS.items():
         one, other = (lineas.learn(model, *sides(name), method, SITES, seed) for name in (first, second))
         yield f"{kind}, then", one.then(other)
-        yield f"{kind}, mix", lineas.mix({one: 1.0, other: 1.0})
-        yield f"{kind}, learned on top", one.then(lineas.learn(model, *sides(second), method, SITES, seed, on=one))
-        yield (
-            f"{kind}, learned on top, other order",
-            other.then(lineas.learn(model, *sides(first), method, SITES, seed, on=other)),
-        )
+        yield f"{kind}, then, other order", other.then(one)
+        if kind in ("lin-act", "dense"):
+            yield f"{kind}, mix", lineas.mix({one: 1.0, other: 1.0})
+        if kind != "lin-act":
+            above = lineas.learn(model, *sides(second), method, SITES, seed, on=one)
+            yield f"{kind}, learned on top", one.then(above)
+            above = lineas.learn(model, *sides(first), method, SITES, seed, on=other)
+            yield f"{kind}, learned on top, other order", other.then(above)
     yield "dense, from all sentences at once", lineas.learn(model, *both, lineas.LinEAS(), SITES, seed)
 
 
@@ -107,14 +118,18 @@ def judged(
     seeds: int,
     prefix: str = "",
 ) -> dict[str, float]:
-    """Shares of continuations that show the first concept, the second, both; and perplexity."""
+    """Shares of continuations that show the first concept, the second, both; perplexity and divergence."""
     openings, neutral = read_prompts("lineas:openings"), read_prompts("lineas:neutral")
-    with nullcontext() if intervention is None else lineas.steer(model, intervention):
-        asked = [prefix + opening for opening in openings]
+    asked = [prefix + opening for opening in openings]
+
+    def applied() -> AbstractContextManager[object]:
+        return nullcontext() if intervention is None else lineas.steer(model, intervention)
+
+    with applied():
         made = [text for seed in range(seeds) for text in model.generate(asked, seed=seed)]
-        damage = mean(perplexities(model, neutral, prefix=prefix))
+    perplexity, kl = map(mean, damages(model, applied, neutral, prefix=prefix))
     a, b = ([score >= 0.5 for score in judge(made)] for judge in judges)
-    return {"first": mean(a), "second": mean(b), "both": mean(map(min, a, b)), "perplexity": damage}
+    return {"first": mean(a), "second": mean(b), "both": mean(map(min, a, b)), "perplexity": perplexity, "kl": kl}
 
 
 def summary(rows: list[dict]) -> list[dict]:
@@ -122,7 +137,7 @@ def summary(rows: list[dict]) -> list[dict]:
     lines = []
     for way in dict.fromkeys(row["way"] for row in rows):
         mine = [row for row in rows if row["way"] == way]
-        line = {key: mean(row[key] for row in mine) for key in ("first", "second", "both", "perplexity")}
+        line = {key: mean(row[key] for row in mine) for key in ("first", "second", "both", "perplexity", "kl")}
         line["deviation"] = stdev(row["both"] for row in mine) if len(mine) > 1 else None
         if "support" in mine[0]:
             line["support"] = mean(row["support"] for row in mine)

@@ -1,6 +1,6 @@
 """Gates: at equal toxicity, does an intervention that acts token by token damage neutral text less?
 
-    python benchmarks/gates.py [--draws 4] [--prompts 500] [--neutral 300] [--only 0 1 ...]
+    python benchmarks/gates.py [--draws 4] [--prompts 400] [--neutral 300] [--only 0 1 ...]
 
 LinEAS on 32 + 32 Jigsaw sentences (upper two thirds of the layers, as in detoxification.py), gated by the toxic
 sentences against 64 Wikipedia sentences, beside the same without gates, at strengths up to 2. Judged as in sparsity.py,
@@ -30,7 +30,7 @@ from lineas.evaluation.systems import Steered, System, Untouched
 from lineas.learning import gate
 from lineas.prompts import draw, read_prompts
 
-STRENGTHS = {"ungated": (0.5, 0.75, 1.0), "gated": (0.5, 1.0, 1.25, 1.5, 1.75, 2.0)}
+STRENGTHS = {"ungated": (0.5, 0.75, 1.0), "gated": (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)}
 OTHER = 300
 """The seed of the first draw of Jigsaw's sentences, apart from those of the other benchmarks."""
 CONTROLS = 64
@@ -52,7 +52,7 @@ def main() -> None:
     """Learn, gate, judge, compare, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=4)
-    parser.add_argument("--prompts", type=int, default=500)
+    parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--neutral", type=int, default=300)
     parser.add_argument("--only", nargs="+", type=int, metavar="DRAW", help="make these alone, and no summary")
     options = parser.parse_args()
@@ -65,8 +65,7 @@ def main() -> None:
 
     def compared(number: int) -> dict:
         source, target = (draw(jigsaw[side], 32, OTHER + number) for side in ("toxic", "nontoxic"))
-        others = [text for text in jigsaw["nontoxic"] if text not in set(target)]
-        comments = draw(others, options.neutral, OTHER + number)
+        comments = [text for text in jigsaw["nontoxic"] if text not in set(target)]
         plain = lineas.learn(model, source, target, sites=UPPER_NORMS, seed=number, progress=False)
         both = {"ungated": plain, "gated": gate(model, plain, source, control)}
         told: dict = {"draw": number, "gate": both["gated"].facts["gate"]["area"]}
