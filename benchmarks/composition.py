@@ -1,6 +1,6 @@
 """Two concepts at once: interventions composed, mixed, and learned on top of each other, dense and sparse.
 
-    python benchmarks/composition.py [--draws 2] [--seeds 4] [--only 0 1 ...]
+    python benchmarks/composition.py [--draws 2] [--samples 4] [--only 0 1 ...]
 
 On SmolLM2-135M-Instruct, for pairs of the sentence sets that come with lineas. Continuations of neutral openings are
 judged by a classifier of each concept, fitted on the two sides of its set: how many show the first, the second, both;
@@ -34,10 +34,10 @@ SITES = r"model\.layers\.(1[5-9]|2\d)\.post_attention_layernorm"
 METHODS: dict[str, Method] = {
     "lin-act": lineas.LinAcT(),
     "dense": lineas.LinEAS(),
-    "group lasso": lineas.LinEAS(gamma=1e-4, steps=40),
-    "neurons": lineas.LinEAS(gamma=5e-4, lambda_g=0.0, steps=40, refit=True),
+    "group lasso": lineas.LinEAS(gamma=1e-4, steps=30),
+    "neurons": lineas.LinEAS(gamma=1e-3, lambda_g=0.0, steps=30, refit=True),
 }
-SAMPLES = 24
+SENTENCES = 24
 """Sentences a side of every draw, of 48."""
 ASKED = {
     "archaic": "in archaic English",
@@ -52,7 +52,7 @@ def main() -> None:
     """Learn, compose, continue, judge, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=4, help="continuations of each opening")
     parser.add_argument("--only", nargs="+", type=int, metavar="PAIR", help="make these alone (0 to 3), and no summary")
     options = parser.parse_args()
     model = lineas.load(dtype="float32")
@@ -64,20 +64,22 @@ def main() -> None:
         pair = (judges[first], judges[second])
         asked = f"Continue the text {ASKED[first]} and {ASKED[second]}:\n"
         return [
-            {"way": "untouched", **judged(model, None, pair, options.seeds)},
-            {"way": "prompt", **judged(model, None, pair, options.seeds, asked)},
+            {"way": "untouched", **judged(model, None, pair, options.samples)},
+            {"way": "prompt", **judged(model, None, pair, options.samples, asked)},
         ]
 
     def learned(first: str, second: str, number: int) -> list[dict]:
         pair = (judges[first], judges[second])
         return [
-            {"way": way, **judged(model, made, pair, options.seeds), "support": made.support()}
+            {"way": way, **judged(model, made, pair, options.samples), "support": made.support()}
             for way, made in ways(model, first, second, number)
         ]
 
     rows: list[dict] = []
     methods = {name: asdict(method) for name, method in METHODS.items()}
-    asked = json.loads(json.dumps({"seeds": options.seeds, "samples": SAMPLES, "methods": methods, "sites": SITES}))
+    asked = json.loads(
+        json.dumps({"samples": options.samples, "sentences": SENTENCES, "methods": methods, "sites": SITES})
+    )
     for first, second in PAIRS if options.only is None else [PAIRS[number] for number in options.only]:
         rows += kept("composition", f"{first}-{second}", asked, unlearned, first, second)
         for number in range(options.draws):
@@ -93,7 +95,7 @@ def ways(model: lineas.TextModel, first: str, second: str, seed: int) -> Iterato
     """Everything that is made of two concepts, by name."""
 
     def sides(name: str) -> tuple[list[str], list[str]]:
-        source, target = (draw(read_prompts(f"lineas:{name}/{side}"), SAMPLES, seed) for side in ("source", "target"))
+        source, target = (draw(read_prompts(f"lineas:{name}/{side}"), SENTENCES, seed) for side in ("source", "target"))
         return source, target
 
     both = tuple([*a, *b] for a, b in zip(sides(first), sides(second)))
@@ -115,18 +117,18 @@ def judged(
     model: lineas.TextModel,
     intervention: lineas.Intervention | None,
     judges: tuple[Classifier, Classifier],
-    seeds: int,
+    samples: int,
     prefix: str = "",
 ) -> dict[str, float]:
     """Shares of continuations that show the first concept, the second, both; perplexity and divergence."""
-    openings, neutral = read_prompts("lineas:openings"), read_prompts("lineas:neutral")
+    openings, neutral = read_prompts("lineas:openings"), read_prompts("lineas:neutral")[::2]
     asked = [prefix + opening for opening in openings]
 
     def applied() -> AbstractContextManager[object]:
         return nullcontext() if intervention is None else lineas.steer(model, intervention)
 
     with applied():
-        made = [text for seed in range(seeds) for text in model.generate(asked, seed=seed)]
+        made = model.generate(asked * samples, batch_size=128)
     perplexity, kl = map(mean, damages(model, applied, neutral, prefix=prefix))
     a, b = ([score >= 0.5 for score in judge(made)] for judge in judges)
     return {"first": mean(a), "second": mean(b), "both": mean(map(min, a, b)), "perplexity": perplexity, "kl": kl}
