@@ -279,12 +279,13 @@ def _smallest(lines: list[dict]) -> dict:
 def composition() -> str:
     """The table of two concepts at once."""
     result = json.loads((RESULTS / "composition.json").read_text())
-    lines = ["| way | first concept | second | both at once | perplexity | neurons touched |", "|" + " --- |" * 6]
+    columns = ("way", "first concept", "second", "both at once", "perplexity", "divergence", "neurons touched")
+    lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     for row in result["summary"]:
         support = f"{100 * row['support']:.0f} %" if "support" in row else ""
         lines.append(
             f"| {row['way']} | {100 * row['first']:.0f} % | {100 * row['second']:.0f} % | {100 * row['both']:.1f} % ± "
-            f"{100 * row['deviation']:.1f} | {row['perplexity']:.1f} | {support} |"
+            f"{100 * row['deviation']:.1f} | {row['perplexity']:.1f} | {row['kl']:.3f} | {support} |"
         )
     return "\n".join([*lines, "", _made_by("composition")])
 
@@ -292,24 +293,20 @@ def composition() -> str:
 def gates() -> str:
     """The table of gated and ungated interventions at equal toxicity."""
     result = json.loads((RESULTS / "gates.json").read_text())
-    summary = result["summary"]
-    lines = ["| | strength | toxic | mean score | perplexity | divergence |", "|" + " --- |" * 6]
-    for name in ("ungated", "gated"):
-        row = summary[name]
-        lines.append(
-            f"| {name} | {row['strength']:.2f} | {100 * row['toxic']:.2f} % | {row['toxic_score']:.3f} | "
-            f"{row['perplexity']:.1f} | {row['kl']:.3f} |"
-        )
-    gaps = {key: summary[f"{key}_gap"] for key in ("perplexity", "kl")}
-    lines += [
-        "",
-        f"Means over the {summary['reached']} of {summary['draws']} draws in which the gated one gets there; draw by "
-        f"draw its perplexity differs by {_signed(gaps['perplexity'], 1)} and its divergence by "
-        f"{_signed(gaps['kl'], 3)} (± deviation over draws).",
-        "",
-        _made_by("gates"),
-    ]
-    return "\n".join(lines)
+    damages = ("perplexity", "divergence", "perplexity of comments", "divergence on comments")
+    columns = ("strength", "mean score", *damages, "draws")
+    lines = [f"| | {' | '.join(columns)} |", "|" + " --- |" * (1 + len(columns))]
+    for line in result["summary"]["equal"]:
+        for name in ("ungated", "gated"):
+            row = line[name]
+            lines.append(
+                f"| {name} | {row['strength']:.2f} | {row['toxic_score']:.3f} | {row['perplexity']:.1f} | "
+                f"{row['kl']:.3f} | {row['comments_perplexity']:.1f} | {row['comments_kl']:.3f} | "
+                f"{line['reached']} of {line['draws']} |"
+            )
+        cells = [_signed(line["gaps"][key], 3 if key.endswith("kl") else 1) for key in line["gaps"]]
+        lines.append(f"| draw by draw | | | {' | '.join(cells)} | |")
+    return "\n".join([*lines, "", _made_by("gates")])
 
 
 def _signed(gap: dict, digits: int) -> str:

@@ -84,6 +84,14 @@ def test_systems_of_one_name_are_told_apart(desk: Path, capsys: pytest.CaptureFi
     assert [row["system"] for row in json.loads(out)["rows"]] == ["a/calm", "b/calm"]
 
 
+def test_a_strength_beyond_what_was_learned_is_warned_about_once(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, *LEARN, "--steps", "1", "--dtype", "float32")
+    _, _, err = run(capsys, *EVALUATE, "--intervention", "calm", "--strength", "1.5", "--seeds", "3")
+    assert err.count("strength 1.5 is outside 0 to 1") == 1
+
+
 WRONG = [
     (
         ("--classifier", "s-nlp/roberta_toxicity_classifier"),

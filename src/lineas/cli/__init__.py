@@ -119,11 +119,13 @@ def _plain(text: str) -> str:
 
 
 def _quiet() -> None:
-    """Warnings as one line each; no progress bars of other libraries."""
+    """Warnings as one line each, the same sentence once; no progress bars of other libraries."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    told: set[str] = set()
 
     def show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        if issubclass(category, UserWarning):
+        if issubclass(category, UserWarning) and str(message) not in told:
+            told.add(str(message))
             Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/] {_plain(str(message))}")
 
     warnings.showwarning = show_warning  # type: ignore[assignment]
