@@ -106,7 +106,7 @@ def main() -> None:
     save("sparsity", {"about": about(), "options": asked, "lines": told})
     for line in told:
         print(line)
-    plot(lines, Path(__file__).parents[1] / "docs" / "sparsity.png")
+    plot(lines, Path(__file__).parents[1] / "docs" / "sparsity.png", EFFECT)
 
 
 def against_dense(line: Line, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -230,6 +230,8 @@ def test_table_and_plot(tmp_path: Path) -> None:
     assert "| **lineas 0.001** | 15.00 % ± 7.1 |" in table
     assert "| 90 % |" in table
     assert plot(lines, tmp_path / "sweep.png").stat().st_size > 10_000
+    unjudged = [replace(line, values={"support": 0.5, "cost": 1.0}) for line in lines]
+    assert plot(unjudged, tmp_path / "costs.png").stat().st_size > 5_000
 
 
 # ------------------------------------------------------------------------------------------------------- command line

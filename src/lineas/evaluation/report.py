@@ -161,7 +161,7 @@ def figure_of(panels: int) -> tuple[Any, Any]:
     except ImportError:
         raise LineasError("plots need matplotlib: pip install 'lineas[plots]'.") from None
     figure = Figure(figsize=(13, 3.8), layout="constrained")
-    axes = figure.subplots(1, panels)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
     return figure, axes

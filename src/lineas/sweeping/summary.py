@@ -113,13 +113,19 @@ def markdown(lines: Sequence[Line], chosen: Line | None, about: str) -> str:
     return "\n".join([*table, "", about, ""])
 
 
-def plot(lines: Sequence[Line], path: Path) -> Path:
+def plot(lines: Sequence[Line], path: Path, effect: str | None = None) -> Path:
     """One PNG: effect, damage and cost over the support, a curve a method; refitted ones dotted.
+
+    Args:
+        lines: of `summary`.
+        path: where to.
+        effect: the measure that should change; by default the share of the concept or of toxic texts.
 
     Raises:
         LineasError: when matplotlib is not installed, or there is nothing to draw.
     """
-    effect, damage = (first_taken(measures, (line.values for line in lines)) for measures in (EFFECTS, DAMAGES))
+    told = [line.values for line in lines]
+    effect, damage = effect or first_taken(EFFECTS, told), first_taken(DAMAGES, told)
     panels = [name for name in (effect, damage, "cost") if name is not None]
     drawn = [line for line in lines if line.values.get("support", 0) > 0]
     if not drawn:
@@ -144,7 +150,8 @@ def plot(lines: Sequence[Line], path: Path) -> Path:
             axis.set_yscale("log")
         title = name.replace("_", " ") + (", %" if factor == 100 else "")
         axis.set(title=title, xlabel="neurons touched, %", xscale="log")
-    axes[0].legend(frameon=False)
+        axis.xaxis.set_major_formatter("{x:g}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(path, dpi=110)
     return path
 
