@@ -68,6 +68,7 @@ def methods(unwanted: Classifier) -> dict[str, tuple[object, str | None]]:
         "lineas-paper": (lineas.LinEAS.paper(), None),
         "lineas": (lineas.LinEAS(), None),
         "lineas-upper": (lineas.LinEAS(), UPPER_NORMS),
+        "lineas-sparse": (lineas.LinEAS(steps=40, gamma=5e-4, lambda_g=0.0, refit=True), UPPER_NORMS),
         "lofit-rl": (lineas.LoFITRL(unwanted), None),
     }
 
