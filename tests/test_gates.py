@@ -141,6 +141,22 @@ def test_what_cannot_be_gated_is_refused(stories: TextModel, calm: Intervention)
 # -------------------------------------------------------------------------------------------------- what it is part of
 
 
+def test_what_was_measured_without_gates_is_not_said_of_the_gated_one(calm: Intervention) -> None:
+    known = calm.with_facts(calibration={"strength": 0.5}, measurements=[{"strength": 0.5}], seed=3)
+    gated = known.gated({name: Gate(torch.zeros(map_.width), torch.tensor(0.0)) for name, map_ in calm.maps.items()})
+    assert gated.facts["seed"] == 3
+    assert not {"calibration", "measurements"} & gated.facts.keys()
+
+
+def test_nothing_is_learned_from_a_gated_one(stories: TextModel, calm: Intervention) -> None:
+    gated = calm.gated({name: Gate(torch.zeros(map_.width), torch.tensor(0.0)) for name, map_ in calm.maps.items()})
+    sides = (["A dog ran.", "He cried."], ["A bird sang.", "She smiled."])
+    with pytest.raises(LineasError, match="cannot be a start"):
+        lineas.learn(stories, *sides, lineas.LinEAS(steps=1), start=gated)
+    with pytest.raises(LineasError, match="cannot be learned on top of"):
+        lineas.learn(stories, *sides, lineas.LinEAS(steps=1), on=gated)
+
+
 def test_gates_are_saved_and_loaded(stories: TextModel, calm: Intervention, tmp_path: Path) -> None:
     gated = gate(stories, calm, PROMPTS, OTHER_PROMPTS)
     gated.save(tmp_path / "gated")

@@ -156,6 +156,26 @@ def test_an_existing_folder_is_kept_unless_asked(rude: Intervention, brief: Inte
     assert (tmp_path / "precious" / "thesis.txt").exists()
 
 
+def test_other_files_in_the_folder_stay_and_links_go_on_leading_to_it(rude: Intervention, tmp_path: Path) -> None:
+    place, link = tmp_path / "calm", tmp_path / "link"
+    rude.save(place)
+    (place / "notes.txt").write_text("what I saw")
+    link.symlink_to(place)
+    rude.at(0.5).save(link, overwrite=True)
+    assert link.is_symlink()
+    assert (place / "notes.txt").read_text() == "what I saw"
+    assert Intervention.load(place).digest() == rude.at(0.5).digest()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calm", "link"]
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+def test_a_strength_is_finite(rude: Intervention, brief: Intervention, strength: float) -> None:
+    with pytest.raises(LineasError, match="must be a finite number"):
+        rude.at(strength)
+    with pytest.raises(LineasError, match="must be a finite number"):
+        lineas.mix({rude: 1.0, brief: strength})
+
+
 def test_a_failed_write_leaves_nothing_behind(
     rude: Intervention, brief: Intervention, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

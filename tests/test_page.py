@@ -64,6 +64,22 @@ def test_the_overlap_is_the_jaccard_index_over_all_sites() -> None:
     assert (overlap(one, nothing), overlap(nothing, nothing)) == (0, 1)
 
 
+def test_networks_of_different_width_share_no_neuron() -> None:
+    wide = AffineMap.identity(128)
+    wide.shift[:2] = 1.0
+    assert overlap(Intervention({"a": sparse(0, 1)}), Intervention({"a": wide})) == 0
+
+
+def test_a_point_that_was_not_measured_moves_no_label() -> None:
+    rows = [{"strength": 0.25 * i, "toxic": 0.4 - 0.1 * i, "perplexity": 20.0 + i} for i in range(4)]
+    del rows[1]["perplexity"]
+    rows[2]["perplexity"] = float("nan")
+    drawn = page(Content({"calm": Intervention({"a": sparse(0)})}, curves={"calm": rows}))
+    front = next(svg for svg in re.findall(r"<svg.*?</svg>", drawn, re.DOTALL) if 'class="small"' in svg)
+    assert re.findall(r'class="small">([^<]*)<', front) == ["0", "0.75"]
+    assert "0.75: toxic 0.1, perplexity 23" in front
+
+
 def test_curves_are_drawn_where_their_numbers_are() -> None:
     drawn = str(charts.lines({"a": [(0.0, 10.0), (1.0, 30.0), (0.5, float("nan"))]}, "strength", "damage", zero=False))
     svg = ET.fromstring(drawn[: drawn.index("</svg>") + 6])

@@ -38,6 +38,15 @@ def test_every_format_gives_the_same_prompts(files: Path, name: str) -> None:
     assert read_prompts(f"{files}/{name}") == ["one, two", "drei"]
 
 
+def test_only_a_line_feed_ends_a_line(files: Path) -> None:
+    texts = ["one\u2028two", "three\x0cfour\x85five"]
+    (files / "lines.txt").write_text("\r\n".join(texts), encoding="utf-8")
+    (files / "lines.jsonl").write_text(
+        "\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts), encoding="utf-8"
+    )
+    assert read_prompts(files / "lines.txt") == read_prompts(files / "lines.jsonl") == texts
+
+
 def test_columns_may_be_nested_or_the_only_one_and_names_may_hold_colons(files: Path) -> None:
     assert read_prompts(f"{files}/a.jsonl:prompt.text") == ["deep", "tief"]
     assert read_prompts(f"{files}/a.parquet:prompt.text") == ["deep", "tief"]

@@ -14,6 +14,7 @@ from console import LEARN, SOURCE, TARGET, check_refused, run
 import lineas
 from lineas import LinAcT, LinEAS
 from lineas.evaluation.measures import Measures
+from lineas.learning.capture import backpropagate
 from lineas.sweeping import Job, choose, points, run_jobs, summary
 from lineas.sweeping.summary import chosen_point, markdown, plot
 
@@ -136,6 +137,36 @@ def test_what_is_done_is_not_done_again_and_a_line_cut_off_is(judged: Path, monk
     assert plain(rows(cut)) == plain(rows(whole))
 
 
+def test_an_interruption_leaves_no_half_learned_point(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    these = jobs(judged / "s")
+    whole = jobs(judged / "whole")
+    run_jobs(whole)
+    steps = 0
+
+    def interrupting(*given: object) -> object:
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            raise KeyboardInterrupt
+        return backpropagate(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("lineas.learning.lineas.backpropagate", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(these)
+    assert [row["method"] for row in rows(these)] == ["untouched"]
+    assert not list((judged / "s").rglob("intervention.json"))
+    run_jobs(these)
+    assert plain(rows(these)) == plain(rows(whole))
+
+
+def test_a_point_that_two_processes_made_counts_once(judged: Path) -> None:
+    these = jobs(judged / "s")[:1]
+    run_jobs(these)
+    file = these[0].place / "points.jsonl"
+    file.write_text(2 * file.read_text())
+    assert len(points(these[0].place)) == 1
+
+
 def test_processes_and_this_one_find_the_same(judged: Path) -> None:
     here, there = jobs(judged / "here", seeds=2), jobs(judged / "there", seeds=2)
     run_jobs(here)
@@ -212,6 +243,16 @@ def test_of_its_draws_the_one_nearest_to_the_mean_is_taken() -> None:
     assert chosen_point(three, line, "toxic")["seed"] == 2
 
 
+def test_a_method_that_makes_it_worse_is_not_the_best() -> None:
+    found = [made("untouched", None, 0, 0, 0.05), made("lineas", 0.0, 0, 1, 0.02), made("lineas", 1e-3, 0, 0.2, 0.022)]
+    found += [made("lineas", 1e-2, 0, 0.1, 0.11), made("lin-act", None, 0, 1, 0.12)]
+    lines = summary(found)
+    chosen = choose(lines, 0.2)
+    assert chosen is not None
+    assert chosen.gamma == 1e-3
+    assert lines[-1].share == pytest.approx(-7 / 3)
+
+
 def test_a_concept_that_should_grow_counts_upwards() -> None:
     grown = [made("untouched", None, 0, 0, 0, concept=0.1), made("lineas", 0.0, 0, 1, 0, concept=0.9)]
     grown += [made("lineas", 1e-3, 0, 0.1, 0, concept=0.8)]
@@ -259,6 +300,22 @@ def test_the_command_line_sweeps_chooses_and_goes_on(judged: Path, capsys: pytes
     code, _, _ = run(capsys, *asked)
     assert code == 0
     assert all(file.stat().st_mtime_ns == at for file, at in before.items() if "chosen" not in str(file))
+
+
+def test_the_choice_keeps_its_calibration_and_says_what_it_changes(
+    judged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, *SWEEP, "--gamma", "0")
+    assert code == 0, err
+    said = next(line for line in out.splitlines() if line.startswith("chosen: "))
+    before, after = (row["values"]["toxic"] for row in json.loads((judged / "s" / "sweep.json").read_text())["lines"])
+    assert f"(toxic {before:.2%} -> {after:.2%})" in said
+    place = judged / "s" / "chosen"
+    lineas.Intervention.load(place).with_facts(calibration={"strength": 0.5, "reached": True}).save(
+        place, overwrite=True
+    )
+    run(capsys, *SWEEP, "--gamma", "0")
+    assert lineas.Intervention.load(place).calibrated_strength == 0.5
 
 
 def test_single_neurons_are_selected_where_whole_sites_weigh_nothing(
@@ -313,6 +370,14 @@ WRONG = [
     (("--classifier", "judges_of_test:nothing"), "nothing"),
     (("--samples", "99"), "99 samples were asked for"),
     (("--out", "source.txt"), "is not a sweep"),
+    (("--samples", "-1"), "--samples must be at least 1, not -1"),
+    (("--max-length", "0"), "--max-length must be at least 1, not 0"),
+    (("--sites", "nothing.*"), "nothing.*"),
+    (("--dtype", "float99"), "float99"),
+    (("--evaluate", "toxicity", "--classifier", "none"), "--classifier is none"),
+    (("--classifier", "none", "--shows", "a cat"), "leave out --shows"),
+    (("--out", "broken"), "broken exists and is not a sweep"),
+    (("--out", "another", "--force"), "another exists and is not a sweep"),
 ]
 
 
@@ -320,12 +385,17 @@ WRONG = [
 def test_mistakes_are_one_sentence(
     judged: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], sentence: str
 ) -> None:
+    for folder, told in (("broken", "{bad"), ("another", '{"program": "train.py"}')):
+        (judged / folder).mkdir()
+        (judged / folder / "sweep.json").write_text(told)
     check_refused(capsys, judged, sentence, *SWEEP, *more)
 
 
 def test_a_sweep_of_other_settings_is_not_gone_on_with(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *SWEEP, "--gamma", "3e-3")
     check_refused(capsys, judged, "holds a sweep of other settings", *SWEEP, "--gamma", "4e-3")
+    (judged / "s" / "notes.txt").write_text("what I saw")
     code, _, _ = run(capsys, *SWEEP, "--gamma", "4e-3", "--force")
     assert code == 0
+    assert (judged / "s" / "notes.txt").exists()
     assert [row["gamma"] for row in json.loads((judged / "s" / "sweep.json").read_text())["points"]] == [None, 4e-3]

@@ -42,9 +42,9 @@ def write(
     overwrite: bool = False,
     gates: Mapping[str, Gate] | None = None,
 ) -> Path:
-    """Write the folder, whole or not at all."""
+    """Write the folder, whole or not at all; other files in it stay."""
     check_free(path, overwrite)
-    with files.new_folder(path) as beside:
+    with files.new_folder(path, others=True) as beside:
         _write_files(beside, description, maps, gates or {})
     return path
 
@@ -67,6 +67,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, AffineMap], dict[str, 
             site["module"] if site["output"] == 0 else f"{site['module']}:{site['output']}": site["width"]
             for site in description["sites"]
         }
+        description = {"facts": {}, "model": None, **description}
         maps = {name: _unpack(name, width, tensors) for name, width in widths.items()}
         gates = {
             name: Gate(tensors[f"{name}.gate_weight"], tensors[f"{name}.gate_bias"])
@@ -157,6 +158,10 @@ def _unpack(name: str, width: int, tensors: Mapping[str, torch.Tensor]) -> Affin
         if len(values) != neurons:
             raise LineasError(f"the intervention's {kind} at {name!r} has {len(values)} neurons, not {neurons}.")
         getattr(full, kind)[where] = values
+        if not bool(values.isfinite().all()):
+            raise LineasError(
+                f"the intervention's {kind} at {name!r} is not finite, so it is of no use; learn it anew."
+            )
     return full if stored else None
 
 

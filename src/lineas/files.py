@@ -42,9 +42,9 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A file to write, which takes its place at the end of the block, or is gone when the block fails."""
-    parent = path.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=parent, delete=False) as file:
+    path = path.resolve()  # a link goes on to lead to it
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
         beside = Path(file.name)
     try:
         yield beside
@@ -56,16 +56,17 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path, keep: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, keep: bool = False, others: bool = False) -> Iterator[Path]:
     """A folder to write into, which takes its place at the end of the block, or is gone when the block fails.
 
     Args:
         path: its place; what is there is replaced.
         keep: unless this is True: then what has come there meanwhile stays.
+        others: what lies there under other names than those that are written stays, beside them.
     """
-    parent = path.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
+    path = path.resolve()  # a link goes on to lead to it
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield beside
         beside.chmod(0o755)
@@ -80,6 +81,9 @@ def new_folder(path: Path, keep: bool = False) -> Iterator[Path]:
             old = beside.with_name(beside.name + ".old")
             path.replace(old)
             beside.replace(path)
+            for other in list(old.iterdir()) if others else ():
+                if not (path / other.name).exists():
+                    other.replace(path / other.name)
             shutil.rmtree(old)
         else:
             beside.replace(path)

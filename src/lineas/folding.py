@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any, TypeVar, cast
 
 import torch
@@ -50,8 +49,6 @@ def fold(
             network cannot be copied, or not all of its weights are in memory.
     """
     network: nn.Module = model if isinstance(model, nn.Module) else model.network
-    if not math.isfinite(strength):
-        raise LineasError(f"the strength must be a finite number, not {strength}.")
     intervention.check_affine("folded")
     if any(weight.is_meta for weight in network.parameters()):
         raise LineasError("some weights of this model are not in memory; load it whole to fold it, without offloading.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -60,7 +61,8 @@ class Intervention:
     # ---- algebra
 
     def at(self, strength: float) -> Intervention:
-        """The intervention that at strength 1 does what this one does at `strength`."""
+        """The intervention that at strength 1 does what this one does at `strength`, a finite number."""
+        _check_finite(strength)
         return self._changed(lambda map_: map_.at(strength), {"operation": "at", "strength": strength})
 
     def inverse(self) -> Intervention:
@@ -94,8 +96,12 @@ class Intervention:
         return touched / sum(map_.width for map_ in self.maps.values())
 
     def gated(self, gates: dict[str, Gate]) -> Intervention:
-        """The same maps with these gates, in place of any that there are; `lineas.learning.gate` learns them."""
-        return Intervention(self.maps, self.sites, self.base, self.facts, gates)
+        """The same maps with these gates, in place of any that there are; `lineas.learning.gate` learns them.
+
+        What was measured and calibrated with other gates, or none, is left out of the facts.
+        """
+        facts = {name: fact for name, fact in self.facts.items() if name not in ("calibration", "measurements")}
+        return Intervention(self.maps, self.sites, self.base, facts, gates)
 
     def check_affine(self, what: str) -> None:
         """Refuse what only affine maps allow.
@@ -227,6 +233,8 @@ def mix(weighted: Mapping[Intervention, float]) -> Intervention:
     if not weighted:
         raise LineasError("mix needs at least one intervention.")
     weights = list(weighted.values())
+    for weight in weights:
+        _check_finite(weight)
     return _combined(
         list(weighted), lambda same_site: maps.mix(zip(same_site, weights)), {"operation": "mix", "weights": weights}
     )
@@ -255,3 +263,8 @@ def _combined(
     folds = {name: how for part in parts for name, how in part.facts.get("folds", {}).items()}
     facts = {"made_by": step, "of": [part.facts for part in parts], "folds": folds}
     return Intervention(merged, sites, bases[0] if bases else None, facts)
+
+
+def _check_finite(strength: float) -> None:
+    if not math.isfinite(strength):
+        raise LineasError(f"the strength must be a finite number, not {strength}.")

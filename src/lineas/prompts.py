@@ -37,10 +37,13 @@ def read_prompts(source: str | Path) -> list[str]:
     elif column is not None:
         raise LineasError(f"{path} is read as plain text and has no columns; leave out ':{column}'.")
     else:
-        prompts = _text(path).splitlines()
+        prompts = _text(path).split("\n")
     kept = [prompt.strip() for prompt in prompts if prompt.strip()]
     if not kept:
         raise LineasError(f"{path} holds no prompts; put one on each line.")
+    for prompt in kept:
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise LineasError(f"{path} holds half of a character (a lone surrogate) in {prompt[:40]!a}; mend it.")
     return kept
 
 
@@ -52,6 +55,8 @@ def draw(prompts: Sequence[str], count: int | None, seed: int) -> list[str]:
     """
     if count is None:
         return list(prompts)
+    if count < 1:
+        raise LineasError(f"at least 1 sample must be asked for, not {count}.")
     if count > len(prompts):
         raise LineasError(f"{count} samples were asked for and {len(prompts)} prompts are there; ask for fewer.")
     return random.Random(seed).sample(list(prompts), count)
@@ -111,7 +116,7 @@ def _csv(path: Path) -> list[Any]:
 
 def _jsonl(path: Path) -> list[Any]:
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:

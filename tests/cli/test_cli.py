@@ -118,6 +118,15 @@ WRONG = [
     (("compose", "polite", "--out", "x"), "at least two interventions, not 1"),
     (("compose", "polite", "calm", "--strength", "1", "--out", "x"), "2 interventions take as many strengths, not 1"),
     (("compose", "polite", "nowhere", "--out", "x"), "nowhere"),
+    (("compose", "polite", "polite", "--strength", "nan", "1", "--out", "x"), "must be a finite number, not nan"),
+    (
+        ("compose", "polite", "polite", "--mix", "--strength", "1", "inf", "--out", "x"),
+        "must be a finite number, not inf",
+    ),
+    ((*LEARN, "--source", "half.jsonl"), "half of a character"),
+    ((*LEARN, "--samples", "-1"), "at least 1"),
+    (("gate", "polite", "--control", "one.txt", "--max-length", "0", "--out", "x"), "--max-length must be at least 1"),
+    (("gate", "polite", "--control", "one.txt", "--samples", "-1", "--out", "x"), "--samples must be at least 1"),
     ((*LEARN, "--pooling", "median"), "one of mean, max, not 'median'"),
     ((*LEARN, "--samples", "9"), "9 samples were asked for and 3 prompts"),
     ((*LEARN, "--dtype", "int3"), "not 'int3'"),
@@ -141,6 +150,7 @@ def test_a_mistake_is_one_sentence_exit_code_two_and_nothing_written(
     (desk / "latin.txt").write_bytes("schön".encode("latin-1"))
     (desk / "rows.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
     (desk / "one.txt").write_text("alone\n")
+    (desk / "half.jsonl").write_text('{"text": "a"}\n{"text": "\\ud800 b"}\n')
     (desk / "taken").mkdir()
     (desk / "taken" / "thesis.txt").write_text("ten years")
     check_refused(capsys, desk, sentence, *arguments)

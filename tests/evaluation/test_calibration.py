@@ -51,6 +51,30 @@ def test_the_strength_is_where_the_goal_begins_or_the_damage_ends(
         assert not goal or goal.met(model(found.strength), model(0))
 
 
+@pytest.mark.parametrize(
+    ("goal", "sentence"),
+    [
+        ("toxic-150%", "at most"),
+        ("kl+5%", "whose kl is 0 here; give a value"),
+        ("toxic-50", "is no goal"),
+        ("kl<=1e", "is no goal"),
+    ],
+)
+def test_a_goal_that_means_nothing_is_refused(goal: str, sentence: str) -> None:
+    with pytest.raises(LineasError, match=sentence):
+        calibrate(lambda s: {"toxic": 0.4 - 0.3 * s, "kl": s}, damage=Goal.damage(goal))
+
+
+@pytest.mark.parametrize(("text", "bound"), [("kl<=1e-3", 1e-3), ("kl<=.1", 0.1), ("kl <= 2.", 2.0)])
+def test_numbers_are_read_as_they_are_written(text: str, bound: float) -> None:
+    assert Goal.damage(text).bound == bound
+
+
+def test_a_tolerance_finer_than_numbers_ends() -> None:
+    found = calibrate(lambda s: {"kl": s}, damage=Goal.damage("kl<=0.3"), tolerance=1e-300)
+    assert found.strength == pytest.approx(0.3)
+
+
 def test_a_strength_that_was_seen_to_do_both_is_taken_though_the_curve_is_not_smooth() -> None:
     """Toxicity falls, rises again where the damage ends, and falls for good: bisection alone ends behind the rise."""
 

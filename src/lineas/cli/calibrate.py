@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from lineas import artifact
 from lineas.cli.common import (
     DtypeOption,
     JsonOption,
@@ -68,9 +67,11 @@ def calibrate(
         raise LineasError("there is nothing to draw; give --prompts FILE.")
     learned = Intervention.load(intervention)
     place = out or Path(intervention)
-    if out is not None:
-        artifact.check_free(out, False)
-    elif not place.is_dir():
+    if out is not None and out.exists():
+        raise LineasError(
+            f"{out} exists already; choose another folder, or leave out --out to write into the artifact."
+        )
+    if out is None and not place.is_dir():
         raise LineasError(f"{intervention} is not a folder here; name one to write with --out.")
     texts = read_prompts(prompts)[:limit] if prompts else []
     sentences = read_prompts(neutral)[:limit] if neutral else []
@@ -91,7 +92,14 @@ def calibrate(
 
         found = find_strength(measure, effect, damage, largest, tolerance)
     data = {"prompts": described(texts), "neutral": described(sentences)}
-    facts = {**told(found, effect, damage), "data": data, "seeds": seeds, **stamp()}
+    how = {"classifiers": judged, "concept": shows, "judge": picture_judge, "seeds": seeds}
+    how |= {
+        "largest": largest,
+        "tolerance": tolerance,
+        "model": loaded.name,
+        "dtype": str(next(loaded.network.parameters()).dtype).removeprefix("torch."),
+    }
+    facts = {**told(found, effect, damage), "data": data, **how, **stamp()}
     learned.with_facts(calibration=facts, measurements=found.curve).save(place, overwrite=True)
     talk = say(json)
     shown = [goal.measure for goal in (effect, damage) if goal is not None]

@@ -24,7 +24,7 @@ from lineas.models.embedded import NAME
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)
 
 ModelArgument = Annotated[
     str | None,
@@ -40,6 +40,7 @@ DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for standard output.")
 ]
+OverwriteOption = Annotated[bool, typer.Option("--force", help="Overwrite.")]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Overwrite, and accept another network than the learned one.")
 ]
@@ -133,7 +134,7 @@ def load_quietly(name: str | None, dtype: str = "auto") -> TextModel | ImageMode
         from diffusers.utils import logging as of_diffusers
 
         of_diffusers.disable_progress_bar()
-    Console(stderr=True).print(
+    Console(stderr=True, markup=False).print(
         f"loading {name or NAME} (the default model's first time takes a minute)"
         if name in (None, NAME)
         else f"loading {name}"
@@ -197,7 +198,7 @@ def progress_bar(label: str, total: int | None) -> Iterator[Any]:
         TextColumn(label),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
     ]
     stderr = Console(stderr=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from lineas import artifact
-from lineas.cli.common import ForceOption, JsonOption, check_writable, say, write_json
+from lineas.cli.common import JsonOption, OverwriteOption, check_writable, say, write_json
 from lineas.errors import LineasError
 from lineas.intervention import Intervention, mix
+from lineas.steering import warn_if_outside
 
 
 def compose(
@@ -24,7 +27,7 @@ def compose(
         bool, typer.Option("--mix", help="Add their changes instead of taking one after the other.")
     ] = False,
     json: JsonOption = None,
-    force: ForceOption = False,
+    force: OverwriteOption = False,
 ) -> None:
     """Make one intervention of several: one after the other, as learned with `learn --on`, or their changes added."""
     if len(interventions) < 2:
@@ -34,6 +37,8 @@ def compose(
         raise LineasError(f"{len(interventions)} interventions take as many strengths, not {len(strengths)}.")
     check_writable(json)
     artifact.check_free(out, force)
+    if all(map(math.isfinite, strengths)):
+        warn_if_outside(torch.tensor(strengths))
     parts = [Intervention.load(source) for source in interventions]
     if mixed:
         whole, differs = mix(dict(zip(parts, strengths))), 0.0

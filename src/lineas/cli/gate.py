@@ -8,7 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from lineas import artifact
-from lineas.cli.common import DtypeOption, ForceOption, JsonOption, check_writable, model_for, say, write_json
+from lineas.cli.common import (
+    DtypeOption,
+    JsonOption,
+    OverwriteOption,
+    check_counts,
+    check_writable,
+    model_for,
+    say,
+    write_json,
+)
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.learning.gating import gate as learn_gates
@@ -30,10 +39,11 @@ def gate(
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
-    force: ForceOption = False,
+    force: OverwriteOption = False,
 ) -> None:
     """Let every token have as much of an intervention as it looks like the prompts that need it."""
     check_writable(json)
+    check_counts({"--samples": samples, "--components": components, "--max-length": max_length})
     artifact.check_free(out, force)
     learned = Intervention.load(intervention)
     needing = read_prompts(source) if source is not None else _learned_from(learned)

@@ -39,7 +39,10 @@ def parts_of(source: str) -> list[str]:
 
 def names_of(sources: list[str]) -> dict[str, str]:
     """What each is called in the table: its last name, or all of it where two share that."""
-    short = {source: "+".join(Path(part).name for part in parts_of(source)) for source in sources}
+    short = {
+        source: "+".join((Path(part).name or Path(part).resolve().name) for part in parts_of(source))
+        for source in sources
+    }
     return {source: name if list(short.values()).count(name) == 1 else source for source, name in short.items()}
 
 

@@ -11,7 +11,6 @@ import typer
 from lineas.cli.common import (
     DtypeOption,
     JsonOption,
-    StrengthsOption,
     as_strength,
     check_writable,
     load_interventions,
@@ -41,7 +40,9 @@ def report(
         typer.Option(metavar="FILE[:column]", help="Runs the model: what moves neurons, and samples from the first."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Prompts that are continued or drawn.")] = 4,
-    strength: StrengthsOption = None,
+    strength: Annotated[
+        list[str] | None, typer.Option(metavar="S ...", help="Of samples: numbers, or calibrated; default: 0, 0.5, 1.")
+    ] = None,
     evaluation: Annotated[
         Path | None, typer.Option(metavar="FILE", help="evaluation.json of lineas evaluate: effect and damage.")
     ] = None,
@@ -59,10 +60,15 @@ def report(
         raise LineasError(f"{out} exists already; choose another file or pass --force.")
     if samples < 0 or neurons < 0 or max_new_tokens < 1:
         raise LineasError("--samples and --neurons must be at least 0, --max-new-tokens at least 1.")
+    if out.is_dir():
+        raise LineasError(f"{out} is a folder; name a file, such as {out / 'report.html'}.")
     names = names_of(interventions)
     loaded = {names[source]: load_interventions(parts_of(source)) for source in interventions}
     texts = read_prompts(prompts) if prompts else []
+    if len(texts) == 1:
+        raise LineasError(f"{prompts} holds 1 prompt; what moves a neuron from its mean is seen from 2 on.")
     first = next(iter(loaded.values()))
+    strengths = [as_strength(s, first) for s in strength or ("0", "0.5", "1")]
     curves = {name: one.facts["measurements"] for name, one in loaded.items() if one.facts.get("measurements")}
     if evaluation is not None:
         curves = _curves(evaluation)
@@ -74,7 +80,6 @@ def report(
                 one.check_fits(running.network)
             largest[name] = largest_neurons(one, neurons, running, texts)
             advance(1, name, None)
-        strengths = [as_strength(s, first) for s in strength or ("0", "0.5", "1")]
         said, picture = _samples(running, first, texts[:samples], strengths, seed, max_new_tokens)
     write_text(out, page(Content(loaded, largest, curves, said, picture)))
     say(json).print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB)")
@@ -101,7 +106,7 @@ def _curves(file: Path) -> dict[str, list[dict[str, Any]]]:
     """By system, what an evaluation measured; each curve begins at the untouched model."""
     try:
         rows = json_format.loads(file.read_text(encoding="utf-8"))["rows"]
-        told = [(row["system"], {"strength": row["strength"], **row["values"]}) for row in rows]
+        told = [(str(row["system"]), _numbers({"strength": row["strength"], **row["values"]})) for row in rows]
     except (OSError, ValueError, LookupError, TypeError):
         raise LineasError(f"{file} is no evaluation; lineas evaluate --out DIR writes DIR/evaluation.json.") from None
     untouched = [values for system, values in told if system == "untouched"]
@@ -110,3 +115,7 @@ def _curves(file: Path) -> dict[str, list[dict[str, Any]]]:
         name: [*untouched, *sorted((v for system, v in told if system == name), key=lambda row: row["strength"])]
         for name in names
     }
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}

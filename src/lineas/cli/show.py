@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lineas import card
 from lineas.cli.common import JsonOption, check_writable, say, write_json
@@ -84,6 +85,8 @@ def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]
             f"gated at {len(intervention.gates)} sites: each token gets its own share"
             + (f" (area under the ROC curve {area:.2f})" if area else "")
         )
+    if "calibration" in facts:
+        console.print(f"calibrated strength {intervention.calibrated_strength:.3g}")
     if intervention.base:
         console.print(f"learned on {intervention.base.name} ({intervention.base.architecture})")
     if "method" in facts:
@@ -91,7 +94,9 @@ def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]
     if "made_by" in facts:
         console.print(f"made by {facts['made_by']}")
     for side, data in facts.get("data", {}).items():
-        console.print(f"{side}: {data['count']} prompts {data.get('file', '')} (sha256 {data['sha256'][:12]})")
+        console.print(
+            f"{side}: {data.get('count', '?')} prompts {data.get('file', '')} (sha256 {data.get('sha256', '?')[:12]})"
+        )
     for row in facts.get("measurements", []):
         console.print(
             "measured: " + ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
@@ -105,7 +110,7 @@ def _common_prefix(names: list[str]) -> str:
     return ".".join([*shared, ""]) if len(names) > 1 else ""
 
 
-def _bar(share: float, color: str = "cyan") -> str:
+def _bar(share: float, color: str = "cyan") -> Text:
     filled = round(share * BAR)
     filled = max(filled, 1) if share > 0 else 0
-    return f"[{color}]{'█' * filled}[/][dim]{'·' * (BAR - filled)}[/]"
+    return Text.assemble(("█" * filled, color), ("·" * (BAR - filled), "dim"))

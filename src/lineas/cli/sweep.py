@@ -14,9 +14,7 @@ from rich.table import Table
 
 from lineas.cli.common import (
     DtypeOption,
-    ForceOption,
     JsonOption,
-    ModelArgument,
     check_counts,
     check_writable,
     progress_bar,
@@ -30,6 +28,7 @@ from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.measures import Measures
 from lineas.evaluation.report import EFFECTS, first_taken
 from lineas.files import write_text
+from lineas.intervention import Intervention
 from lineas.learning import check_sides
 from lineas.learning.memory import as_bytes
 from lineas.learning.paths import check_gammas, later_steps
@@ -37,6 +36,7 @@ from lineas.prompts import described, draw, read_prompts
 from lineas.sites import as_pooling
 from lineas.stamp import stamp
 from lineas.sweeping import Job, Line, choose, points, run_jobs, summary
+from lineas.sweeping.jobs import PARTS, UNTOUCHED
 from lineas.sweeping.summary import chosen_point, effect_of, markdown, plot
 
 GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
@@ -49,9 +49,12 @@ def sweep(
     source: Annotated[str, typer.Option(metavar="FILE[:column]", help="Prompts of the behaviour to leave.")],
     target: Annotated[str, typer.Option(metavar="FILE[:column]", help="Prompts of the behaviour to reach.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the sweep; the same command goes on there.")],
-    model: ModelArgument = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Hub id or folder; default: SmolLM2-135M.")
+    ] = None,
     gamma: Annotated[
-        list[float] | None, typer.Option(metavar="G ...", help="Weights of the penalty, a path from dense to sparse.")
+        list[float] | None,
+        typer.Option(metavar="G ...", help="Weights of the penalty; default: 0 and nine from 1e-5 to 1e-2."),
     ] = None,
     method: Annotated[str, typer.Option(help=f"One or several, with commas: {', '.join(METHODS)}.")] = "lineas",
     seeds: Annotated[int, typer.Option(help="Draws of the prompts, each a path of its own.")] = 1,
@@ -84,11 +87,14 @@ def sweep(
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Of each process, beside the weights.")] = None,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
-    force: ForceOption = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin anew in a folder of a sweep of other settings.")
+    ] = False,
 ) -> None:
     """Learn along gamma, judge every point, and choose the sparsest that keeps the effect."""
     check_writable(json)
-    check_counts({"--seeds": seeds, "--jobs": at_once, "--sampling-seeds": sampling_seeds, "--limit": limit})
+    counts = {"--seeds": seeds, "--jobs": at_once, "--sampling-seeds": sampling_seeds, "--limit": limit}
+    check_counts({**counts, "--samples": samples, "--max-length": max_length})
     if on not in ("processes", "ray"):
         raise LineasError(f"--on is processes or ray, not '{on}'.")
     if not 0 <= tolerance < 1:
@@ -126,7 +132,7 @@ def sweep(
             **{side: described(getattr(measures, side)) for side in ("prompts", "neutral")},
         },
     }
-    _claim(out, settings, force)
+    begun = _claim(out, settings, force)
     learned = [
         Job(out, model, recipe, name, *sides[seed], seed, gammas, measures, refit, strengths, options, dtype)
         for name, recipe in recipes.items()
@@ -139,6 +145,10 @@ def sweep(
     except KeyboardInterrupt:
         typer.echo(f"interrupted; what was learned and measured is kept, the same command goes on in {out}.", err=True)
         raise typer.Exit(130) from None
+    except LineasError:
+        if begun and not any(points(job.place) for job in learned):
+            _clear(out, jobs)
+        raise
     rows = [row for job in jobs for row in points(job.place)]
     lines = summary(rows)
     chosen = choose(lines, tolerance)
@@ -151,11 +161,16 @@ def sweep(
         effect = effect_of(rows)
         assert effect is not None
         point = chosen_point(rows, chosen, effect)
-        shutil.copytree(out / point["folder"], out / CHOSEN, dirs_exist_ok=True)
+        _keep(out / point["folder"], out / CHOSEN)
         about += f" Chosen, within {tolerance:.0%} of the best effect: {chosen.label}."
-        told["chosen"] = {"line": asdict(chosen), "folder": point["folder"]}
+        told["chosen"] = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance}
         use = "" if chosen.strength == 1 else f"; use it with --strength {chosen.strength:g}"
-        talk.print(f"chosen: {chosen.label}, {out / CHOSEN} (draw {point['seed']}){use}")
+        before = next((f"{line.values[effect]:.2%} -> " for line in lines if "support" not in line.values), "")
+        talk.print(
+            f"chosen: {chosen.label} ({effect} {before}{chosen.values[effect]:.2%}), {out / CHOSEN} (draw "
+            f"{point['seed']}){use}",
+            soft_wrap=True,
+        )
     else:
         talk.print(
             "nothing was chosen: there is no measure of the effect; give --prompts, of pictures also --shows."
@@ -188,10 +203,14 @@ def _measures(
     """What is measured at every point."""
     given = {"prompts": prompts, "neutral": neutral, "shows": shows}
     possible = {"concept"} if shows else {name for name, needed in NEEDS.items() if given[needed]}
+    if toxicity == "none":
+        possible -= {"toxicity"}
     wanted = {name.strip() for name in evaluate.split(",")} if evaluate is not None else possible
     for name in sorted(wanted):
         if name not in NEEDS:
             raise LineasError(f"what is evaluated is {', '.join(NEEDS)}, not '{name}'.")
+        if name == "toxicity" and toxicity == "none":
+            raise LineasError("evaluating toxicity needs a classifier, and --classifier is none.")
         if name not in possible:
             raise LineasError(f"evaluating {name} needs --{NEEDS[name]}.")
     if shows and not prompts:
@@ -206,19 +225,42 @@ def _measures(
     )  # fmt: skip
 
 
-def _claim(out: Path, settings: dict[str, Any], force: bool) -> None:
-    """Take a folder for a sweep, or go on in one of the same settings."""
+def _claim(out: Path, settings: dict[str, Any], force: bool) -> bool:
+    """Take a folder for a sweep, or go on in one of the same settings; gives whether it is new."""
     file = out / SWEEP
-    if out.exists() and not file.is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise LineasError(f"{out} exists and is not a sweep; choose another folder.")
-    if file.is_file():
-        before = json_format.loads(file.read_text(encoding="utf-8")).get("settings")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        try:
+            before = json_format.loads(file.read_text(encoding="utf-8"))["settings"]
+            methods = [*before["methods"]]
+        except (OSError, ValueError, LookupError, TypeError):
+            raise LineasError(f"{out} exists and is not a sweep; choose another folder.") from None
         if before == json_format.loads(json_format.dumps(settings)):
-            return
+            return False
         if not force:
             raise LineasError(f"{out} holds a sweep of other settings; choose another folder or pass --force.")
-        shutil.rmtree(out)
+        for name in (TABLE, PLOT):
+            (out / name).unlink(missing_ok=True)
+        of_jobs = [place for name in methods for place in out.glob(f"{name}-[0-9]*")]
+        for place in (out / CHOSEN, out / PARTS, out / UNTOUCHED, *of_jobs):
+            shutil.rmtree(place, ignore_errors=True)
     write_json(file, {"settings": settings})
+    return True
+
+
+def _clear(out: Path, jobs: list[Job]) -> None:
+    """Take back a claim of which nothing came; what else lies in the folder stays."""
+    for place in (out / PARTS, *(job.place for job in jobs)):
+        shutil.rmtree(place, ignore_errors=True)
+    (out / SWEEP).unlink(missing_ok=True)
+    if not any(out.iterdir()):
+        out.rmdir()
+
+
+def _keep(learned: Path, place: Path) -> None:
+    """A copy of an intervention; where it is there already, with a calibration perhaps, it stays."""
+    chosen = Intervention.load(learned)
+    if not place.exists() or Intervention.load(place).digest() != chosen.digest():
+        chosen.save(place, overwrite=True)
 
 
 def _table(lines: list[Line], chosen: Line | None) -> Table:
@@ -227,7 +269,7 @@ def _table(lines: list[Line], chosen: Line | None) -> Table:
     others = [name for name in ("perplexity", "img_score") if any(name in line.values for line in lines)]
     table = Table(box=None, header_style="bold")
     for name in ("", "neurons", "sites", *([effect, "of it"] if effect else []), *others, "cost", "unmet"):
-        table.add_column(name.replace("_", " "), no_wrap=True)
+        table.add_column(name.replace("_", " "), overflow="fold")
     for line in lines:
         values = line.values
         cells = [line.label, f"{values['support']:.2%}" if "support" in values else "", _short(values, "sites")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,8 +58,9 @@ class Goal:
 
     @classmethod
     def _read(cls, text: str, reached: bool) -> Goal:
-        absolute = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
-        relative = re.fullmatch(r"\s*(\w+)\s*([+-])\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+        number = r"(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)"
+        absolute = re.fullmatch(rf"\s*(\w+)\s*(<=|>=)\s*{number}\s*(%?)\s*", text)
+        relative = re.fullmatch(rf"\s*(\w+)\s*([+-])\s*{number}\s*%\s*", text)
         found = absolute or relative
         if found is None:
             raise LineasError(
@@ -68,6 +70,8 @@ class Goal:
         if absolute:
             return cls(name, found[2] == "<=", float(found[3]) / (100 if found[4] else 1), False, text)
         change = float(found[3]) / 100 * (1 if found[2] == "+" else -1)
+        if change < -1:
+            raise LineasError(f"'{text}' asks for less than nothing; a measure can fall by 100 % at most.")
         return cls(name, (change < 0) == reached, 1 + change, True, text)
 
     def met(self, values: dict[str, float], untouched: dict[str, float]) -> bool:
@@ -117,8 +121,10 @@ def calibrate(
     """
     if effect is None and damage is None:
         raise LineasError("calibrating needs a goal: an effect to reach, or a damage not to exceed.")
-    if not 0 < tolerance < largest:
-        raise LineasError(f"the tolerance is above 0 and below the largest strength, not {tolerance:g}.")
+    if not 0 < tolerance < largest < math.inf:
+        raise LineasError(
+            f"the tolerance is above 0 and below the largest strength, not {tolerance:g} with {largest:g}."
+        )
     seen: dict[float, dict[str, float]] = {}
 
     def at(strength: float) -> dict[str, float]:
@@ -130,12 +136,16 @@ def calibrate(
     for goal in (effect, damage):
         if goal is not None and goal.measure not in untouched:
             raise LineasError(f"'{goal.text}' is about {goal.measure}, and measured were {', '.join(untouched)}.")
+        if goal is not None and goal.relative and untouched[goal.measure] == 0:
+            raise LineasError(
+                f"'{goal.text}' is relative to the untouched model, whose {goal.measure} is 0 here; give a value, such "
+                f"as {goal.measure}<=0.1, or prompts at which it is not."
+            )
 
     def first(met: Callable[[float], bool]) -> tuple[float, float]:
         """Neighbours within the tolerance, of which the second meets a condition and the first does not."""
         low, high = 0.0, largest
-        while high - low > tolerance:
-            middle = (low + high) / 2
+        while high - low > tolerance and low < (middle := (low + high) / 2) < high:
             low, high = (low, middle) if met(middle) else (middle, high)
         return low, high
 

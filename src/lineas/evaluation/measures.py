@@ -47,6 +47,8 @@ class Measures:
             chosen = judge(self.judge or model.judge or "clip")
             drawn = PicturePlan(self.prompts, self.concept, chosen, range(self.seeds))
             return evaluate_pictures(model, [system], drawn).rows[0]
+        if self.concept is not None:
+            raise LineasError(f"{model.name} writes text and draws nothing; leave out --shows, which is of pictures.")
         known = {name: classifier(what) for name, what in self.classifiers.items()}
         plan = Plan(self.prompts, self.neutral, known, range(self.seeds), self.sampling)
         return evaluate(model, [system], plan, folder).rows[0]

@@ -85,6 +85,8 @@ def gate(
         center = z.mean(0)
         _, sizes, directions = torch.linalg.svd(z - center, full_matrices=False)
         kept = min(components, int((sizes > sizes[0] * 1e-6).sum()))
+        if kept == 0:
+            raise LineasError(f"all tokens are alike at {name}, so none needs more than another; give longer prompts.")
         directions = directions[:kept] / (sizes[:kept] / len(z) ** 0.5).unsqueeze(1)  # each of deviation 1
         scores = (z - center) @ directions.T
         fitted = LogisticRegression(class_weight="balanced", max_iter=1000).fit(scores.numpy(), labels)
@@ -101,6 +103,7 @@ def gate(
         "components": components,
         "max_length": max_length,
         "seed": seed,
+        "dtype": str(next(model.network.parameters()).dtype).removeprefix("torch."),
         "data": {"source": described(source), "control": described(control)},
         "area": mean(one.area for one in told.values()),
         "sites": {name: asdict(one) for name, one in told.items()},

@@ -17,6 +17,7 @@ from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.learning.capture import Model, backpropagate
 from lineas.learning.fitting import Task
+from lineas.learning.interruption import whole_or_nothing
 from lineas.learning.lineas import LinEAS
 from lineas.learning.memory import as_bytes, largest_part
 from lineas.learning.run import learn
@@ -188,7 +189,8 @@ def path(
         options: further arguments of `lineas.learn`.
 
     Raises:
-        LineasError: for gammas that are no path, and whatever `learn` refuses.
+        LineasError: for gammas that are no path, known solutions of another network, and whatever `learn` refuses.
+        KeyboardInterrupt: when it is interrupted; a solution that is not complete is none.
     """
     method = LinEAS() if method is None else method
     ordered = check_gammas(gammas)
@@ -202,7 +204,10 @@ def path(
             recipe = replace(recipe, steps=later, learning_rate=warm)
         learned = (known or {}).get(gamma)
         if learned is None:
-            learned = learn(model, source, target, recipe, sites, seed, start=start, **options)
+            with whole_or_nothing():
+                learned = learn(model, source, target, recipe, sites, seed, start=start, **options)
+        else:
+            learned.check_fits(model.network)
         if objective is None:
             settings = {name: value for name, value in options.items() if name != "progress"}
             objective = Objective(model, source, target, list(learned.sites.values()), **settings)

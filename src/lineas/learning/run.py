@@ -73,6 +73,8 @@ def learn(
     allowed = None if memory is None else as_bytes(memory)
     if start is not None and not isinstance(method, LinEAS):
         raise LineasError(f"only LinEAS begins with given maps; {type(method).__name__} takes no start.")
+    if on is not None:
+        on.check_affine("learned on top of, as the two could not be put together")
     if within_support and start is None:
         raise LineasError("within_support keeps to the neurons of a start; give one.")
     chosen = model.sites(sites) if sites is not None else model.default_sites(method.default_sites)
@@ -147,8 +149,9 @@ def _on_sites(start: Intervention, sites: Sequence[Site], network: nn.Module) ->
     """The maps to begin with.
 
     Raises:
-        LineasError: when they belong to another network, or to sites that are not learned.
+        LineasError: when they are gated, or belong to another network, or to sites that are not learned.
     """
+    start.check_affine("a start")
     start.check_fits(network)
     known = {site.name for site in sites}
     other = [name for name, map_ in start.maps.items() if name not in known and not map_.is_identity()]

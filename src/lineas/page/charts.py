@@ -28,8 +28,12 @@ def lines(
         x: what lies along the bottom.
         y: what lies along the side.
         zero: whether the side begins at 0.
-        notes: written beside the points of every curve, one each.
+        notes: written beside the points, one each, where there is one curve.
     """
+    notes = list(notes or ())
+    if notes:
+        finite = [all(map(math.isfinite, p)) for points in series.values() for p in points]
+        notes = [note for note, there in zip(notes, finite) if there]  # of one curve
     series = {label: [p for p in points if all(map(math.isfinite, p))] for label, points in series.items()}
     everything = [p for points in series.values() for p in points]
     if not everything:

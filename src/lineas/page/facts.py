@@ -92,10 +92,16 @@ def largest_neurons(
 
 
 def overlap(one: Intervention, other: Intervention) -> float:
-    """Of the neurons that either touches, the share that both do (Jaccard index), 0 to 1."""
+    """Of the neurons that either touches, the share that both do (Jaccard index), 0 to 1.
+
+    Sites of the same name and different width, of networks of different size, share none.
+    """
     both = either = 0
     for name in {*one.maps, *other.maps}:
         supports = [i.maps[name].support().cpu() for i in (one, other) if name in i.maps]
-        both += int((supports[0] & supports[1]).sum()) if len(supports) == 2 else 0
-        either += int(torch.stack(supports).any(0).sum())
+        if len({len(support) for support in supports}) == 1:
+            both += int((supports[0] & supports[1]).sum()) if len(supports) == 2 else 0
+            either += int(torch.stack(supports).any(0).sum())
+        else:
+            either += sum(int(support.sum()) for support in supports)
     return both / either if either else 1.0

@@ -68,6 +68,8 @@ def _head(name: str, intervention: Intervention) -> dict[str, str]:
         f"{neurons} of {sum(m.width for m in maps.values())} neurons ({intervention.support():.2%}) at {touched} of "
         f"{len(maps)} sites are changed."
     ]
+    if intervention.gates:
+        said.append(f"Gated at {len(intervention.gates)} sites: each token gets its own share of the change.")
     if intervention.base:
         said.append(f"Learned on {intervention.base.name} ({intervention.base.architecture}).")
     if "method" in facts:
@@ -93,7 +95,10 @@ def _judged(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
 
     drawn = []
     if effect and damage:
-        notes = [f"{row['strength']:g}" for row in next(iter(curves.values()))] if len(curves) == 1 else None
+        notes = None
+        if len(curves) == 1:
+            (only,) = curves.values()
+            notes = [f"{row['strength']:g}" for row in only if effect in row and damage in row]
         drawn.append(charts.lines(series(effect, damage), effect, damage, zero=False, notes=notes))
     drawn += [charts.lines(series("strength", m), "strength", m, m in JUDGED) for m in (effect, damage) if m]
     columns = list(dict.fromkeys(key for _, row in rows for key in row if isinstance(row[key], (int, float))))

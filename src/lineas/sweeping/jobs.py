@@ -16,6 +16,7 @@ from lineas.evaluation.measures import Measures
 from lineas.evaluation.systems import Steered, Untouched
 from lineas.intervention import Intervention
 from lineas.learning import LinEAS, Method, learn
+from lineas.learning.interruption import whole_or_nothing
 from lineas.learning.paths import path
 from lineas.models import load
 
@@ -91,15 +92,16 @@ class Job:
 
 
 def points(place: Path) -> list[dict[str, Any]]:
-    """The points of a job that are done; a line that an end of the process cut off is none."""
-    found = []
+    """The points of a job that are done, each once; a line that an end of the process cut off is none."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
     file = place / POINTS
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
-            found.append(json.loads(line))
+            point = json.loads(line)
         except json.JSONDecodeError:
             continue
-    return found
+        found[point["gamma"], point["refit"], point["strength"]] = point  # two processes may have made the same
+    return list(found.values())
 
 
 def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None = None) -> int:
@@ -146,7 +148,8 @@ def _learned(
     options = {"seed": job.seed, "progress": False, **job.options}
     if not isinstance(job.method, LinEAS):
         started = time.perf_counter()
-        learned = learn(model, job.source, job.target, job.method, **options)
+        with whole_or_nothing():
+            learned = learn(model, job.source, job.target, job.method, **options)
         yield _kept(job, learned, None, False, started, {"cost": learned.facts["cost"][-1]}), learned
         return
     started = time.perf_counter()
@@ -162,9 +165,10 @@ def _learned(
         if (solution.gamma, True) in missing:
             started = time.perf_counter()
             recipe = replace(job.method, gamma=0.0, refit=False, steps=solution.steps)
-            again = learn(
-                model, job.source, job.target, recipe, start=solution.intervention, within_support=True, **options
-            )
+            with whole_or_nothing():
+                again = learn(
+                    model, job.source, job.target, recipe, start=solution.intervention, within_support=True, **options
+                )
             facts = {"cost": again.facts["cost"][-1], "steps": solution.steps}
             yield _kept(job, again, solution.gamma, True, started, facts), again
         started = time.perf_counter()

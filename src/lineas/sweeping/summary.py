@@ -28,7 +28,8 @@ class Line:
         values: means over seeds: support (0 to 1), sites touched, cost, unmet (see `learning.paths`), steps, seconds,
             and everything measured.
         deviations: over seeds, of the same, where there are several.
-        share: of the largest effect that any line has, what this one has; None without a measure of effect.
+        share: of the largest effect that any line has, what this one has, below 0 where it has the opposite one; None
+            without a measure of effect.
     """
 
     method: str
@@ -74,7 +75,7 @@ def summary(rows: Sequence[dict[str, Any]], effect: str | None = None) -> list[L
         lines.append(Line(*kind, len(mine), means, deviations))
     untouched = next((line for line in lines if line.method == UNTOUCHED), None)
     changes = [_change(line, untouched, effect) for line in lines]
-    most = max((change for change in changes if change is not None), key=abs, default=None)
+    most = _most([change for change in changes if change is not None], effect)
     shares = [change / most if change is not None and most else None for change in changes]
     return [replace(line, share=share) for line, share in zip(lines, shares)]
 
@@ -165,6 +166,13 @@ def _change(line: Line, untouched: Line | None, effect: str | None) -> float | N
     if untouched is None or effect is None or effect not in line.values or effect not in untouched.values:
         return None
     return line.values[effect] - untouched.values[effect]
+
+
+def _most(changes: Sequence[float], effect: str | None) -> float | None:
+    """The largest change; of toxicity, which is to fall, the largest fall where there is one."""
+    falls = [change for change in changes if change < 0]
+    some = falls if effect is not None and effect.startswith("toxic") and falls else changes
+    return max(some, key=abs, default=None)
 
 
 def _percent(line: Line, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -73,7 +74,7 @@ def _watched(
 def _in_processes(jobs: Sequence[Job], at_once: int) -> Iterator[Callable[[], bool]]:
     """New processes, not copies of this one: a network that has run has threads, which no copy inherits."""
     threads = max(1, (os.cpu_count() or 1) // at_once)
-    with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(at_once, get_context("spawn"), _leave_interruptions) as pool:
         running = [pool.submit(run_job, replace(job, threads=threads)) for job in jobs]
         try:
             yield lambda: all([_checked(one) for one in running])
@@ -82,6 +83,11 @@ def _in_processes(jobs: Sequence[Job], at_once: int) -> Iterator[Callable[[], bo
             for process in list((pool._processes or {}).values()):
                 process.terminate()
             raise
+
+
+def _leave_interruptions() -> None:
+    """An interruption by the keyboard reaches every process; the first one ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _checked(running: Any) -> bool:
