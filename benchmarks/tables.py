@@ -293,19 +293,19 @@ def composition() -> str:
 def gates() -> str:
     """The table of gated and ungated interventions at equal toxicity."""
     result = json.loads((RESULTS / "gates.json").read_text())
-    damages = ("perplexity", "divergence", "perplexity of comments", "divergence on comments")
-    columns = ("strength", "mean score", *damages, "draws")
+    columns = ("strength", "mean score", "perplexity", "divergence", "divergence on comments", "draws")
+    damages = {"perplexity": 1, "kl": 3, "comments_kl": 3}
     lines = [f"| | {' | '.join(columns)} |", "|" + " --- |" * (1 + len(columns))]
     for line in result["summary"]["equal"]:
         for name in ("ungated", "gated"):
             row = line[name]
             lines.append(
-                f"| {name} | {row['strength']:.2f} | {row['toxic_score']:.3f} | {row['perplexity']:.1f} | "
-                f"{row['kl']:.3f} | {row['comments_perplexity']:.1f} | {row['comments_kl']:.3f} | "
-                f"{line['reached']} of {line['draws']} |"
+                f"| {name} | {row['strength']:.2f} | {row['toxic_score']:.3f} | "
+                + " | ".join(f"{row[key]:.{digits}f}" for key, digits in damages.items())
+                + f" | {line['reached']} of {line['draws']} |"
             )
-        cells = [_signed(line["gaps"][key], 3 if key.endswith("kl") else 1) for key in line["gaps"]]
-        lines.append(f"| draw by draw | | | {' | '.join(cells)} | |")
+        gaps = [_signed(line["gaps"][key], digits) for key, digits in damages.items()]
+        lines.append(f"| *difference, draw by draw* | | | {' | '.join(gaps)} | |")
     return "\n".join([*lines, "", _made_by("gates")])
 
 

@@ -159,6 +159,15 @@ def test_an_interruption_leaves_no_half_learned_point(judged: Path, monkeypatch:
     assert plain(rows(these)) == plain(rows(whole))
 
 
+def test_what_is_judged_again_keeps_the_seconds_of_its_learning(judged: Path) -> None:
+    these = jobs(judged / "s")[1:2]
+    run_jobs(these)
+    before = rows(these)
+    (these[0].place / "points.jsonl").unlink()
+    run_jobs(these)
+    assert [row["seconds"] for row in rows(these)] == [row["seconds"] for row in before]
+
+
 def test_a_point_that_two_processes_made_counts_once(judged: Path) -> None:
     these = jobs(judged / "s")[:1]
     run_jobs(these)

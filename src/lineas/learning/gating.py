@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean
@@ -118,6 +119,8 @@ def tokens(
 ) -> dict[str, torch.Tensor]:
     """Every token's (or pixel's) activation: by site name, float32 `[t, d]`, at most MOST of them at random."""
     batch = model.batch(prompts, max_length, SOME_TOKENS)
+    if batch.truncated:
+        warnings.warn(f"{batch.truncated} of {len(prompts)} prompts were cut at {batch.longest} tokens.", stacklevel=3)
     seen: dict[str, list[torch.Tensor]] = {site.name: [] for site in sites}
     with frozen(model.network):
         for part in batch.parts:

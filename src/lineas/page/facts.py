@@ -12,6 +12,9 @@ import torch
 from lineas.intervention import Intervention
 from lineas.learning.capture import activations
 
+LONG = 200
+"""Characters of a prompt that are shown beside a neuron."""
+
 
 @dataclass(frozen=True)
 class Neuron:
@@ -85,10 +88,15 @@ def largest_neurons(
         if name in levels:
             column = levels[name][:, i]
             furthest = column.abs().topk(min(each, len(column))).indices
-            excited = [(prompts[int(j)], float(column[j])) for j in furthest]
+            excited = [(_beginning(prompts[int(j)]), float(column[j])) for j in furthest]
         map_ = intervention.maps[name]
         neurons.append(Neuron(name, i, float(map_.scale[i]), float(map_.shift[i]), change, excited))
     return neurons
+
+
+def _beginning(prompt: str) -> str:
+    """So much of a prompt as tells it from others."""
+    return prompt if len(prompt) <= LONG else f"{prompt[:LONG].rstrip()}…"
 
 
 def overlap(one: Intervention, other: Intervention) -> float:

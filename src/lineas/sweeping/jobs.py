@@ -182,9 +182,10 @@ def _kept(
     job: Job, learned: Intervention, gamma: float | None, refit: bool, started: float, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Save an intervention; gives what is said of it."""
-    seconds = time.perf_counter() - started
+    seconds = learned.facts.get("seconds", time.perf_counter() - started)  # where it was there, of its learning
     folder = _place(job, gamma, refit)
-    learned.with_facts(name=f"{job.name}, {folder.name}, draw {job.seed}").save(folder, overwrite=True)
+    named = learned.with_facts(name=f"{job.name}, {folder.name}, draw {job.seed}", seconds=seconds)
+    named.save(folder, overwrite=True)
     touched = sum(not map_.is_identity() for map_ in learned.maps.values())
     return {
         "gamma": gamma,
