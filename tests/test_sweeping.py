@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -325,6 +330,25 @@ def test_the_choice_keeps_its_calibration_and_says_what_it_changes(
     )
     run(capsys, *SWEEP, "--gamma", "0")
     assert lineas.Intervention.load(place).calibrated_strength == 0.5
+
+
+def test_ctrl_c_ends_every_process_and_leaves_no_half_learned_point(judged: Path) -> None:
+    """Real processes, a real signal to all of them, as a terminal sends it."""
+    command = [sys.executable, "-c", "from lineas.cli import main; main()", *SWEEP, "--jobs", "2"]
+    command += ["--gamma", "0", "1e-3", "--steps", "100000"]
+    pipes: dict = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    listens = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, **pipes, preexec_fn=listens) as process:
+        time_limit = time.monotonic() + 120
+        while not points(judged / "s" / "untouched") and time.monotonic() < time_limit and process.poll() is None:
+            time.sleep(0.2)
+        time.sleep(3)  # the other worker is learning
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "the same command goes on in s" in err
+    assert "Traceback" not in err
+    assert not list((judged / "s").rglob("intervention.json"))
 
 
 def test_single_neurons_are_selected_where_whole_sites_weigh_nothing(

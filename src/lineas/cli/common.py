@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from functools import reduce
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +19,7 @@ from lineas.errors import LineasError
 from lineas.files import write_text
 from lineas.intervention import Intervention
 from lineas.models import load
+from lineas.models.bars import no_bars
 from lineas.models.embedded import NAME
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
@@ -127,13 +127,7 @@ def check_sampling(max_new_tokens: int, temperature: float, top_p: float, repeti
 
 def load_quietly(name: str | None, dtype: str = "auto") -> TextModel | ImageModel:
     """Load a model with a note instead of other libraries' progress bars."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    if find_spec("diffusers") is not None:
-        from diffusers.utils import logging as of_diffusers
-
-        of_diffusers.disable_progress_bar()
+    no_bars()
     Console(stderr=True, markup=False).print(
         f"loading {name or NAME} (the default model's first time takes a minute)"
         if name in (None, NAME)

@@ -32,6 +32,7 @@ from lineas.intervention import Intervention
 from lineas.learning import check_sides
 from lineas.learning.memory import as_bytes
 from lineas.learning.paths import check_gammas, later_steps
+from lineas.models.bars import no_bars
 from lineas.prompts import described, draw, read_prompts
 from lineas.sites import as_pooling
 from lineas.stamp import stamp
@@ -132,6 +133,7 @@ def sweep(
             **{side: described(getattr(measures, side)) for side in ("prompts", "neutral")},
         },
     }
+    no_bars()
     begun = _claim(out, settings, force)
     learned = [
         Job(out, model, recipe, name, *sides[seed], seed, gammas, measures, refit, strengths, options, dtype)

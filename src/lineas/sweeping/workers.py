@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from lineas.errors import LineasError
 from lineas.models import load
+from lineas.models.bars import no_bars
 from lineas.sweeping.jobs import Job, points, run_job
 
 Where = Literal["processes", "ray"]
@@ -74,19 +75,21 @@ def _watched(
 def _in_processes(jobs: Sequence[Job], at_once: int) -> Iterator[Callable[[], bool]]:
     """New processes, not copies of this one: a network that has run has threads, which no copy inherits."""
     threads = max(1, (os.cpu_count() or 1) // at_once)
-    with ProcessPoolExecutor(at_once, get_context("spawn"), _leave_interruptions) as pool:
+    with ProcessPoolExecutor(at_once, get_context("spawn"), _as_worker) as pool:
         running = [pool.submit(run_job, replace(job, threads=threads)) for job in jobs]
         try:
             yield lambda: all([_checked(one) for one in running])
         except BaseException:
+            processes = list((pool._processes or {}).values())  # shutdown forgets them
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list((pool._processes or {}).values()):
+            for process in processes:
                 process.terminate()
             raise
 
 
-def _leave_interruptions() -> None:
-    """An interruption by the keyboard reaches every process; the first one ends the others."""
+def _as_worker() -> None:
+    """Draw no bars, and leave an interruption by the keyboard, which reaches every process, to the first one."""
+    no_bars()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
