@@ -4,7 +4,7 @@
 
 On SmolLM2-135M-Instruct, for pairs of the sentence sets that come with lineas. Continuations of neutral openings are
 judged by a classifier of each concept, fitted on the two sides of its set: how many show the first, the second, both;
-and the damage to neutral sentences. Ways: one after the other in both orders (`then`), their changes added (`mix`), one
+and the damage to neutral sentences. Ways: each alone, one after the other in both orders (`then`), their changes added (`mix`), one
 learned on top of the other in both orders (`learn(on=...)`), of LinEAS without a penalty, with the sparse group lasso,
 and with single neurons penalised and refitted; Lin-AcT; one intervention learned from all sentences of both concepts at
 once; and a prompt that asks for both.
@@ -101,6 +101,8 @@ def ways(model: lineas.TextModel, first: str, second: str, seed: int) -> Iterato
     both = tuple([*a, *b] for a, b in zip(sides(first), sides(second)))
     for kind, method in METHODS.items():
         one, other = (lineas.learn(model, *sides(name), method, SITES, seed) for name in (first, second))
+        yield f"{kind}, first alone", one
+        yield f"{kind}, second alone", other
         yield f"{kind}, then", one.then(other)
         yield f"{kind}, then, other order", other.then(one)
         if kind in ("lin-act", "dense"):
