@@ -4,10 +4,10 @@
 
 On SmolLM2-135M-Instruct, for pairs of the sentence sets that come with lineas. Continuations of neutral openings are
 judged by a classifier of each concept, fitted on the two sides of its set: how many show the first, the second, both;
-and the damage to neutral sentences. Ways: each alone, one after the other in both orders (`then`), their changes added (`mix`), one
-learned on top of the other in both orders (`learn(on=...)`), of LinEAS without a penalty, with the sparse group lasso,
-and with single neurons penalised and refitted; Lin-AcT; one intervention learned from all sentences of both concepts at
-once; and a prompt that asks for both.
+and the damage to neutral sentences. Ways: each alone, one after the other in both orders (`then`), their changes added
+(`mix`), one learned on top of the other in both orders (`learn(on=...)`), of LinEAS without a penalty, with the sparse
+group lasso, and with single neurons penalised and refitted; Lin-AcT; one intervention learned from all sentences of
+both concepts at once; and a prompt that asks for both.
 Writes composition.json and benchmarks/results/composition, a file a pair and draw, so it goes on where it stopped and
 may be shared by several processes (--only).
 """
