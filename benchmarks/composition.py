@@ -15,7 +15,6 @@ may be shared by several processes (--only).
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -77,9 +76,7 @@ def main() -> None:
 
     rows: list[dict] = []
     methods = {name: asdict(method) for name, method in METHODS.items()}
-    asked = json.loads(
-        json.dumps({"samples": options.samples, "sentences": SENTENCES, "methods": methods, "sites": SITES})
-    )
+    asked = {"samples": options.samples, "sentences": SENTENCES, "methods": methods, "sites": SITES}
     for first, second in PAIRS if options.only is None else [PAIRS[number] for number in options.only]:
         rows += kept("composition", f"{first}-{second}", asked, unlearned, first, second)
         for number in range(options.draws):

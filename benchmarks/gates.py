@@ -13,7 +13,6 @@ several processes (--only).
 from __future__ import annotations
 
 import argparse
-import json
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
@@ -86,7 +85,6 @@ def main() -> None:
         return dict(zip(DAMAGES[2:], map(mean, found)))
 
     asked = {"strengths": STRENGTHS, "sites": UPPER_NORMS, "prompts": options.prompts, "neutral": options.neutral}
-    asked = json.loads(json.dumps(asked))
     draws = [
         kept("gates", f"draw-{number}", asked, compared, number) for number in options.only or range(options.draws)
     ]

@@ -58,6 +58,7 @@ def kept(name: str, part: str, asked: dict[str, Any], make: Callable[..., Any], 
     So a long benchmark goes on where it stopped, on another machine too; every part has its own commit and date.
     """
     file = RESULTS / name / f"{part}.json"
+    asked = json.loads(json.dumps(asked))  # as the file holds it
     told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     if told.get("asked") == asked:
         return told["made"]

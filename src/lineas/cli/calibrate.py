@@ -97,7 +97,7 @@ def calibrate(
         "largest": largest,
         "tolerance": tolerance,
         "model": loaded.name,
-        "dtype": str(next(loaded.network.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(loaded.dtype).removeprefix("torch."),
     }
     facts = {**told(found, effect, damage), "data": data, **how, **stamp()}
     learned.with_facts(calibration=facts, measurements=found.curve).save(place, overwrite=True)

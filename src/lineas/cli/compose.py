@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import reduce
 from pathlib import Path
 from typing import Annotated
@@ -37,8 +36,6 @@ def compose(
         raise LineasError(f"{len(interventions)} interventions take as many strengths, not {len(strengths)}.")
     check_writable(json)
     artifact.check_free(out, force)
-    if all(map(math.isfinite, strengths)):
-        warn_if_outside(torch.tensor(strengths))
     parts = [Intervention.load(source) for source in interventions]
     if mixed:
         whole, differs = mix(dict(zip(parts, strengths))), 0.0
@@ -46,6 +43,7 @@ def compose(
         steps = [part.at(s) for part, s in zip(parts, strengths)]
         whole = reduce(Intervention.then, steps)
         differs = whole.distance(reduce(Intervention.then, reversed(steps)))
+    warn_if_outside(torch.tensor(strengths))
     whole.with_facts(name=out.name).save(out, overwrite=force)
     talk = say(json)
     talk.print(f"composed {out}: support {whole.support():.1%} of the neurons at {len(whole.maps)} sites")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
@@ -72,6 +73,12 @@ class Model(Protocol):
     def batch(self, prompts: Sequence[str], max_length: int = ..., limit: int | None = ...) -> Any: ...
 
     def run(self, part: Any) -> None: ...
+
+
+def warn_if_cut(batch: Any, prompts: str) -> None:
+    """Warn where prompts of a batch, such as "32 source prompts", were longer than what is read of them."""
+    if batch.truncated:
+        warnings.warn(f"{batch.truncated} of {prompts} were cut at {batch.longest} tokens.", stacklevel=3)
 
 
 SOME_TOKENS = 1024

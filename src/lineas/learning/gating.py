@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean
@@ -12,7 +11,7 @@ import torch
 from lineas.errors import LineasError
 from lineas.gates import Gate
 from lineas.intervention import Intervention
-from lineas.learning.capture import SOME_TOKENS, Model, capture_part, samples
+from lineas.learning.capture import SOME_TOKENS, Model, capture_part, samples, warn_if_cut
 from lineas.models.frozen import frozen
 from lineas.prompts import described
 from lineas.sites import Site
@@ -119,8 +118,7 @@ def tokens(
 ) -> dict[str, torch.Tensor]:
     """Every token's (or pixel's) activation: by site name, float32 `[t, d]`, at most MOST of them at random."""
     batch = model.batch(prompts, max_length, SOME_TOKENS)
-    if batch.truncated:
-        warnings.warn(f"{batch.truncated} of {len(prompts)} prompts were cut at {batch.longest} tokens.", stacklevel=3)
+    warn_if_cut(batch, f"{len(prompts)} prompts")
     seen: dict[str, list[torch.Tensor]] = {site.name: [] for site in sites}
     with frozen(model.network):
         for part in batch.parts:

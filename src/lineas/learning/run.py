@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields
@@ -15,7 +14,7 @@ from lineas.base import BaseModel
 from lineas.errors import LineasError
 from lineas.folds import folding
 from lineas.intervention import Intervention
-from lineas.learning.capture import Model
+from lineas.learning.capture import Model, warn_if_cut
 from lineas.learning.fitting import Method, Progress, Task
 from lineas.learning.lineas import LinEAS
 from lineas.learning.memory import as_bytes
@@ -80,11 +79,7 @@ def learn(
     chosen = model.sites(sites) if sites is not None else model.default_sites(method.default_sites)
     check_sides(source, target)
     for side, prompts in (("source", source), ("target", target)):
-        batch = model.batch(prompts, max_length)
-        if batch.truncated:
-            warnings.warn(
-                f"{batch.truncated} of {len(prompts)} {side} prompts were cut at {batch.longest} tokens.", stacklevel=2
-            )
+        warn_if_cut(model.batch(prompts, max_length), f"{len(prompts)} {side} prompts")
     bar = tqdm(desc=type(method).__name__, disable=progress is not True)
 
     reported = 0

@@ -30,11 +30,9 @@ def lines(
         zero: whether the side begins at 0.
         notes: written beside the points, one each, where there is one curve.
     """
-    notes = list(notes or ())
-    if notes:
-        finite = [all(map(math.isfinite, p)) for points in series.values() for p in points]
-        notes = [note for note, there in zip(notes, finite) if there]  # of one curve
-    series = {label: [p for p in points if all(map(math.isfinite, p))] for label, points in series.items()}
+    everything = [p for points in series.values() for p in points]
+    notes = [note for note, p in zip(notes or (), everything) if _finite(p)]
+    series = {label: list(filter(_finite, points)) for label, points in series.items()}
     everything = [p for points in series.values() for p in points]
     if not everything:
         return Markup()
@@ -61,6 +59,10 @@ def lines(
         if label
     )
     return Markup(_svg("".join(parts)) + (f'<div class="legend">{legend}</div>' if legend else ""))
+
+
+def _finite(point: tuple[float, float]) -> bool:
+    return all(map(math.isfinite, point))
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -107,9 +107,8 @@ def overlap(one: Intervention, other: Intervention) -> float:
     both = either = 0
     for name in {*one.maps, *other.maps}:
         supports = [i.maps[name].support().cpu() for i in (one, other) if name in i.maps]
-        if len({len(support) for support in supports}) == 1:
-            both += int((supports[0] & supports[1]).sum()) if len(supports) == 2 else 0
-            either += int(torch.stack(supports).any(0).sum())
-        else:
-            either += sum(int(support.sum()) for support in supports)
+        either += sum(int(support.sum()) for support in supports)
+        if len(supports) == 2 and len(supports[0]) == len(supports[1]):
+            both += int((supports[0] & supports[1]).sum())
+    either -= both  # counted twice
     return both / either if either else 1.0

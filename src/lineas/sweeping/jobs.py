@@ -104,6 +104,7 @@ def points(place: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+@whole_or_nothing()
 def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None = None) -> int:
     """Do what is not done yet of a job; gives the number of its points.
 
@@ -148,8 +149,7 @@ def _learned(
     options = {"seed": job.seed, "progress": False, **job.options}
     if not isinstance(job.method, LinEAS):
         started = time.perf_counter()
-        with whole_or_nothing():
-            learned = learn(model, job.source, job.target, job.method, **options)
+        learned = learn(model, job.source, job.target, job.method, **options)
         yield _kept(job, learned, None, False, started, {"cost": learned.facts["cost"][-1]}), learned
         return
     started = time.perf_counter()
@@ -165,10 +165,9 @@ def _learned(
         if (solution.gamma, True) in missing:
             started = time.perf_counter()
             recipe = replace(job.method, gamma=0.0, refit=False, steps=solution.steps)
-            with whole_or_nothing():
-                again = learn(
-                    model, job.source, job.target, recipe, start=solution.intervention, within_support=True, **options
-                )
+            again = learn(
+                model, job.source, job.target, recipe, start=solution.intervention, within_support=True, **options
+            )
             facts = {"cost": again.facts["cost"][-1], "steps": solution.steps}
             yield _kept(job, again, solution.gamma, True, started, facts), again
         started = time.perf_counter()
