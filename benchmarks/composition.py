@@ -18,9 +18,9 @@ import argparse
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from statistics import mean, stdev
+from statistics import mean
 
-from record import about, kept, save
+from record import about, kept, save, spread
 
 import lineas
 from lineas.evaluation.classifiers import Classifier, fitted
@@ -38,6 +38,8 @@ METHODS: dict[str, Method] = {
 }
 SENTENCES = 24
 """Sentences a side of every draw, of 48."""
+SWAPPED = ", other order"
+MEASURES = ("first", "second", "both", "perplexity", "kl")
 ASKED = {
     "archaic": "in archaic English",
     "cheerful": "cheerfully",
@@ -78,13 +80,15 @@ def main() -> None:
     methods = {name: asdict(method) for name, method in METHODS.items()}
     asked = {"samples": options.samples, "sentences": SENTENCES, "methods": methods, "sites": SITES}
     for first, second in PAIRS if options.only is None else [PAIRS[number] for number in options.only]:
-        rows += kept("composition", f"{first}-{second}", asked, unlearned, first, second)
-        for number in range(options.draws):
-            rows += kept("composition", f"{first}-{second}-{number}", asked, learned, first, second, number)
+        parts: list[tuple] = [("", unlearned), *((f"-{number}", learned, number) for number in range(options.draws))]
+        for part, make, *given in parts:
+            case = f"{first}-{second}{part}"
+            rows += [{"case": case, **row} for row in kept("composition", case, asked, make, first, second, *given)]
     if options.only:
         return
-    save("composition", {"about": about(), "options": vars(options), "summary": summary(rows)})
-    for line in summary(rows):
+    found = summary(rows)
+    save("composition", {"about": about(), "options": vars(options), **found})
+    for line in [*found["lines"], *found["gaps"].items()]:
         print(line)
 
 
@@ -101,14 +105,14 @@ def ways(model: lineas.TextModel, first: str, second: str, seed: int) -> Iterato
         yield f"{kind}, first alone", one
         yield f"{kind}, second alone", other
         yield f"{kind}, then", one.then(other)
-        yield f"{kind}, then, other order", other.then(one)
+        yield f"{kind}, then{SWAPPED}", other.then(one)
         if kind in ("lin-act", "dense"):
             yield f"{kind}, mix", lineas.mix({one: 1.0, other: 1.0})
         if kind != "lin-act":
             above = lineas.learn(model, *sides(second), method, SITES, seed, on=one)
             yield f"{kind}, learned on top", one.then(above)
             above = lineas.learn(model, *sides(first), method, SITES, seed, on=other)
-            yield f"{kind}, learned on top, other order", other.then(above)
+            yield f"{kind}, learned on top{SWAPPED}", other.then(above)
     yield "dense, from all sentences at once", lineas.learn(model, *both, lineas.LinEAS(), SITES, seed)
 
 
@@ -133,17 +137,36 @@ def judged(
     return {"first": mean(a), "second": mean(b), "both": mean(map(min, a, b)), "perplexity": perplexity, "kl": kl}
 
 
-def summary(rows: list[dict]) -> list[dict]:
-    """A way a line: means over pairs and draws; the deviation of `both` over them."""
+def summary(rows: list[dict]) -> dict:
+    """Means over pairs, draws and orders, a way a line; and what composing, learning on top and the order change."""
     lines = []
-    for way in dict.fromkeys(row["way"] for row in rows):
-        mine = [row for row in rows if row["way"] == way]
-        line = {key: mean(row[key] for row in mine) for key in ("first", "second", "both", "perplexity", "kl")}
-        line["deviation"] = stdev(row["both"] for row in mine) if len(mine) > 1 else None
+    for way in dict.fromkeys(row["way"].removesuffix(SWAPPED) for row in rows):
+        mine = [row for row in rows if row["way"].removesuffix(SWAPPED) == way]
+        line = {key: mean(row[key] for row in mine) for key in MEASURES}
         if "support" in mine[0]:
             line["support"] = mean(row["support"] for row in mine)
         lines.append({"way": way, "rows": len(mine), **line})
-    return lines
+    return {"lines": lines, "gaps": {kind: gaps(kind, rows) for kind in METHODS}}
+
+
+def gaps(kind: str, rows: list[dict]) -> dict[str, dict]:
+    """Differences within a pair, a draw and an order, with their deviation.
+
+    `composed` against the better one alone; learned `on top` against composed; a concept that comes `last` against the
+    same one first.
+    """
+    found: dict[str, list[dict[str, float]]] = {"composed": [], "on top": [], "last": []}
+    for case in dict.fromkeys(row["case"] for row in rows if "support" in row):
+        at = {row["way"]: row for row in rows if row["case"] == case}
+        alone = max((at[f"{kind}, {which} alone"] for which in ("first", "second")), key=lambda row: row["both"])
+        then, swapped = (at[f"{kind}, then{order}"] for order in ("", SWAPPED))
+        found["last"] += [{"shown": swapped["first"] - then["first"]}, {"shown": then["second"] - swapped["second"]}]
+        for order, plain in (("", then), (SWAPPED, swapped)):
+            found["composed"].append({key: plain[key] - alone[key] for key in MEASURES})
+            above = at.get(f"{kind}, learned on top{order}")
+            if above:
+                found["on top"].append({key: above[key] - plain[key] for key in MEASURES})
+    return {name: {key: spread([gap[key] for gap in all_]) for key in all_[0]} for name, all_ in found.items() if all_}
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
-from record import DATA, UPPER_NORMS, about, kept, save, toxic_prompts
+from record import DATA, UPPER_NORMS, about, kept, save, spread, toxic_prompts
 from sparsity import OFFSET
 
 import lineas
@@ -104,10 +104,7 @@ def summary(draws: list[dict]) -> dict:
             for name in ("ungated", "gated"):
                 line[name] = {key: mean(one[name][key] for one in equal) for key in ("strength", *MEASURES)}
             gaps = {key: [one["gated"][key] - one["ungated"][key] for one in equal] for key in DAMAGES}
-            line["gaps"] = {
-                key: {"mean": mean(some), "deviation": stdev(some) if len(some) > 1 else None}
-                for key, some in gaps.items()
-            }
+            line["gaps"] = {key: spread(some) for key, some in gaps.items()}
         found["equal"].append(line)
     return found
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,11 @@ def row(way: str, ratios: list[float], **facts: Any) -> dict[str, Any]:
     """A way's line of a table: its facts, and the median and quartiles of its ratios, one a round."""
     low, high = np.quantile(ratios, [0.25, 0.75])
     return {"way": way, **facts, "ratio": median(ratios), "quartiles": [float(low), float(high)]}
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Their mean and standard deviation; of a single one None."""
+    return {"mean": mean(values), "deviation": stdev(values) if len(values) > 1 else None}
 
 
 def toxic_prompts(count: int) -> list[str]:

@@ -21,10 +21,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-from record import DATA, RESULTS, UPPER_NORMS, about, save, toxic_prompts
+from record import DATA, RESULTS, UPPER_NORMS, about, save, spread, toxic_prompts
 
 import lineas
 from lineas.evaluation.classifiers import PROFANITY
@@ -109,7 +108,7 @@ def main() -> None:
     plot(lines, Path(__file__).parents[1] / "docs" / "sparsity.png", EFFECT)
 
 
-def against_dense(line: Line, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def against_dense(line: Line, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
     """Mean and deviation over draws of a line's share of the dense run's effect, and of the difference in damage."""
     values = {(row["method"], row["gamma"], row["refit"], row["strength"], row["seed"]): row["values"] for row in rows}
     before = values["untouched", None, False, 1.0, 0]
@@ -120,9 +119,7 @@ def against_dense(line: Line, rows: Sequence[dict[str, Any]]) -> dict[str, dict[
             found["kept"].append((before[EFFECT] - mine[EFFECT]) / (before[EFFECT] - dense[EFFECT]))
             for damage in ("perplexity", "kl"):
                 found[damage].append(mine[damage] - dense[damage])
-    return {
-        name: {"mean": mean(all_), "deviation": stdev(all_) if len(all_) > 1 else 0.0} for name, all_ in found.items()
-    }
+    return {name: spread(all_) for name, all_ in found.items()}
 
 
 def restored(job: Job, asked: dict[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import record
 from contest import PROMPT, UNTOUCHED, methods
@@ -46,7 +46,7 @@ def summary(rows: Sequence[dict]) -> list[dict]:
             known = [row["values"][key] for row in mine if key in row["values"]]
             known += [row[key] for row in mine if row["kind"] == "row" and key in row]
             if known:
-                line[key] = {"mean": mean(known), "deviation": stdev(known) if len(known) > 1 else None}
+                line[key] = record.spread(known)
         lines.append(line)
     return lines
 

@@ -277,16 +277,21 @@ def _smallest(lines: list[dict]) -> dict:
 
 
 def composition() -> str:
-    """The table of two concepts at once."""
+    """The tables of two concepts at once."""
     result = json.loads((RESULTS / "composition.json").read_text())
-    columns = ("way", "first concept", "second", "both at once", "perplexity", "divergence", "neurons touched")
+    columns = ("", "first concept", "second", "both at once", "perplexity", "divergence", "neurons touched")
     lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
-    for row in result["summary"]:
-        support = f"{100 * row['support']:.0f} %" if "support" in row else ""
-        lines.append(
-            f"| {row['way']} | {100 * row['first']:.0f} % | {100 * row['second']:.0f} % | {100 * row['both']:.1f} % ± "
-            f"{100 * row['deviation']:.1f} | {row['perplexity']:.1f} | {row['kl']:.3f} | {support} |"
-        )
+    for row in result["lines"]:
+        cells = [row["way"], *(f"{100 * row[key]:.0f} %" for key in ("first", "second", "both"))]
+        cells += [f"{row['perplexity']:.1f}", f"{row['kl']:.3f}"]
+        cells.append(f"{100 * row['support']:.0f} %" if "support" in row else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    columns = ("both: composed", "learned on top", "divergence: learned on top", "a concept last, not first")
+    lines += ["", f"| difference in | {' | '.join(columns)} |", "|" + " --- |" * (1 + len(columns))]
+    for kind, gaps in result["gaps"].items():
+        top = (_percent(gaps["on top"]["both"]), _signed(gaps["on top"]["kl"], 3)) if "on top" in gaps else ("", "")
+        cells = [kind, _percent(gaps["composed"]["both"]), *top, _percent(gaps["last"]["shown"])]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", _made_by("composition")])
 
 
@@ -311,6 +316,11 @@ def gates() -> str:
 
 def _signed(gap: dict, digits: int) -> str:
     return f"{gap['mean']:+.{digits}f}" + (f" ± {gap['deviation']:.{digits}f}" if gap["deviation"] is not None else "")
+
+
+def _percent(gap: dict) -> str:
+    """A difference of two shares, in points."""
+    return _signed({key: 100 * value for key, value in gap.items()}, 0)
 
 
 def _share(row: dict) -> str:
