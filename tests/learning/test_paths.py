@@ -112,6 +112,18 @@ def test_a_path_costs_three_runs_and_its_points_are_what_a_run_of_their_own_find
         assert left < 0.1  # the cost is not convex: two ends that are both optimal may differ
 
 
+def test_a_solution_that_begins_with_a_denser_one_keeps_neurons_that_it_would_not_have_taken(
+    stories: TextModel,
+) -> None:
+    """So a path goes from sparse to dense: by the other way its sparse end is not sparse."""
+    first, last = LinEAS(steps=20, gamma=GAMMAS[0]), LinEAS(steps=later_steps(20, 10), gamma=GAMMAS[-1])
+    from_the_dense_side = learn(stories, last, start=learn(stories, first))
+    alone = learn(stories, LinEAS(steps=400, gamma=GAMMAS[-1]))
+    as_a_path_does = next(path(stories, PROMPTS, OTHER_PROMPTS, GAMMAS, LinEAS(steps=20), progress=False)).intervention
+    assert from_the_dense_side.support() > 2 * alone.support()
+    assert as_a_path_does.support() == pytest.approx(alone.support(), rel=0.5)
+
+
 def _objective(cost: float, learned: lineas.Intervention, gamma: float) -> float:
     groups = [group for m in learned.maps.values() for group in (m.scale - 1, m.shift)]
     return cost + gamma * sum(float(penalty.value(group, 1.0, 1.0)) for group in groups)

@@ -1,4 +1,4 @@
-"""Sweeps: paths of interventions from dense to sparse, learned and judged, in parallel, with a choice at the end."""
+"""Sweeps: interventions along a path of gammas, learned and judged, in parallel, with a choice at the end."""
 
 from lineas.sweeping.jobs import Job, points, run_job
 from lineas.sweeping.summary import Line, choose, summary
