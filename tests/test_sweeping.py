@@ -332,8 +332,10 @@ def test_the_choice_keeps_its_calibration_and_says_what_it_changes(
     assert lineas.Intervention.load(place).calibrated_strength == 0.5
 
 
-def test_ctrl_c_ends_every_process_and_leaves_no_half_learned_point(judged: Path) -> None:
-    """Real processes, a real signal to all of them, as a terminal sends it."""
+def test_ctrl_c_ends_every_process_and_leaves_no_half_learned_point(
+    judged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Real processes, a real signal to all of them, as a terminal sends it; meanwhile no second run works there."""
     command = [sys.executable, "-c", "from lineas.cli import main; main()", *SWEEP, "--jobs", "2"]
     command += ["--gamma", "0", "1e-3", "--steps", "100000"]
     pipes: dict = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
@@ -343,6 +345,8 @@ def test_ctrl_c_ends_every_process_and_leaves_no_half_learned_point(judged: Path
         while not points(judged / "s" / "untouched") and time.monotonic() < time_limit and process.poll() is None:
             time.sleep(0.2)
         time.sleep(3)  # the other worker is learning
+        code, _, second = run(capsys, *SWEEP)
+        assert (code, "another run works in s; wait until it has ended" in second) == (2, True)
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

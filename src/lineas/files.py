@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lineas.errors import LineasError
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
 
 
 def check_free(path: Path, overwrite: bool, marked_by: str | tuple[str, ...], kind: str) -> None:
@@ -90,3 +96,28 @@ def new_folder(path: Path, keep: bool = False, others: bool = False) -> Iterator
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder until the end of the block or of the process, where the system has locks; nothing is written.
+
+    Raises:
+        LineasError: when another run holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LineasError(
+                f"another run works in {folder}; wait until it has ended, or choose another folder."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(place)

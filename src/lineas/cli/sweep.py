@@ -1,4 +1,4 @@
-"""`lineas sweep`: interventions from dense to sparse, judged; the smallest that does the job is chosen."""
+"""`lineas sweep`: interventions along gamma, judged; the smallest that does the job is chosen."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.measures import Measures
 from lineas.evaluation.report import EFFECTS, first_taken
-from lineas.files import write_text
+from lineas.files import alone, write_text
 from lineas.intervention import Intervention
 from lineas.learning import check_sides
 from lineas.learning.memory import as_bytes
@@ -47,6 +47,7 @@ NEEDS = {"toxicity": "prompts", "perplexity": "neutral", "concept": "shows"}
 
 
 def sweep(
+    context: typer.Context,
     source: Annotated[str, typer.Option(metavar="FILE[:column]", help="Prompts of the behaviour to leave.")],
     target: Annotated[str, typer.Option(metavar="FILE[:column]", help="Prompts of the behaviour to reach.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the sweep; the same command goes on there.")],
@@ -134,6 +135,10 @@ def sweep(
         },
     }
     no_bars()
+    if not out.exists():
+        out.mkdir(parents=True)
+    if out.is_dir():
+        context.with_resource(alone(out))
     begun = _claim(out, settings, force)
     learned = [
         Job(out, model, recipe, name, *sides[seed], seed, gammas, measures, refit, strengths, options, dtype)
