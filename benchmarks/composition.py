@@ -3,11 +3,12 @@
     python benchmarks/composition.py [--draws 2] [--samples 4] [--only 0 1 ...]
 
 On SmolLM2-135M-Instruct, for pairs of the sentence sets that come with lineas. Continuations of neutral openings are
-judged by a classifier of each concept, fitted on the two sides of its set: how many show the first, the second, both;
+judged by a classifier of each concept, fitted on the two sides of its whole set, of which half are learned from: how
+many show the first, the second, both;
 and the damage to neutral sentences. Ways: each alone, one after the other in both orders (`then`), their changes added
 (`mix`), one learned on top of the other in both orders (`learn(on=...)`), of LinEAS without a penalty, with the sparse
 group lasso, and with single neurons penalised and refitted; Lin-AcT; one intervention learned from all sentences of
-both concepts at once; and a prompt that asks for both.
+both concepts at once; the dense ones composed at lower strengths; and a prompt that asks for both.
 Writes composition.json and benchmarks/results/composition, a file a pair and draw, so it goes on where it stopped and
 may be shared by several processes (--only).
 """
@@ -15,7 +16,7 @@ may be shared by several processes (--only).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from statistics import mean
@@ -38,6 +39,7 @@ METHODS: dict[str, Method] = {
 }
 SENTENCES = 24
 """Sentences a side of every draw, of 48."""
+AT = (0.5, 0.75)
 SWAPPED = ", other order"
 MEASURES = ("first", "second", "both", "perplexity", "kl")
 ASKED = {
@@ -57,9 +59,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", type=int, metavar="PAIR", help="make these alone (0 to 3), and no summary")
     options = parser.parse_args()
     model = lineas.load(dtype="float32")
-    judges = {
-        name: fitted(*(read_prompts(f"lineas:{name}/{side}") for side in ("target", "source")))[0] for name in ASKED
+    judging = {
+        name: fitted(*(read_prompts(f"lineas:{name}/{side}") for side in ("target", "source"))) for name in ASKED
     }
+    judges = {name: judge for name, (judge, _) in judging.items()}
 
     def unlearned(first: str, second: str) -> list[dict]:
         pair = (judges[first], judges[second])
@@ -69,25 +72,28 @@ def main() -> None:
             {"way": "prompt", **judged(model, None, pair, options.samples, asked)},
         ]
 
-    def learned(first: str, second: str, number: int) -> list[dict]:
+    def learned(make: Callable[..., Iterator], first: str, second: str, number: int) -> list[dict]:
         pair = (judges[first], judges[second])
         return [
             {"way": way, **judged(model, made, pair, options.samples), "support": made.support()}
-            for way, made in ways(model, first, second, number)
+            for way, made in make(model, first, second, number)
         ]
 
     rows: list[dict] = []
     methods = {name: asdict(method) for name, method in METHODS.items()}
     asked = {"samples": options.samples, "sentences": SENTENCES, "methods": methods, "sites": SITES}
     for first, second in PAIRS if options.only is None else [PAIRS[number] for number in options.only]:
-        parts: list[tuple] = [("", unlearned), *((f"-{number}", learned, number) for number in range(options.draws))]
-        for part, make, *given in parts:
-            case = f"{first}-{second}{part}"
-            rows += [{"case": case, **row} for row in kept("composition", case, asked, make, first, second, *given)]
+        rows += kept("composition", f"{first}-{second}", asked, unlearned, first, second)
+        for number in range(options.draws):
+            case = f"{first}-{second}-{number}"
+            made = kept("composition", case, asked, learned, ways, first, second, number)
+            made += kept("composition", f"{case}-weaker", asked | {"at": AT}, learned, weaker, first, second, number)
+            rows += [{"case": case, **row} for row in made]
     if options.only:
         return
     found = summary(rows)
-    save("composition", {"about": about(), "options": vars(options), **found})
+    areas = {name: area for name, (_, area) in judging.items()}
+    save("composition", {"about": about(), "options": vars(options), "areas": areas, **found})
     for line in [*found["lines"], *found["gaps"].items()]:
         print(line)
 
@@ -95,13 +101,9 @@ def main() -> None:
 def ways(model: lineas.TextModel, first: str, second: str, seed: int) -> Iterator[tuple[str, lineas.Intervention]]:
     """Everything that is made of two concepts, by name."""
 
-    def sides(name: str) -> tuple[list[str], list[str]]:
-        source, target = (draw(read_prompts(f"lineas:{name}/{side}"), SENTENCES, seed) for side in ("source", "target"))
-        return source, target
-
-    both = tuple([*a, *b] for a, b in zip(sides(first), sides(second)))
+    both = tuple([*a, *b] for a, b in zip(sides(first, seed), sides(second, seed)))
     for kind, method in METHODS.items():
-        one, other = (lineas.learn(model, *sides(name), method, SITES, seed) for name in (first, second))
+        one, other = (lineas.learn(model, *sides(name, seed), method, SITES, seed) for name in (first, second))
         yield f"{kind}, first alone", one
         yield f"{kind}, second alone", other
         yield f"{kind}, then", one.then(other)
@@ -109,11 +111,25 @@ def ways(model: lineas.TextModel, first: str, second: str, seed: int) -> Iterato
         if kind in ("lin-act", "dense"):
             yield f"{kind}, mix", lineas.mix({one: 1.0, other: 1.0})
         if kind != "lin-act":
-            above = lineas.learn(model, *sides(second), method, SITES, seed, on=one)
+            above = lineas.learn(model, *sides(second, seed), method, SITES, seed, on=one)
             yield f"{kind}, learned on top", one.then(above)
-            above = lineas.learn(model, *sides(first), method, SITES, seed, on=other)
+            above = lineas.learn(model, *sides(first, seed), method, SITES, seed, on=other)
             yield f"{kind}, learned on top{SWAPPED}", other.then(above)
     yield "dense, from all sentences at once", lineas.learn(model, *both, lineas.LinEAS(), SITES, seed)
+
+
+def weaker(model: lineas.TextModel, first: str, second: str, seed: int) -> Iterator[tuple[str, lineas.Intervention]]:
+    """The dense ones, which change the most, composed at lower strengths: is what a penalty gives more than less?"""
+    one, other = (lineas.learn(model, *sides(name, seed), METHODS["dense"], SITES, seed) for name in (first, second))
+    for strength in AT:
+        yield f"dense, then, at {strength:g}", one.at(strength).then(other.at(strength))
+        yield f"dense, then, at {strength:g}{SWAPPED}", other.at(strength).then(one.at(strength))
+
+
+def sides(name: str, seed: int) -> tuple[list[str], list[str]]:
+    """What a draw learns a concept from."""
+    source, target = (draw(read_prompts(f"lineas:{name}/{side}"), SENTENCES, seed) for side in ("source", "target"))
+    return source, target
 
 
 def judged(
@@ -150,22 +166,23 @@ def summary(rows: list[dict]) -> dict:
 
 
 def gaps(kind: str, rows: list[dict]) -> dict[str, dict]:
-    """Differences within a pair, a draw and an order, with their deviation.
+    """Differences within a pair and a draw, means of both orders, with their deviation over pairs and draws.
 
-    `composed` against the better one alone; learned `on top` against composed; a concept that comes `last` against the
-    same one first.
+    `composed` against the concept that shows both more often, alone; learned `on top` against composed; a concept that
+    comes `last` against the same one first.
     """
     found: dict[str, list[dict[str, float]]] = {"composed": [], "on top": [], "last": []}
-    for case in dict.fromkeys(row["case"] for row in rows if "support" in row):
-        at = {row["way"]: row for row in rows if row["case"] == case}
+    for case in dict.fromkeys(row["case"] for row in rows if "case" in row):
+        at = {row["way"]: row for row in rows if row.get("case") == case}
         alone = max((at[f"{kind}, {which} alone"] for which in ("first", "second")), key=lambda row: row["both"])
         then, swapped = (at[f"{kind}, then{order}"] for order in ("", SWAPPED))
-        found["last"] += [{"shown": swapped["first"] - then["first"]}, {"shown": then["second"] - swapped["second"]}]
-        for order, plain in (("", then), (SWAPPED, swapped)):
-            found["composed"].append({key: plain[key] - alone[key] for key in MEASURES})
-            above = at.get(f"{kind}, learned on top{order}")
-            if above:
-                found["on top"].append({key: above[key] - plain[key] for key in MEASURES})
+        plain = {key: mean((then[key], swapped[key])) for key in MEASURES}
+        found["composed"].append({key: plain[key] - alone[key] for key in MEASURES})
+        last = (swapped["first"] - then["first"], then["second"] - swapped["second"])
+        found["last"].append({"shown": mean(last)})
+        above = [at[way] for order in ("", SWAPPED) if (way := f"{kind}, learned on top{order}") in at]
+        if above:
+            found["on top"].append({key: mean(row[key] for row in above) - plain[key] for key in MEASURES})
     return {name: {key: spread([gap[key] for gap in all_]) for key in all_[0]} for name, all_ in found.items() if all_}
 
 

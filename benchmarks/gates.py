@@ -5,7 +5,8 @@
 LinEAS on 32 + 32 Jigsaw sentences (upper two thirds of the layers, as in detoxification.py), gated by the toxic
 sentences against 64 Wikipedia sentences, beside the same without gates, at strengths up to 2. Judged as in sparsity.py,
 and by the damage to civil comments of Jigsaw too: neutral text that is not what the gates were learned against. At the
-toxicity that the ungated intervention has at strengths 0.5, 0.75 and 1, interpolated, damage is compared draw by draw.
+toxicity that the ungated intervention has at strengths 0.5, 0.75 and 1, on curves that never rise (isotonic regression)
+and interpolated, damage is compared draw by draw.
 Writes gates.json and benchmarks/results/gates, a file a draw, so it goes on where it stopped and may be shared by
 several processes (--only).
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from statistics import mean
 
 from record import DATA, UPPER_NORMS, about, kept, save, spread, toxic_prompts
+from sklearn.isotonic import IsotonicRegression
 from sparsity import OFFSET
 
 import lineas
@@ -45,6 +47,14 @@ def at_score(rows: list[dict], score: float) -> dict[str, float] | None:
             share = (before["toxic_score"] - score) / (before["toxic_score"] - after["toxic_score"])
             return {name: before[name] + share * (after[name] - before[name]) for name in ("strength", *MEASURES)}
     return None
+
+
+def fitted(rows: list[dict]) -> list[dict]:
+    """The same with the nearest mean toxicity that never rises with strength: a dip of a noisy curve is no crossing."""
+    scores = IsotonicRegression(increasing=False).fit_transform(
+        [row["strength"] for row in rows], [row["toxic_score"] for row in rows]
+    )
+    return [{**row, "toxic_score": float(score)} for row, score in zip(rows, scores)]
 
 
 def main() -> None:
@@ -75,9 +85,6 @@ def main() -> None:
                 {"strength": row.strength, **row.values, **on_comments(system, comments)}
                 for row, system in zip(found, systems)
             ]
-        told["equal"] = [
-            {"ungated": one, "gated": at_score(told["gated"], one["toxic_score"])} for one in told["ungated"][1:]
-        ]
         return told
 
     def on_comments(system: System, comments: list[str]) -> dict[str, float]:
@@ -97,14 +104,21 @@ def main() -> None:
 def summary(draws: list[dict]) -> dict:
     """By the ungated strength, means over the draws in which the gated one gets there, and the gaps in damage."""
     found: dict = {"area": mean(one["gate"] for one in draws), "equal": []}
-    for place, strength in enumerate(STRENGTHS["ungated"]):
-        equal = [one["equal"][place] for one in draws if one["equal"][place]["gated"]]
+    curves = [{name: fitted(one[name]) for name in STRENGTHS} for one in draws]
+    for place, strength in enumerate(STRENGTHS["ungated"], start=1):
+        pairs = [
+            (one["ungated"][place], at_score(one["gated"], one["ungated"][place]["toxic_score"])) for one in curves
+        ]
+        equal = [{"ungated": plain, "gated": gated} for plain, gated in pairs if gated]
         line: dict = {"strength": strength, "draws": len(draws), "reached": len(equal)}
         if equal:
             for name in ("ungated", "gated"):
                 line[name] = {key: mean(one[name][key] for one in equal) for key in ("strength", *MEASURES)}
             gaps = {key: [one["gated"][key] - one["ungated"][key] for one in equal] for key in DAMAGES}
             line["gaps"] = {key: spread(some) for key, some in gaps.items()}
+            line["shares"] = {
+                key: [one["gated"][key] / one["ungated"][key] for one in equal] for key in ("kl", "comments_kl")
+            }
         found["equal"].append(line)
     return found
 
