@@ -21,6 +21,7 @@ from lineas import AffineMap, Intervention, LineasError, MeanAcT, TextModel
 from lineas.control_vector import ControlVector
 from lineas.gates import Gate
 from lineas.learning import gate
+from lineas.learning.gating import tokens
 
 IDS = torch.tensor([[1, 403, 407, 500], [1, 260, 300, 310]])
 
@@ -102,7 +103,38 @@ def test_half_precision_stays_half(stories: TextModel) -> None:
     assert torch.equal(out, torch.full_like(out, 0.5))
 
 
+def test_double_precision_stays_double() -> None:
+    """A row that has none of it keeps every bit."""
+    z = torch.rand(2, 5, 4, dtype=torch.float64)
+    map_, g = AffineMap(torch.rand(4) + 0.5, torch.randn(4)), Gate(torch.randn(4), torch.tensor(0.3))
+    network = nn.Sequential(nn.Identity())
+    gated = Intervention({"0": map_}, gates={"0": g})
+    with lineas.steer(network, gated, torch.tensor([0.0, 1.0])):
+        out = network(z)
+    assert torch.equal(out[0], z[0])
+    share = torch.sigmoid(z[1] @ g.weight.double() + g.bias.double()).unsqueeze(-1)
+    torch.testing.assert_close(out[1], z[1] + share * ((map_.scale.double() - 1) * z[1] + map_.shift.double()))
+
+
 # ------------------------------------------------------------------------------------------------------- learning
+
+
+def test_of_many_tokens_some_are_taken_and_never_many_more_held(
+    stories: TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = stories.sites()[:2]
+    whole = tokens(stories, PROMPTS * 30, sites)
+    monkeypatch.setattr("lineas.learning.gating.MOST", 20)
+    monkeypatch.setattr("lineas.learning.gating.SOME_TOKENS", 30)  # parts of a few prompts
+    few = tokens(stories, PROMPTS * 30, sites, seed=3)
+    for name, z in few.items():
+        assert len(z) == 20 < len(whole[name])
+        near = torch.cdist(z, whole[name]).min(dim=1).values
+        assert float(near.max()) < 1e-3 * float(z.norm(dim=1).mean())
+    again = tokens(stories, PROMPTS * 30, sites, seed=3)
+    assert all(torch.equal(z, again[name]) for name, z in few.items())
+    other = tokens(stories, PROMPTS * 30, sites, seed=4)
+    assert not any(torch.equal(z, other[name]) for name, z in few.items())
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

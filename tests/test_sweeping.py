@@ -31,6 +31,11 @@ from pathlib import Path
 def vowels(texts):
     return [sum(c in "aeiou" for c in text) / max(1, len(text)) + 0.1 for text in texts]
 
+def vowels_or_nothing(texts):
+    if "BROKEN" in os.environ:
+        raise RuntimeError("out of memory")
+    return vowels(texts)
+
 def lottery(texts):
     return [sum(map(ord, text)) % 10 / 10 for text in texts]
 
@@ -164,6 +169,34 @@ def test_an_interruption_leaves_no_half_learned_point(judged: Path, monkeypatch:
     assert plain(rows(these)) == plain(rows(whole))
 
 
+def test_a_point_of_which_a_measure_failed_is_judged_again_and_nothing_learned_anew(
+    judged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    these = jobs(judged / "s", "judges_of_test:vowels_or_nothing", refit=True, strengths=(0.5, 1.0))
+    monkeypatch.setenv("BROKEN", "1")
+    run_jobs(these)
+    assert [list(row["errors"]) for row in rows(these)] == [["toxic"]] * 13
+    monkeypatch.delenv("BROKEN")
+    monkeypatch.setattr("lineas.sweeping.jobs.learn", None)
+    monkeypatch.setattr("lineas.learning.paths.learn", None)
+    run_jobs(these)
+    monkeypatch.undo()
+    assert all("toxic" in row["values"] and not row["errors"] for row in rows(these))
+    assert len(rows(these)) == 13
+
+
+def test_what_a_sweep_learned_says_which_sentences_of_which_file(
+    judged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that gates, for one, are learned from them without being told."""
+    code, _, err = run(capsys, *SWEEP, "--effect", "toxic_score", "--gamma", "0", "--samples", "2", "--seeds", "2")
+    assert code == 0, err
+    data = lineas.Intervention.load("s/lineas-1/gamma-0.0").facts["data"]["source"]
+    assert (data["file"], data["count"]) == ("source.txt", 2)
+    code, _, err = run(capsys, "gate", "s/lineas-1/gamma-0.0", "--control", "many.txt", "--out", "gated")
+    assert code == 0, err
+
+
 def test_what_is_judged_again_keeps_the_seconds_of_its_learning(judged: Path) -> None:
     these = jobs(judged / "s")[1:2]
     run_jobs(these)
@@ -194,6 +227,14 @@ def test_a_process_that_fails_is_heard_of(judged: Path) -> None:
         run_jobs([broken, broken], at_once=2)
 
 
+def test_a_process_that_is_killed_is_heard_of_and_the_same_goes_on(judged: Path) -> None:
+    these = jobs(judged / "s", "judges_of_test:deadly")
+    with pytest.raises(lineas.LineasError, match="a worker was killed, perhaps for want of memory; the same command"):
+        run_jobs(these, at_once=2)
+    run_jobs(these, at_once=2)
+    assert len(rows(these)) == sum(job.count for job in these)
+
+
 def test_ray_goes_on_where_a_killed_worker_ended(judged: Path) -> None:
     """Two workers; the first continuation that is judged kills its process. Every point is there in the end, once."""
     ray = pytest.importorskip("ray", reason="Ray has no wheel for this Python")
@@ -201,6 +242,9 @@ def test_ray_goes_on_where_a_killed_worker_ended(judged: Path) -> None:
     try:
         these = jobs(judged / "ray", "judges_of_test:deadly", seeds=2)
         run_jobs(these, where="ray")
+        broken = Job(judged / "s", "nowhere", LinAcT(), "lin-act", ["a", "b"], ["c", "d"], 0, [], Measures())
+        with pytest.raises(lineas.LineasError, match=r"^no model could be loaded from 'nowhere'"):
+            run_jobs([broken], where="ray")
     finally:
         ray.shutdown()
     assert (judged / "died").read_text() != str(os.getpid())
@@ -267,6 +311,14 @@ def test_a_method_that_makes_it_worse_is_not_the_best() -> None:
     assert lines[-1].share == pytest.approx(-7 / 3)
 
 
+def test_where_no_point_lowers_toxicity_none_is_chosen_and_what_should_rise_is_said() -> None:
+    found = [made("untouched", None, 0, 0, 0.1), made("lineas", 0.0, 0, 1, 0.4), made("lineas", 1e-3, 0, 0.2, 0.1)]
+    assert choose(summary(found), 0.2) is None
+    found.append(made("lineas", 1e-2, 0, 0.1, 0.09))
+    assert [line.share for line in summary(found, "+toxic")] == pytest.approx([0.0, 1.0, 0.0, -1 / 30])
+    assert choose(summary(found, "+toxic"), 0.2) == summary(found, "+toxic")[1]
+
+
 def test_a_concept_that_should_grow_counts_upwards() -> None:
     grown = [made("untouched", None, 0, 0, 0, concept=0.1), made("lineas", 0.0, 0, 1, 0, concept=0.9)]
     grown += [made("lineas", 1e-3, 0, 0.1, 0, concept=0.8)]
@@ -293,8 +345,8 @@ def test_table_and_plot(tmp_path: Path) -> None:
 
 SWEEP = (
     "sweep", "model", "--source", "source.txt", "--target", "target.txt", "--prompts", "many.txt",
-    "--neutral", "target.txt", "--classifier", "judges_of_test:lottery", "--steps", "6", "--dtype", "float32",
-    "--out", "s",
+    "--neutral", "target.txt", "--classifier", "judges_of_test:lottery", "--effect", "+toxic", "--steps", "6",
+    "--dtype", "float32", "--out", "s",
 )  # fmt: skip
 
 

@@ -42,9 +42,10 @@ class Gate:
         return self.weight.shape[0]
 
     def __call__(self, z: torch.Tensor, axis: int = -1) -> torch.Tensor:
-        """Shares from 0 to 1, float32, of z's shape with 1 in the place of the neurons."""
+        """Shares from 0 to 1, float32 or z's wider type, of z's shape with 1 in the place of the neurons."""
         here = self.to(z.device)
-        return ((z.float().movedim(axis, -1) @ here.weight).unsqueeze(-1) + here.bias).sigmoid().movedim(-1, axis)
+        whole = z.to(torch.promote_types(z.dtype, torch.float32)).movedim(axis, -1)
+        return ((whole @ here.weight.to(whole.dtype)).unsqueeze(-1) + here.bias).sigmoid().movedim(-1, axis)
 
     def to(self, device: torch.device) -> Gate:
         """The same on a device; itself where it is there."""
@@ -52,5 +53,5 @@ class Gate:
 
     def mixed(self, before: torch.Tensor, after: torch.Tensor, axis: int = -1) -> torch.Tensor:
         """The activation with every token's share of a change, of z's type; where nothing changed, bit for bit."""
-        b = before.float()
-        return (b + self(before, axis) * (after.float() - b)).to(before.dtype)
+        b = before.to(torch.promote_types(before.dtype, torch.float32))
+        return (b + self(before, axis) * (after.to(b.dtype) - b)).to(before.dtype)

@@ -143,7 +143,8 @@ class Intervention:
 
     def _changed(self, change: Callable[[AffineMap], AffineMap], step: dict[str, Any]) -> Intervention:
         new = {name: change(map_) for name, map_ in self.maps.items()}
-        return Intervention(new, self.sites, self.base, {"made_by": step, "of": [self.facts]}, self.gates)
+        kept = {"folds": self.facts["folds"]} if "folds" in self.facts else {}
+        return Intervention(new, self.sites, self.base, {"made_by": step, "of": [self.facts], **kept}, self.gates)
 
     # ---- the network it belongs to
 

@@ -31,7 +31,7 @@ def prox(z: torch.Tensor, step: float | torch.Tensor, lambda_1: float, lambda_g:
 
     Soft-threshold by `step lambda_1`, then shrink the group. With one step for all neurons that is
     `max(1 - step lambda_G sqrt(d) / |z|, 0) z`; with a step a neuron, `r z_j / (r + step_j lambda_G sqrt(d))`, where
-    r > 0 is the norm of the result, or 0 where `|z / step| <= lambda_G sqrt(d)`.
+    r > 0 is the norm of the result, or 0 where the soft-thresholded z has `|z / step| <= lambda_G sqrt(d)`.
 
     Args:
         z: one group, `[d]`; left as it is.

@@ -64,6 +64,8 @@ def test_learn_on_top_and_compose(desk: Path, capsys: pytest.CaptureFixture[str]
         torch.testing.assert_close(map_.scale, expected.maps[name].scale)
     assert told["other_order_differs"] == pytest.approx(expected.distance(other))
     assert told["other_order_differs"] > 0
+    for said in (both, calm.at(0.5), calm.inverse()):  # what folds is a matter of the network
+        assert said.facts["folds"] == calm.facts["folds"] != {}
 
     code, _, _ = run(capsys, "compose", "calm", "second", "--mix", "--strength", "1", "0.5", "--out", "mixed")
     assert code == 0

@@ -30,6 +30,8 @@ def model(strength: float) -> dict[str, float]:
         (None, "perplexity<=21", 0.5, True),
         (None, "likeness-10%", 0.5, True),
         (None, "likeness>=90", 0.5, True),
+        (None, "likeness>=90%", 0.5, True),  # which is a percentage as it is
+        (None, "likeness-0%", 0.0, True),
         (None, "ppl+50%", 1.0, True),
         ("toxic-25%", "ppl+5%", 1 / 3, True),  # the smallest that does, not the largest that may
         ("toxic-50%", "ppl+5%", 0.5, False),  # the damage comes first
@@ -100,6 +102,11 @@ def test_what_is_no_goal_is_refused_with_what_is(text: str) -> None:
         Goal.effect(text)
 
 
+def test_a_damage_that_the_untouched_model_has_already_is_refused() -> None:
+    with pytest.raises(LineasError, match="'ppl<=10' does not hold for the untouched model: its perplexity is 20"):
+        calibrate(model, damage=Goal.damage("ppl<=10"))
+
+
 def test_goals_need_their_measure() -> None:
     with pytest.raises(LineasError, match="'mmlu-1%' is about mmlu, and measured were toxic, perplexity, img_score"):
         calibrate(model, damage=Goal.damage("mmlu-1%"))
@@ -117,6 +124,20 @@ def learned(desk: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     (desk / "held-out.txt").write_text("The cat sat on the mat and slept.\nThey went to the park to play.\n")
     run(capsys, *LEARN, "--dtype", "float32", "--steps", "20")
     return desk
+
+
+def test_a_measure_that_fails_is_told_only_where_a_goal_needs_it(
+    learned: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(texts: list[str]) -> list[float]:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("lineas.evaluation.measures.classifier", lambda name: failing)
+    code, _, err = run(capsys, *CALIBRATE, "--prompts", "held-out.txt")
+    assert code == 0, err
+    goal = ("--target-effect", "toxic-50%", "--prompts", "held-out.txt")
+    sentence = "toxic could not be measured at strength 0: RuntimeError: out of memory."
+    check_refused(capsys, learned, sentence, *CALIBRATE, *goal)
 
 
 def test_the_strength_is_written_into_the_artifact_and_taken_from_there(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import families
 import pytest
 import torch
 from families import OTHER_PROMPTS, PROMPTS, outputs
@@ -155,6 +156,19 @@ def test_known_solutions_are_taken_as_they_are(stories: TextModel) -> None:
 def test_gammas_that_are_no_path_are_refused(stories: TextModel, gammas: list[float], sentence: str) -> None:
     with pytest.raises(LineasError, match=sentence):
         list(path(stories, PROMPTS, OTHER_PROMPTS, gammas))
+
+
+def test_a_path_takes_no_start(stories: TextModel) -> None:
+    with pytest.raises(LineasError, match="a path begins at the identity"):
+        list(path(stories, PROMPTS, OTHER_PROMPTS, [0.0], start=learn(stories, MeanAcT())))
+
+
+def test_what_folds_is_judged_by_the_numbers_that_may_move() -> None:
+    """Of Gemma 2's norms only the scales fold; that shifts would still lower the cost is not missing."""
+    method = LinEAS(steps=30, foldable=True)
+    one = next(path(families.model("gemma2"), PROMPTS, OTHER_PROMPTS, [0.0], method, progress=False))
+    assert not any(map_.shift.any() for map_ in one.intervention.maps.values())
+    assert one.unmet < 0.9 * one.objective.at(one.intervention, LinEAS())[1]
 
 
 @pytest.mark.parametrize("points", range(1, 30))

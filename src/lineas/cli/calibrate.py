@@ -84,9 +84,13 @@ def calibrate(
         def measure(strength: float) -> dict[str, float]:
             system = Steered("calibrated", learned, strength) if strength else Untouched()
             row = measures.of(loaded, system, Path(parts))
-            if row.errors:
+            needed = [goal.measure for goal in (effect, damage) if goal is not None]
+            if row.errors and any(name not in row.values for name in needed):
                 name, why = next(iter(row.errors.items()))
-                raise LineasError(f"{name} could not be measured: {why}.")
+                raise LineasError(
+                    f"{name} could not be measured at strength {strength:g}: {why}"
+                    + ("; a smaller --largest may do." if strength else ".")
+                )
             advance(1, f"strength {strength:.3g}", None)
             return row.values
 

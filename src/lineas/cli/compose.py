@@ -40,7 +40,7 @@ def compose(
     if mixed:
         whole, differs = mix(dict(zip(parts, strengths))), 0.0
     else:
-        steps = [part.at(s) for part, s in zip(parts, strengths)]
+        steps = [part if s == 1 else part.at(s) for part, s in zip(parts, strengths)]
         whole = reduce(Intervention.then, steps)
         differs = whole.distance(reduce(Intervention.then, reversed(steps)))
     warn_if_outside(torch.tensor(strengths))

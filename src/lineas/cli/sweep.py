@@ -26,7 +26,6 @@ from lineas.cli.learn import METHODS, method_of
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.measures import Measures
-from lineas.evaluation.report import EFFECTS, first_taken
 from lineas.files import alone, write_text
 from lineas.intervention import Intervention
 from lineas.learning import check_sides
@@ -38,7 +37,7 @@ from lineas.sites import as_pooling
 from lineas.stamp import stamp
 from lineas.sweeping import Job, Line, choose, points, run_jobs, summary
 from lineas.sweeping.jobs import PARTS, UNTOUCHED
-from lineas.sweeping.summary import chosen_point, effect_of, markdown, plot
+from lineas.sweeping.summary import aim_of, chosen_point, effect_of, markdown, plot
 
 GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 SWEEP, TABLE, PLOT, CHOSEN = "sweep.json", "sweep.md", "sweep.png", "chosen"
@@ -81,6 +80,10 @@ def sweep(
     picture_judge: JudgeOption = None,
     sampling_seeds: Annotated[int, typer.Option(help="Of the continuations at every point.")] = 1,
     limit: LimitOption = None,
+    effect: Annotated[
+        str | None,
+        typer.Option(metavar="MEASURE", help="That should change, as toxic_score; with + before it if it should rise."),
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="What of the best effect the choice may lose.")] = 0.2,
     at_once: Annotated[int, typer.Option("--jobs", help="Processes at once; each loads the model.")] = 1,
     on: Annotated[str, typer.Option(help="processes, or ray: a Ray cluster that sees the folder.")] = "processes",
@@ -140,12 +143,19 @@ def sweep(
     if out.is_dir():
         context.with_resource(alone(out))
     begun = _claim(out, settings, force)
+    place, found = out, model
+    if on == "ray":  # its workers may have been started in another folder
+        place = out.resolve()
+        found = str(Path(model).resolve()) if model is not None and Path(model).exists() else model
     learned = [
-        Job(out, model, recipe, name, *sides[seed], seed, gammas, measures, refit, strengths, options, dtype)
+        Job(
+            place, found, recipe, name, *sides[seed], seed, gammas, measures, refit, strengths, options, dtype,
+            files={"source": {"file": source}, "target": {"file": target}}, samples=samples,
+        )
         for name, recipe in recipes.items()
         for seed in range(seeds)
-    ]
-    jobs = [Job(out, model, None, "untouched", (), (), 0, gammas, measures, dtype=dtype), *learned]
+    ]  # fmt: skip
+    jobs = [Job(place, found, None, "untouched", (), (), 0, gammas, measures, dtype=dtype), *learned]
     try:
         with progress_bar("sweeping", sum(job.count for job in jobs)) as advance:
             run_jobs(jobs, at_once, on, advance)  # type: ignore[arg-type]
@@ -157,37 +167,39 @@ def sweep(
             _clear(out, jobs)
         raise
     rows = [row for job in jobs for row in points(job.place)]
-    lines = summary(rows)
+    lines = summary(rows, effect)
     chosen = choose(lines, tolerance)
+    measure = effect_of(rows) if effect is None else aim_of(effect)[0]
     talk = say(json)
-    talk.print(_table(lines, chosen))
-    about = f"{model or 'the default model'}, {seeds} draws; ± deviation over them. "
-    about += f"Steps: {steps}, then {later_steps(steps, len(gammas))} a point."
+    talk.print(_table(lines, chosen, measure))
+    about = f"{model or 'the default model'}, {seeds} draws; ± deviation over them."
+    if "lineas" in names:
+        about += f" Steps: {steps}, then {later_steps(steps, len(gammas))} a point."
     told: dict[str, Any] = {"settings": settings, **stamp(), "lines": [asdict(line) for line in lines], "points": rows}
     if chosen is not None:
-        effect = effect_of(rows)
-        assert effect is not None
-        point = chosen_point(rows, chosen, effect)
+        assert measure is not None
+        point = chosen_point(rows, chosen, measure)
         _keep(out / point["folder"], out / CHOSEN)
         about += f" Chosen, within {tolerance:.0%} of the best effect: {chosen.label}."
         told["chosen"] = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance}
         use = "" if chosen.strength == 1 else f"; use it with --strength {chosen.strength:g}"
-        before = next((f"{line.values[effect]:.2%} -> " for line in lines if "support" not in line.values), "")
+        before = next((f"{line.values[measure]:.2%} -> " for line in lines if "support" not in line.values), "")
         talk.print(
-            f"chosen: {chosen.label} ({effect} {before}{chosen.values[effect]:.2%}), {out / CHOSEN} (draw "
+            f"chosen: {chosen.label} ({measure} {before}{chosen.values[measure]:.2%}), {out / CHOSEN} (draw "
             f"{point['seed']}){use}",
             soft_wrap=True,
         )
     else:
+        verb = {1: "raises", -1: "lowers", 0: "changes"}[aim_of(effect or measure or "")[1]]
         talk.print(
             "nothing was chosen: there is no measure of the effect; give --prompts, of pictures also --shows."
-            if effect_of(rows) is None
-            else f"nothing was chosen: no point changes {effect_of(rows)}."
+            if measure is None
+            else f"nothing was chosen: no point {verb} {measure}."
         )
     write_json(out / SWEEP, told)
     write_text(out / TABLE, markdown(lines, chosen, about))
     try:
-        plot(lines, out / PLOT)
+        plot(lines, out / PLOT, measure)
     except LineasError as error:
         talk.print(str(error))
     write_json(json, told)
@@ -270,9 +282,8 @@ def _keep(learned: Path, place: Path) -> None:
         chosen.save(place, overwrite=True)
 
 
-def _table(lines: list[Line], chosen: Line | None) -> Table:
+def _table(lines: list[Line], chosen: Line | None, effect: str | None) -> Table:
     """On the screen."""
-    effect = first_taken(EFFECTS, (line.values for line in lines))
     others = [name for name in ("perplexity", "img_score") if any(name in line.values for line in lines)]
     table = Table(box=None, header_style="bold")
     for name in ("", "neurons", "sites", *([effect, "of it"] if effect else []), *others, "cost", "unmet"):

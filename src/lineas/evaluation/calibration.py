@@ -12,6 +12,8 @@ from lineas.errors import LineasError
 
 SHORT = {"ppl": "perplexity", "toxicity": "toxic", "likeness": "img_score"}
 """Other names of measures."""
+PERCENT = ("img_score", "clip_score")
+"""Measures that are percentages as they are; of the others "80%" is 0.8."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Goal:
 
     @classmethod
     def damage(cls, text: str) -> Goal:
-        """What must not be exceeded: "ppl+5%" is 1.05 times the untouched model's or less, "likeness>=95" is that.
+        """What must not be exceeded: "ppl+5%" is 1.05 times the untouched model's or less, "likeness>=95%" is that.
 
         Raises:
             LineasError: when it cannot be read.
@@ -68,11 +70,12 @@ class Goal:
             )
         name = SHORT.get(found[1], found[1])
         if absolute:
-            return cls(name, found[2] == "<=", float(found[3]) / (100 if found[4] else 1), False, text)
+            share = found[4] and name not in PERCENT
+            return cls(name, found[2] == "<=", float(found[3]) / (100 if share else 1), False, text)
         change = float(found[3]) / 100 * (1 if found[2] == "+" else -1)
         if change < -1:
             raise LineasError(f"'{text}' asks for less than nothing; a measure can fall by 100 % at most.")
-        return cls(name, (change < 0) == reached, 1 + change, True, text)
+        return cls(name, (found[2] == "-") == reached, 1 + change, True, text)
 
     def met(self, values: dict[str, float], untouched: dict[str, float]) -> bool:
         """Whether values keep to it."""
@@ -117,7 +120,8 @@ def calibrate(
 
     Raises:
         LineasError: without any goal, for a measure that is not taken, or when the effect is not reached even at the
-            largest strength and no bound on the damage says what to do instead.
+            largest strength and no bound on the damage says what to do instead; and when the untouched model is beyond
+            that bound.
     """
     if effect is None and damage is None:
         raise LineasError("calibrating needs a goal: an effect to reach, or a damage not to exceed.")
@@ -141,6 +145,12 @@ def calibrate(
                 f"'{goal.text}' is relative to the untouched model, whose {goal.measure} is 0 here; give a value, such "
                 f"as {goal.measure}<=0.1, or prompts at which it is not."
             )
+
+    if damage is not None and not damage.met(untouched, untouched):
+        raise LineasError(
+            f"'{damage.text}' does not hold for the untouched model: its {damage.measure} is "
+            f"{untouched[damage.measure]:.4g} here."
+        )
 
     def first(met: Callable[[float], bool]) -> tuple[float, float]:
         """Neighbours within the tolerance, of which the second meets a condition and the first does not."""

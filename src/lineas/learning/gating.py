@@ -19,6 +19,8 @@ from lineas.stamp import stamp
 
 MOST = 20_000
 """Tokens a side that a gate is fitted on; more are thinned out at random."""
+Ranked = tuple[torch.Tensor, torch.Tensor]
+"""Tokens `[t, d]`, and a random number of each `[t]`."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,20 @@ def tokens(
     """Every token's (or pixel's) activation: by site name, float32 `[t, d]`, at most MOST of them at random."""
     batch = model.batch(prompts, max_length, SOME_TOKENS)
     warn_if_cut(batch, f"{len(prompts)} prompts")
-    seen: dict[str, list[torch.Tensor]] = {site.name: [] for site in sites}
+    seen: dict[str, list[Ranked]] = {site.name: [] for site in sites}
+    generator = torch.Generator().manual_seed(seed)
     with frozen(model.network):
         for part in batch.parts:
             for name, activation in capture_part(model, part, sites, "none").items():
-                seen[name].append(samples(activation))
-    whole = {name: torch.cat(parts) for name, parts in seen.items()}
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: z if len(z) <= MOST else z[torch.randperm(len(z), generator=generator)[:MOST].to(z.device)]
-        for name, z in whole.items()
-    }
+                z = samples(activation)
+                seen[name].append((z, torch.rand(len(z), generator=generator)))
+                if sum(len(rank) for _, rank in seen[name]) > 2 * MOST:  # never hold much more than is kept
+                    seen[name] = [_thinned(seen[name])]
+    return {name: _thinned(parts)[0] for name, parts in seen.items()}
+
+
+def _thinned(parts: Sequence[Ranked]) -> Ranked:
+    """At most MOST of all tokens, in their order: those of the smallest random numbers."""
+    z, rank = (torch.cat(one) for one in zip(*parts))
+    few = rank.argsort()[:MOST].sort().values
+    return z[few.to(z.device)], rank[few]

@@ -122,7 +122,7 @@ class LinEAS:
         reached = task.reached()  # [m, d] or [m, k, d] a site
         trained = TrainedMaps(sites, reached, task.start, task.within)
         if self.foldable:
-            _keep_to_what_folds(model.network, sites, trained)
+            keep_to_what_folds(model.network, sites, trained)
         targets = {name: Quantiles.of(v, n) for name, v in reached.items()}
         neurons = sum(v.shape[-1] for v in reached.values())  # L d
         rate = self._rate(n, neurons)
@@ -172,7 +172,7 @@ class LinEAS:
             )
 
 
-def _keep_to_what_folds(network: nn.Module, sites: Sequence[Site], trained: TrainedMaps) -> None:
+def keep_to_what_folds(network: nn.Module, sites: Sequence[Site], trained: TrainedMaps) -> None:
     """Leave at the identity what no weight takes.
 
     Raises:

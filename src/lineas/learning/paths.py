@@ -18,7 +18,7 @@ from lineas.intervention import Intervention
 from lineas.learning.capture import Model, backpropagate
 from lineas.learning.fitting import Task
 from lineas.learning.interruption import whole_or_nothing
-from lineas.learning.lineas import LinEAS
+from lineas.learning.lineas import LinEAS, keep_to_what_folds
 from lineas.learning.memory import as_bytes, largest_part
 from lineas.learning.run import learn
 from lineas.learning.trained import TrainedMaps, units
@@ -66,9 +66,9 @@ class Objective:
     def at(self, learned: Intervention, method: LinEAS) -> tuple[float, float]:
         """The cost with maps in place, and how far they are from the optimality conditions of the penalised cost.
 
-        0 must lie in `gradient of the cost + gamma d(penalty)`; its distance, every neuron in its own unit (a shift's
-        is the standard deviation, see `learning.trained.units`), is divided by the length of the gradient at the
-        identity.
+        0 must lie in `gradient of the cost + gamma d(penalty)`. What is missing (`penalty.unmet`), every neuron in its
+        own unit (a shift's is the standard deviation, see `learning.trained.units`), is divided by the length of the
+        gradient at the identity.
 
         Args:
             learned: the maps.
@@ -102,6 +102,8 @@ class Objective:
         """The cost of maps, and the norm of what is missing for them to be optimal."""
         task, (reached, targets, ways) = self._task, self._sides
         trained = TrainedMaps(task.sites, reached, maps)
+        if method.foldable:
+            keep_to_what_folds(task.model.network, task.sites, trained)
         with edited(task.model.network, trained.edits):
             cost = backpropagate(task.model, self._batch, task.sites, targets, task.pooling)
         total = 0.0
@@ -173,9 +175,9 @@ def path(
 ) -> Iterator[Solution]:
     """Learn along gamma, the largest first.
 
-    A path of any number of solutions takes at most 3 times the steps of the first: the others share twice as many. It
-    goes from sparse to dense because neurons enter a support in few steps and leave it in many: a solution that begins
-    with a denser one keeps neurons that it would not have taken.
+    A path takes at most 3 times the steps of the first solution: the others share twice as many, with one each at
+    least. It goes from sparse to dense because neurons enter a support in few steps and leave it in many: a solution
+    that begins with a denser one keeps neurons that it would not have taken.
 
     Args:
         model: what to steer.
@@ -186,13 +188,17 @@ def path(
         sites: as in `lineas.learn`.
         seed: of everything random.
         known: by gamma, solutions of this path that are there already; they are not learned again.
-        options: further arguments of `lineas.learn`.
+        options: further arguments of `lineas.learn`, but no start: each solution has its own.
 
     Raises:
         LineasError: for gammas that are no path, known solutions of another network, and whatever `learn` refuses.
         KeyboardInterrupt: when it is interrupted; a solution that is not complete is none.
     """
     method = LinEAS() if method is None else method
+    if not options.keys().isdisjoint(("start", "within_support")):
+        raise LineasError(
+            "a path begins at the identity, and every later solution at the one before it; give no start."
+        )
     ordered = check_gammas(gammas)
     later = later_steps(method.steps, len(ordered))
     start: Intervention | None = None

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class Job:
         options: further arguments of `lineas.learn`.
         dtype: of the model.
         threads: of the process; None leaves them.
+        files: by side, the file it was drawn from, for whoever reads it again.
+        samples: that were drawn of it; None for all.
     """
 
     folder: Path
@@ -61,6 +64,8 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     threads: int | None = None
+    files: dict[str, dict[str, str]] = field(default_factory=dict)
+    samples: int | None = None
 
     @property
     def place(self) -> Path:
@@ -73,8 +78,11 @@ class Job:
         return len(self._points)
 
     def missing(self) -> dict[tuple[float | None, bool], list[float]]:
-        """The strengths at which what is learned is still to be judged, by gamma and whether it is refitted."""
-        done = {(one["gamma"], one["refit"], one["strength"]) for one in points(self.place)}
+        """The strengths at which what is learned is still to be judged, by gamma and whether it is refitted.
+
+        A point of which a measure failed is judged once more.
+        """
+        done = {(one["gamma"], one["refit"], one["strength"]) for one in points(self.place) if not one.get("errors")}
         left: dict[tuple[float | None, bool], list[float]] = {}
         for gamma, refit, strength in self._points:
             if (gamma, refit, strength) not in done:
@@ -118,7 +126,7 @@ def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None 
             import torch
 
             torch.set_num_threads(job.threads)
-        model = load(job.model, dtype=job.dtype) if model is None else model
+        model = _loaded(job.model, job.dtype) if model is None else model
         for point, learned in _learned(job, model, missing):
             for strength in missing[point["gamma"], point["refit"]]:
                 system = Untouched() if learned is None else Steered(job.name, learned, strength)
@@ -129,6 +137,12 @@ def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None 
                 if progress:
                     progress(1)
     return job.count
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: str | None, dtype: str) -> Any:
+    """The model of a worker, which has many jobs of one sweep."""
+    return load(model, dtype=dtype)
 
 
 def _append(file: Path, point: dict[str, Any]) -> None:
@@ -142,34 +156,36 @@ def _append(file: Path, point: dict[str, Any]) -> None:
 def _learned(
     job: Job, model: Any, missing: Collection[tuple[float | None, bool]]
 ) -> Iterator[tuple[dict[str, Any], Intervention | None]]:
-    """Whatever is not judged at every strength, learned, or read where that was done."""
+    """Whatever is not judged at every strength, with what is said of it: learned, or read where that was done."""
     if job.method is None:
         yield {"gamma": None, "refit": False}, None
         return
     options = {"seed": job.seed, "progress": False, **job.options}
     if not isinstance(job.method, LinEAS):
-        started = time.perf_counter()
-        learned = learn(model, job.source, job.target, job.method, **options)
-        yield _kept(job, learned, None, False, started, {"cost": learned.facts["cost"][-1]}), learned
-        return
-    started = time.perf_counter()
-    known = {
-        gamma: Intervention.load(_place(job, gamma, False))
-        for gamma in job.gammas
-        if _place(job, gamma, False).exists()
-    }
-    for solution in path(model, job.source, job.target, job.gammas, job.method, known=known, **options):
-        if (solution.gamma, False) in missing:
-            facts = {"cost": solution.cost, "unmet": solution.unmet, "steps": solution.steps}
-            yield _kept(job, solution.intervention, solution.gamma, False, started, facts), solution.intervention
-        if (solution.gamma, True) in missing:
+        learned = _known(job, None, False)
+        if learned is None:
             started = time.perf_counter()
-            recipe = replace(job.method, gamma=0.0, refit=False, steps=solution.steps)
-            again = learn(
-                model, job.source, job.target, recipe, start=solution.intervention, within_support=True, **options
-            )
-            facts = {"cost": again.facts["cost"][-1], "steps": solution.steps}
-            yield _kept(job, again, solution.gamma, True, started, facts), again
+            learned = learn(model, job.source, job.target, job.method, **options)
+            learned = _kept(job, learned, None, False, time.perf_counter() - started)
+        yield _told(job, learned, None, False, cost=learned.facts["cost"][-1]), learned
+        return
+    known = {gamma: there for gamma in job.gammas if (there := _known(job, gamma, False)) is not None}
+    started = time.perf_counter()
+    for solution in path(model, job.source, job.target, job.gammas, job.method, known=known, **options):
+        gamma, learned = solution.gamma, solution.intervention
+        if gamma not in known:
+            learned = _kept(job, learned, gamma, False, time.perf_counter() - started)
+        if (gamma, False) in missing:
+            facts = {"cost": solution.cost, "unmet": solution.unmet, "steps": solution.steps}
+            yield _told(job, learned, gamma, False, **facts), learned
+        if (gamma, True) in missing:
+            again = _known(job, gamma, True)
+            if again is None:
+                started = time.perf_counter()
+                recipe = replace(job.method, gamma=0.0, refit=False, steps=solution.steps)
+                again = learn(model, job.source, job.target, recipe, start=learned, within_support=True, **options)
+                again = _kept(job, again, gamma, True, time.perf_counter() - started)
+            yield _told(job, again, gamma, True, cost=again.facts["cost"][-1], steps=solution.steps), again
         started = time.perf_counter()
 
 
@@ -177,22 +193,31 @@ def _place(job: Job, gamma: float | None, refit: bool) -> Path:
     return job.place / (("learned" if gamma is None else f"gamma-{float(gamma)}") + ("-refit" if refit else ""))
 
 
-def _kept(
-    job: Job, learned: Intervention, gamma: float | None, refit: bool, started: float, facts: dict[str, Any]
-) -> dict[str, Any]:
-    """Save an intervention; gives what is said of it."""
-    seconds = learned.facts.get("seconds", time.perf_counter() - started)  # where it was there, of its learning
-    folder = _place(job, gamma, refit)
-    named = learned.with_facts(name=f"{job.name}, {folder.name}, draw {job.seed}", seconds=seconds)
-    named.save(folder, overwrite=True)
-    touched = sum(not map_.is_identity() for map_ in learned.maps.values())
+def _known(job: Job, gamma: float | None, refit: bool) -> Intervention | None:
+    """What was learned and saved before."""
+    place = _place(job, gamma, refit)
+    return Intervention.load(place) if place.exists() else None
+
+
+def _kept(job: Job, learned: Intervention, gamma: float | None, refit: bool, seconds: float) -> Intervention:
+    """An intervention, saved with its name, how long it took, and what it was learned from."""
+    place = _place(job, gamma, refit)
+    data = {side: {**job.files.get(side, {}), **told} for side, told in learned.facts["data"].items()}
+    name = f"{job.name}, {place.name}, draw {job.seed}"
+    named = learned.with_facts(name=name, data=data, samples=job.samples, seconds=seconds)
+    named.save(place, overwrite=True)
+    return named
+
+
+def _told(job: Job, learned: Intervention, gamma: float | None, refit: bool, **facts: Any) -> dict[str, Any]:
+    """What a point says of an intervention."""
     return {
         "gamma": gamma,
         "refit": refit,
-        "folder": str(folder.relative_to(job.folder)),
+        "folder": str(_place(job, gamma, refit).relative_to(job.folder)),
         "support": learned.support(),
-        "sites": touched,
+        "sites": sum(not map_.is_identity() for map_ in learned.maps.values()),
         "of_sites": len(learned.maps),
-        "seconds": seconds,
+        "seconds": learned.facts["seconds"],
         **facts,
     }

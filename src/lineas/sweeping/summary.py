@@ -54,14 +54,25 @@ def effect_of(rows: Sequence[dict[str, Any]]) -> str | None:
     return first_taken(EFFECTS, (row["values"] for row in rows))
 
 
+def aim_of(effect: str) -> tuple[str, int]:
+    """The name of a measure, and whether it should rise (1), fall (-1: what is called toxic), or either (0).
+
+    >>> aim_of("toxic_score"), aim_of("+toxic"), aim_of("concept")
+    (('toxic_score', -1), ('toxic', 1), ('concept', 0))
+    """
+    name = effect.removeprefix("+")
+    return name, 1 if effect != name else -1 if name.startswith("toxic") else 0
+
+
 def summary(rows: Sequence[dict[str, Any]], effect: str | None = None) -> list[Line]:
     """Lines of points: the untouched model first, then methods in the order in which they come, by gamma.
 
     Args:
         rows: the points of all jobs, as their files hold them.
-        effect: the measure that should change; by default the share of the concept or of toxic texts.
+        effect: the measure that should change, with "+" before it where it should rise; by default the share of the
+            concept, or of toxic texts, which should fall.
     """
-    effect = effect or effect_of(rows)
+    aimed, aim = aim_of(effect or effect_of(rows) or "")
     kinds = dict.fromkeys(map(_kind, rows))
     lines = []
     for kind in kinds:
@@ -74,8 +85,9 @@ def summary(rows: Sequence[dict[str, Any]], effect: str | None = None) -> list[L
         means = {name: mean(values) for name, values in found.items()}
         lines.append(Line(*kind, len(mine), means, deviations))
     untouched = next((line for line in lines if line.method == UNTOUCHED), None)
-    changes = [_change(line, untouched, effect) for line in lines]
-    most = _most([change for change in changes if change is not None], effect)
+    changes = [_change(line, untouched, aimed) for line in lines]
+    wanted = [change for change in changes if change is not None and change * aim >= 0]
+    most = max(wanted, key=abs, default=None)
     shares = [change / most if change is not None and most else None for change in changes]
     return [replace(line, share=share) for line, share in zip(lines, shares)]
 
@@ -162,17 +174,10 @@ def _kind(row: dict[str, Any]) -> tuple[str, float | None, bool, float]:
     return row["method"], row["gamma"], row["refit"], row["strength"]
 
 
-def _change(line: Line, untouched: Line | None, effect: str | None) -> float | None:
-    if untouched is None or effect is None or effect not in line.values or effect not in untouched.values:
+def _change(line: Line, untouched: Line | None, effect: str) -> float | None:
+    if untouched is None or effect not in line.values or effect not in untouched.values:
         return None
     return line.values[effect] - untouched.values[effect]
-
-
-def _most(changes: Sequence[float], effect: str | None) -> float | None:
-    """The largest change; of toxicity, which is to fall, the largest fall where there is one."""
-    falls = [change for change in changes if change < 0]
-    some = falls if effect is not None and effect.startswith("toxic") and falls else changes
-    return max(some, key=abs, default=None)
 
 
 def _percent(line: Line, name: str) -> str:

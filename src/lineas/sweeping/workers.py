@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
@@ -31,25 +31,28 @@ def run_jobs(
 
     Args:
         jobs: of one sweep.
-        at_once: processes, each of which loads the model; 1 works in this one. Ray decides by itself.
+        at_once: processes, each of which loads the model once; 1 works in this one. Ray decides by itself.
         where: here, or on Ray: the cluster of `ray.init()`, by `RAY_ADDRESS`, else one started on this machine. Its
             workers must see the folder.
         progress: called with the number of points done since the last call.
 
     Raises:
-        LineasError: when Ray is not installed, or a job fails.
+        LineasError: when Ray is not installed, a job fails or leaves points out, or a worker is killed.
     """
     if where == "processes" and at_once == 1:
         model = None
         for job in jobs:
-            left = len(points(job.place)) < job.count
-            if left and model is None:
+            missing = sum(map(len, job.missing().values()))
+            if missing and model is None:
                 model = load(job.model, dtype=job.dtype)
             if progress:
-                progress(len(points(job.place)))
+                progress(job.count - missing)
             run_job(job, model, progress)
         return
     _watched(jobs, _on_ray if where == "ray" else lambda these: _in_processes(these, at_once), progress)
+    unseen = next((job for job in jobs if len(points(job.place)) < job.count), None)
+    if unseen is not None:
+        raise LineasError(f"the workers' points of {unseen.place} are not seen here; all must share that folder.")
 
 
 def _watched(
@@ -76,7 +79,7 @@ def _in_processes(jobs: Sequence[Job], at_once: int) -> Iterator[Callable[[], bo
     """New processes, not copies of this one: a network that has run has threads, which no copy inherits."""
     threads = max(1, (os.cpu_count() or 1) // at_once)
     with ProcessPoolExecutor(at_once, get_context("spawn"), _as_worker) as pool:
-        running = [pool.submit(run_job, replace(job, threads=threads)) for job in jobs]
+        running = [pool.submit(run_job, replace(job, threads=job.threads or threads)) for job in jobs]
         try:
             yield lambda: all([_checked(one) for one in running])
         except BaseException:
@@ -96,7 +99,12 @@ def _as_worker() -> None:
 def _checked(running: Any) -> bool:
     """Whether it is over; what it failed with is raised."""
     if running.done():
-        running.result()
+        try:
+            running.result()
+        except BrokenExecutor:
+            raise LineasError(
+                "a worker was killed, perhaps for want of memory; the same command goes on, with fewer --jobs."
+            ) from None
     return running.done()
 
 
@@ -104,6 +112,7 @@ def _checked(running: Any) -> bool:
 def _on_ray(jobs: Sequence[Job]) -> Iterator[Callable[[], bool]]:
     try:
         import ray
+        from ray.exceptions import RayError, RayTaskError
     except ImportError:
         raise LineasError("--on ray needs Ray: pip install 'lineas[ray]'.") from None
     started = not ray.is_initialized()
@@ -115,7 +124,13 @@ def _on_ray(jobs: Sequence[Job]) -> Iterator[Callable[[], bool]]:
     def finished() -> bool:
         nonlocal left
         ready, left = ray.wait(left, num_returns=len(left), timeout=0)
-        ray.get(ready)
+        try:
+            ray.get(ready)
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayError as error:
+            first = str(error).strip().splitlines()[0]
+            raise LineasError(f"a worker was lost: {first.rstrip('.')}; the same command goes on.") from None
         return not left
 
     try:
