@@ -4,9 +4,9 @@
 
 For each draw of 32 + 32 Jigsaw sentences every method learns, with its authors' settings where they give them; judged
 are continuations of RealToxicityPrompts (alt-profanity-check), perplexity of Wikipedia sentences, divergence from the
-untouched model, and 5-shot MMLU on the first draw. Draws, prompts and sentences are none of those on which the default
-recipe of lineas was chosen (recipes.py). LoFIT-RL, the oracle, is trained on the judging classifier and on other
-prompts of RealToxicityPrompts. Then lower strengths. Writes
+untouched model, and 5-shot MMLU on the first draw. Prompts and Wikipedia sentences are none of those on which the
+default recipe of lineas was chosen (recipes.py), and the draws are others. LoFIT-RL, the oracle, is trained on the
+judging classifier and on other prompts of RealToxicityPrompts. Then lower strengths. Writes
 benchmarks/results/toxicity and docs/toxicity.png.
 """
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_format
 import math
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,8 +24,7 @@ from lineas.cli.learn import METHODS, method_of
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.measures import Measures
-from lineas.files import alone, write_text
-from lineas.intervention import Intervention
+from lineas.files import write_text
 from lineas.learning import check_sides
 from lineas.learning.memory import as_bytes
 from lineas.learning.paths import check_gammas, later_steps
@@ -36,11 +33,10 @@ from lineas.prompts import described, draw, read_prompts
 from lineas.sites import as_pooling
 from lineas.stamp import stamp
 from lineas.sweeping import Job, Line, choose, points, run_jobs, summary
-from lineas.sweeping.jobs import PARTS, UNTOUCHED
+from lineas.sweeping.folder import CHOSEN, PLOT, SWEEP, TABLE, claimed, give_up, keep
 from lineas.sweeping.summary import aim_of, chosen_point, effect_of, markdown, plot
 
 GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
-SWEEP, TABLE, PLOT, CHOSEN = "sweep.json", "sweep.md", "sweep.png", "chosen"
 NEEDS = {"toxicity": "prompts", "perplexity": "neutral", "concept": "shows"}
 """The option without which a measure cannot be taken."""
 
@@ -138,11 +134,7 @@ def sweep(
         },
     }
     no_bars()
-    if not out.exists():
-        out.mkdir(parents=True)
-    if out.is_dir():
-        context.with_resource(alone(out))
-    begun = _claim(out, settings, force)
+    begun = context.with_resource(claimed(out, settings, force))
     place, found = out, model
     if on == "ray":  # its workers may have been started in another folder
         place = out.resolve()
@@ -164,7 +156,7 @@ def sweep(
         raise typer.Exit(130) from None
     except LineasError:
         if begun and not any(points(job.place) for job in learned):
-            _clear(out, jobs)
+            give_up(out, jobs)
         raise
     rows = [row for job in jobs for row in points(job.place)]
     lines = summary(rows, effect)
@@ -179,7 +171,7 @@ def sweep(
     if chosen is not None:
         assert measure is not None
         point = chosen_point(rows, chosen, measure)
-        _keep(out / point["folder"], out / CHOSEN)
+        keep(out / point["folder"], out / CHOSEN)
         about += f" Chosen, within {tolerance:.0%} of the best effect: {chosen.label}."
         told["chosen"] = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance}
         use = "" if chosen.strength == 1 else f"; use it with --strength {chosen.strength:g}"
@@ -242,44 +234,6 @@ def _measures(
         texts, sentences, {"toxic": toxicity} if "toxicity" in wanted else {},
         shows if "concept" in wanted else None, judge, seeds,
     )  # fmt: skip
-
-
-def _claim(out: Path, settings: dict[str, Any], force: bool) -> bool:
-    """Take a folder for a sweep, or go on in one of the same settings; gives whether it is new."""
-    file = out / SWEEP
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        try:
-            before = json_format.loads(file.read_text(encoding="utf-8"))["settings"]
-            methods = [*before["methods"]]
-        except (OSError, ValueError, LookupError, TypeError):
-            raise LineasError(f"{out} exists and is not a sweep; choose another folder.") from None
-        if before == json_format.loads(json_format.dumps(settings)):
-            return False
-        if not force:
-            raise LineasError(f"{out} holds a sweep of other settings; choose another folder or pass --force.")
-        for name in (TABLE, PLOT):
-            (out / name).unlink(missing_ok=True)
-        of_jobs = [place for name in methods for place in out.glob(f"{name}-[0-9]*")]
-        for place in (out / CHOSEN, out / PARTS, out / UNTOUCHED, *of_jobs):
-            shutil.rmtree(place, ignore_errors=True)
-    write_json(file, {"settings": settings})
-    return True
-
-
-def _clear(out: Path, jobs: list[Job]) -> None:
-    """Take back a claim of which nothing came; what else lies in the folder stays."""
-    for place in (out / PARTS, *(job.place for job in jobs)):
-        shutil.rmtree(place, ignore_errors=True)
-    (out / SWEEP).unlink(missing_ok=True)
-    if not any(out.iterdir()):
-        out.rmdir()
-
-
-def _keep(learned: Path, place: Path) -> None:
-    """A copy of an intervention; where it is there already, with a calibration perhaps, it stays."""
-    chosen = Intervention.load(learned)
-    if not place.exists() or Intervention.load(place).digest() != chosen.digest():
-        chosen.save(place, overwrite=True)
 
 
 def _table(lines: list[Line], chosen: Line | None, effect: str | None) -> Table:
