@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from lineas import card
-from lineas.evaluation.report import DAMAGES, EFFECTS, SHARES, first_taken
+from lineas.evaluation.report import DAMAGES, EFFECTS, first_taken
 from lineas.intervention import Intervention
 from lineas.page import charts
 from lineas.page.facts import Neuron, by_layer, overlap
@@ -117,6 +117,4 @@ def _png(picture: Any) -> str | None:
 def _number(value: float | None, column: str) -> str:
     if value is None:
         return ""
-    return (
-        f"{100 * value:.1f} %" if column in EFFECTS or column.endswith("_share") or column in SHARES else f"{value:.4g}"
-    )
+    return f"{100 * value:.1f} %" if column in EFFECTS or column.endswith("_share") else f"{value:.4g}"
