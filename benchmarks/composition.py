@@ -168,15 +168,17 @@ def summary(rows: list[dict]) -> dict:
 def gaps(kind: str, rows: list[dict]) -> dict[str, dict]:
     """Differences within a pair and a draw, means of both orders, with their deviation over pairs and draws.
 
-    `composed` against the concept that shows both more often, alone; learned `on top` against composed; a concept that
-    comes `last` against the same one first.
+    `composed` against the concept that shows both more often, alone; composed against the dense ones composed (`than
+    dense`); learned `on top` against composed; a concept that comes `last` against the same one first.
     """
-    found: dict[str, list[dict[str, float]]] = {"composed": [], "on top": [], "last": []}
+    found: dict[str, list[dict[str, float]]] = {"composed": [], "than dense": [], "on top": [], "last": []}
     for case in dict.fromkeys(row["case"] for row in rows if "case" in row):
         at = {row["way"]: row for row in rows if row.get("case") == case}
         alone = max((at[f"{kind}, {which} alone"] for which in ("first", "second")), key=lambda row: row["both"])
         then, swapped = (at[f"{kind}, then{order}"] for order in ("", SWAPPED))
         plain = {key: mean((then[key], swapped[key])) for key in MEASURES}
+        dense = {key: mean(at[f"dense, then{order}"][key] for order in ("", SWAPPED)) for key in MEASURES}
+        found["than dense"].append({key: plain[key] - dense[key] for key in MEASURES})
         found["composed"].append({key: plain[key] - alone[key] for key in MEASURES})
         last = (swapped["first"] - then["first"], then["second"] - swapped["second"])
         found["last"].append({"shown": mean(last)})

@@ -24,7 +24,7 @@ PAGES = {
         "sparse": tables.sparse,
         "learning": tables.learning,
     },
-    "docs/sparsity.md": {"sparsity": tables.sparsity, "gates": tables.gates},
+    "docs/sparsity.md": {"sparsity": tables.sparsity, "composition": tables.composition, "gates": tables.gates},
     "docs/recipes.md": {"recipes": tables.recipes},
     "docs/serving.md": {"serving": tables.serving},
     "docs/images.md": {"demo_images": tables.demo_images, "images": tables.images},

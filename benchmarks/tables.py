@@ -286,11 +286,12 @@ def composition() -> str:
         cells += [f"{row['perplexity']:.1f}", f"{row['kl']:.3f}"]
         cells.append(f"{100 * row['support']:.0f} %" if "support" in row else "")
         lines.append(f"| {' | '.join(cells)} |")
-    columns = ("both: composed", "learned on top", "divergence: learned on top", "a concept last, not first")
-    lines += ["", f"| difference in | {' | '.join(columns)} |", "|" + " --- |" * (1 + len(columns))]
+    columns = ("composed, not alone", "composed, not dense", "learned on top", "a concept last, not first")
+    lines += ["", f"| points more | {' | '.join(columns)} |", "|" + " --- |" * (1 + len(columns))]
     for kind, gaps in result["gaps"].items():
-        top = (_percent(gaps["on top"]["both"]), _signed(gaps["on top"]["kl"], 3)) if "on top" in gaps else ("", "")
-        cells = [kind, _percent(gaps["composed"]["both"]), *top, _percent(gaps["last"]["shown"])]
+        cells = [kind, *(_percent(gaps[name]["both"]) for name in ("composed", "than dense"))]
+        cells.append(_percent(gaps["on top"]["both"]) if "on top" in gaps else "")
+        cells.append(_percent(gaps["last"]["shown"]))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", _made_by("composition")])
 
