@@ -67,7 +67,9 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return clip, dino
 
 
-def test_effect_and_faithfulness_are_those_of_the_pictures(striped: lineas.Intervention) -> None:
+def test_effect_and_faithfulness_are_those_of_the_pictures(
+    striped: lineas.Intervention, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = image_model("stable diffusion 1")
     plan = PicturePlan(PROMPTS, "red", Redness(), seeds=(0, 1))
     drawn = 0
@@ -76,7 +78,7 @@ def test_effect_and_faithfulness_are_those_of_the_pictures(striped: lineas.Inter
         nonlocal drawn
         drawn += n
 
-    found = evaluate_pictures(model, [Untouched(), Steered("striped", striped, 1.0)], plan, count)
+    found = evaluate_pictures(model, [Untouched(), Steered("striped", striped, 1.0)], plan, tmp_path, count)
     untouched, steered = found.rows
     assert drawn == 2 * 2 * len(PROMPTS)
     assert untouched.values["img_score"] == pytest.approx(100)
@@ -90,6 +92,11 @@ def test_effect_and_faithfulness_are_those_of_the_pictures(striped: lineas.Inter
     assert steered.by_seed["concept"] == pytest.approx(shown, rel=1e-5)
     assert steered.by_seed["img_score"] == pytest.approx(alike, rel=1e-5)
     assert steered.values["concept"] == pytest.approx(sum(shown) / 2, rel=1e-5)
+    monkeypatch.setattr(model, "generate", None)  # once seen, they are not drawn again
+    again = evaluate_pictures(model, [Untouched(), Steered("striped", striped, 1.0)], plan, tmp_path)
+    assert again.rows == found.rows
+    with pytest.raises(TypeError):
+        evaluate_pictures(model, [Steered("striped", striped, 0.9)], plan, tmp_path)
 
 
 def test_the_table_and_the_plot_say_what_was_looked_for(striped: lineas.Intervention, tmp_path: Path) -> None:

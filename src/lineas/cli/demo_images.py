@@ -70,7 +70,9 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
         talk.print(f"{len(costs)} steps in {seconds:.0f} s: distance to the target {costs[0]:.4f} -> {costs[-1]:.4f}")
         plan = PicturePlan(sides["prompts"], lesson.concept, judge(model.judge))
         with progress_bar("measuring", len(sides["prompts"]) * len(STRENGTHS)) as advance:
-            found = evaluate_pictures(model, [Steered(lesson.prompts, learned, s) for s in STRENGTHS], plan, advance)
+            found = evaluate_pictures(
+                model, [Steered(lesson.prompts, learned, s) for s in STRENGTHS], plan, None, advance
+            )
         table = Table("strength", f"shows '{lesson.concept}'", "likeness to the untouched picture, %", box=None)
         for row in found.rows:
             cells = (cell(row, name).split(" [")[0] for name in ("concept", "img_score"))

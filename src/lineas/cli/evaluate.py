@@ -28,12 +28,17 @@ from lineas.cli.common import (
 )
 from lineas.cli.evaluate_pictures import evaluate_pictures
 from lineas.cli.judged import (
+    EVALUATION,
+    PARTS,
+    PLOT,
+    TABLE,
     ClassifierOption,
     JudgeOption,
     LimitOption,
     NeutralOption,
     PromptsOption,
     ShowsOption,
+    gone_on_with,
     names_of,
     parts_of,
     show,
@@ -50,7 +55,6 @@ from lineas.prompts import read_prompts
 
 HIDDEN = ("distinct_1", "distinct_2", "distinct_3", "repetition", "empty")
 """Measures that the table on the screen leaves out; the files have them."""
-EVALUATION, TABLE, PLOT, PARTS = "evaluation.json", "evaluation.md", "effect-damage.png", "parts"
 
 
 def evaluate(
@@ -139,14 +143,9 @@ def evaluate(
     systems += [Prompted(prompt_baseline)] if prompt_baseline else []
     systems += [Adapted(names[str(folder)], folder, s) for folder in adapter or [] for s in strengths if s != 0]
     text_model = text_model_for(model, next(iter(learned.values()), None), dtype)
-    try:
-        with progress_bar("measuring", max(1, len(plan.prompts) * len(systems) * seeds)) as advance:
-            found = judge(text_model, systems, plan, out / PARTS if out else None, advance)
-    except KeyboardInterrupt:
-        if out is None:
-            raise
-        typer.echo(f"interrupted; what was measured is kept, the same command goes on in {out}.", err=True)
-        raise typer.Exit(130) from None
+    whole = max(1, len(plan.prompts) * len(systems) * seeds)
+    with gone_on_with(out), progress_bar("measuring", whole) as advance:
+        found = judge(text_model, systems, plan, out / PARTS if out else None, advance)
     show(found, json, HIDDEN)
     files = {"prompts": prompts, "neutral": neutral, "interventions": intervention or [], "task_path": task_path}
     files |= {"concept": concept, "not_concept": not_concept, "adapters": [str(folder) for folder in adapter or []]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lineas.cli.common import load_interventions, model_for, progress_bar, say, write_json
-from lineas.cli.judged import names_of, parts_of, show
+from lineas.cli.judged import EVALUATION, PARTS, PLOT, TABLE, gone_on_with, names_of, parts_of, show
 from lineas.errors import LineasError
 from lineas.evaluation.images import PicturePlan
 from lineas.evaluation.images import evaluate_pictures as judge_pictures
@@ -49,15 +49,15 @@ def evaluate_pictures(
         Steered(names[source], one, s, force=force) for source, one in learned.items() for s in strengths if s != 0
     ]
     drawn = len(texts) * seeds * (1 + sum(system.strength != 0 for system in systems))
-    with progress_bar("drawing", drawn) as advance:
-        found = judge_pictures(loaded, systems, plan, advance)
+    with gone_on_with(out), progress_bar("drawing", drawn) as advance:
+        found = judge_pictures(loaded, systems, plan, None if out is None else out / PARTS, advance)
     show(found, json)
     report = found.as_json() | {"files": {"prompts": prompts, "interventions": interventions}}
     if out is not None:
-        write_json(out / "evaluation.json", report)
-        write_text(out / "evaluation.md", markdown(found))
+        write_json(out / EVALUATION, report)
+        write_text(out / TABLE, markdown(found))
         try:
-            plot_effect_and_damage(found.rows, out / "effect-damage.png", "concept", "img_score")
+            plot_effect_and_damage(found.rows, out / PLOT, "concept", "img_score")
         except LineasError as error:
             say(json).print(str(error))
     write_json(json, report)

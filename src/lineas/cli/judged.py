@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,19 @@ JudgeOption = Annotated[
     str | None, typer.Option("--judge", metavar="NAME", help="Of pictures: clip, CLIP+DINO, or a folder.")
 ]
 LimitOption = Annotated[int | None, typer.Option(help="Only the first N prompts and sentences.")]
+EVALUATION, TABLE, PLOT, PARTS = "evaluation.json", "evaluation.md", "effect-damage.png", "parts"
+
+
+@contextmanager
+def gone_on_with(out: Path | None) -> Iterator[None]:
+    """Measuring that keeps its parts in a folder, and says so when it is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if out is None:
+            raise
+        typer.echo(f"interrupted; what was measured is kept, the same command goes on in {out}.", err=True)
+        raise typer.Exit(130) from None
 
 
 def parts_of(source: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 
 from lineas.errors import LineasError
 from lineas.evaluation.judges import PictureJudge
+from lineas.evaluation.kept import Kept
 from lineas.evaluation.records import Evaluation, Row
+from lineas.evaluation.run import weights_digest
 from lineas.evaluation.statistics import interval
 from lineas.evaluation.systems import Steered, Untouched
 from lineas.models.image import ImageModel
 from lineas.prompts import described
-from lineas.stamp import stamp
+from lineas.stamp import packages, stamp
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def evaluate_pictures(
     model: ImageModel,
     systems: Sequence[Steered | Untouched],
     plan: PicturePlan,
+    folder: str | Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Measure every system by the same plan.
@@ -58,7 +62,8 @@ def evaluate_pictures(
         model: untouched.
         systems: what is judged; those at strength 0 are the untouched model.
         plan: what is drawn.
-        progress: called with the number of pictures drawn.
+        folder: where what was seen in pictures is kept, so that the same ones are not drawn again.
+        progress: called with the number of pictures drawn, or seen in an earlier run.
 
     Raises:
         LineasError: when there is no system, one does not fit the model, or the judge does not know the concept.
@@ -69,22 +74,22 @@ def evaluate_pictures(
         with system.applied(model):  # what does not fit is said before anything is drawn
             pass
     plan.judge.scores(torch.zeros(1, 3, 64, 64), plan.concept)
-    apart = len(plan.prompts)
-    untouched = [_drawn(model, Untouched(), plan, seed * apart, progress) for seed in plan.seeds]
-    before = [plan.judge.features(pictures) for pictures in untouched]
+    kept = Kept(folder, {"network": weights_digest(model), "dtype": str(model.dtype), **model.facts, **packages()})
+    before = [_seen(model, Untouched(), plan, seed, kept, progress) for seed in plan.seeds]
     rows = []
     for system in systems:
         row = Row(system.name, system.strength, identity=system.identity())
-        if system.strength == 0:
-            made = untouched
-        else:
-            made = [_drawn(model, system, plan, seed * apart, progress) for seed in plan.seeds]
+        after = before
+        if system.strength != 0:
+            after = [_seen(model, system, plan, seed, kept, progress) for seed in plan.seeds]
         measures = [
             {
-                **plan.judge.scores(pictures, plan.concept),
-                "img_score": (100 * torch.cosine_similarity(plan.judge.features(pictures), was)).tolist(),
+                **seen["scores"],
+                "img_score": (
+                    100 * torch.cosine_similarity(torch.tensor(seen["features"]), torch.tensor(was["features"]))
+                ).tolist(),
             }
-            for pictures, was in zip(made, before)
+            for seen, was in zip(after, before)
         ]
         for name in measures[0]:
             row.by_seed[name] = [mean(one[name]) for one in measures]
@@ -104,14 +109,28 @@ def evaluate_pictures(
     return Evaluation(rows, [], facts)
 
 
-def _drawn(
+def _seen(
     model: ImageModel,
     system: Steered | Untouched,
     plan: PicturePlan,
     seed: int,
+    kept: Kept,
     progress: Callable[[int], None] | None,
-) -> torch.Tensor:
-    """Pictures from 0 to 1, `[n, 3, h, w]`."""
-    with system.applied(model):
-        made = model.generate(plan.prompts, seed, plan.batch_size, progress, output_type="pt")
-    return torch.stack(made).float().cpu()
+) -> dict[str, Any]:
+    """What the judge sees in pictures: scores, a list each, and features, `[n][d]`."""
+
+    def look() -> dict[str, Any]:
+        with system.applied(model):
+            made = model.generate(
+                plan.prompts, seed * len(plan.prompts), plan.batch_size, progress, output_type="pt"
+            )  # from 0 to 1
+        pictures = torch.stack(made).float().cpu()
+        features = plan.judge.features(pictures).float().tolist()
+        return {"scores": plan.judge.scores(pictures, plan.concept), "features": features}
+
+    what = {"part": "pictures", **system.identity(), "seed": seed, "batch_size": plan.batch_size}
+    what |= {"concept": plan.concept, "judge": plan.judge.name, "prompts": described(plan.prompts)}
+    seen, was_there = kept.get(what, look)
+    if was_there and progress:
+        progress(len(plan.prompts))
+    return seen

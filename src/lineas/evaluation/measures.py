@@ -40,13 +40,13 @@ class Measures:
     sampling: dict[str, Any] = field(default_factory=dict)
 
     def of(self, model: Any, system: Steered | Untouched, folder: Path) -> Row:
-        """Measure a system; what is kept of texts lies in the folder."""
+        """Measure a system; what is kept of texts and pictures lies in the folder."""
         if isinstance(model, ImageModel):
             if self.concept is None:
                 raise LineasError(f"{model.name} draws images; name what to look for in them with --shows.")
             chosen = judge(self.judge or model.judge or "clip")
             drawn = PicturePlan(self.prompts, self.concept, chosen, range(self.seeds))
-            return evaluate_pictures(model, [system], drawn).rows[0]
+            return evaluate_pictures(model, [system], drawn, folder).rows[0]
         if self.concept is not None:
             raise LineasError(f"{model.name} writes text and draws nothing; leave out --shows, which is of pictures.")
         known = {name: classifier(what) for name, what in self.classifiers.items()}

@@ -19,6 +19,7 @@ from lineas.evaluation.perplexity import damages, perplexities
 from lineas.evaluation.records import Evaluation, Plan, Row
 from lineas.evaluation.statistics import interval
 from lineas.evaluation.systems import System, Untouched
+from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
 from lineas.prompts import described
 from lineas.stamp import packages, stamp
@@ -189,7 +190,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def weights_digest(model: TextModel) -> str:
+def weights_digest(model: TextModel | ImageModel) -> str:
     """A digest of all weights, by their sums: enough to tell a model from one trained further."""
     sums = [
         f"{name} {p.double().sum():.10g} {p.double().abs().sum():.10g}" for name, p in model.network.named_parameters()
