@@ -382,6 +382,11 @@ def test_the_choice_keeps_its_calibration_and_says_what_it_changes(
     )
     run(capsys, *SWEEP, "--gamma", "0")
     assert lineas.Intervention.load(place).calibrated_strength == 0.5
+    code, out, _ = run(capsys, *SWEEP, "--gamma", "0", "--effect", "toxcity")  # another choice measures nothing anew
+    assert (code, "nothing was chosen: toxcity was not measured; --effect is one of toxic, toxic_score" in out) == (
+        0,
+        True,
+    )
 
 
 def test_ctrl_c_ends_every_process_and_leaves_no_half_learned_point(

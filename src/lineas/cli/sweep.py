@@ -173,7 +173,7 @@ def sweep(
         point = chosen_point(rows, chosen, measure)
         keep(out / point["folder"], out / CHOSEN)
         about += f" Chosen, within {tolerance:.0%} of the best effect: {chosen.label}."
-        told["chosen"] = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance}
+        told["chosen"] = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance, "effect": measure}
         use = "" if chosen.strength == 1 else f"; use it with --strength {chosen.strength:g}"
         before = next((f"{line.values[measure]:.2%} -> " for line in lines if "support" not in line.values), "")
         talk.print(
@@ -182,12 +182,7 @@ def sweep(
             soft_wrap=True,
         )
     else:
-        verb = {1: "raises", -1: "lowers", 0: "changes"}[aim_of(effect or measure or "")[1]]
-        talk.print(
-            "nothing was chosen: there is no measure of the effect; give --prompts, of pictures also --shows."
-            if measure is None
-            else f"nothing was chosen: no point {verb} {measure}."
-        )
+        talk.print(f"nothing was chosen: {_why_nothing(rows, effect or measure)}", soft_wrap=True)
     write_json(out / SWEEP, told)
     write_text(out / TABLE, markdown(lines, chosen, about))
     try:
@@ -234,6 +229,17 @@ def _measures(
         texts, sentences, {"toxic": toxicity} if "toxicity" in wanted else {},
         shows if "concept" in wanted else None, judge, seeds,
     )  # fmt: skip
+
+
+def _why_nothing(rows: list[dict[str, Any]], effect: str | None) -> str:
+    if effect is None:
+        return "there is no measure of the effect; give --prompts, of pictures also --shows."
+    name, aim = aim_of(effect)
+    taken = list(dict.fromkeys(key for row in rows for key in row["values"]))
+    if name not in taken:
+        return f"{name} was not measured; --effect is one of {', '.join(taken)}."
+    verb = {1: "raises", -1: "lowers", 0: "changes"}[aim]
+    return f"no point {verb} {name}."
 
 
 def _table(lines: list[Line], chosen: Line | None, effect: str | None) -> Table:
