@@ -4,11 +4,11 @@
 
 On SmolLM2-135M-Instruct, for pairs of the sentence sets that come with lineas. Continuations of neutral openings are
 judged by a classifier of each concept, fitted on the two sides of its whole set, of which half are learned from: how
-many show the first, the second, both;
-and the damage to neutral sentences. Ways: each alone, one after the other in both orders (`then`), their changes added
-(`mix`), one learned on top of the other in both orders (`learn(on=...)`), of LinEAS without a penalty, with the sparse
-group lasso, and with single neurons penalised and refitted; Lin-AcT; one intervention learned from all sentences of
-both concepts at once; the dense ones composed at lower strengths; and a prompt that asks for both.
+many show the first, the second, both; and the damage to neutral sentences. Ways: each alone, one after the other in
+both orders (`then`), their changes added (`mix`), one learned on top of the other in both orders (`learn(on=...)`), of
+LinEAS without a penalty, with the sparse group lasso, and with single neurons penalised and refitted; Lin-AcT; one
+intervention learned from all sentences of both concepts at once; the dense ones composed at lower strengths; and a
+prompt that asks for both.
 Writes composition.json and benchmarks/results/composition, a file a pair and draw, so it goes on where it stopped and
 may be shared by several processes (--only).
 """
@@ -100,7 +100,6 @@ def main() -> None:
 
 def ways(model: lineas.TextModel, first: str, second: str, seed: int) -> Iterator[tuple[str, lineas.Intervention]]:
     """Everything that is made of two concepts, by name."""
-
     both = tuple([*a, *b] for a, b in zip(sides(first, seed), sides(second, seed)))
     for kind, method in METHODS.items():
         one, other = (lineas.learn(model, *sides(name, seed), method, SITES, seed) for name in (first, second))
@@ -175,17 +174,21 @@ def gaps(kind: str, rows: list[dict]) -> dict[str, dict]:
     for case in dict.fromkeys(row["case"] for row in rows if "case" in row):
         at = {row["way"]: row for row in rows if row.get("case") == case}
         alone = max((at[f"{kind}, {which} alone"] for which in ("first", "second")), key=lambda row: row["both"])
+        plain = over_orders(at, f"{kind}, then")
+        others = {"composed": (plain, alone), "than dense": (plain, over_orders(at, "dense, then"))}
+        if f"{kind}, learned on top" in at:
+            others["on top"] = (over_orders(at, f"{kind}, learned on top"), plain)
+        for name, (one, other) in others.items():
+            found[name].append({key: one[key] - other[key] for key in MEASURES})
         then, swapped = (at[f"{kind}, then{order}"] for order in ("", SWAPPED))
-        plain = {key: mean((then[key], swapped[key])) for key in MEASURES}
-        dense = {key: mean(at[f"dense, then{order}"][key] for order in ("", SWAPPED)) for key in MEASURES}
-        found["than dense"].append({key: plain[key] - dense[key] for key in MEASURES})
-        found["composed"].append({key: plain[key] - alone[key] for key in MEASURES})
         last = (swapped["first"] - then["first"], then["second"] - swapped["second"])
         found["last"].append({"shown": mean(last)})
-        above = [at[way] for order in ("", SWAPPED) if (way := f"{kind}, learned on top{order}") in at]
-        if above:
-            found["on top"].append({key: mean(row[key] for row in above) - plain[key] for key in MEASURES})
     return {name: {key: spread([gap[key] for gap in all_]) for key in all_[0]} for name, all_ in found.items() if all_}
+
+
+def over_orders(at: dict[str, dict], way: str) -> dict[str, float]:
+    """The mean of a way's two orders."""
+    return {key: mean(at[f"{way}{order}"][key] for order in ("", SWAPPED)) for key in MEASURES}
 
 
 if __name__ == "__main__":

@@ -74,6 +74,18 @@ def row(way: str, ratios: list[float], **facts: Any) -> dict[str, Any]:
     return {"way": way, **facts, "ratio": median(ratios), "quartiles": [float(low), float(high)]}
 
 
+def made(abouts: Sequence[dict[str, Any]]) -> str:
+    """When and where the pieces of a result were made, and with what."""
+    commits, days, machines = (
+        sorted({key(one) for one in abouts})
+        for key in (lambda one: one["commit"], lambda one: one["date"][:10], lambda one: one["machine"])
+    )
+    return (
+        f"at commit{'s' * (len(commits) > 1)} {', '.join(commits)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}, "
+        f"{'; '.join(machines)}, torch {abouts[0]['torch']}, transformers {abouts[0]['transformers']}"
+    )
+
+
 def spread(values: Sequence[float]) -> dict[str, float | None]:
     """Their mean and standard deviation; of a single one None."""
     return {"mean": mean(values), "deviation": stdev(values) if len(values) > 1 else None}

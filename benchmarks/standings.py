@@ -77,8 +77,6 @@ def table(name: str, effect: str) -> str:
         cells = [_mean(line.get(key), factor, digits) for key, (_, factor, digits) in shown.items()]
         table.append(f"| {line['system']} | {' | '.join(cells)} |")
     asked = rows[0]
-    made = [row["about"] for row in rows]
-    days = sorted({facts["date"][:10] for facts in made})
     return "\n".join(
         [
             *table,
@@ -88,10 +86,8 @@ def table(name: str, effect: str) -> str:
             "",
             *_along_strength(rows, effect),
             "",
-            f"<sub>`python benchmarks/{name}.py`, {' to '.join(dict.fromkeys((days[0], days[-1])))}, at commits "
-            f"{', '.join(sorted({facts['commit'] for facts in made}))}, on "
-            f"{'; '.join(sorted({facts['machine'] for facts in made}))}, torch {made[0]['torch']}, transformers "
-            f"{made[0]['transformers']}; each row is a file in `benchmarks/results/{name}` that says which.</sub>",
+            f"<sub>`python benchmarks/{name}.py` {record.made([row['about'] for row in rows])}; each row is a file in "
+            f"`benchmarks/results/{name}` that says which.</sub>",
         ]
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from statistics import mean
 
-from record import RESULTS
+from record import RESULTS, made
 from sparsity import DENSE
 
 from lineas.sweeping.summary import Line
@@ -345,14 +345,6 @@ def _cell(row: dict) -> str:
 
 def _made_by(name: str, script: str | None = None) -> str:
     """What ran, and when and where the result or the pieces it was put together from were made."""
-    facts = json.loads((RESULTS / f"{name}.json").read_text())["about"]
-    pieces = [json.loads(file.read_text())["about"] for file in sorted((RESULTS / name).glob("*.json"))] or [facts]
-    commits, days, machines = (
-        sorted({key(one) for one in pieces})
-        for key in (lambda one: one["commit"], lambda one: one["date"][:10], lambda one: one["machine"])
-    )
-    return (
-        f"<sub>`python benchmarks/{script or name}.py` at commit{'s' * (len(commits) > 1)} {', '.join(commits)}, "
-        f"{' to '.join(dict.fromkeys((days[0], days[-1])))}, {'; '.join(machines)}, torch {facts['torch']}, "
-        f"transformers {facts['transformers']}.</sub>"
-    )
+    pieces = sorted((RESULTS / name).glob("*.json")) or [RESULTS / f"{name}.json"]
+    abouts = [json.loads(file.read_text())["about"] for file in pieces]
+    return f"<sub>`python benchmarks/{script or name}.py` {made(abouts)}.</sub>"

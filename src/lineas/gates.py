@@ -54,4 +54,4 @@ class Gate:
     def mixed(self, before: torch.Tensor, after: torch.Tensor, axis: int = -1) -> torch.Tensor:
         """The activation with every token's share of a change, of z's type; where nothing changed, bit for bit."""
         b = before.to(torch.promote_types(before.dtype, torch.float32))
-        return (b + self(before, axis) * (after.to(b.dtype) - b)).to(before.dtype)
+        return (b + self(b, axis) * (after.to(b.dtype) - b)).to(before.dtype)

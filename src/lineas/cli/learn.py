@@ -33,6 +33,7 @@ from lineas.intervention import Intervention
 from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, MeanAcT, Method, check_sides
 from lineas.learning import learn as learn_intervention
 from lineas.learning.memory import as_bytes
+from lineas.learning.run import drawn_from
 from lineas.prompts import draw, read_prompts
 from lineas.sites import as_pooling
 
@@ -147,9 +148,7 @@ def learn(
             progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}", total),
         )
     seconds = time.perf_counter() - started
-    files = {"source": {"file": source}, "target": {"file": target}}
-    data = {side: {**files[side], **learned.facts["data"][side]} for side in files}
-    learned = learned.with_facts(name=out.name, data=data, samples=samples)
+    learned = drawn_from(learned, {"source": source, "target": target}, samples).with_facts(name=out.name)
     learned.save(out, overwrite=force)
     costs = learned.facts["cost"]
     say(json).print(

@@ -142,7 +142,7 @@ def sweep(
     learned = [
         Job(
             place, found, recipe, name, *sides[seed], seed, gammas, measures, refit, strengths, options, dtype,
-            files={"source": {"file": source}, "target": {"file": target}}, samples=samples,
+            files={"source": source, "target": target}, samples=samples,
         )
         for name, recipe in recipes.items()
         for seed in range(seeds)

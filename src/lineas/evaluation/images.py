@@ -74,7 +74,8 @@ def evaluate_pictures(
         with system.applied(model):  # what does not fit is said before anything is drawn
             pass
     plan.judge.scores(torch.zeros(1, 3, 64, 64), plan.concept)
-    kept = Kept(folder, {"network": weights_digest(model), "dtype": str(model.dtype), **model.facts, **packages()})
+    of = {} if folder is None else {"network": weights_digest(model), **model.facts, **packages()}
+    kept = Kept(folder, {**of, "dtype": str(model.dtype)})
     before = [_seen(model, Untouched(), plan, seed, kept, progress) for seed in plan.seeds]
     rows = []
     for system in systems:
@@ -129,7 +130,7 @@ def _seen(
         return {"scores": plan.judge.scores(pictures, plan.concept), "features": features}
 
     what = {"part": "pictures", **system.identity(), "seed": seed, "batch_size": plan.batch_size}
-    what |= {"concept": plan.concept, "judge": plan.judge.name, "prompts": described(plan.prompts)}
+    what |= {"concept": plan.concept, "judge": [plan.judge.name, repr(plan.judge)], "prompts": described(plan.prompts)}
     seen, was_there = kept.get(what, look)
     if was_there and progress:
         progress(len(plan.prompts))

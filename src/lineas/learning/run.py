@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any
@@ -157,3 +157,16 @@ def _on_sites(start: Intervention, sites: Sequence[Site], network: nn.Module) ->
 
 def _stored(map_: AffineMap) -> AffineMap:
     return AffineMap(map_.scale.float().cpu(), map_.shift.float().cpu())
+
+
+def drawn_from(learned: Intervention, files: Mapping[str, str], samples: int | None) -> Intervention:
+    """The same with the files of its prompts among its facts, so that `lineas gate`, for one, reads them again.
+
+    Args:
+        learned: what `learn` gave.
+        files: by side, where it was read.
+        samples: that were drawn of each; None for all.
+    """
+    told = learned.facts["data"]
+    data = {side: {"file": files[side], **told[side]} if side in files else told[side] for side in told}
+    return learned.with_facts(data=data, samples=samples)

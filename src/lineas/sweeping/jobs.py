@@ -19,6 +19,7 @@ from lineas.intervention import Intervention
 from lineas.learning import LinEAS, Method, learn
 from lineas.learning.interruption import whole_or_nothing
 from lineas.learning.paths import path
+from lineas.learning.run import drawn_from
 from lineas.models import load
 
 POINTS, PARTS = "points.jsonl", "parts"
@@ -64,7 +65,7 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     threads: int | None = None
-    files: dict[str, dict[str, str]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     samples: int | None = None
 
     @property
@@ -202,9 +203,8 @@ def _known(job: Job, gamma: float | None, refit: bool) -> Intervention | None:
 def _kept(job: Job, learned: Intervention, gamma: float | None, refit: bool, seconds: float) -> Intervention:
     """An intervention, saved with its name, how long it took, and what it was learned from."""
     place = _place(job, gamma, refit)
-    data = {side: {**job.files.get(side, {}), **told} for side, told in learned.facts["data"].items()}
     name = f"{job.name}, {place.name}, draw {job.seed}"
-    named = learned.with_facts(name=name, data=data, samples=job.samples, seconds=seconds)
+    named = drawn_from(learned, job.files, job.samples).with_facts(name=name, seconds=seconds)
     named.save(place, overwrite=True)
     return named
 
