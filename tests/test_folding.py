@@ -184,9 +184,9 @@ def test_another_network_is_refused_unless_forced() -> None:
     learned = lineas.learn(model, families.PROMPTS, families.OTHER_PROMPTS, lineas.MeanAcT(), progress=False)
     with pytest.raises(LineasError, match="other norm weights"):
         lineas.fold(other, learned)
-    assert lineas.fold(other, learned, force=True).provenance
+    assert lineas.fold(other, learned, other_model=True).provenance
     with pytest.raises(LineasError, match=r"acts on 'model\.layers\.0\.self_attn\.o_proj' and 1 other modules"):
-        lineas.fold(families.model("gpt2"), learned, force=True)
+        lineas.fold(families.model("gpt2"), learned, other_model=True)
 
 
 def test_the_checkpoint_says_where_it_came_from(tmp_path: Path) -> None:

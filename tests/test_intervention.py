@@ -242,11 +242,11 @@ def test_the_network_it_was_learned_on_is_recognised_in_every_dtype(rude: Interv
 def test_what_differs_is_said_and_force_overrides_what_it_can(rude: Intervention) -> None:
     with pytest.raises(LineasError, match="other norm weights"):
         rude.check_fits(Tiny(seed=9))
-    rude.check_fits(Tiny(seed=9), force=True)
+    rude.check_fits(Tiny(seed=9), other_model=True)
     with pytest.raises(LineasError, match="6 neurons at 'first', this network has 8"):
-        rude.check_fits(Tiny(width=8), force=True)
+        rude.check_fits(Tiny(width=8), other_model=True)
     with pytest.raises(LineasError, match=r"'first' and 1 other modules that Linear does not have"):
-        rude.check_fits(nn.Linear(2, 2), force=True)
+        rude.check_fits(nn.Linear(2, 2), other_model=True)
     renamed = type("Other", (Tiny,), {})()
     with pytest.raises(LineasError, match=r"learned on tiny \(Tiny\), not on a Other"):
         rude.check_fits(renamed)

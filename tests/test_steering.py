@@ -1132,14 +1132,16 @@ def learned_on(network: nn.Module, pattern: str | None = None) -> Intervention:
 def assert_forced(network: Any, intervention: Intervention) -> None:
     with by_hand(network, intervention.maps):
         expected = logits(network, prompt())
-    with steer(network, intervention, force=True):
+    with steer(network, intervention, other_model=True):
         assert_same(logits(network, prompt()), expected)
 
 
 def test_another_architecture_is_refused_by_name_unless_forced() -> None:
     network, intervention = tiny("mistral"), learned_on(tiny("llama"))
     before = hooks_and_attributes(network)
-    with pytest.raises(LineasError, match=r"home/model \(LlamaForCausalLM\), not on a MistralForCausalLM.*force=True"):
+    with pytest.raises(
+        LineasError, match=r"home/model \(LlamaForCausalLM\), not on a Mistral.*other_model=True"
+    ):
         steer(network, intervention)
     assert hooks_and_attributes(network) == before
     assert_forced(network, intervention)
@@ -1147,7 +1149,7 @@ def test_another_architecture_is_refused_by_name_unless_forced() -> None:
 
 def test_another_checkpoint_is_refused_by_its_norm_weights_unless_forced() -> None:
     network, intervention = tiny("llama", seed=1), learned_on(tiny("llama"))
-    with pytest.raises(LineasError, match=r"home/model.*other norm weights.*force=True"):
+    with pytest.raises(LineasError, match=r"home/model.*other norm weights.*other_model=True"):
         steer(network, intervention)
     assert_forced(network, intervention)
 
@@ -1165,7 +1167,7 @@ def test_a_missing_module_is_refused_by_name_even_when_forced(force: bool) -> No
     with pytest.raises(
         LineasError, match=r"'model.layers.0.post_attention_layernorm' and 1 other.* GPT2LMHeadModel does not have"
     ):
-        steer(network, learned_on(tiny("llama")), force=force)
+        steer(network, learned_on(tiny("llama")), other_model=force)
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -1181,7 +1183,7 @@ def test_a_missing_module_is_refused_by_name_even_when_forced(force: bool) -> No
 def test_another_width_is_refused_with_both_widths_even_when_forced(family: str, name: str, force: bool) -> None:
     network = tiny(family)
     with pytest.raises(LineasError, match=r"16 .*32 "):
-        steer(network, Intervention({name: some_map(0, 16)}), force=force)
+        steer(network, Intervention({name: some_map(0, 16)}), other_model=force)
 
 
 @pytest.mark.parametrize("width", [1, 16])

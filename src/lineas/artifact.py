@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lineas import card, files
-from lineas.errors import LineasError
+from lineas.errors import LineasError, first_line
 from lineas.gates import Gate
 from lineas.maps import AffineMap
 
@@ -75,7 +75,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, AffineMap], dict[str, 
             if f"{name}.gate_weight" in tensors
         }
     except (OSError, LookupError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise LineasError(f"{folder} is not a readable intervention: {_first_line(error)}.") from None
+        raise LineasError(f"{folder} is not a readable intervention: {first_line(error)}.") from None
     return description, {name: map_ for name, map_ in maps.items() if map_ is not None}, gates
 
 
@@ -96,7 +96,7 @@ def find(source: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=[TENSORS, DESCRIPTION, CARD]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise LineasError(f"{sentence}, and not on the hub ({_first_line(error)}).") from None
+        raise LineasError(f"{sentence}, and not on the hub ({first_line(error)}).") from None
 
 
 def push(
@@ -163,7 +163,3 @@ def _unpack(name: str, width: int, tensors: Mapping[str, torch.Tensor]) -> Affin
                 f"the intervention's {kind} at {name!r} is not finite, so it is of no use; learn it anew."
             )
     return full if stored else None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

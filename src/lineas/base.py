@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,13 +48,20 @@ class BaseModel:
         if self.architecture != kind:
             raise LineasError(
                 f"the intervention was learned on {self.name} ({self.architecture}), not on a {kind}; "
-                "force=True applies it all the same."
+                "pass --other-model (other_model=True) to apply it all the same."
             )
         if self.fingerprint != fingerprint(network):
             raise LineasError(
                 f"the intervention was learned on {self.name}, and this {kind} has other norm weights, so it is "
-                "another checkpoint; force=True applies it all the same."
+                "another checkpoint; pass --other-model (other_model=True) to apply it all the same."
             )
+
+
+def accepts_other(other_model: bool, force: bool) -> bool:
+    """Return whether a network may be another than the learned one, and warn of the old name of that wish."""
+    if force:
+        warnings.warn("force=True is called other_model=True now; the old name goes away.", stacklevel=3)
+    return other_model or force
 
 
 def known_by(network: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lineas import modulation
-from lineas.base import known_by
+from lineas.base import accepts_other, known_by
 from lineas.errors import LineasError
 from lineas.folds import Slots, is_like_llama, is_linear, is_quantised, norm_offset, slots, switches_for
 from lineas.intervention import Intervention
@@ -23,7 +23,12 @@ Foldable = TypeVar("Foldable", bound=TextModel | ImageModel | nn.Module)
 
 @torch.no_grad()
 def fold(
-    model: Foldable, intervention: Intervention, strength: float = 1.0, force: bool = False, in_place: bool = False
+    model: Foldable,
+    intervention: Intervention,
+    strength: float = 1.0,
+    other_model: bool = False,
+    in_place: bool = False,
+    force: bool = False,
 ) -> Foldable:
     """A copy of a model whose own weights do what the intervention does to it at a strength.
 
@@ -38,8 +43,9 @@ def fold(
         model: a TextModel, an ImageModel, or a network of transformers.
         intervention: what to fold.
         strength: how much of it; every strength folds.
-        force: fold into another network than the one it was learned on (the widths must still fit).
+        other_model: fold into another network than the one it was learned on (the widths must still fit).
         in_place: change the model itself and give it back, to spare the memory of a copy.
+        force: the old name of `other_model`; it goes away after this version.
 
     Returns:
         a model of the same kind with `save_pretrained` and `provenance`, or a bare network where one was given.
@@ -53,7 +59,7 @@ def fold(
     if any(weight.is_meta for weight in network.parameters()):
         raise LineasError("some weights of this model are not in memory; load it whole to fold it, without offloading.")
     wanted = intervention.at(strength)
-    wanted.check_fits(network, force)
+    wanted.check_fits(network, accepts_other(other_model, force))
     places = all_places = _places(network, wanted)
     refused = _refused(wanted, places)
     if refused:

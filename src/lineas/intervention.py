@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lineas import artifact, maps
-from lineas.base import BaseModel, check_sites
+from lineas.base import BaseModel, accepts_other, check_sites
 from lineas.errors import LineasError
 from lineas.gates import Gate
 from lineas.maps import SUPPORT_TOLERANCE, AffineMap
@@ -148,18 +148,19 @@ class Intervention:
 
     # ---- the network it belongs to
 
-    def check_fits(self, network: nn.Module, force: bool = False) -> None:
+    def check_fits(self, network: nn.Module, other_model: bool = False, force: bool = False) -> None:
         """Refuse a network this intervention was not learned on.
 
         Args:
             network: the network whose submodules the sites should name.
-            force: accept another network as long as every site exists in it with its width.
+            other_model: accept another network as long as every site exists in it with its width.
+            force: the old name of `other_model`; it goes away after this version.
 
         Raises:
             LineasError: saying what differs.
         """
         check_sites(network, {self.sites[name]: map_.width for name, map_ in self.maps.items()}, self.base)
-        if self.base is not None and not force:
+        if self.base is not None and not accepts_other(other_model, force):
             self.base.check_is(network)
 
     # ---- the folder

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, first_line
 
 HUB = "hf://datasets/"
 SHIPPED = "lineas:"
@@ -97,7 +97,7 @@ def _from_hub(address: str) -> Path:
     try:
         return Path(hf_hub_download(f"{parts[0]}/{parts[1]}", parts[2], repo_type="dataset"))
     except (OSError, ValueError) as error:
-        raise LineasError(f"{address} could not be fetched: {str(error).strip().splitlines()[0]}") from None
+        raise LineasError(f"{address} could not be fetched: {first_line(error)}.") from None
 
 
 def _text(path: Path) -> str:
@@ -135,7 +135,7 @@ def _parquet(path: Path) -> list[Any]:
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.lib.ArrowException) as error:
-        raise LineasError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+        raise LineasError(f"{path} is not a readable parquet file: {first_line(error)}.") from None
 
 
 def _column(path: Path, rows: list[Any], column: str | None) -> list[str]:

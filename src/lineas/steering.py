@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lineas.base import other_width
+from lineas.base import accepts_other, other_width
 from lineas.edits import Edit, Hook, install
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
@@ -29,6 +29,7 @@ def steer(
     intervention: Intervention | Sequence[Intervention],
     strength: float | torch.Tensor | Literal["calibrated"] = 1.0,
     tokens: Tokens = "all",
+    other_model: bool = False,
     force: bool = False,
 ) -> Steering:
     """Apply an intervention to a live model until the block ends or `detach()` is called.
@@ -40,7 +41,8 @@ def steer(
             "calibrated" is what `lineas calibrate` found.
         tokens: which tokens are edited: "all", "prompt" (those given to `generate`), or "generated" (the others); of
             images always all.
-        force: steer even when the intervention was learned on another network (the widths must still fit).
+        other_model: steer even when the intervention was learned on another network (the widths must still fit).
+        force: the old name of `other_model`; it goes away after this version.
 
     Returns:
         Steering: its `strength` may be changed at any time.
@@ -62,7 +64,7 @@ def steer(
         if strength != "calibrated":
             raise LineasError(f"strength is a number or 'calibrated', not {strength!r}.")
         strength = intervention.calibrated_strength
-    return Steering(network, intervention, strength, tokens, force)
+    return Steering(network, intervention, strength, tokens, accepts_other(other_model, force))
 
 
 class Steering:
@@ -74,12 +76,12 @@ class Steering:
         intervention: Intervention,
         strength: float | torch.Tensor,
         tokens: Tokens,
-        force: bool,
+        other_model: bool,
     ) -> None:
         if tokens not in ("all", "prompt", "generated"):
             raise LineasError(f"tokens must be 'all', 'prompt' or 'generated', not {tokens!r}.")
         _refuse_compiled(network)
-        intervention.check_fits(network, force=force)
+        intervention.check_fits(network, other_model)
         self._network = network
         self._intervention = intervention
         self._tokens = tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from functools import reduce
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 from lineas.errors import LineasError
 from lineas.files import write_text
@@ -40,9 +42,9 @@ DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for standard output.")
 ]
-OverwriteOption = Annotated[bool, typer.Option("--force", help="Overwrite.")]
-ForceOption = Annotated[
-    bool, typer.Option("--force", help="Overwrite, and accept another network than the learned one.")
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what lineas wrote there.")]
+OtherModelOption = Annotated[
+    bool, typer.Option("--other-model", help="Accept another model than the one it was learned on.")
 ]
 TokensOption = Annotated[int, typer.Option("--max-new-tokens", help="Tokens to add at most.")]
 TemperatureOption = Annotated[float, typer.Option("--temperature", help="Of the sampling; 0 is greedy.")]
@@ -159,6 +161,21 @@ def model_for(name: str | None, intervention: Intervention | None, dtype: str) -
     """The model named, or the one the intervention was learned on."""
     base = intervention.base if intervention is not None else None
     return load_quietly(name or (base.name if base else None), dtype)
+
+
+def accepts_other(other_model: bool, force: bool, learned: Intervention, network: nn.Module) -> bool:
+    """Return whether a network may be another than the learned one; for one version --force still says so."""
+    if other_model or not force or learned.base is None:
+        return other_model
+    try:
+        learned.base.check_is(network)
+    except LineasError:
+        warnings.warn(
+            f"--force accepts another model than {learned.base.name} for the last time; write --other-model.",
+            stacklevel=2,
+        )
+        return True
+    return False
 
 
 def write_json(path: Path | None, content: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 import typer
 
 from lineas import artifact
-from lineas.cli.common import JsonOption, OverwriteOption, check_writable, say, write_json
+from lineas.cli.common import ForceOption, JsonOption, check_writable, say, write_json
 from lineas.errors import LineasError
 from lineas.intervention import Intervention, mix
 from lineas.steering import warn_if_outside
@@ -26,7 +26,7 @@ def compose(
         bool, typer.Option("--mix", help="Add their changes instead of taking one after the other.")
     ] = False,
     json: JsonOption = None,
-    force: OverwriteOption = False,
+    force: ForceOption = False,
 ) -> None:
     """Make one intervention of several: one after the other, as learned with `learn --on`, or their changes added."""
     if len(interventions) < 2:

@@ -13,6 +13,7 @@ from lineas.cli.common import (
     ForceOption,
     JsonOption,
     ModelArgument,
+    OtherModelOption,
     RepetitionOption,
     TemperatureOption,
     TokensOption,
@@ -42,6 +43,7 @@ from lineas.cli.judged import (
     names_of,
     parts_of,
     show,
+    steered_systems,
 )
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
@@ -49,7 +51,7 @@ from lineas.evaluation.harness import check_tasks
 from lineas.evaluation.records import Evaluation, Plan
 from lineas.evaluation.report import EFFECTS, columns, failures, first_taken, markdown, plot_effect_and_damage
 from lineas.evaluation.run import evaluate as judge
-from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
+from lineas.evaluation.systems import Adapted, Prompted, System, Untouched
 from lineas.files import write_text
 from lineas.prompts import read_prompts
 
@@ -99,6 +101,7 @@ def evaluate(
     ] = None,
     json: JsonOption = None,
     force: ForceOption = False,
+    other_model: OtherModelOption = False,
 ) -> None:
     """Measure effect (classifiers of continuations) and damage (perplexity, divergence, tasks) at each strength."""
     check_writable(json)
@@ -112,7 +115,7 @@ def evaluate(
         others |= {"--concept": concept, "--concept-classifier": concept_classifier}
         evaluate_pictures(
             prompts, shows, picture_judge, model, intervention or [], strength or [0.0, 1.0], limit, seeds, dtype, out,
-            json, force, [name for name, given in others.items() if given],
+            json, force, other_model, [name for name, given in others.items() if given],
         )  # fmt: skip
         return
     if task_path is not None and not Path(task_path).is_dir():
@@ -136,13 +139,11 @@ def evaluate(
     learned = {source: load_interventions(parts_of(source)) for source in intervention or []}
     names = names_of([*learned, *map(str, adapter or [])])
     strengths = strength or [0.0, 1.0]
+    text_model = text_model_for(model, next(iter(learned.values()), None), dtype)
     systems: list[System] = [Untouched()] if 0 in strengths or not learned else []
-    systems += [
-        Steered(names[source], one, s, force=force) for source, one in learned.items() for s in strengths if s != 0
-    ]
+    systems += steered_systems(names, learned, strengths, text_model.network, force, other_model)
     systems += [Prompted(prompt_baseline)] if prompt_baseline else []
     systems += [Adapted(names[str(folder)], folder, s) for folder in adapter or [] for s in strengths if s != 0]
-    text_model = text_model_for(model, next(iter(learned.values()), None), dtype)
     whole = max(1, len(plan.prompts) * len(systems) * seeds)
     with gone_on_with(out), progress_bar("measuring", whole) as advance:
         found = judge(text_model, systems, plan, out / PARTS if out else None, advance)

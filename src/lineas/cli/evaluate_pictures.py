@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lineas.cli.common import load_interventions, model_for, progress_bar, say, write_json
-from lineas.cli.judged import EVALUATION, PARTS, PLOT, TABLE, gone_on_with, names_of, parts_of, show
+from lineas.cli.judged import EVALUATION, PARTS, PLOT, TABLE, gone_on_with, names_of, parts_of, show, steered_systems
 from lineas.errors import LineasError
 from lineas.evaluation.images import PicturePlan
 from lineas.evaluation.images import evaluate_pictures as judge_pictures
@@ -30,6 +30,7 @@ def evaluate_pictures(
     out: Path | None,
     json: Path | None,
     force: bool,
+    other_model: bool,
     foreign: list[str],
 ) -> None:
     """Measure how much pictures show a concept, and what is left of the untouched ones."""
@@ -45,9 +46,7 @@ def evaluate_pictures(
         raise LineasError(f"{loaded.name} writes and draws no images; leave out --shows.")
     plan = PicturePlan(texts, concept, judge(judge_name or loaded.judge or "clip"), range(seeds))
     systems: list[Steered | Untouched] = [Untouched()] if 0 in strengths or not learned else []
-    systems += [
-        Steered(names[source], one, s, force=force) for source, one in learned.items() for s in strengths if s != 0
-    ]
+    systems += steered_systems(names, learned, strengths, loaded.network, force, other_model)
     drawn = len(texts) * seeds * (1 + sum(system.strength != 0 for system in systems))
     with gone_on_with(out), progress_bar("drawing", drawn) as advance:
         found = judge_pictures(loaded, systems, plan, None if out is None else out / PARTS, advance)

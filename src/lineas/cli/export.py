@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from lineas.cli.common import JsonOption, as_strength, check_writable, say, write_json
+from lineas.cli.common import ForceOption, JsonOption, as_strength, check_writable, say, write_json
 from lineas.control_vector import ControlVector
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
@@ -19,7 +19,7 @@ def export(
     out: Annotated[Path, typer.Option(metavar="FILE.gguf", help="The file to write.")],
     strength: Annotated[str, typer.Option(metavar="S", help="How much of it: a number or calibrated.")] = "1",
     json: JsonOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Write the shifts at the outputs of blocks as a control vector for llama.cpp, and say what is lost."""
     check_writable(json)

@@ -8,7 +8,17 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from lineas.cli.common import ForceOption, JsonOption, as_strength, check_writable, load_quietly, say, write_json
+from lineas.cli.common import (
+    ForceOption,
+    JsonOption,
+    OtherModelOption,
+    accepts_other,
+    as_strength,
+    check_writable,
+    load_quietly,
+    say,
+    write_json,
+)
 from lineas.errors import LineasError
 from lineas.folding import fold as fold_in
 from lineas.folding import why_not
@@ -28,6 +38,7 @@ def fold(
     shard_size: Annotated[str, typer.Option(help="Of a file of weights, such as 5GB.")] = "5GB",
     json: JsonOption = None,
     force: ForceOption = False,
+    other_model: OtherModelOption = False,
 ) -> None:
     """Write a plain checkpoint that does by itself what the intervention does to MODEL at a strength."""
     check_writable(json)
@@ -36,7 +47,8 @@ def fold(
     chosen = Intervention.load(intervention)
     s = as_strength(strength, chosen)
     base = load_quietly(model, dtype)
-    chosen.check_fits(base.network, force)
+    other = accepts_other(other_model, force, chosen, base.network)
+    chosen.check_fits(base.network, other)
     console = say(json)
     chosen.check_affine("folded")
     refused = why_not(base.network, chosen.at(s))
@@ -49,7 +61,7 @@ def fold(
             f"{len(refused)} of {len(chosen.maps)} sites do not fold into {type(base.network).__name__}, nothing was "
             "written; learn with --foldable, or steer live."
         )
-    made = fold_in(base, chosen, s, force, in_place=True)
+    made = fold_in(base, chosen, s, other, in_place=True)
     made.save_pretrained(out, overwrite=force, max_shard_size=largest)
     provenance: dict[str, Any] = made.provenance or {}
     console.print(

@@ -10,8 +10,8 @@ import typer
 from lineas import artifact
 from lineas.cli.common import (
     DtypeOption,
+    ForceOption,
     JsonOption,
-    OverwriteOption,
     check_counts,
     check_writable,
     model_for,
@@ -39,7 +39,7 @@ def gate(
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
-    force: OverwriteOption = False,
+    force: ForceOption = False,
 ) -> None:
     """Let every token have as much of an intervention as it looks like the prompts that need it."""
     check_writable(json)

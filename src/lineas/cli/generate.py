@@ -15,11 +15,13 @@ from lineas.cli.common import (
     InterventionOption,
     JsonOption,
     ModelArgument,
+    OtherModelOption,
     RepetitionOption,
     StrengthsOption,
     TemperatureOption,
     TokensOption,
     TopPOption,
+    accepts_other,
     as_strength,
     check_sampling,
     check_writable,
@@ -49,6 +51,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Of the sampling; the same at every strength.")] = 0,
     json: JsonOption = None,
     force: ForceOption = False,
+    other_model: OtherModelOption = False,
 ) -> None:
     """Continue prompts at several strengths and print them side by side; strength 0 is the untouched model."""
     check_writable(json)
@@ -61,10 +64,11 @@ def generate(
     chosen = load_interventions(intervention)
     strengths = [as_strength(s, chosen) for s in strength or ("0", "1")]
     text_model = text_model_for(model, chosen, dtype)
+    other = accepts_other(other_model, force, chosen, text_model.network)
     made: dict[float, list[str]] = {}
     with progress_bar("generating", len(texts) * len(strengths)) as advance:
         for s in strengths:
-            with steer(text_model, chosen, strength=s, force=force):
+            with steer(text_model, chosen, strength=s, other_model=other):
                 made[s] = text_model.generate(texts, **sampling, seed=seed, chat=chat, progress=advance)
     side_by_side(say(json), texts, made)
     write_json(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
+from torch import nn
 
-from lineas.cli.common import say
+from lineas.cli.common import accepts_other, say
 from lineas.evaluation.records import Evaluation
 from lineas.evaluation.report import cell, columns
+from lineas.evaluation.systems import Steered
+from lineas.intervention import Intervention
 
 PromptsOption = Annotated[
     str | None, typer.Option(metavar="FILE[:column]", help="Texts to continue, or pictures to draw; held out.")
@@ -58,6 +61,23 @@ def names_of(sources: list[str]) -> dict[str, str]:
         for source in sources
     }
     return {source: name if list(short.values()).count(name) == 1 else source for source, name in short.items()}
+
+
+def steered_systems(
+    names: Mapping[str, str],
+    learned: Mapping[str, Intervention],
+    strengths: Sequence[float],
+    network: nn.Module,
+    force: bool,
+    other_model: bool,
+) -> list[Steered]:
+    """Each intervention at each strength but 0, by the names of `names_of`."""
+    return [
+        Steered(names[source], one, s, accepts_other(other_model, force, one, network))
+        for source, one in learned.items()
+        for s in strengths
+        if s != 0
+    ]
 
 
 def show(found: Evaluation, json: Path | None, hidden: Sequence[str] = ()) -> None:

@@ -18,8 +18,10 @@ from lineas.cli.common import (
     InterventionOption,
     JsonOption,
     ModelArgument,
+    OtherModelOption,
     SizeOption,
     StrengthsOption,
+    accepts_other,
     as_strength,
     check_writable,
     drawing,
@@ -57,6 +59,7 @@ def paint(
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
     force: ForceOption = False,
+    other_model: OtherModelOption = False,
 ) -> None:
     """Draw prompts at several strengths: a strip with a row a prompt, every picture, and an animation."""
     check_writable(json)
@@ -72,8 +75,9 @@ def paint(
     if not isinstance(loaded, ImageModel):
         raise LineasError(f"{loaded.name} writes and draws no images; lineas generate continues texts with it.")
     image_model = drawing(loaded, denoising_steps, guidance_scale, guidance, size)
+    other = accepts_other(other_model, force, chosen, image_model.network)
     with progress_bar("painting", len(texts) * len(strengths)) as advance:
-        rows = painted(image_model, chosen, strengths, texts, seed, batch_size, force, advance)
+        rows = painted(image_model, chosen, strengths, texts, seed, batch_size, other, advance)
     with files.new_folder(out) as beside:
         labels = write_strips(beside, rows, texts, strengths)
         for i, row in enumerate(rows, 1):
@@ -102,13 +106,13 @@ def painted(
     prompts: Sequence[str],
     seed: int = 0,
     batch_size: int = 4,
-    force: bool = False,
+    other_model: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[Any]]:
     """By prompt, one picture a strength."""
     rows: list[list[Any]] = [[] for _ in prompts]
     for strength in strengths:
-        with steer(model, intervention, strength, force=force):
+        with steer(model, intervention, strength, other_model=other_model):
             for row, picture in zip(rows, model.generate(prompts, seed, batch_size, progress)):
                 row.append(picture)
     return rows

@@ -10,6 +10,7 @@ import typer
 
 from lineas.cli.common import (
     DtypeOption,
+    ForceOption,
     JsonOption,
     as_strength,
     check_writable,
@@ -52,7 +53,7 @@ def report(
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Write one self-contained page, readable in light and dark; nothing in it is loaded from elsewhere."""
     check_writable(json)

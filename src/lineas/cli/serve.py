@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lineas.cli.common import OtherModelOption, accepts_other
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.models import checkpoint
@@ -39,7 +40,8 @@ def serve(
     sites: Annotated[
         str | None, typer.Option(metavar="REGEX", help="Modules where those may act, beyond the default sites.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Serve another checkpoint than the learned one.")] = False,
+    force: Annotated[bool, typer.Option("--force", hidden=True, help="The old name of --other-model.")] = False,
+    other_model: OtherModelOption = False,
 ) -> None:
     """Serve MODEL on vLLM; a request names the model MODEL:calm@0.7, or says {"lineas": "calm:0.7"} in vllm_xargs.
 
@@ -55,7 +57,8 @@ def serve(
     if Path(model).is_dir():
         network = checkpoint.skeleton_of(Path(model))
         for chosen in interventions.values():
-            chosen.check_fits(network, force)
+            other_model = accepts_other(other_model, force, chosen, network)
+            chosen.check_fits(network, other_model)
     if importlib.util.find_spec("vllm") is None:
         raise LineasError("vLLM is not installed; pip install 'lineas[vllm]' (on a CPU: see docs/serving.md).")
     environment = os.environ | {INTERVENTIONS: ",".join(f"{name}={folder}" for name, folder in folders.items())}
@@ -63,7 +66,7 @@ def serve(
         environment[ROOM] = str(room)
     if sites is not None:
         environment[SITES] = sites
-    if force:
+    if other_model or force:
         environment[FORCE] = "1"
     plugins = environment.get("VLLM_PLUGINS")  # endpoints are loaded only by name, and then everything else is too
     known = {point.name for group in GROUPS for point in entry_points(group=group)}

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, first_line
 
 Classifier = Callable[[Sequence[str]], list[float]]
 """From texts to each one's probability of showing the concept; 0.5 or more counts as yes."""
@@ -133,7 +133,7 @@ def _pipeline(name: str, label: str | None) -> Classifier:
     try:
         model: Any = pipeline("text-classification", model=name, **options)
     except Exception as error:  # every library under it has its own
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        first = first_line(error)
         raise LineasError(
             f"there is no classifier '{name}': not {PROFANITY}, not MODULE:FUNCTION, and no text-classification model "
             f"that can be loaded ({first})."

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, first_line
 from lineas.models.loading import JUDGE
 
 CLIP, DINO = "openai/clip-vit-base-patch32", "facebook/dinov2-small"
@@ -124,7 +124,7 @@ def _loaded(kind: Any, name: str) -> Any:
     try:
         return kind.from_pretrained(name)
     except (OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        first = first_line(error)
         raise LineasError(f"no judge of pictures could be loaded from '{name}' ({first}).") from None
 
 

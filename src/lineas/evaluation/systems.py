@@ -57,19 +57,19 @@ class Steered:
         name: as it stands in tables.
         intervention: what is applied.
         strength: of it.
-        force: also where it was learned on another network.
+        other_model: also where it was learned on another network.
     """
 
     name: str
     intervention: Intervention = field(repr=False)
     strength: float = 1.0
-    force: bool = False
+    other_model: bool = False
 
     prefix: str = field(default="", init=False)
 
     def applied(self, model: TextModel | ImageModel) -> AbstractContextManager[Any]:
         """Within the block the model is steered."""
-        return steer(model, self.intervention, self.strength, force=self.force)
+        return steer(model, self.intervention, self.strength, other_model=self.other_model)
 
     def identity(self) -> dict[str, Any]:
         """What tells its results from those of others."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, first_line
 from lineas.models.frozen import frozen
 
 NOT_INSTALLED = "adapters need peft: pip install 'lineas[evaluate]'."
@@ -56,7 +56,7 @@ def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[None
         except LineasError:
             raise
         except Exception as error:  # peft and torch have their own, over many lines
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+            first = first_line(error)
             raise LineasError(f"the adapter {folder} does not fit this network: {first}.") from None
         if stored.keys() != here.keys():
             raise LineasError(f"the adapter {folder} is for other modules than this network has.")

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lineas import files
-from lineas.errors import LineasError
+from lineas.errors import LineasError, first_line
 from lineas.sites import is_norm
 
 PROVENANCE, CARD = "lineas.json", "README.md"
@@ -79,7 +79,7 @@ def skeleton_of(folder: Path) -> nn.Module:
         config = AutoConfig.from_pretrained(folder)
         where = {key: shard for shard in shards for key in safe_open(shard, "pt").keys()}  # noqa: SIM118
     except (OSError, ValueError) as error:
-        raise LineasError(f"{folder} is no checkpoint that can be read: {str(error).splitlines()[0]}") from None
+        raise LineasError(f"{folder} is no checkpoint that can be read: {first_line(error)}.") from None
 
     def weight_of(name: str) -> torch.Tensor | None:
         key = f"{name}.weight"

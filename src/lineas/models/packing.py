@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from lineas.errors import first_line
+
 NAME = "lineas_packed"
 PADDING_SHARE = 0.2
 """A bucket ends when a further prompt would make its padding exceed this share of its tokens."""
@@ -115,7 +117,7 @@ def why_not(network: nn.Module) -> str | None:
             together = network(input_ids=ids[None], position_ids=positions[None], use_cache=False).logits[0]
         seen = len(_calls.get())
     except Exception as error:  # whatever a network of unknown make answers, padding is still there
-        return f"it does not run that way ({type(error).__name__}: {str(error).splitlines()[0]})"
+        return f"it does not run that way ({type(error).__name__}: {first_line(error)})"
     finally:
         _calls.reset(token)
         for module in training:

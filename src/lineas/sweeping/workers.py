@@ -12,7 +12,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any, Literal
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, first_line
 from lineas.models import load
 from lineas.models.bars import no_bars
 from lineas.sweeping.jobs import Job, points, run_job
@@ -129,8 +129,7 @@ def _on_ray(jobs: Sequence[Job]) -> Iterator[Callable[[], bool]]:
         except RayTaskError as error:
             raise error.cause from None
         except RayError as error:
-            first = str(error).strip().splitlines()[0]
-            raise LineasError(f"a worker was lost: {first.rstrip('.')}; the same command goes on.") from None
+            raise LineasError(f"a worker was lost: {first_line(error)}; the same command goes on.") from None
         return not left
 
     try:
