@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lineas import signals
 from lineas.errors import LineasError
 
 try:
@@ -48,7 +49,7 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A file to write, which takes its place at the end of the block, or is gone when the block fails."""
-    path = path.resolve()  # a link goes on to lead to it
+    named, path = path, path.resolve()  # a link goes on to lead to it
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
         beside = Path(file.name)
@@ -56,6 +57,7 @@ def new_file(path: Path) -> Iterator[Path]:
         yield beside
         beside.chmod(0o644)
         beside.replace(path)
+        signals.wrote(named)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -70,7 +72,7 @@ def new_folder(path: Path, keep: bool = False, others: bool = False) -> Iterator
         keep: unless this is True: then what has come there meanwhile stays.
         others: what lies there under other names than those that are written stays, beside them.
     """
-    path = path.resolve()  # a link goes on to lead to it
+    named, path = path, path.resolve()  # a link goes on to lead to it
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -93,20 +95,24 @@ def new_folder(path: Path, keep: bool = False, others: bool = False) -> Iterator
             shutil.rmtree(old)
         else:
             beside.replace(path)
+        if not keep:
+            signals.wrote(named)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[int | None]:
     """Hold a folder until the end of the block or of the process, where the system has locks; nothing is written.
+
+    Gives the open file that holds it: a process that has a copy of it holds the folder too. None without locks.
 
     Raises:
         LineasError: when another run holds it.
     """
     if fcntl is None:
-        yield
+        yield None
         return
     place = os.open(folder, os.O_RDONLY)
     try:
@@ -118,6 +124,6 @@ def alone(folder: Path) -> Iterator[None]:
             ) from None
         except OSError:  # a file system without locks
             pass
-        yield
+        yield place
     finally:
         os.close(place)
