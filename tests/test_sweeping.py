@@ -174,6 +174,7 @@ def test_a_line_that_no_sweep_wrote_is_passed_over_and_named(judged: Path) -> No
             assert these[0].missing()
     with pytest.warns(UserWarning, match=r"line 1 of .*points\.jsonl"):
         run_jobs(these)
+    with pytest.warns(UserWarning, match=r"line 1 of .*points\.jsonl"):
         assert rows(these) == found
 
 

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """The signals that end a command; Windows has no HUP."""
 PATIENCE = 2.0
-"""Seconds that others' threads and processes have to end before they are left or killed."""
+"""Seconds that processes have to end before they are killed."""
 AGAIN = 0.05
 """Seconds after which a signal is sent once more whose exception was dropped, as Python does in a destructor."""
+LONGEST_END = 10.0
+"""Seconds that an interrupted process may take to end by itself."""
 SHOWN = 3
 """Paths that the sentence names."""
 
@@ -228,6 +230,6 @@ def _end_soon(code: int) -> None:
             getattr(sys, name).flush()
         except (OSError, ValueError, AttributeError):  # the terminal is gone: else the exit code would become 120
             setattr(sys, name, None)
-    last = threading.Timer(PATIENCE, os._exit, (code,))
+    last = threading.Timer(LONGEST_END, os._exit, (code,))
     last.daemon = True
     last.start()

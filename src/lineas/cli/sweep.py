@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,7 +110,7 @@ def sweep(
     if any(not math.isfinite(s) or s == 0 for s in strengths):
         raise LineasError(f"--strength takes numbers other than 0, not {' '.join(f'{s:g}' for s in strengths)}.")
     measures = _measures(evaluate, prompts, neutral, toxicity_classifier, shows, picture_judge, sampling_seeds, limit)
-    _check_effect(effect, measures.names)
+    _check_effect(effect, measures)
     leave, reach = read_prompts(source), read_prompts(target)
     sides = [(draw(leave, samples, seed), draw(reach, samples, seed)) for seed in range(seeds)]
     check_sides(*sides[0])
@@ -232,10 +231,13 @@ def _measures(
     )  # fmt: skip
 
 
-def _check_effect(effect: str | None, taken: Sequence[str]) -> None:
+def _check_effect(effect: str | None, measures: Measures) -> None:
     """Refuse a measure that is not taken."""
-    if effect is not None and aim_of(effect)[0] not in taken:
-        there = ", ".join(taken) or "nothing; give --prompts FILE, --neutral FILE or both"
+    if effect is not None and aim_of(effect)[0] not in measures.names:
+        of_texts = Measures(["any"], ["any"], {"toxic": "any"}).names
+        if measures.concept is not None and aim_of(effect)[0] in of_texts:
+            raise LineasError(f"--effect {effect} is about texts; leave it out, or leave out --shows.")
+        there = ", ".join(measures.names) or "nothing; give --prompts FILE, --neutral FILE or both"
         raise LineasError(f"--effect is one of what is measured, perhaps with + before it, not {effect!r}: {there}.")
 
 

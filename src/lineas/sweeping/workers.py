@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from threading import RLock
 from typing import Any, Literal
+
+from tqdm.auto import tqdm
 
 from lineas.errors import LineasError, first_line
 from lineas.models import load
@@ -91,6 +94,7 @@ def _in_processes(jobs: Sequence[Job], at_once: int, lock: int | None) -> Iterat
 def _in_a_worker(job: Job) -> int:
     """Run a job without bars, which several processes would draw over each other."""
     no_bars()
+    tqdm.set_lock(RLock())  # its own is one between processes, which Python misses when this one is told to end
     return run_job(job)
 
 
