@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from console import LEARN, run
 import lineas
 from lineas import signals
 from lineas.cli import VERBS, main
+from lineas.learning.capture import backpropagate
 
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 MORE = (*LEARN[:-1], "5000", "--dtype", "float32", "--force")
@@ -126,6 +128,30 @@ def test_what_is_unfinished_says_so_wherever_it_is_looked_at(
     code, _, err = run(capsys, "fold", "model", half, "--out", "folded")
     assert code == 0
     assert "learning of this intervention was interrupted after 4 of 5000 steps" in " ".join(err.split())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the thread that draws the bar
+def test_a_terminal_that_is_gone_costs_nothing(
+    desk: Path, interrupt: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        gone = False
+
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            if self.gone:
+                raise OSError(5, "Input/output error")
+            return super().write(text)
+
+    terminal, original = Terminal(), backpropagate
+    monkeypatch.setattr("sys.stderr", terminal)
+    interrupt(STEP, HUP, call=5, then=lambda *given: setattr(terminal, "gone", True) or original(*given))
+    with pytest.raises(SystemExit) as end:
+        main([*MORE])
+    assert end.value.code == 129
+    assert lineas.Intervention.load("calm.interrupted").unfinished == "4 of 5000 steps"
 
 
 def test_without_a_whole_step_nothing_is_written(

@@ -7,7 +7,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
@@ -215,9 +215,15 @@ def progress_bar(label: str, total: int | None) -> Iterator[Any]:
         TimeRemainingColumn(),
     ]
     stderr = Console(stderr=True)
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
-        task = bar.add_task(label, total=total, note="")
+    bar = Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+    task = bar.add_task(label, total=total, note="")
+    try:
+        with suppress(OSError):  # of a terminal that is gone, which ends no work
+            bar.start()
         yield lambda count, note="", total=None: bar.update(task, advance=count, note=note, total=total)
+    finally:
+        with suppress(OSError):
+            bar.stop()
 
 
 def end_if_unfinished(learned: Intervention, out: Path) -> None:
