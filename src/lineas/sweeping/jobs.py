@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from lineas.evaluation.measures import Measures
 from lineas.evaluation.systems import Steered, Untouched
@@ -125,7 +125,7 @@ def points(place: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _is_point(read: Any) -> bool:
+def _is_point(read: Any) -> TypeGuard[dict[str, Any]]:
     """Whether a sweep may have written this: what `summary` and the table take from a point is there."""
     if not isinstance(read, dict) or not isinstance(read.get("values"), dict):
         return False
