@@ -29,6 +29,7 @@ from lineas.evaluation.records import Plan
 from lineas.evaluation.run import evaluate
 from lineas.evaluation.systems import Steered, System, Untouched
 from lineas.learning import gate
+from lineas.learning.interruption import whole_or_nothing
 from lineas.prompts import draw, read_prompts
 
 STRENGTHS = {"ungated": (0.5, 0.75, 1.0), "gated": (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)}
@@ -57,6 +58,7 @@ def fitted(rows: list[dict]) -> list[dict]:
     return [{**row, "toxic_score": float(score)} for row, score in zip(rows, scores)]
 
 
+@whole_or_nothing()
 def main() -> None:
     """Learn, gate, judge, compare, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

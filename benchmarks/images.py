@@ -31,6 +31,7 @@ from lineas.base import fingerprint
 from lineas.evaluation.images import PicturePlan, evaluate_pictures
 from lineas.evaluation.judges import judge
 from lineas.evaluation.systems import Steered, Untouched
+from lineas.learning.interruption import whole_or_nothing
 from lineas.sites import Pooling
 from lineas.strips import strip
 
@@ -95,6 +96,7 @@ def curve(model: Any, learned: lineas.Intervention, plan: PicturePlan, strengths
     return [{"strength": row.strength, **row.values, "intervals": row.intervals} for row in found.rows]
 
 
+@whole_or_nothing()
 def main() -> None:
     """Learn, draw, judge, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

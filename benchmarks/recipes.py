@@ -26,6 +26,7 @@ from lineas import transport
 from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.perplexity import perplexity
 from lineas.learning.capture import capture
+from lineas.learning.interruption import whole_or_nothing
 from lineas.prompts import draw, read_prompts
 
 RUNS = Path(__file__).parent / "runs"
@@ -121,6 +122,7 @@ def summary(rows: list[dict]) -> list[dict]:
     return lines
 
 
+@whole_or_nothing()
 def main() -> None:
     """Every recipe on every draw, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

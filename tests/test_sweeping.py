@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from console import LEARN, SOURCE, TARGET, check_refused, run
 import lineas
 from lineas import LinAcT, LinEAS
 from lineas.evaluation.measures import Measures
+from lineas.files import alone
 from lineas.learning.capture import backpropagate
 from lineas.sweeping import Job, choose, points, run_jobs, summary
 from lineas.sweeping.summary import chosen_point, markdown, plot
@@ -38,6 +36,13 @@ def vowels_or_nothing(texts):
 
 def lottery(texts):
     return [sum(map(ord, text)) % 10 / 10 for text in texts]
+
+def heard(texts):
+    """Say that texts are judged, if only once."""
+    if Path("heard").exists():
+        Path("heard").write_text("x")
+        Path("heard").unlink()
+    return vowels(texts)
 
 def deadly(texts):
     """The first process that asks dies on the spot, and every later one is answered."""
@@ -98,7 +103,7 @@ def test_every_point_is_learned_judged_and_there(judged: Path) -> None:
     for row in found[1:]:
         learned = lineas.Intervention.load(judged / "sweep" / row["folder"])
         assert learned.support() == row["support"]
-        assert row["values"].keys() >= {"toxic", "toxic_score", "perplexity", "kl"}
+        assert sorted(row["values"]) == sorted(these[1].measures.names)
     sparse, freed = found[1:3]
     assert sparse["support"] == pytest.approx(freed["support"], abs=0.02) != 0
     assert freed["cost"] < sparse["cost"]
@@ -145,6 +150,32 @@ def test_what_is_done_is_not_done_again_and_a_line_cut_off_is(judged: Path, monk
     run_jobs(cut)
     assert calls == [0.0]
     assert plain(rows(cut)) == plain(rows(whole))
+
+
+FOREIGN = [
+    b"[1, 2]", b"{}", b"null", b"7", b'"text"', b"\xff\xfe", b"[" * 100_000,
+    b'{"gamma": 0.0, "refit": false, "strength": 1.0}',
+    b'{"gamma": [1], "refit": false, "strength": 1.0, "method": "lineas", "values": {}, "errors": {}}',
+]  # fmt: skip
+
+
+def test_a_line_that_no_sweep_wrote_is_passed_over_and_named(judged: Path) -> None:
+    these = jobs(judged / "s")[:1]
+    run_jobs(these)
+    found, file = rows(these), these[0].place / "points.jsonl"
+    (whole,) = file.read_bytes().splitlines()
+    broken = [json.dumps(found[0] | change).encode() for change in ({"values": {"toxic": "high"}}, {"refit": "no"})]
+    for line in FOREIGN + broken:
+        file.write_bytes(line + b"\n" + whole + b"\n")
+        with pytest.warns(UserWarning, match=r"line 1 of .*points\.jsonl is no point of a sweep; it is passed over"):
+            assert rows(these) == found
+        file.write_bytes(line)
+        with pytest.warns(UserWarning, match=r"line 1 of .*points\.jsonl"):
+            assert these[0].missing()
+    with pytest.warns(UserWarning, match=r"line 1 of .*points\.jsonl"):
+        run_jobs(these)
+    with pytest.warns(UserWarning, match=r"line 1 of .*points\.jsonl"):
+        assert rows(these) == found
 
 
 def test_an_interruption_leaves_no_half_learned_point(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,34 +413,29 @@ def test_the_choice_keeps_its_calibration_and_says_what_it_changes(
     )
     run(capsys, *SWEEP, "--gamma", "0")
     assert lineas.Intervention.load(place).calibrated_strength == 0.5
-    code, out, _ = run(capsys, *SWEEP, "--gamma", "0", "--effect", "toxcity")  # another choice measures nothing anew
-    assert (code, "nothing was chosen: toxcity was not measured; --effect is one of toxic, toxic_score" in out) == (
-        0,
-        True,
-    )
+    code, out, _ = run(capsys, *SWEEP, "--gamma", "0", "--effect", "+kl")  # another choice measures nothing anew
+    assert (code, "chosen: lineas 0 (kl " in out) == (0, True)
 
 
-def test_ctrl_c_ends_every_process_and_leaves_no_half_learned_point(
+def test_a_signal_to_the_first_process_ends_all_and_leaves_no_half_learned_point(
     judged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Real processes, a real signal to all of them, as a terminal sends it; meanwhile no second run works there."""
+    """Real processes, a real signal; meanwhile no second run works there."""
     command = [sys.executable, "-c", "from lineas.cli import main; main()", *SWEEP, "--jobs", "2"]
-    command += ["--gamma", "0", "1e-3", "--steps", "100000"]
-    pipes: dict = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
-    listens = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, **pipes, preexec_fn=listens) as process:
-        time_limit = time.monotonic() + 120
-        while not points(judged / "s" / "untouched") and time.monotonic() < time_limit and process.poll() is None:
-            time.sleep(0.2)
-        time.sleep(3)  # the other worker is learning
+    command += ["--gamma", "0", "1e-3", "--steps", "100000", "--classifier", "judges_of_test:heard"]
+    os.mkfifo(judged / "heard")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        (judged / "heard").read_text()  # one worker judges the untouched model, the other learns
         code, _, second = run(capsys, *SWEEP)
         assert (code, "another run works in s; wait until it has ended" in second) == (2, True)
-        os.killpg(process.pid, signal.SIGINT)
+        process.terminate()
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "the same command goes on in s" in err
+    assert process.returncode == 143, err
+    assert err.splitlines()[-1].endswith("the same command goes on in s.")
     assert "Traceback" not in err
-    assert not list((judged / "s").rglob("intervention.json"))
+    with alone(judged / "s"):  # no worker holds it any more
+        assert not list((judged / "s").rglob("intervention.json"))
+        assert not list((judged / "s").rglob(".*"))
 
 
 def test_single_neurons_are_selected_where_whole_sites_weigh_nothing(
@@ -456,6 +482,11 @@ WRONG = [
     (("--method", "lineas,magic"), "not 'magic'"),
     (("--method", "lin-act", "--lambda-g", "0"), "lineas's, which is not among the methods lin-act"),
     (("--lambda-g", "-1"), "lambda_g"),
+    (("--effect", "toxc"), "--effect is one of what is measured, perhaps with + before it, not 'toxc': toxic,"),
+    (("--effect", "+toxc"), "not '+toxc': toxic, toxic_score, distinct_1,"),
+    (("--effect", "concept"), "not 'concept': toxic, toxic_score, distinct_1,"),
+    (("--effect", "kl", "--evaluate", "toxicity"), "not 'kl': toxic, toxic_score, distinct_1,"),
+    (("--effect", "toxic", "--evaluate", "perplexity"), "not 'toxic': perplexity, kl."),
     (("--evaluate", "beauty"), "toxicity, perplexity, concept, not 'beauty'"),
     (("--evaluate", "concept"), "evaluating concept needs --shows"),
     (("--seeds", "0"), "--seeds must be at least 1"),

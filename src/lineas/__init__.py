@@ -1,14 +1,20 @@
 """Steer generative models by small, sparse maps on their activations, learned from a handful of unpaired examples."""
 
-from lineas.errors import LineasError
-from lineas.folding import fold
-from lineas.intervention import Intervention, mix
-from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, LoFITRL, MeanAcT, learn
-from lineas.maps import AffineMap
-from lineas.models import load
-from lineas.models.image import ImageModel
-from lineas.models.text import TextModel
-from lineas.steering import steer
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lineas.errors import LineasError
+    from lineas.folding import fold
+    from lineas.intervention import Intervention, mix
+    from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, LoFITRL, MeanAcT, learn
+    from lineas.maps import AffineMap
+    from lineas.models import load
+    from lineas.models.image import ImageModel
+    from lineas.models.text import TextModel
+    from lineas.steering import steer
 
 __all__ = [
     "CAA",
@@ -30,3 +36,35 @@ __all__ = [
     "mix",
     "steer",
 ]
+
+# Imported when first asked for: the command line answers signals, and shows its help, before torch is read.
+_HOMES = {
+    "lineas.errors": ("LineasError",),
+    "lineas.folding": ("fold",),
+    "lineas.intervention": ("Intervention", "mix"),
+    "lineas.learning": ("CAA", "AurA", "GaussianAcT", "ITIc", "LinAcT", "LinEAS", "LoFITRL", "MeanAcT", "learn"),
+    "lineas.maps": ("AffineMap",),
+    "lineas.models": ("load",),
+    "lineas.models.image": ("ImageModel",),
+    "lineas.models.text": ("TextModel",),
+    "lineas.steering": ("steer",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a module of lineas, imported when it is first asked for."""
+    if name in _HOME:
+        globals()[name] = value = getattr(import_module(_HOME[name]), name)
+        return value
+    if not name.startswith("_"):
+        try:
+            return import_module(f"lineas.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"lineas.{name}":
+                raise
+    raise AttributeError(f"module 'lineas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

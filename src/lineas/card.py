@@ -24,6 +24,7 @@ def model_card(description: dict[str, Any]) -> str:
         f"Per-neuron affine maps on {len(touched)} of {len(sites)} sites, {description['support']:.2%} of their neurons"
         + (f", learned on `{model['name']}` ({model['architecture']})." if model else "."),
         "",
+        *([f"**Interrupted while learning, after {early}.**", ""] if (early := unfinished(facts)) else []),
         description["operation"],
         "",
         "```python",
@@ -48,6 +49,19 @@ def model_card(description: dict[str, Any]) -> str:
     if learned:
         lines += ["## How it was made", "", "```json", json.dumps(learned, indent=1), "```", ""]
     return "\n".join(lines)
+
+
+def unfinished(facts: dict[str, Any]) -> str | None:
+    """Return how far learning came before it was interrupted, also of what it is composed of; None for the finished.
+
+    >>> unfinished({"of": [{}, {"interrupted": {"done": 4, "of": 20}}]})
+    '4 of 20 steps'
+    """
+    here = facts.get("interrupted")
+    if isinstance(here, dict):
+        return f"{here.get('done')} of {here.get('of')} steps"
+    parts = (part for part in facts.get("of") or () if isinstance(part, dict))
+    return next((said for part in parts if (said := unfinished(part)) is not None), None)
 
 
 def recipe(facts: dict[str, Any]) -> str:

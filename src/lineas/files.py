@@ -1,38 +1,70 @@
-"""Files and folders that are there whole or not at all: written beside their place, then renamed."""
+"""Files and folders that are there whole or not at all: written beside their place, then put there in one step."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import secrets
 import shutil
+import stat
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lineas import signals
 from lineas.errors import LineasError
+from lineas.ownership import MARK, FolderKind, check_folder, files_in, mark_text, own_files, read_mark, write_mark
 
 try:
     import fcntl
 except ImportError:  # on Windows
     fcntl = None
 
+TEMPORARY = ".lineas-"
+"""How the names of files and folders begin that are written beside their place; they are locked while that goes on."""
+READS = 50
+"""Attempts to read a folder that is being replaced meanwhile."""
 
-def check_free(path: Path, overwrite: bool, marked_by: str | tuple[str, ...], kind: str) -> None:
-    """Refuse to write over something that exists, or over what is no folder of its kind even when asked to.
+
+# ---- before the work
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where nothing can be written, found out by trying; nothing stays of the attempt.
 
     Args:
-        path: the folder to be made.
-        overwrite: whether one of this kind may be replaced.
-        marked_by: the file that every folder of this kind has, or several, of which each has one.
-        kind: what it is called, such as "an intervention".
+        path: the file or folder to be written later; the folders above it may be missing.
+
+    Raises:
+        LineasError: saying why nothing can be written there.
     """
-    if not path.exists():
-        return
-    if not overwrite:
-        raise LineasError(f"{path} exists already; choose another folder or pass --force (overwrite=True).")
-    marks = (marked_by,) if isinstance(marked_by, str) else marked_by
-    if not path.is_dir() or (any(path.iterdir()) and not any((path / mark).exists() for mark in marks)):
-        raise LineasError(f"{path} exists and is not {kind}, so it is not overwritten; choose another folder.")
+    name = str(path)
+    if name in ("", "."):
+        raise LineasError("an empty name is no place to write to; name a file or folder.")
+    try:
+        path = path.resolve()
+        above = next(p for p in path.parents if p.exists() or p.is_symlink())
+        if not above.is_dir():
+            raise LineasError(f"{name} lies under {above}, which is no folder; choose another place.")
+        if path.exists() and not path.is_file() and not path.is_dir():
+            if not os.access(path, os.W_OK):
+                raise LineasError(f"no permission to write to {name}; choose another place.")
+            return
+        _clear_leftovers(above)
+        with _temporary(above, is_folder=True) as trial:
+            trial.joinpath(*path.relative_to(above).parts).mkdir(parents=True)
+    except LineasError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise LineasError(f"nothing can be written to {name} ({reason.lower()}); choose another place.") from None
+
+
+# ---- single files
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,66 +79,112 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A file to write, which takes its place at the end of the block, or is gone when the block fails."""
-    path = path.resolve()  # a link goes on to lead to it
+    """A file to write, which takes its place at the end of the block, or is gone when the block fails.
+
+    What is no regular file, such as a device or a pipe, stays and is written to.
+    """
+    named, path = path, path.resolve()  # a link goes on to lead to it
+    if path.exists() and not path.is_file():
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY) as elsewhere:
+            yield Path(elsewhere) / path.name
+            with (Path(elsewhere) / path.name).open("rb") as written, path.open("wb", buffering=0) as place:
+                shutil.copyfileobj(written, place)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
-        beside = Path(file.name)
+    _clear_leftovers(path.parent)
     try:
-        yield beside
-        beside.chmod(0o644)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+        with _temporary(path.parent, is_folder=False) as beside:
+            yield beside
+            beside.chmod(0o666 & ~_umask())
+            beside.replace(path)
+            signals.wrote(named)
+    except OSError as error:
+        raise _of_place(error, named) from None
+
+
+# ---- folders
 
 
 @contextmanager
-def new_folder(path: Path, keep: bool = False, others: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, kind: FolderKind, overwrite: bool = False) -> Iterator[Path]:
     """A folder to write into, which takes its place at the end of the block, or is gone when the block fails.
 
+    Where a folder of its kind is replaced, the two change places in one step; whatever lineas did not write stays.
+
     Args:
-        path: its place; what is there is replaced.
-        keep: unless this is True: then what has come there meanwhile stays.
-        others: what lies there under other names than those that are written stays, beside them.
+        path: its place.
+        kind: its kind.
+        overwrite: whether one of its kind may be replaced.
+
+    Raises:
+        LineasError: when something else is there, or files of others under names that are written.
+        OSError: when it cannot be written; what was there before is still there.
     """
-    path = path.resolve()  # a link goes on to lead to it
+    check_folder(path, overwrite, kind)
+    named, path = path, path.resolve()  # a link goes on to lead to it
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    _clear_leftovers(path.parent)
     try:
-        yield beside
-        beside.chmod(0o755)
-        if keep:
-            try:
+        with _temporary(path.parent, is_folder=True) as beside:
+            yield beside
+            names = write_mark(beside, kind)
+            _set_modes(beside)
+            if path.exists():
+                _replace(path, beside, kind, names)
+            else:
                 beside.rename(path)
-            except OSError:  # another process was first
-                if not path.exists():
-                    raise
-                shutil.rmtree(beside)
-        elif path.exists():
-            old = beside.with_name(beside.name + ".old")
-            path.replace(old)
-            beside.replace(path)
-            for other in list(old.iterdir()) if others else ():
-                if not (path / other.name).exists():
-                    other.replace(path / other.name)
-            shutil.rmtree(old)
-        else:
-            beside.replace(path)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+            signals.wrote(named)
+    except OSError as error:
+        raise _of_place(error, named) from None
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def cached_folder(path: Path) -> Iterator[Path]:
+    """A folder of a cache to write into; where another process has made it meanwhile, that one stays."""
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(path.parent)
+    with _temporary(path.parent, is_folder=True) as beside:
+        yield beside
+        _set_modes(beside)
+        try:
+            beside.rename(path)
+        except OSError:  # another process was first
+            if not path.exists():
+                raise
+
+
+@contextmanager
+def pinned(folder: Path) -> Iterator[Path]:
+    """A path to a folder that leads to the same one until the end of the block, also when it is replaced."""
+    if not sys.platform.startswith("linux"):
+        yield folder
+        return
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield Path(f"/proc/self/fd/{place}")
+    finally:
+        os.close(place)
+
+
+def remove_own(folder: Path, kind: FolderKind) -> None:
+    """Remove from a folder what lineas wrote there, and the folder itself where nothing else is in it."""
+    for name in own_files(folder, kind):
+        (folder / name).unlink(missing_ok=True)
+    _remove_empty(folder)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[int | None]:
     """Hold a folder until the end of the block or of the process, where the system has locks; nothing is written.
+
+    Gives the open file that holds it: a process that has a copy of it holds the folder too. None without locks.
 
     Raises:
         LineasError: when another run holds it.
     """
     if fcntl is None:
-        yield
+        yield None
         return
     place = os.open(folder, os.O_RDONLY)
     try:
@@ -118,6 +196,218 @@ def alone(folder: Path) -> Iterator[None]:
             ) from None
         except OSError:  # a file system without locks
             pass
-        yield
+        yield place
     finally:
         os.close(place)
+
+
+# ---- putting a folder into its place
+
+
+def _replace(path: Path, new: Path, kind: FolderKind, names: frozenset[str]) -> None:
+    """Put a new folder where one of its kind is; files of others go along."""
+    own = own_files(path, kind)
+    others = [name for name in files_in(path) if name not in own]
+    taken = [name for name in others if name in names]
+    if taken:
+        raise LineasError(f"{path / taken[0]} was not written by lineas, so it is not overwritten; move it away.")
+    if _exchanges(path.parent):
+        try:
+            _link_others(path, new, others)
+        except OSError:  # a file system without hard links, or something that has none
+            _drop_links(path, new, others)
+        else:
+            new.chmod(stat.S_IMODE(path.stat().st_mode))
+            with signals.blocked(signals.ENDING):
+                _exchange(path, new)
+            _clear_old(new, path, own)
+            return
+    _replace_files(path, new, kind, own, names)
+
+
+def _replace_files(path: Path, new: Path, kind: FolderKind, own: frozenset[str], names: frozenset[str]) -> None:
+    """Replace the files of a folder one by one, the one that makes it one of its kind last."""
+    old, made = ((read_mark(folder) or {}).get("files", {}) for folder in (path, new))
+    either = {name: [facts[name] for facts in (old, made) if name in facts] for name in {**old, **made}}
+    order = sorted(names - {MARK}, key=lambda name: (name == kind.last, name))
+    with signals.blocked(signals.ENDING):
+        write_text(path / MARK, mark_text(kind, either))
+        for name in order:
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).replace(path / name)
+        for name in own - names:
+            (path / name).unlink(missing_ok=True)
+        (new / MARK).replace(path / MARK)
+
+
+def _link_others(path: Path, new: Path, others: list[str]) -> None:
+    """Give a new folder the files of others that lie in the old one, as further names of the same files."""
+    for folder in sorted(p for p in path.rglob("*") if p.is_dir() and not p.is_symlink()):
+        made = new / folder.relative_to(path)
+        made.mkdir(exist_ok=True)
+        made.chmod(stat.S_IMODE(folder.stat().st_mode))
+    for name in others:
+        os.link(path / name, new / name, follow_symlinks=False)
+
+
+def _drop_links(path: Path, new: Path, others: list[str]) -> None:
+    for name in others:
+        if (new / name).is_symlink() or (new / name).exists():
+            (new / name).unlink()
+
+
+def _clear_old(old: Path, path: Path, own: frozenset[str]) -> None:
+    """Remove the folder that was exchanged; what somebody has put there meanwhile goes to the new one."""
+    for name in files_in(old):
+        file, there = old / name, path / name
+        if name in own or (os.path.lexists(there) and os.path.samestat(file.lstat(), there.lstat())):
+            file.unlink()
+        elif not os.path.lexists(there):
+            there.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(there)
+    _remove_empty(old)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder and those in it, as far as they are empty."""
+    for inner in sorted((p for p in folder.rglob("*") if p.is_dir() and not p.is_symlink()), reverse=True):
+        with suppress(OSError):
+            inner.rmdir()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two folders change places in one step (renameat2 of Linux).
+
+    Raises:
+        OSError: when the system or the file system has no such step.
+    """
+    if not sys.platform.startswith("linux"):
+        raise OSError(errno.ENOSYS, "no exchange of folders here")
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        raise OSError(errno.ENOSYS, "no exchange of folders here")
+    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(one))
+
+
+def _exchanges(folder: Path) -> bool:
+    """Whether folders in this one can change places in one step, found out by trying."""
+    with _temporary(folder, is_folder=True) as one, _temporary(folder, is_folder=True) as other:
+        try:
+            _exchange(one, other)
+        except OSError:
+            return False
+    return True
+
+
+# ---- temporary names
+
+
+@contextmanager
+def _temporary(folder: Path, is_folder: bool) -> Iterator[Path]:
+    """A new file or folder of a short name of its own, locked until the block ends; gone unless it was renamed."""
+    beside, lock = _begun(folder, is_folder)
+    try:
+        yield beside
+    finally:
+        if is_folder:
+            _remove_temporary(beside)
+        else:
+            beside.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _begun(folder: Path, is_folder: bool) -> tuple[Path, int | None]:
+    """Make a temporary file or folder and lock it; where another process has cleared it away in between, anew."""
+    while True:
+        beside = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
+        if is_folder:
+            beside.mkdir(mode=0o700)
+        else:
+            os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        if fcntl is None:
+            return beside, None
+        try:
+            lock = os.open(beside, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if beside.exists():
+            return beside, lock
+        os.close(lock)
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left beside their places: temporary names that nobody holds any more."""
+    if fcntl is None:
+        return
+    for left in folder.glob(f"{TEMPORARY}*"):
+        if len(left.name) != len(TEMPORARY) + 16 or left.is_symlink():
+            continue
+        try:
+            lock = os.open(left, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_temporary(left)
+        except OSError:  # somebody is at work there
+            pass
+        finally:
+            os.close(lock)
+
+
+def _remove_temporary(left: Path) -> None:
+    """Remove a temporary file or folder; of a folder that was exchanged, whatever lineas did not write stays."""
+    if not left.exists():
+        return
+    if not left.is_dir():
+        left.unlink(missing_ok=True)
+        return
+    marked = read_mark(left)
+    if marked is None:  # it was never whole, so nothing in it is anybody's but lineas'
+        _unlink_all(left)
+    else:
+        for name in files_in(left):
+            if name == MARK or name in marked["files"] or (left / name).lstat().st_nlink > 1:
+                (left / name).unlink(missing_ok=True)
+        _remove_empty(left)
+    if left.exists():
+        warnings.warn(f"{left} holds files that lineas did not write; they stay there.", stacklevel=2)
+
+
+def _unlink_all(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _set_modes(folder: Path) -> None:
+    """Give a folder and all in it the modes that the user's umask asks for."""
+    umask = _umask()
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+
+
+def _umask() -> int:
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return next(int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:"))
+    except (OSError, StopIteration, ValueError):
+        mask = os.umask(0o022)
+        os.umask(mask)
+        return mask
+
+
+def _of_place(error: OSError, named: Path) -> OSError:
+    """The same error with the user's name in place of a temporary one."""
+    if TEMPORARY not in str(error.filename or ""):
+        return error
+    return OSError(error.errno or 0, error.strerror or str(error), str(named))

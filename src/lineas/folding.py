@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any, TypeVar, cast
 
 import torch
@@ -58,6 +59,9 @@ def fold(
     intervention.check_affine("folded")
     if any(weight.is_meta for weight in network.parameters()):
         raise LineasError("some weights of this model are not in memory; load it whole to fold it, without offloading.")
+    if intervention.unfinished:
+        early = f"learning of this intervention was interrupted after {intervention.unfinished}; it is folded as it is."
+        warnings.warn(early, stacklevel=2)
     wanted = intervention.at(strength)
     wanted.check_fits(network, accepts_other(other_model, force))
     places = all_places = _places(network, wanted)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lineas import artifact, maps
+from lineas import artifact, card, maps
 from lineas.base import BaseModel, accepts_other, check_sites
 from lineas.errors import LineasError
 from lineas.gates import Gate
@@ -89,6 +89,11 @@ class Intervention:
         if found is None:
             raise LineasError("this intervention has no calibrated strength; lineas calibrate DIR finds one.")
         return float(found["strength"])
+
+    @property
+    def unfinished(self) -> str | None:
+        """How far learning came before it was interrupted, such as "4 of 20 steps"; None when it came to its end."""
+        return card.unfinished(self.facts)
 
     def support(self, tolerance: float = SUPPORT_TOLERANCE) -> float:
         """The share of all neurons at its sites that it touches, 0 to 1 (`|w - 1|` or `|b|` above the tolerance)."""

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +12,7 @@ from console import LEARN, check_refused, run
 
 import lineas
 from lineas import artifact
-from lineas.cli import _spread, main
+from lineas.cli import _group, _spread
 
 
 def test_learn_then_show_then_generate(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,42 +227,9 @@ def test_no_space_left_is_one_sentence_and_nothing_half_written(
     assert left == (set() if target == "calm" else {"calm"})
 
 
-def test_ctrl_c_saves_what_was_learned_and_says_so(desk: Path) -> None:
-    """A real process, a real signal."""
-    command = [sys.executable, "-c", "from lineas.cli import main; main()", *LEARN[:-1], "100000"]
-    pipes: dict = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    listens = functools.partial(
-        signal.signal, signal.SIGINT, signal.SIG_DFL
-    )  # as in a terminal, whatever runs the tests
-    with subprocess.Popen(command, **pipes, preexec_fn=listens) as process:
-        time_limit = time.monotonic() + 60
-        while not _is_learning(process.pid) and time.monotonic() < time_limit:
-            if process.poll() is not None:
-                break
-            os.sched_yield()
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert "interrupted after" in err
-    assert "of 100000 steps" in err
-    assert process.returncode == 0, err
-    assert "learned calm" in out
-    assert lineas.Intervention.load(desk / "calm").facts["steps_done"] >= 1
-
-
-def _is_learning(pid: int) -> bool:
-    """Whether a process has used enough processor time to be past its imports and into its steps."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (OSError, IndexError):
-        return False
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") > 15
-
-
 def test_options_take_several_values_after_one_name() -> None:
     given = ["generate", "--strength", "0", "-0.5", "1", "--prompt", "a", "b", "--seed", "3"]
-    with pytest.raises(SystemExit):
-        main([])  # the verbs are known from then on
-    assert _spread(given) == [
+    assert _spread(_group("generate"), given) == [
         "generate", "--strength", "0", "--strength", "-0.5", "--strength", "1", "--prompt", "a", "--prompt", "b",
         "--seed", "3",
     ]  # fmt: skip

@@ -157,6 +157,8 @@ def test_ctrl_c_keeps_what_was_learned_so_far_and_says_so(stories: lineas.TextMo
     with pytest.warns(UserWarning, match="interrupted after 3 of 10 steps"):
         kept = lineas.learn(stories, SOURCE, TARGET, LinEAS(steps=10, **fixed), progress=press)
     assert kept.facts["steps_done"] == 3
+    assert kept.facts["interrupted"] == {"done": 3, "of": 10}
+    assert kept.unfinished == kept.then(kept).unfinished == "3 of 10 steps"
     assert kept.support() > 0.9
 
     def press_at_once(done: int, steps: int, cost: float) -> None:

@@ -14,6 +14,7 @@ from lineas import LineasError, LoFITRL
 from lineas.edits import edited
 from lineas.learning.fitting import Task
 from lineas.learning.lofit_rl import _until_end
+from lineas.learning.optimizers import Relative
 from lineas.learning.trained import TrainedMaps
 from lineas.models.frozen import frozen
 
@@ -125,3 +126,26 @@ def test_wrong_settings_and_models_are_said(stories: lineas.TextModel) -> None:
 
     with pytest.raises(LineasError, match="needs a text model"):
         LoFITRL(has_vowel).fit(Task(Other(), PROMPTS, PROMPTS, stories.sites()))  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:interrupted after 2 of 4 steps")
+def test_an_interruption_keeps_the_maps_of_the_last_whole_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, step, found = families.model("llama"), Relative.step, []
+    for moved in (False, True):
+        calls = 0
+
+        def interrupted(optimizer: Relative, moved: bool = moved) -> object:
+            nonlocal calls
+            calls += 1
+            if calls < 3 or moved:
+                step(optimizer)
+            if calls == 3:
+                raise KeyboardInterrupt
+            return ()
+
+        monkeypatch.setattr(Relative, "step", interrupted)
+        method = LoFITRL(has_vowel, steps=4, samples=2, prompts=2, max_new_tokens=2)
+        learned = lineas.learn(model, PROMPTS, PROMPTS, method, progress=False)
+        assert learned.facts["interrupted"] == {"done": 2, "of": 4}
+        found.append(learned.digest())
+    assert found[0] == found[1]

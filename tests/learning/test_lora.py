@@ -114,3 +114,18 @@ def test_what_exists_is_not_overwritten_and_what_fails_leaves_nothing(
         LoRA(learning_rate=1e30, epochs=20).fine_tune(stories, PROMPTS, tmp_path / "wild")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert torch.isfinite(logits(stories)).all()
+
+
+def test_an_interrupted_training_is_no_adapter_and_goes_beside(stories: lineas.TextModel, tmp_path: Path) -> None:
+    def press(done: int, steps: int, loss: float) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with (
+        pytest.warns(UserWarning, match="interrupted after 2 of 6 steps"),
+        pytest.raises(KeyboardInterrupt, match="so far is in"),
+    ):
+        LoRA(epochs=6, batch_size=9).fine_tune(stories, OTHER_PROMPTS[:9], tmp_path / "adapter", progress=press)
+    assert [place.name for place in tmp_path.iterdir()] == ["adapter.interrupted"]
+    with Adapted("half", tmp_path / "adapter.interrupted", 1.0).applied(stories):
+        pass

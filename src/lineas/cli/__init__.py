@@ -5,64 +5,94 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import warnings
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import typer
-from rich.console import Console
+from lineas import signals
 
-app = typer.Typer(
-    name="lineas",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Steer generative models by small, sparse maps on their activations, learned from a handful of examples.",
-)
+if TYPE_CHECKING:
+    from typer.core import TyperGroup
+
+
+class Verb(NamedTuple):
+    """A verb before its module is imported.
+
+    Args:
+        help: the first paragraph of its docstring.
+        settings: of click, where they are not the usual ones.
+    """
+
+    help: str
+    settings: dict[str, Any] | None = None
+
+
+VERBS = {
+    "learn": Verb("Learn an intervention from two files of prompts, neither paired nor of one length."),
+    "generate": Verb(
+        "Continue prompts at several strengths and print them side by side; strength 0 is the untouched model."
+    ),
+    "paint": Verb("Draw prompts at several strengths: a strip with a row a prompt, every picture, and an animation."),
+    "show": Verb(
+        "Draw where the maps act: sites by share of touched neurons and size of the change; support, folding, origin."
+    ),
+    "evaluate": Verb(
+        "Measure effect (classifiers of continuations) and damage (perplexity, divergence, tasks) at each strength."
+    ),
+    "compose": Verb(
+        "Make one intervention of several: one after the other, as learned with `learn --on`, or their changes added."
+    ),
+    "sweep": Verb("Learn along gamma, judge every point, and choose the sparsest that keeps the effect."),
+    "calibrate": Verb(
+        "Find the strength by bisection on held-out prompts, and write it and the curve into the model card."
+    ),
+    "gate": Verb("Let every token have as much of an intervention as it looks like the prompts that need it."),
+    "report": Verb(
+        "Write one self-contained page, readable in light and dark; nothing in it is loaded from elsewhere."
+    ),
+    "fold": Verb("Write a plain checkpoint that does by itself what the intervention does to MODEL at a strength."),
+    "export": Verb(
+        "Write the shifts at the outputs of blocks as a control vector for llama.cpp, and say what is lost."
+    ),
+    "demo": Verb(
+        "Teach a small language model politeness from 48 rude and 48 polite remarks, in two minutes, and judge it."
+    ),
+    "serve": Verb(
+        'Serve MODEL on vLLM; a request names the model MODEL:calm@0.7, or says {"lineas": "calm:0.7"} in vllm_xargs.',
+        {"ignore_unknown_options": True, "allow_extra_args": True},
+    ),
+    "lm-eval": Verb(
+        "Run lm_eval with the model type lineas.", {"ignore_unknown_options": True, "help_option_names": []}
+    ),
+}
+"""In the order of the help."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 done in part, 2 with one sentence on stderr, 130 interrupted."""
-    from lineas.cli import (
-        calibrate,
-        compose,
-        demo,
-        evaluate,
-        export,
-        fold,
-        gate,
-        generate,
-        learn,
-        lm_eval,
-        paint,
-        report,
-        serve,
-        show,
-        sweep,
-    )
+    """Run the command line and exit: 0 done, 1 done in part, 2 with one sentence on stderr, 128 + N after signal N.
+
+    Args:
+        arguments: as on the command line; None for the process's own, whose end is then the command's.
+    """
+    with signals.running(alone=arguments is None) as command:
+        _run(sys.argv[1:] if arguments is None else arguments, command)
+
+
+def _run(given: list[str], command: signals.Command) -> None:
+    import typer
+
     from lineas.errors import LineasError
 
     _quiet()
-    verbs = (
-        learn.learn, generate.generate, paint.paint, show.show, evaluate.evaluate, compose.compose, sweep.sweep,
-        calibrate.calibrate, gate.gate, report.report, fold.fold, export.export, demo.demo,
-    )  # fmt: skip
-    for verb in verbs:
-        if verb.__name__ not in {command.name for command in app.registered_commands}:
-            app.command(verb.__name__)(verb)
-    given = sys.argv[1:] if arguments is None else arguments
-    if "serve" not in {command.name for command in app.registered_commands}:
-        app.command("serve", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(serve.serve)
-    if "lm-eval" not in {command.name for command in app.registered_commands}:
-        app.command("lm-eval", context_settings={"ignore_unknown_options": True, "help_option_names": []})(
-            lm_eval.lm_eval
-        )
+    group = _group(given[0] if given else None)
     try:
-        code = app(given if given[:1] == ["lm-eval"] else _spread(given), standalone_mode=False)
+        with command.interruptible():
+            spread = given if given[:1] == ["lm-eval"] else _spread(group, given)
+            with group.make_context("lineas", [*spread]) as context:
+                group.invoke(context)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
     except LineasError as error:
         _fail(str(error))
-    except (typer.Abort, KeyboardInterrupt):
-        Console(stderr=True).print("interrupted, nothing was written.")
-        sys.exit(130)
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         if error.errno == errno.ENOSPC:
@@ -77,15 +107,34 @@ def main(arguments: list[str] | None = None) -> None:
         if not in_words():  # no arguments: the help was shown
             sys.exit(2)
         _fail(f"{in_words().rstrip('.')}; see lineas --help.")
-    else:
-        if isinstance(code, int) and code:  # typer.Exit
-            sys.exit(code)
 
 
-def _spread(arguments: list[str]) -> list[str]:
+def _group(called: str | None) -> TyperGroup:
+    """All verbs, of which the called one alone is imported."""
+    import typer
+
+    app = typer.Typer(
+        name="lineas",
+        no_args_is_help=True,
+        add_completion=False,
+        help="Steer generative models by small, sparse maps on their activations, learned from a handful of examples.",
+    )
+    for name, verb in VERBS.items():
+        function: Any = _not_called
+        if name == called:
+            module = name.replace("-", "_")
+            function = getattr(import_module(f"lineas.cli.{module}"), module)
+        app.command(name, help=None if name == called else verb.help, context_settings=verb.settings)(function)
+    return typer.main.get_command(app)  # type: ignore[return-value]
+
+
+def _not_called() -> None:
+    """Stand in the help for a verb."""
+
+
+def _spread(group: TyperGroup, arguments: list[str]) -> list[str]:
     """`--strength 0 1` as `--strength 0 --strength 1`, for the options of a command that take several values."""
-    commands = getattr(typer.main.get_command(app), "commands", {})
-    options = commands[arguments[0]].params if arguments and arguments[0] in commands else []
+    options = group.commands[arguments[0]].params if arguments and arguments[0] in group.commands else []
     several = {name for option in options if getattr(option, "multiple", False) for name in option.opts}
     out: list[str] = []
     option, values = "", 0
@@ -110,6 +159,8 @@ def _is_number(text: str) -> bool:
 
 
 def _fail(sentence: str) -> None:
+    from rich.console import Console
+
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {_plain(sentence)}")
     sys.exit(2)
 
@@ -120,11 +171,16 @@ def _plain(text: str) -> str:
 
 def _quiet() -> None:
     """Warnings as one line each, the same sentence once; no progress bars of other libraries."""
+    import warnings
+
+    from rich.console import Console
+
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     told: set[str] = set()
 
     def show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        if issubclass(category, UserWarning) and str(message) not in told:
+        said_at_the_end = issubclass(category, signals.InterruptedLearning)
+        if issubclass(category, UserWarning) and not said_at_the_end and str(message) not in told:
             told.add(str(message))
             Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/] {_plain(str(message))}")
 

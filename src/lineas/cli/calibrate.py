@@ -76,9 +76,12 @@ def calibrate(
     texts = read_prompts(prompts)[:limit] if prompts else []
     sentences = read_prompts(neutral)[:limit] if neutral else []
     _warn_of_known(learned, {"--prompts": texts, "--neutral": sentences})
-    loaded = model_for(model, learned, dtype)
     judged = {"toxic": toxicity_classifier} if texts and not shows and toxicity_classifier != "none" else {}
     measures = Measures(texts, sentences, judged, shows, picture_judge, seeds)
+    for goal in (effect, damage):
+        if goal is not None and goal.measure not in measures.names:
+            raise LineasError(f"'{goal.text}' is about {goal.measure}, and measured are {', '.join(measures.names)}.")
+    loaded = model_for(model, learned, dtype)
     with tempfile.TemporaryDirectory() as parts, progress_bar("calibrating", None) as advance:
 
         def measure(strength: float) -> dict[str, float]:

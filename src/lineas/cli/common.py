@@ -7,7 +7,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from lineas import signals
 from lineas.errors import LineasError
 from lineas.files import write_text
 from lineas.intervention import Intervention
+from lineas.learning.interruption import place_of_unfinished
 from lineas.models import load
 from lineas.models.bars import no_bars
 from lineas.models.embedded import NAME
@@ -213,9 +215,25 @@ def progress_bar(label: str, total: int | None) -> Iterator[Any]:
         TimeRemainingColumn(),
     ]
     stderr = Console(stderr=True)
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
-        task = bar.add_task(label, total=total, note="")
+    bar = Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+    task = bar.add_task(label, total=total, note="")
+    try:
+        with suppress(OSError):  # of a terminal that is gone, which ends no work
+            bar.start()
         yield lambda count, note="", total=None: bar.update(task, advance=count, note=note, total=total)
+    finally:
+        with suppress(OSError):
+            bar.stop()
+
+
+def end_if_unfinished(learned: Intervention, out: Path) -> None:
+    """End the command where learning was interrupted: what was learned goes beside `out`, which stays as it is."""
+    if "interrupted" not in learned.facts:
+        return
+    place = place_of_unfinished(out)
+    learned.with_facts(name=place.name).save(place)
+    signals.keeps(f"interrupted after {learned.unfinished}; what was learned is in {place}.")
+    raise KeyboardInterrupt
 
 
 def say(path: Path | None) -> Console:

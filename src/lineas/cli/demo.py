@@ -11,7 +11,16 @@ import typer
 from rich.table import Table
 
 from lineas import artifact
-from lineas.cli.common import ForceOption, JsonOption, check_writable, progress_bar, say, text_model_for, write_json
+from lineas.cli.common import (
+    ForceOption,
+    JsonOption,
+    check_writable,
+    end_if_unfinished,
+    progress_bar,
+    say,
+    text_model_for,
+    write_json,
+)
 from lineas.cli.demo_images import demo_images
 from lineas.cli.generate import side_by_side
 from lineas.cli.show import draw, site_rows
@@ -69,6 +78,7 @@ def demo(
             sites=second_half,
             progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}"),
         )
+    end_if_unfinished(learned, artifact_folder)
     seconds = time.perf_counter() - started
     costs = learned.facts["cost"]
     talk.print(f"{len(costs)} steps in {seconds:.0f} s: distance to the polite side {costs[0]:.4f} -> {costs[-1]:.4f}")

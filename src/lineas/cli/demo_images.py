@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from lineas import files
-from lineas.cli.common import load_quietly, progress_bar, say, write_json
+from lineas.cli.common import end_if_unfinished, load_quietly, progress_bar, say, write_json
 from lineas.cli.paint import STRENGTHS, STRIP, painted, write_strips
 from lineas.errors import LineasError
 from lineas.evaluation.images import PicturePlan, evaluate_pictures
@@ -66,6 +66,7 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
                 model, sides["source"], sides["target"], pooling=lesson.pooling,
                 progress=lambda done, total, cost, advance=advance: advance(1, f"cost {cost:.4g}"),
             )  # fmt: skip
+        end_if_unfinished(learned, out / lesson.prompts)
         seconds, costs = time.perf_counter() - started, learned.facts["cost"]
         talk.print(f"{len(costs)} steps in {seconds:.0f} s: distance to the target {costs[0]:.4f} -> {costs[-1]:.4f}")
         plan = PicturePlan(sides["prompts"], lesson.concept, judge(model.judge))

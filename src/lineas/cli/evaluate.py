@@ -39,7 +39,7 @@ from lineas.cli.judged import (
     NeutralOption,
     PromptsOption,
     ShowsOption,
-    gone_on_with,
+    goes_on_in,
     names_of,
     parts_of,
     show,
@@ -145,7 +145,8 @@ def evaluate(
     systems += [Prompted(prompt_baseline)] if prompt_baseline else []
     systems += [Adapted(names[str(folder)], folder, s) for folder in adapter or [] for s in strengths if s != 0]
     whole = max(1, len(plan.prompts) * len(systems) * seeds)
-    with gone_on_with(out), progress_bar("measuring", whole) as advance:
+    goes_on_in(out)
+    with progress_bar("measuring", whole) as advance:
         found = judge(text_model, systems, plan, out / PARTS if out else None, advance)
     show(found, json, HIDDEN)
     files = {"prompts": prompts, "neutral": neutral, "interventions": intervention or [], "task_path": task_path}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lineas.cli.common import load_interventions, model_for, progress_bar, say, write_json
-from lineas.cli.judged import EVALUATION, PARTS, PLOT, TABLE, gone_on_with, names_of, parts_of, show, steered_systems
+from lineas.cli.judged import EVALUATION, PARTS, PLOT, TABLE, goes_on_in, names_of, parts_of, show, steered_systems
 from lineas.errors import LineasError
 from lineas.evaluation.images import PicturePlan
 from lineas.evaluation.images import evaluate_pictures as judge_pictures
@@ -48,7 +48,8 @@ def evaluate_pictures(
     systems: list[Steered | Untouched] = [Untouched()] if 0 in strengths or not learned else []
     systems += steered_systems(names, learned, strengths, loaded.network, force, other_model)
     drawn = len(texts) * seeds * (1 + sum(system.strength != 0 for system in systems))
-    with gone_on_with(out), progress_bar("drawing", drawn) as advance:
+    goes_on_in(out)
+    with progress_bar("drawing", drawn) as advance:
         found = judge_pictures(loaded, systems, plan, None if out is None else out / PARTS, advance)
     show(found, json)
     report = found.as_json() | {"files": {"prompts": prompts, "interventions": interventions}}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from rich.table import Table
 from torch import nn
 
+from lineas import signals
 from lineas.cli.common import accepts_other, say
 from lineas.evaluation.records import Evaluation
 from lineas.evaluation.report import cell, columns
@@ -37,16 +37,10 @@ LimitOption = Annotated[int | None, typer.Option(help="Only the first N prompts 
 EVALUATION, TABLE, PLOT, PARTS = "evaluation.json", "evaluation.md", "effect-damage.png", "parts"
 
 
-@contextmanager
-def gone_on_with(out: Path | None) -> Iterator[None]:
-    """Measuring that keeps its parts in a folder, and says so when it is interrupted."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if out is None:
-            raise
-        typer.echo(f"interrupted; what was measured is kept, the same command goes on in {out}.", err=True)
-        raise typer.Exit(130) from None
+def goes_on_in(out: Path | None) -> None:
+    """Say from now on, when the command is interrupted, that what was measured is kept."""
+    if out is not None:
+        signals.keeps(f"interrupted; what was measured is kept, the same command goes on in {out}.")
 
 
 def parts_of(source: str) -> list[str]:

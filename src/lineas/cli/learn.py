@@ -22,6 +22,7 @@ from lineas.cli.common import (
     check_counts,
     check_writable,
     drawing,
+    end_if_unfinished,
     load_interventions,
     load_quietly,
     progress_bar,
@@ -149,6 +150,7 @@ def learn(
         )
     seconds = time.perf_counter() - started
     learned = drawn_from(learned, {"source": source, "target": target}, samples).with_facts(name=out.name)
+    end_if_unfinished(learned, out)
     learned.save(out, overwrite=force)
     costs = learned.facts["cost"]
     say(json).print(

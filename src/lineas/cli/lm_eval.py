@@ -23,7 +23,5 @@ def lm_eval(
     before, sys.argv = sys.argv, ["lm_eval", *(arguments or [])]
     try:
         cli_evaluate()
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
     finally:
         sys.argv = before

@@ -87,6 +87,8 @@ def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]
         )
     if "calibration" in facts:
         console.print(f"calibrated strength {intervention.calibrated_strength:.3g}")
+    if intervention.unfinished:
+        console.print(f"interrupted while learning, after {intervention.unfinished}")
     if intervention.base:
         console.print(f"learned on {intervention.base.name} ({intervention.base.architecture})")
     if "method" in facts:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from lineas import signals
 from lineas.cli.common import (
     DtypeOption,
     JsonOption,
@@ -109,6 +110,7 @@ def sweep(
     if any(not math.isfinite(s) or s == 0 for s in strengths):
         raise LineasError(f"--strength takes numbers other than 0, not {' '.join(f'{s:g}' for s in strengths)}.")
     measures = _measures(evaluate, prompts, neutral, toxicity_classifier, shows, picture_judge, sampling_seeds, limit)
+    _check_effect(effect, measures)
     leave, reach = read_prompts(source), read_prompts(target)
     sides = [(draw(leave, samples, seed), draw(reach, samples, seed)) for seed in range(seeds)]
     check_sides(*sides[0])
@@ -134,7 +136,8 @@ def sweep(
         },
     }
     no_bars()
-    begun = context.with_resource(claimed(out, settings, force))
+    begun, lock = context.with_resource(claimed(out, settings, force))
+    signals.keeps(f"interrupted; what was learned and measured is kept, the same command goes on in {out}.")
     place, found = out, model
     if on == "ray":  # its workers may have been started in another folder
         place = out.resolve()
@@ -150,10 +153,7 @@ def sweep(
     jobs = [Job(place, found, None, "untouched", (), (), 0, gammas, measures, dtype=dtype), *learned]
     try:
         with progress_bar("sweeping", sum(job.count for job in jobs)) as advance:
-            run_jobs(jobs, at_once, on, advance)  # type: ignore[arg-type]
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted; what was learned and measured is kept, the same command goes on in {out}.", err=True)
-        raise typer.Exit(130) from None
+            run_jobs(jobs, at_once, on, advance, lock)  # type: ignore[arg-type]
     except LineasError:
         if begun and not any(points(job.place) for job in learned):
             give_up(out, jobs)
@@ -229,6 +229,16 @@ def _measures(
         texts, sentences, {"toxic": toxicity} if "toxicity" in wanted else {},
         shows if "concept" in wanted else None, judge, seeds,
     )  # fmt: skip
+
+
+def _check_effect(effect: str | None, measures: Measures) -> None:
+    """Refuse a measure that is not taken."""
+    if effect is not None and aim_of(effect)[0] not in measures.names:
+        of_texts = Measures(["any"], ["any"], {"toxic": "any"}).names
+        if measures.concept is not None and aim_of(effect)[0] in of_texts:
+            raise LineasError(f"--effect {effect} is about texts; leave it out, or leave out --shows.")
+        there = ", ".join(measures.names) or "nothing; give --prompts FILE, --neutral FILE or both"
+        raise LineasError(f"--effect is one of what is measured, perhaps with + before it, not {effect!r}: {there}.")
 
 
 def _why_nothing(rows: list[dict[str, Any]], effect: str | None) -> str:

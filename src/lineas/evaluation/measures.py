@@ -39,6 +39,15 @@ class Measures:
     seeds: int = 1
     sampling: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all that can be measured; `clip_score` by judges of the kind of CLIP alone."""
+        if self.concept is not None:
+            return ["concept", "img_score", "clip_score"]
+        judged = [name for column in self.classifiers for name in (column, f"{column}_score")]
+        looked_at = ["distinct_1", "distinct_2", "distinct_3", "repetition", "empty"]
+        return [*(judged + looked_at if self.prompts else ()), *(("perplexity", "kl") if self.neutral else ())]
+
     def of(self, model: Any, system: Steered | Untouched, folder: Path) -> Row:
         """Measure a system; what is kept of texts and pictures lies in the folder."""
         if isinstance(model, ImageModel):

@@ -86,11 +86,13 @@ class Fit:
         maps: by site name, for some or all of the task's sites.
         costs: the cost, averaged over sites, before each update; of methods without updates, with the maps in place.
         settings: what the method's own fields leave open, such as the learning rate that followed from the model.
+        of: number of steps that were asked for, where an interruption ended them; None for a whole fit.
     """
 
     maps: dict[str, AffineMap]
     costs: list[float]
     settings: dict[str, Any] = field(default_factory=dict)
+    of: int | None = None
 
 
 class Method(Protocol):

@@ -108,12 +108,12 @@ class LinEAS:
         if not self.refit:
             return self._fit(task)
         selected = replace(self, refit=False)._fit(replace(task, progress=_counted(task.progress, 0, 2 * self.steps)))
-        if len(selected.costs) < self.steps:  # interrupted
-            return selected
+        if selected.of is not None:  # interrupted
+            return replace(selected, of=2 * self.steps)
         report = _counted(task.progress, self.steps, 2 * self.steps)
         once_more = replace(task, start=selected.maps, within=True, progress=report)
         fit = replace(self, refit=False, gamma=0.0)._fit(once_more)
-        return replace(fit, costs=[*selected.costs, *fit.costs])
+        return replace(fit, costs=[*selected.costs, *fit.costs], of=None if fit.of is None else 2 * self.steps)
 
     def _fit(self, task: Task) -> Fit:
         model, source, sites = task.model, task.source, task.sites
@@ -136,7 +136,7 @@ class LinEAS:
         with edited(model.network, trained.edits):
             limit = largest_part(model, source, task.max_length, sites, neurons, task.memory)
             whole = model.batch(source, task.max_length, limit)
-            with stoppable(lambda: record.done, self.steps):
+            with stoppable(lambda: record.done, self.steps) as steps:
                 for _ in range(self.steps):
                     batch = whole
                     if n < len(source):
@@ -154,7 +154,7 @@ class LinEAS:
                 f"the maps are not finite after {record.done} steps with learning rate {rate:.3g}; "
                 f"nothing was learned, try {rate / 10:.2g}."
             )
-        return Fit(learned, record.costs, {"learning_rate": rate})
+        return Fit(learned, record.costs, {"learning_rate": rate}, steps.of if steps.interrupted else None)
 
     def _rate(self, samples: int, neurons: int) -> float:
         if self.learning_rate is not None:

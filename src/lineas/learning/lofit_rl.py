@@ -78,7 +78,8 @@ class LoFITRL:
         generator = torch.Generator().manual_seed(task.seed)
         encoded, _ = model.encode(task.source, task.max_length)
         costs: list[float] = []
-        with stoppable(lambda: len(costs), self.steps):
+        learned = trained.maps()  # as of the last whole step, whenever an interruption comes
+        with stoppable(lambda: len(costs), self.steps) as steps:
             for step in range(self.steps):
                 drawn = torch.randperm(len(encoded), generator=generator)[: self.prompts].tolist()
                 prompts = [encoded[i] for i in drawn for _ in range(self.samples)]
@@ -91,11 +92,12 @@ class LoFITRL:
                 unwanted = torch.tensor(self.classifier(texts), dtype=torch.float32)
                 self._backward(model, trained.edits, prompts, made, unwanted)
                 optimizer.step()
+                learned = trained.maps()
                 costs.append(float(unwanted.mean()))
                 if task.progress:
                     task.progress(step + 1, self.steps, costs[-1])
         name = getattr(self.classifier, "__name__", type(self.classifier).__name__)
-        return Fit(trained.maps(), costs, {"classifier": name})
+        return Fit(learned, costs, {"classifier": name}, steps.of if steps.interrupted else None)
 
     def _backward(
         self,

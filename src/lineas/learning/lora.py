@@ -13,7 +13,7 @@ import torch
 
 from lineas.errors import LineasError
 from lineas.files import new_folder
-from lineas.learning.interruption import stoppable
+from lineas.learning.interruption import place_of_unfinished, stoppable
 from lineas.models.adapters import NOT_INSTALLED, restored
 from lineas.models.scoring import predictions, scored_parts
 from lineas.models.text import TextModel
@@ -68,6 +68,8 @@ class LoRA:
         Raises:
             LineasError: when peft is not installed or does not know the network, the folder exists, or the loss is not
                 finite.
+            KeyboardInterrupt: when it is interrupted; the adapter so far, if a step was done, is then in
+                FOLDER.interrupted.
         """
         try:
             from peft import LoraConfig, get_peft_model
@@ -101,7 +103,7 @@ class LoRA:
                 [p for p in adapted.parameters() if p.requires_grad], lr=self.learning_rate, weight_decay=0.0
             )
             schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-            with stoppable(lambda: len(losses), steps):
+            with stoppable(lambda: len(losses), steps) as done:
                 for _ in range(self.epochs):
                     for rows in torch.randperm(len(encoded), generator=generator).split(self.batch_size):
                         loss = _backward(model, [encoded[int(i)] for i in rows])
@@ -116,8 +118,11 @@ class LoRA:
                         losses.append(loss)
                         if progress:
                             progress(len(losses), steps, loss)
-            with new_folder(folder) as beside:
+            place = place_of_unfinished(folder) if done.interrupted else folder
+            with new_folder(place) as beside:
                 adapted.save_pretrained(str(beside))
+        if done.interrupted:
+            raise KeyboardInterrupt(f"after {len(losses)} of {steps} steps; the adapter so far is in {place}")
         return losses
 
 

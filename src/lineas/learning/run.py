@@ -43,6 +43,9 @@ def learn(
 ) -> Intervention:
     """Learn an intervention that carries the distribution of the source's activations onto the target's.
 
+    Interrupted (Ctrl-C) after a step it warns and gives what was learned so far, marked as such: `unfinished` and the
+    fact `interrupted` say how many steps of how many; before the first step it raises KeyboardInterrupt.
+
     Args:
         model: what to steer, such as `lineas.load(...)`.
         source: at least 2 prompts of the behaviour to leave.
@@ -111,6 +114,7 @@ def learn(
     facts: dict[str, Any] = {
         "method": {"name": type(method).__name__, **settings, **fit.settings},
         "steps_done": len(fit.costs),
+        **({} if fit.of is None else {"interrupted": {"done": len(fit.costs), "of": fit.of}}),
         "seed": seed,
         "max_length": max_length,
         "pooling": pooling,

@@ -18,9 +18,10 @@ SWEEP, TABLE, PLOT, CHOSEN = "sweep.json", "sweep.md", "sweep.png", "chosen"
 
 
 @contextmanager
-def claimed(out: Path, settings: dict[str, Any], force: bool) -> Iterator[bool]:
-    """Take a folder for a sweep, or go on in one of the same settings, alone until the block ends; gives whether it is
-    new.
+def claimed(out: Path, settings: dict[str, Any], force: bool) -> Iterator[tuple[bool, int | None]]:
+    """Take a folder for a sweep, or go on in one of the same settings, alone until the block ends.
+
+    Gives whether it is new, and the open file that holds it, of which workers get a copy.
 
     Args:
         out: the folder.
@@ -32,8 +33,8 @@ def claimed(out: Path, settings: dict[str, Any], force: bool) -> Iterator[bool]:
     """
     if not out.exists():
         out.mkdir(parents=True)
-    with alone(out) if out.is_dir() else nullcontext():
-        yield _claim(out, settings, force)
+    with alone(out) if out.is_dir() else nullcontext() as lock:
+        yield _claim(out, settings, force), lock
 
 
 def _claim(out: Path, settings: dict[str, Any], force: bool) -> bool:

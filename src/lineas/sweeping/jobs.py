@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from lineas.evaluation.measures import Measures
 from lineas.evaluation.systems import Steered, Untouched
@@ -26,6 +27,8 @@ POINTS, PARTS = "points.jsonl", "parts"
 UNTOUCHED = "untouched"
 MEASURED = ("values", "by_seed", "intervals", "errors")
 """What of an evaluation's row stands in a point."""
+NUMBERS = ("support", "sites", "of_sites", "cost", "unmet", "seconds", "steps")
+"""What else of a point is a number, where it is there."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +104,43 @@ class Job:
 
 
 def points(place: Path) -> list[dict[str, Any]]:
-    """The points of a job that are done, each once; a line that an end of the process cut off is none."""
+    """The points of a job that are done, each once.
+
+    A line that an end of the process cut off is none; one that no sweep wrote is none either, with a warning.
+    """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     file = place / POINTS
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+    for number, line in enumerate(file.read_bytes().split(b"\n") if file.exists() else (), start=1):
         try:
-            point = json.loads(line)
+            point = json.loads(line.decode("utf-8"))
         except json.JSONDecodeError:
             continue
-        found[point["gamma"], point["refit"], point["strength"]] = point  # two processes may have made the same
+        except (UnicodeDecodeError, RecursionError):
+            point = None
+        if _is_point(point):
+            found[point["gamma"], point["refit"], point["strength"]] = point  # two processes may have made the same
+        else:
+            said = f"line {number} of {file} is no point of a sweep; it is passed over, and its point is measured anew."
+            warnings.warn(said, stacklevel=2)
     return list(found.values())
+
+
+def _is_point(read: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a sweep may have written this: what `summary` and the table take from a point is there."""
+    if not isinstance(read, dict) or not isinstance(read.get("values"), dict):
+        return False
+    numbers = [read.get("strength"), *([] if read.get("gamma") is None else [read["gamma"]]), *read["values"].values()]
+    numbers += [read[name] for name in NUMBERS if name in read]
+    of_learned = isinstance(read.get("folder"), str) or read.get("method") == UNTOUCHED
+    return (
+        all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
+        and "gamma" in read
+        and of_learned
+        and isinstance(read.get("refit"), bool)
+        and isinstance(read.get("method"), str)
+        and isinstance(read.get("seed"), int)
+        and isinstance(read.get("errors"), dict)
+    )
 
 
 @whole_or_nothing()

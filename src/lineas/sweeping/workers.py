@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from multiprocessing import get_context
+from threading import RLock
 from typing import Any, Literal
+
+from tqdm.auto import tqdm
 
 from lineas.errors import LineasError, first_line
 from lineas.models import load
 from lineas.models.bars import no_bars
+from lineas.processes import processes
+from lineas.signals import undisturbed
 from lineas.sweeping.jobs import Job, points, run_job
 
 Where = Literal["processes", "ray"]
@@ -25,7 +28,11 @@ TRIES = 3
 
 
 def run_jobs(
-    jobs: Sequence[Job], at_once: int = 1, where: Where = "processes", progress: Callable[[int], None] | None = None
+    jobs: Sequence[Job],
+    at_once: int = 1,
+    where: Where = "processes",
+    progress: Callable[[int], None] | None = None,
+    lock: int | None = None,
 ) -> None:
     """Run all jobs; those that are done take no time.
 
@@ -35,6 +42,8 @@ def run_jobs(
         where: here, or on Ray: the cluster of `ray.init()`, by `RAY_ADDRESS`, else one started on this machine. Its
             workers must see the folder.
         progress: called with the number of points done since the last call.
+        lock: the open file that holds the sweep's folder (see `lineas.files.alone`): processes hold it too, until the
+            last of them has ended. Ray's workers do not; Ray ends them after the process that began them.
 
     Raises:
         LineasError: when Ray is not installed, a job fails or leaves points out, or a worker is killed.
@@ -49,7 +58,7 @@ def run_jobs(
                 progress(job.count - missing)
             run_job(job, model, progress)
         return
-    _watched(jobs, _on_ray if where == "ray" else lambda these: _in_processes(these, at_once), progress)
+    _watched(jobs, _on_ray if where == "ray" else lambda these: _in_processes(these, at_once, lock), progress)
     unseen = next((job for job in jobs if len(points(job.place)) < job.count), None)
     if unseen is not None:
         raise LineasError(f"the workers' points of {unseen.place} are not seen here; all must share that folder.")
@@ -75,25 +84,18 @@ def _watched(
 
 
 @contextmanager
-def _in_processes(jobs: Sequence[Job], at_once: int) -> Iterator[Callable[[], bool]]:
-    """New processes, not copies of this one: a network that has run has threads, which no copy inherits."""
+def _in_processes(jobs: Sequence[Job], at_once: int, lock: int | None) -> Iterator[Callable[[], bool]]:
     threads = max(1, (os.cpu_count() or 1) // at_once)
-    with ProcessPoolExecutor(at_once, get_context("spawn"), _as_worker) as pool:
-        running = [pool.submit(run_job, replace(job, threads=job.threads or threads)) for job in jobs]
-        try:
-            yield lambda: all([_checked(one) for one in running])
-        except BaseException:
-            processes = list((pool._processes or {}).values())  # shutdown forgets them
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.terminate()
-            raise
+    with processes(at_once, lock) as call:
+        running = [call(_in_a_worker, replace(job, threads=job.threads or threads)) for job in jobs]
+        yield lambda: all([_checked(one) for one in running])
 
 
-def _as_worker() -> None:
-    """Draw no bars, and leave an interruption by the keyboard, which reaches every process, to the first one."""
+def _in_a_worker(job: Job) -> int:
+    """Run a job without bars, which several processes would draw over each other."""
     no_bars()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tqdm.set_lock(RLock())  # its own is one between processes, which Python misses when this one is told to end
+    return run_job(job)
 
 
 def _checked(running: Any) -> bool:
@@ -116,10 +118,7 @@ def _on_ray(jobs: Sequence[Job]) -> Iterator[Callable[[], bool]]:
     except ImportError:
         raise LineasError("--on ray needs Ray: pip install 'lineas[ray]'.") from None
     started = not ray.is_initialized()
-    if started:
-        ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
-    remote = ray.remote(max_retries=TRIES)(run_job)
-    left = [remote.remote(job) for job in jobs]
+    left: list[Any] = []
 
     def finished() -> bool:
         nonlocal left
@@ -133,7 +132,17 @@ def _on_ray(jobs: Sequence[Job]) -> Iterator[Callable[[], bool]]:
         return not left
 
     try:
+        if started:
+            with undisturbed():  # Ray would answer TERM by itself, and exit with 1
+                ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
+        remote = ray.remote(max_retries=TRIES)(run_job)
+        left = [remote.remote(job) for job in jobs]
         yield finished
+    except BaseException:
+        for one in left:
+            with suppress(Exception):  # what cannot be cancelled any more is over
+                ray.cancel(one, force=True)
+        raise
     finally:
         if started:
             ray.shutdown()
