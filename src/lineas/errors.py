@@ -13,3 +13,16 @@ def first_line(error: BaseException) -> str:
     """
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".:") if lines else type(error).__name__
+
+
+def shown(value: object, most: int = 80) -> str:
+    """Return the beginning of a value as one writes it in Python; its type where that cannot be written.
+
+    >>> shown("calm"), shown("x" * 10**7, 5), shown(10**5000)
+    ("'calm'", "'xxxx...", 'a int')
+    """
+    try:
+        text = repr(value[:most] if isinstance(value, (str, bytes)) else value)
+    except Exception:  # numbers of too many digits, and whatever a foreign class raises
+        return f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -12,7 +12,7 @@ from lineas.errors import LineasError
 from lineas.maps import AffineMap
 
 MIN_DEVIATION = 1e-4
-"""Below this standard deviation a neuron is taken as constant, and its scale stays 1."""
+"""A neuron whose standard deviation is at most this share of its size is taken as constant, and its scale stays 1."""
 
 
 @lru_cache(maxsize=64)
@@ -110,24 +110,25 @@ def mean_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
 def gaussian_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
     """Gaussian-AcT: the optimal map between two normal distributions, `w = sigma2 / sigma1, b = mu2 - w mu1`.
 
-    Neurons with a standard deviation of at most `MIN_DEVIATION` on either side keep `w = 1`.
+    Neurons that vary too little on either side keep `w = 1` (`MIN_DEVIATION`).
 
     Args:
         source: `[n, d]`, n >= 2.
         target: `[m, d]`, m >= 2.
     """
-    s, t = source.float(), target.float()
+    s, t = source.double(), target.double()
     spread_s, spread_t = s.std(0), t.std(0)
-    varies = (spread_s > MIN_DEVIATION) & (spread_t > MIN_DEVIATION)
-    scale = torch.where(varies, spread_t / spread_s.clamp_min(MIN_DEVIATION), torch.ones_like(spread_s))
-    return AffineMap(scale, t.mean(0) - scale * s.mean(0))
+    size = _size(s.square().mean(0), t.square().mean(0))
+    varies = (spread_s > MIN_DEVIATION * size) & (spread_t > MIN_DEVIATION * size)
+    scale = torch.where(varies, spread_t / torch.where(varies, spread_s, 1.0), 1.0)
+    return AffineMap(scale.float(), (t.mean(0) - scale * s.mean(0)).float())
 
 
 def linear_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
     """Lin-AcT: least squares of the sorted target on the sorted source, per neuron (arXiv 2410.23054, equation 6).
 
     Samples of different sizes are paired by the exact quantile coupling, weighted by its masses.
-    Neurons whose source has a standard deviation of at most `MIN_DEVIATION` keep `w = 1`.
+    Neurons that vary too little in the source keep `w = 1` (`MIN_DEVIATION`).
 
     Args:
         source: `[n, d]`.
@@ -144,6 +145,12 @@ def linear_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
     mean_x, mean_y = mass @ x, mass @ y
     variance = mass @ (x - mean_x).square()
     covariance = mass @ ((x - mean_x) * (y - mean_y))
-    varies = variance.sqrt() > MIN_DEVIATION
-    scale = torch.where(varies, covariance / variance.clamp_min(MIN_DEVIATION**2), torch.ones_like(variance))
+    varies = variance.sqrt() > MIN_DEVIATION * _size(mass @ x.square(), mass @ y.square())
+    scale = torch.where(varies, covariance / torch.where(varies, variance, 1.0), 1.0)
     return AffineMap(scale.float(), (mean_y - scale * mean_x).float())
+
+
+def _size(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """How large a neuron's activations are, `[d]`, from its mean squares on both sides: no unit enters, so activations
+    that are all c times as large have the same scales."""
+    return ((source + target) / 2).sqrt()
