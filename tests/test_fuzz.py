@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from lineas import AffineMap, Intervention, LineasError, artifact
+from lineas import AffineMap, Intervention, LineasError
 from lineas.base import BaseModel
 from lineas.card import model_card
 from lineas.cli.show import draw, site_rows
@@ -86,13 +87,20 @@ def same(one: Intervention, other: Intervention) -> bool:
     )  # fmt: skip
 
 
+def attempt(action: Callable[[], Any]) -> tuple[Any, str]:
+    """What an action gives, or the sentence that refuses it; any other error is a failure."""
+    try:
+        return action(), ""
+    except LineasError as error:
+        return None, str(error)
+
+
 def judge(place: Path) -> bool:
     """Whether a folder is read; then all that needs no model has to work with it."""
-    try:
-        read = Intervention.load(place / "damaged")
-    except LineasError as error:
-        assert "not a readable intervention: " in str(error)
-        assert str(error).count("\n") == 0
+    read, sentence = attempt(lambda: Intervention.load(place / "damaged"))
+    if read is None:
+        assert "not a readable intervention: " in sentence
+        assert "\n" not in sentence
         return False
     read.save(place / "again", overwrite=True)
     assert same(Intervention.load(place / "again"), read)
@@ -185,12 +193,12 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
     shape = draw(st.sampled_from([[], [0], [1], [2], [4], [5], [6], [9], [9, 1], [2, 3], [1, 6]]))
     kind = draw(st.sampled_from(TYPES[:1] * 4 + TYPES[4:5] * 2 + TYPES))
     count = torch.Size(shape).numel()
-    values = draw(
-        st.lists(st.sampled_from(VALUES), min_size=count, max_size=count) | st.just([*map(float, range(count))])
-    )
-    return torch.tensor(values, dtype=torch.float64).nan_to_num(*[None, 2.0, 2.0] * (not kind.is_floating_point)).to(
-        kind
-    ).view(shape)  # fmt: skip
+    rising = st.just([*map(float, range(count))])
+    drawn = draw(st.lists(st.sampled_from(VALUES), min_size=count, max_size=count) | rising)
+    values = torch.tensor(drawn, dtype=torch.float64)
+    if not kind.is_floating_point:
+        values = values.nan_to_num(2.0, 2.0, 2.0).clamp(-1, 100)
+    return values.to(kind).view(shape)
 
 
 @a_part
@@ -245,12 +253,9 @@ def test_what_is_saved_can_be_read(written: tuple[Path, Files], values: list[flo
     facts = {**FACTS, **data.draw(st.dictionaries(st.sampled_from([*FACTS, "notes"]), odd, max_size=2))}
     numbers_ = torch.tensor(values)
     one = Intervention({"a": AffineMap(numbers_, numbers_.flip(0)), "b": AffineMap.identity(3)}, facts=facts)
-    try:
-        one.save(place / "again", overwrite=True)
-    except LineasError as error:
-        assert "cannot be saved" in str(error)
-        with pytest.raises(LineasError):
-            artifact.packed(one._description(), one.maps, one.gates)
+    saved, sentence = attempt(lambda: one.save(place / "again", overwrite=True))
+    if saved is None:
+        assert "facts" in sentence or "more than 64 bits" in sentence or "nested" in sentence
         return
     read = Intervention.load(place / "again")
     assert read.digest() == one.digest()
