@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.torch import load_file, save_file
@@ -130,7 +130,7 @@ def test_damaged_bytes(written: tuple[Path, Files], data: st.DataObject) -> None
     files[file] = content[:where] + data.draw(st.binary(max_size=8)) + content[until:]
     for name, bytes_ in files.items():
         (place / "damaged" / name).write_bytes(bytes_)
-    judge(place)
+    event("read" if judge(place) else "refused")
 
 
 # ----------------------------------------------------------------------------------------------------------- JSON
@@ -176,7 +176,7 @@ def test_damaged_json(written: tuple[Path, Files], data: st.DataObject) -> None:
                 inside[key] = copy.deepcopy(other[at])
     (place / "damaged" / JSON_FILE).write_text(json.dumps(description))
     (place / "damaged" / TENSORS).write_bytes(files[TENSORS])
-    judge(place)
+    event("read" if judge(place) else "refused")
 
 
 # -------------------------------------------------------------------------------------------------------- tensors
@@ -222,7 +222,7 @@ def test_damaged_tensors(written: tuple[Path, Files], data: st.DataObject) -> No
         follow(description, whole, sites)
     (place / "damaged" / JSON_FILE).write_text(json.dumps(description))
     save_file({name: tensor.contiguous() for name, tensor in whole.items()}, place / "damaged" / TENSORS)
-    judge(place)
+    event("read" if judge(place) else "refused")
 
 
 def follow(description: Any, whole: dict[str, torch.Tensor], sites: list[str]) -> None:

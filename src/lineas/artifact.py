@@ -96,7 +96,7 @@ def find(source: str | PathLike[str], revision: str | None = None) -> Path:
     if (shipped / DESCRIPTION).exists():
         return shipped
     names = ", ".join(sorted(p.name for p in SHIPPED.iterdir())) if SHIPPED.is_dir() else "none"
-    sentence = f"no intervention at '{source}': not a folder, not one that ships with lineas ({names})"
+    sentence = f"no intervention at {shown(str(source), 200)}: not a folder, not one that ships with lineas ({names})"
     if str(source).count("/") != 1:
         raise LineasError(f"{sentence}.")
     try:

@@ -187,6 +187,8 @@ class Intervention:
         Raises:
             LineasError: saying what differs.
         """
+        if not isinstance(network, nn.Module):
+            raise LineasError(f"an intervention fits a network, a torch module, not {shown(network)}.")
         check_sites(network, {self.sites[name]: map_.width for name, map_ in self.maps.items()}, self.base)
         if self.base is not None and not accepts_other(other_model, force):
             self.base.check_is(network)

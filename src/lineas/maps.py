@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lineas.errors import LineasError, shown
+from lineas.errors import LineasError, kind_of, shown
 
 SUPPORT_TOLERANCE = 1e-5
 """A neuron is touched when `|scale - 1|` or `|shift|` exceeds this."""
@@ -69,7 +69,7 @@ class AffineMap:
     @classmethod
     def identity(cls, width: int, device: torch.device | str | None = None) -> AffineMap:
         """The map that changes nothing, over `width` neurons; it takes no memory, and is not to be written into."""
-        if type(width) is not int or width < 1:
+        if type(width) is not int or not 1 <= width < 2**63:
             raise LineasError(f"a map's width is a whole number from 1 on, not {shown(width)}.")
         one = torch.ones(1, device=device)
         return cls.unchecked(one.expand(width), torch.zeros_like(one).expand(width))
@@ -86,8 +86,8 @@ class AffineMap:
         """
         if not isinstance(z, torch.Tensor) or not z.is_floating_point():
             raise LineasError(f"a map acts on an activation, a tensor of floating point numbers, not on {_kind(z)}.")
-        if not -z.dim() <= axis < z.dim():
-            raise LineasError(f"an activation {list(z.shape)} has no axis {axis}.")
+        if type(axis) is not int or not -z.dim() <= axis < z.dim():
+            raise LineasError(f"an activation {list(z.shape)} has no axis {shown(axis)}.")
         if z.shape[axis] != self.width:
             raise LineasError(
                 f"a map over {self.width} neurons cannot act on an activation {list(z.shape)} along axis {axis}."
@@ -130,9 +130,9 @@ class AffineMap:
         Raises:
             LineasError: when a scale is 0 (that neuron's value is lost), or so near 0 that its inverse is not finite.
         """
-        lost = int((self.scale == 0).sum())
-        if lost:
-            raise LineasError(f"{lost} of {self.width} neurons have scale 0, so their map has no inverse.")
+        lost = _each(lambda w: w == 0, self.scale)
+        if bool(_few(lost).any()):
+            raise LineasError(f"{int(lost.sum())} of {self.width} neurons have scale 0, so their map has no inverse.")
         return _finite(
             _each(torch.reciprocal, self.scale),
             _each(lambda w, b: -b / w, self.scale, self.shift),
@@ -141,6 +141,7 @@ class AffineMap:
 
     def support(self, tolerance: float = SUPPORT_TOLERANCE) -> torch.Tensor:
         """Which neurons the map touches: bool `[d]`, `|w - 1| > tolerance` or `|b| > tolerance`."""
+        tolerance = as_number(tolerance, "the tolerance")
         return _each(lambda w, b: ((w - 1).abs() > tolerance) | (b.abs() > tolerance), self.scale, self.shift)
 
     def is_identity(self) -> bool:
@@ -157,12 +158,13 @@ def mix(weighted: Iterable[tuple[AffineMap, float]]) -> AffineMap:
     Raises:
         LineasError: without maps, for different widths, or when the sum is not finite.
     """
-    pairs = [(map_, as_number(weight, "the weight of a map")) for map_, weight in weighted]
-    if not pairs:
+    given = list(weighted) if isinstance(weighted, Iterable) else [weighted]
+    for one in given:
+        if not isinstance(one, tuple) or len(one) != 2 or not isinstance(one[0], AffineMap):
+            raise LineasError(f"mix takes pairs of a map and a weight, not {shown(one)}.")
+    if not given:
         raise LineasError("mix needs at least one map.")
-    wrong = [map_ for map_, _ in pairs if not isinstance(map_, AffineMap)]
-    if wrong:
-        raise LineasError(f"mix takes pairs of a map and a weight, not {_kind(wrong[0])}.")
+    pairs = [(map_, as_number(weight, "the weight of a map")) for map_, weight in given]
     if len({map_.width for map_, _ in pairs}) > 1:
         raise LineasError(f"maps of different widths cannot be mixed: {[m.width for m, _ in pairs]}.")
     device, weights = pairs[0][0].scale.device, [weight for _, weight in pairs]
@@ -234,9 +236,9 @@ def in_float32(value: torch.Tensor, what: str) -> torch.Tensor:
 
 def _finite(scale: torch.Tensor, shift: torch.Tensor, when: str) -> AffineMap:
     """The map of these results, or the sentence that says what overflowed."""
-    wrong = int((~_each(lambda w, b: w.isfinite() & b.isfinite(), scale, shift)).sum())
-    if wrong:
-        raise LineasError(f"the numbers of {wrong} of {len(scale)} neurons exceed float32 {when}.")
+    wrong = _each(lambda w, b: ~(w.isfinite() & b.isfinite()), scale, shift)
+    if bool(_few(wrong).any()):
+        raise LineasError(f"the numbers of {int(wrong.sum())} of {len(scale)} neurons exceed float32 {when}.")
     return AffineMap.unchecked(scale, shift)
 
 
@@ -255,7 +257,7 @@ def _kind(value: Any) -> str:
     """What a value is, in a message."""
     if isinstance(value, torch.Tensor):
         return f"a tensor {list(value.shape)} of {_name(value.dtype)}"
-    return "None" if value is None else shown(value) if isinstance(value, str) else f"a {type(value).__name__}"
+    return shown(value) if isinstance(value, str) else kind_of(value)
 
 
 def _name(kind: torch.dtype) -> str:

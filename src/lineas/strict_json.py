@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lineas.errors import LineasError, first_line, shown
+from lineas.errors import LineasError, first_line, kind_of, shown
 
 DEEPEST = 400
 """Lists and objects inside each other."""
@@ -123,7 +123,7 @@ def check(value: Any) -> None:
             if not -LARGEST < one < LARGEST:
                 raise LineasError(f"{_written(place)} is a whole number of more than 64 bits.")
         elif one is not None:
-            raise LineasError(f"{_written(place)} is a {type(one).__name__}, which JSON cannot hold.")
+            raise LineasError(f"{_written(place)} is {kind_of(one)}, which JSON cannot hold.")
 
 
 def _check_text(text: str, place: Any) -> None:

@@ -8,8 +8,8 @@ from math import gcd
 
 import torch
 
-from lineas.errors import LineasError
-from lineas.maps import AffineMap
+from lineas.errors import LineasError, shown
+from lineas.maps import AffineMap, check_numbers
 
 MIN_DEVIATION = 1e-4
 """A neuron whose standard deviation is at most this share of its size is taken as constant, and its scale stays 1."""
@@ -31,8 +31,8 @@ def coupling(n: int, m: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     >>> i.tolist(), k.tolist(), [round(x, 3) for x in mass.tolist()]
     ([0, 0, 1, 1], [0, 1, 1, 2], [0.333, 0.167, 0.167, 0.333])
     """
-    if n < 1 or m < 1:
-        raise LineasError(f"a coupling needs at least one sample a side, not {n} and {m}.")
+    if not isinstance(n, int) or not isinstance(m, int) or n < 1 or m < 1:
+        raise LineasError(f"a coupling needs at least one sample a side, not {shown(n)} and {shown(m)}.")
     unit = gcd(n, m)
     step_n, step_m = m // unit, n // unit  # widths of one sample's interval, in units of gcd/(n m)
     total = n * step_n
@@ -91,9 +91,18 @@ def cost(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     Returns:
         a scalar in u's type.
     """
-    if u.dim() != 2 or v.dim() != 2 or u.shape[1] != v.shape[1]:
-        raise LineasError(f"the cost compares [n, d] with [m, d], not {list(u.shape)} with {list(v.shape)}.")
+    _check_samples(u, v, 1, "the cost compares")
     return Quantiles.of(v, len(u)).cost(u)
+
+
+def _check_samples(source: torch.Tensor, target: torch.Tensor, least: int, what: str = "a map is fitted to") -> None:
+    """Refuse what is no two samples of the same neurons, `[n, d]` and `[m, d]`."""
+    for side in (source, target):
+        check_numbers(side, "a sample")
+    if source.dim() != 2 or target.dim() != 2 or source.shape[1] != target.shape[1]:
+        raise LineasError(f"{what} [n, d] with [m, d], not {list(source.shape)} with {list(target.shape)}.")
+    if min(len(source), len(target)) < least:
+        raise LineasError(f"{what} at least {least} samples a side, not {len(source)} and {len(target)}.")
 
 
 def mean_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
@@ -103,6 +112,7 @@ def mean_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
         source: `[n, d]`.
         target: `[m, d]`.
     """
+    _check_samples(source, target, 1)
     shift = target.float().mean(0) - source.float().mean(0)
     return AffineMap(torch.ones_like(shift), shift)
 
@@ -116,6 +126,7 @@ def gaussian_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
         source: `[n, d]`, n >= 2.
         target: `[m, d]`, m >= 2.
     """
+    _check_samples(source, target, 2)
     s, t = source.double(), target.double()
     spread_s, spread_t = s.std(0), t.std(0)
     size = _size(s.square().mean(0), t.square().mean(0))
@@ -139,6 +150,7 @@ def linear_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
     >>> fitted.scale, fitted.shift
     (tensor([2.]), tensor([1.]))
     """
+    _check_samples(source, target, 1)
     i, k, mass = (x.to(source.device) for x in coupling(source.shape[0], target.shape[0]))
     x = source.double().sort(dim=0).values[i]  # [n + m - gcd, d]
     y = target.double().sort(dim=0).values[k]
