@@ -58,6 +58,7 @@ class Outline:
         sites: by site name, in order.
         widths: by site name, its neurons.
         touched: by site name, how many of them the map touches.
+        folds: by site name, how it folds.
         support: the share of all neurons that are touched.
         base: the network it was learned on.
         facts: what else is known.
@@ -67,6 +68,7 @@ class Outline:
     sites: dict[str, Site]
     widths: dict[str, int]
     touched: dict[str, int]
+    folds: dict[str, str]
     support: float
     base: BaseModel | None
     facts: dict[str, Any]
@@ -118,18 +120,17 @@ def outline(description: Any) -> Outline:
     sites: dict[str, Site] = {}
     widths: dict[str, int] = {}
     touched: dict[str, int] = {}
+    folds: dict[str, str] = {}
     for i, entry in enumerate(entries):
         site = _site(entry, f"sites[{i}]")
         if site.name in sites:
             raise LineasError(f"the site {shown(site.name)} is listed twice.")
-        folds = facts.get("folds", {}).get(site.name, "unknown")
-        if entry["folds"] != folds:
-            raise LineasError(f"{shown(site.name)} folds {shown(entry['folds'])} and, in the facts, {shown(folds)}.")
-        sites[site.name], widths[site.name], touched[site.name] = site, entry["width"], entry["touched"]
+        sites[site.name], widths[site.name] = site, entry["width"]
+        touched[site.name], folds[site.name] = entry["touched"], entry["folds"]
     if (total := sum(widths.values())) > MOST_IN_ALL:
         raise LineasError(f"its sites have {total:,} neurons, more than the {MOST_IN_ALL:,} that any network has.")
     support = _number(_of(description, "support", "intervention.json"), "support")
-    return Outline(version == GATED, sites, widths, touched, support, _base(description.get("model")), facts)
+    return Outline(version == GATED, sites, widths, touched, folds, support, _base(description.get("model")), facts)
 
 
 def check_facts(facts: Any) -> None:
@@ -310,6 +311,9 @@ def filled(outlined: Outline, tensors: Mapping[str, torch.Tensor]) -> Parts:
             touches = int(maps[name].support().sum())
             if touches != outlined.touched[name]:
                 raise LineasError(f"it touches {touches} neurons, and the JSON says {outlined.touched[name]}.")
+        known = outlined.facts.get("folds", {}).get(name, "unknown")
+        if outlined.folds[name] != known:
+            raise LineasError(f"{shown(name)} folds {shown(outlined.folds[name])} and, in the facts, {shown(known)}.")
     touched, total = sum(outlined.touched.values()), sum(outlined.widths.values())
     if not math.isclose(outlined.support, touched / total, abs_tol=1e-6):
         raise LineasError(f"its 'support' is {outlined.support:g}, and its sites touch {touched} of {total} neurons.")

@@ -88,7 +88,7 @@ class Task:
         try:
             return fit_map(left, reached)
         except LineasError as error:
-            raise LineasError(f"the map at {name} is not one, so nothing was learned: {error}") from None
+            raise LineasError(f"nothing was learned at {name}: {error}") from None
 
     def cost(self, maps: Mapping[str, AffineMap], reached: Mapping[str, torch.Tensor] | None = None) -> float:
         """The cost with maps in place, averaged over all sites: what LinEAS minimises, for any method's maps.
