@@ -256,7 +256,7 @@ def test_what_is_no_file_or_too_large_is_not_read(folder: Path, name: str, monke
 
 def test_sites_without_tensors_cost_nothing(tmp_path: Path) -> None:
     """20 sites of a million neurons from 4 kB, which took 160 MB."""
-    maps = {f"layers.{i}": AffineMap.identity(2**20) for i in range(20)}
+    maps = {f"layers.{i}": AffineMap.empty(2**20) for i in range(20)}
     place = Intervention(maps).save(tmp_path / "wide")
     assert sum(file.stat().st_size for file in place.iterdir()) < 8000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -271,7 +271,7 @@ def test_sites_without_tensors_cost_nothing(tmp_path: Path) -> None:
 def test_sizes_that_no_network_has_are_refused_before_memory_is_taken(
     tmp_path: Path, sites: int, sentence: str
 ) -> None:
-    place = Intervention({"0": AffineMap.identity(2**20)}).save(tmp_path / "wide")
+    place = Intervention({"0": AffineMap.empty(2**20)}).save(tmp_path / "wide")
     named = [str(i) for i in range(sites)]
     stored = {f"{i}.scale": torch.tensor([2.0]) for i in named} | {f"{i}.index": INDEX[:1].clone() for i in named}
     rewrite(

@@ -326,13 +326,15 @@ def filled(outlined: Outline, tensors: Mapping[str, torch.Tensor]) -> Parts:
 
 
 def _map(width: int, own: Mapping[str, torch.Tensor]) -> AffineMap:
-    """The map of one site; what is not stored takes no memory."""
+    """The map of one site; where nothing is stored it takes no memory."""
     stored = {kind: own[kind] for kind in MAP_KINDS if kind in own}
     index = own.get("index")
     if index is not None:
         _check_index(index, width)
         if not stored:
             raise LineasError("there is an index, and neither a scale nor a shift.")
+    if not stored:
+        return AffineMap.empty(width)
     neurons = width if index is None else len(index)
     whole = AffineMap.identity(width)
     values = {"scale": whole.scale, "shift": whole.shift}
@@ -342,7 +344,7 @@ def _map(width: int, own: Mapping[str, torch.Tensor]) -> AffineMap:
             size = f"{len(numbers)} neurons" if numbers.dim() == 1 else f"shape {list(numbers.shape)}"
             raise LineasError(f"its {kind} has {size}, not {neurons}.")
         single = in_float32(numbers, f"its {kind}")
-        values[kind] = single if index is None else values[kind].clone().index_copy_(0, index.long(), single)
+        values[kind] = single if index is None else values[kind].index_copy_(0, index.long(), single)
     return AffineMap(**values)
 
 

@@ -296,7 +296,7 @@ def _combined(
     merged: dict[str, AffineMap] = {}
     for name in sites:
         with _at(name):
-            merged[name] = combine([part.maps.get(name) or AffineMap.identity(widths[name]) for part in parts])
+            merged[name] = combine([part.maps.get(name) or AffineMap.empty(widths[name]) for part in parts])
     folds = {name: how for part in parts for name, how in part._folds().items()}
     facts = {"made_by": step, "of": [part.facts for part in parts], "folds": folds}
     return Intervention(merged, sites, bases[0] if bases else None, facts)

@@ -68,7 +68,13 @@ class AffineMap:
 
     @classmethod
     def identity(cls, width: int, device: torch.device | str | None = None) -> AffineMap:
-        """The map that changes nothing, over `width` neurons; it takes no memory, and is not to be written into."""
+        """The map that changes nothing, over `width` neurons."""
+        empty = cls.empty(width, device)
+        return cls.unchecked(empty.scale.clone(), empty.shift.clone())
+
+    @classmethod
+    def empty(cls, width: int, device: torch.device | str | None = None) -> AffineMap:
+        """The same without memory of its own, for sites where nothing is learned: not to be written into."""
         if type(width) is not int or not 1 <= width < 2**63:
             raise LineasError(f"a map's width is a whole number from 1 on, not {shown(width)}.")
         one = torch.ones(1, device=device)
