@@ -157,6 +157,8 @@ def _site(entry: Any, place: str) -> Site:
     if type(touched) is not int or not 0 <= touched <= width:
         raise LineasError(f"{place}.touched is {shown(touched)}, not a whole number from 0 to its width.")
     _text(entry["folds"], f"{place}.folds")
+    if entry["module"] == "":
+        raise LineasError(f"{place}.module is '', and a map acts on a module of the network, not on all of it.")
     with _within(place):
         return Site(entry["module"], entry["output"], entry["neuron_axis"])
 
@@ -291,7 +293,7 @@ def filled(outlined: Outline, tensors: Mapping[str, torch.Tensor]) -> Parts:
         LineasError: when a tensor belongs to no site or is none of a map or gate, or the JSON says otherwise.
     """
     by_site: dict[str, dict[str, torch.Tensor]] = {name: {} for name in outlined.sites}
-    for key, tensor in tensors.items():
+    for key, tensor in sorted(tensors.items()):
         name, _, kind = key.rpartition(".")
         if kind not in (*MAP_KINDS, *GATE_KINDS, "index"):
             raise LineasError(f"the tensor {shown(key)} is none of a map or a gate.")

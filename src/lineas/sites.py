@@ -33,7 +33,7 @@ class Site:
         axis: the axis of the activation along which the neurons lie: -1, or 1 for convolutional maps `[n, c, h, w]`.
 
     Raises:
-        LineasError: when the module has no name, or there is no such output or axis.
+        LineasError: when the module's name is no text, or there is no such output or axis.
     """
 
     module: str
@@ -41,7 +41,7 @@ class Site:
     axis: int = -1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.module, str) or not self.module:
+        if not isinstance(self.module, str):  # "" is the network itself
             raise LineasError(f"a site needs the dotted name of a module, not {shown(self.module)}.")
         if type(self.output) is not int or not 0 <= self.output <= LAST_OUTPUT:
             given = f"not {shown(self.output)}"
