@@ -16,7 +16,8 @@ import lineas
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 settings.register_profile("lineas", deadline=None)  # first calls warm torch up; the machines are noisy
-settings.load_profile("lineas")
+settings.register_profile("night", deadline=None, max_examples=3334, print_blob=True)  # 10,000 in test_fuzz.py
+settings.load_profile(os.environ.get("LINEAS_HYPOTHESIS", "lineas"))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lineas import AffineMap, LineasError
+from lineas.gates import Gate
 from lineas.maps import affine, mix
 
 WIDTH = 5
@@ -125,3 +126,89 @@ def test_errors_name_what_was_given() -> None:
         mix([(AffineMap.identity(2), 1.0), (AffineMap.identity(3), 1.0)])
     with pytest.raises(LineasError, match="at least one"):
         mix([])
+
+
+ONES = torch.ones(2)
+NOT_NUMBERS = {
+    "list": ([1.0, 1.0], "not a list"),
+    "array": (ONES.numpy(), "not a ndarray"),
+    "nothing": (None, "not None"),
+    "text": ("1, 1", "not '1, 1'"),
+    "whole": (ONES.long(), "not of int64"),
+    "bool": (ONES.bool(), "not of bool"),
+    "complex": (ONES.to(torch.complex64), "not of complex64"),
+    "float8": (ONES.to(torch.float8_e4m3fn), "not of float8_e4m3fn"),
+    "meta": (ONES.to("meta"), "not a meta one"),
+    "sparse": (ONES.to_sparse(), "not a sparse one"),
+    "nan": (torch.tensor([1.0, torch.nan]), "not finite at 1 of 2 places"),
+    "inf": (torch.tensor([-torch.inf, torch.inf]), "not finite at 2 of 2 places"),
+    "wide": (torch.tensor([1.0, 1e300], dtype=torch.float64), "once it is float32"),
+    "shape": (torch.ones(2, 1), r"\[2, 1\]"),
+    "empty": (torch.ones(0), r"\[0\]"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_NUMBERS)
+def test_maps_and_gates_refuse_what_is_no_finite_numbers(name: str) -> None:
+    given, sentence = NOT_NUMBERS[name]
+    for made in (
+        lambda: AffineMap(given, torch.zeros(2)),
+        lambda: AffineMap(ONES, given),
+        lambda: Gate(given, torch.tensor(0.0)),
+    ):
+        with pytest.raises(LineasError, match=sentence if name != "empty" else "."):
+            made()
+    with pytest.raises(LineasError, match="gate"):
+        Gate(ONES, given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_maps_and_gates_are_float32_whatever_they_are_made_of(dtype: torch.dtype) -> None:
+    map_, gate = AffineMap(ONES.to(dtype), ONES.to(dtype)), Gate(ONES.to(dtype), torch.tensor(1.0, dtype=dtype))
+    assert {x.dtype for x in (map_.scale, map_.shift, gate.weight, gate.bias)} == {torch.float32}
+
+
+@pytest.mark.parametrize("strength", ["0.5", True, None, [1.0], torch.ones(2), torch.nan, 10**400, 1 + 2j])
+def test_strengths_and_weights_are_finite_numbers(strength) -> None:
+    for made in (AffineMap(ONES, ONES).at, lambda s: mix([(AffineMap(ONES, ONES), s)])):
+        with pytest.raises(LineasError, match="must be a finite number"):
+            made(strength)
+    assert torch.equal(AffineMap(ONES, ONES).at(torch.tensor(0.5)).shift, 0.5 * ONES)
+
+
+def test_what_overflows_is_refused_and_said() -> None:
+    big = AffineMap(1e38 * ONES, torch.zeros(2))
+    with pytest.raises(LineasError, match=r"2 of 2 neurons exceed float32 at strength 1e\+39"):
+        AffineMap(2 * ONES, ONES).at(1e39)
+    with pytest.raises(LineasError, match="exceed float32 when one map follows the other"):
+        big.then(big)
+    with pytest.raises(LineasError, match="exceed float32 in this mix"):
+        mix([(big, 1e3), (big, 1e3)])
+    with pytest.raises(LineasError, match="exceed float32 in the inverse"):
+        AffineMap(1e-45 * ONES, ONES).inverse()
+
+
+def test_what_is_no_map_or_activation_is_refused() -> None:
+    for other in (None, 2.0, "map"):
+        with pytest.raises(LineasError, match="followed by another map"):
+            AffineMap(ONES, ONES).then(other)  # type: ignore[arg-type]
+        with pytest.raises(LineasError, match="pairs of a map and a weight"):
+            mix([(other, 1.0)])  # type: ignore[list-item]
+    for z in ([[1.0, 2.0]], torch.ones(1, 2).long()):
+        with pytest.raises(LineasError, match="floating point numbers"):
+            AffineMap(ONES, ONES)(z)  # type: ignore[arg-type]
+    with pytest.raises(LineasError, match="has no axis 3"):
+        AffineMap(ONES, ONES)(torch.ones(1, 2), axis=3)
+    for width in (0, -1, 2.0, True, 10**400):
+        with pytest.raises(LineasError, match="whole number from 1 on"):
+            AffineMap.identity(width)  # type: ignore[arg-type]
+
+
+def test_an_empty_map_takes_no_memory_whatever_becomes_of_it() -> None:
+    one = AffineMap.empty(10**12)
+    same = mix([(one.at(0.5).then(one), 2.0)]).inverse()
+    assert same.is_identity()
+    assert not same.support()[:1].any()
+    few = AffineMap(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]))
+    assert torch.equal(AffineMap.empty(2).then(few).scale, few.scale)
+    assert torch.equal(mix([(few, 1.0), (AffineMap.empty(2), 1.0)]).shift, few.shift)

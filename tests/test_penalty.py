@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineas import penalty
+from lineas import LineasError, penalty
 
 
 def squarable(number: float) -> float:
@@ -125,3 +125,20 @@ def test_nothing_is_missing_where_a_proximal_step_ends() -> None:
     x = penalty.prox(z, 0.5, 1.0, 0.5)
     assert float(penalty.unmet(x, (x - z) / 0.5, 1.0, 0.5).abs().max()) < 1e-12
     assert float(penalty.unmet(z, (z - z) / 0.5, 1.0, 0.5).abs().max()) > 1
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -1.0, "1", None, True])
+def test_weights_and_steps_that_are_no_numbers_are_refused(wrong) -> None:
+    z = torch.ones(3)
+    for refused in (
+        lambda: penalty.value(z, wrong, 1.0),
+        lambda: penalty.prox(z, 1.0, 1.0, wrong),
+        lambda: penalty.unmet(z, z, wrong, 1.0),
+    ):
+        with pytest.raises(LineasError, match=r"lambda_. is a finite number from 0 on"):
+            refused()
+    with pytest.raises(LineasError, match="tensor of floating point numbers"):
+        penalty.value(z.view(1, 3), 1.0, 1.0)
+    if wrong is not True:
+        with pytest.raises(LineasError, match="step of the penalty"):
+            penalty.prox(z, wrong, 1.0, 1.0)

@@ -131,3 +131,44 @@ def test_constant_neurons_keep_their_scale(fit) -> None:
     fitted = fit(torch.full((4, 1), 2.0), torch.tensor([[0.0], [1.0], [2.0], [3.0]]))
     assert float(fitted.scale[0]) == 1.0
     assert float(fitted.shift[0]) == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-5, 1.0, 1e5, 1e15])
+@pytest.mark.parametrize("fit", [transport.gaussian_map, transport.linear_map])
+def test_scales_do_not_depend_on_the_unit_of_the_activations(fit, unit: float) -> None:
+    u, v = samples(12, 9, 4, seed=5)
+    u[:, 3], v[:, 2] = 2.0, 3.0  # constant, on one side and on the other
+    plain, fitted = fit(u, v), fit(unit * u, unit * v)
+    torch.testing.assert_close(fitted.scale, plain.scale)
+    torch.testing.assert_close(fitted.shift.double() / unit, plain.shift.double())
+    assert (plain.scale[:2] != 1).all()
+    assert float(plain.scale[3]) == 1.0
+
+
+@pytest.mark.parametrize("level", [2e-7, 3.0, 1e4])
+@pytest.mark.parametrize("fit", [transport.gaussian_map, transport.linear_map])
+def test_a_neuron_that_varies_by_rounding_alone_is_constant(fit, level: float) -> None:
+    u, v = samples(16, 16, 1, seed=6)
+    rounded = (level * (1 + 1e-7 * u)).float()
+    assert rounded.std() > 0
+    assert float(fit(rounded, level * v.float()).scale) == 1.0
+    assert float(fit((1e-9 * level * u).float(), level * v.float()).scale) == 1.0  # all but dead
+
+
+def test_samples_that_are_none_are_refused() -> None:
+    u = torch.ones(4, 2)
+    for fit in (transport.mean_map, transport.gaussian_map, transport.linear_map):
+        for wrong, sentence in (
+            ([[1.0, 2.0]], "tensor of numbers"),
+            (u.long(), "int64"),
+            (u[0], r"\[2\]"),
+            (u[:, :1], r"\[4, 1\]"),
+            (u[:0], "samples a side, not"),
+            (u * torch.nan, "not finite"),
+        ):
+            with pytest.raises(LineasError, match=sentence):
+                fit(wrong, u)
+    with pytest.raises(LineasError, match="at least 2 samples a side, not 1 and 4"):
+        transport.gaussian_map(u[:1], u)
+    with pytest.raises(LineasError, match=r"at least one sample a side, not 1\.5"):
+        transport.coupling(1.5, 2)  # type: ignore[arg-type]

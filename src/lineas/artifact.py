@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
-from lineas import card, files
-from lineas.errors import LineasError, first_line
+from lineas import card, description, files, strict_json
+from lineas.errors import LineasError, first_line, shown
 from lineas.gates import Gate
 from lineas.maps import AffineMap
 
-FORMAT, GATED = 1, 2
-"""Of the folder; with gates it is the second, which a lineas that knows none refuses."""
 OPERATION = (
     "At strength s, neuron j of each site's activation z becomes (1 + s * (scale[j] - 1)) * z[j] + s * shift[j], in "
     "float32; s = 1 gives scale * z + shift. A site without tensors is the identity. Where MODULE.index is given, "
@@ -37,15 +33,20 @@ SHIPPED = Path(__file__).parent / "data" / "interventions"
 
 def write(
     path: Path,
-    description: dict[str, Any],
+    described: dict[str, Any],
     maps: Mapping[str, AffineMap],
     overwrite: bool = False,
     gates: Mapping[str, Gate] | None = None,
 ) -> Path:
-    """Write the folder, whole or not at all; other files in it stay."""
+    """Write the folder, whole or not at all; other files in it stay.
+
+    Raises:
+        LineasError: when something is there, or for what `read` would refuse; then nothing is written.
+    """
     check_free(path, overwrite)
+    content = packed(described, maps, gates or {})
     with files.new_folder(path, others=True) as beside:
-        _write_files(beside, description, maps, gates or {})
+        _write_files(beside, *content)
     return path
 
 
@@ -54,35 +55,40 @@ def check_free(path: Path, overwrite: bool) -> None:
     files.check_free(path, overwrite, DESCRIPTION, "an intervention")
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, AffineMap], dict[str, Gate]]:
-    """The description, the maps and the gates of a folder; sites without tensors are left out."""
+def read(folder: Path) -> description.Parts:
+    """Return what a folder holds, checked as docs/artifact.md says.
+
+    Raises:
+        LineasError: when it is not such a folder, saying what is wrong.
+    """
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        tensors = load_file(folder / TENSORS)
-        if description["format"] not in (FORMAT, GATED):
-            raise LineasError(
-                f"{folder} has artifact format {description['format']}, this lineas reads to {GATED}; upgrade lineas."
-            )
-        widths = {
-            site["module"] if site["output"] == 0 else f"{site['module']}:{site['output']}": site["width"]
-            for site in description["sites"]
-        }
-        description = {"facts": {}, "model": None, **description}
-        maps = {name: _unpack(name, width, tensors) for name, width in widths.items()}
-        gates = {
-            name: Gate(tensors[f"{name}.gate_weight"], tensors[f"{name}.gate_bias"])
-            for name in widths
-            if f"{name}.gate_weight" in tensors
-        }
-    except (OSError, LookupError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise LineasError(f"{folder} is not a readable intervention: {first_line(error)}.") from None
-    return description, {name: map_ for name, map_ in maps.items() if map_ is not None}, gates
+        outline = description.outline(strict_json.loads(strict_json.read_bytes(folder / DESCRIPTION)))
+        return description.filled(outline, _tensors(folder / TENSORS, outline.most_bytes))
+    except LineasError as error:
+        raise LineasError(f"{folder} is not a readable intervention: {error}") from None
 
 
-def find(source: str | Path, revision: str | None = None) -> Path:
+def _tensors(file: Path, most: int) -> dict[str, torch.Tensor]:
+    """The tensors of a file of at most so many bytes."""
+    content = strict_json.read_bytes(file, most)
+    try:
+        return load(content)
+    except Exception as error:  # of safetensors or torch, whatever they make of it
+        raise LineasError(f"{file.name} is damaged, or no safetensors ({first_line(error)}).") from None
+
+
+def find(source: str | PathLike[str], revision: str | None = None) -> Path:
     """The folder of an artifact: as given, shipped with lineas, or downloaded from the hub."""
+    if not isinstance(source, (str, PathLike)) or not str(source):
+        raise LineasError(f"an intervention is a folder, a name or a hub id, not {shown(source)}.")
+    if revision is not None and not isinstance(revision, str):
+        raise LineasError(f"a revision of the hub is a text, not {shown(revision)}.")
     folder = Path(source)
-    if folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except (OSError, ValueError):  # too long for a name, or with a null byte
+        raise LineasError(f"{shown(str(source))} is not a name that a folder can have.") from None
+    if is_folder:
         if not (folder / DESCRIPTION).exists():
             raise LineasError(f"{folder} holds no {DESCRIPTION}, so it is not an intervention.")
         return folder
@@ -90,46 +96,69 @@ def find(source: str | Path, revision: str | None = None) -> Path:
     if (shipped / DESCRIPTION).exists():
         return shipped
     names = ", ".join(sorted(p.name for p in SHIPPED.iterdir())) if SHIPPED.is_dir() else "none"
-    sentence = f"no intervention at '{source}': not a folder, not one that ships with lineas ({names})"
+    sentence = f"no intervention at {shown(str(source), 200)}: not a folder, not one that ships with lineas ({names})"
     if str(source).count("/") != 1:
         raise LineasError(f"{sentence}.")
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=[TENSORS, DESCRIPTION, CARD]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of the hub's client, and of what it goes through
         raise LineasError(f"{sentence}, and not on the hub ({first_line(error)}).") from None
 
 
 def push(
     repo_id: str,
-    description: dict[str, Any],
+    described: dict[str, Any],
     maps: Mapping[str, AffineMap],
     private: bool,
     gates: Mapping[str, Gate] | None = None,
 ) -> str:
     """Upload the three files as a model repository."""
+    content = packed(described, maps, gates or {})
     api = HfApi()
     with tempfile.TemporaryDirectory() as folder:
-        _write_files(Path(folder), description, maps, gates or {})
+        _write_files(Path(folder), *content)
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder)
     return str(url)
 
 
-def _write_files(
-    folder: Path, description: dict[str, Any], maps: Mapping[str, AffineMap], gates: Mapping[str, Gate]
-) -> None:
+def packed(
+    described: dict[str, Any], maps: Mapping[str, AffineMap], gates: Mapping[str, Gate]
+) -> tuple[str, str, dict[str, torch.Tensor]]:
+    """Return the JSON, the model card and the tensors of an artifact, once they are what `read` takes.
+
+    Args:
+        described: what the JSON says beside its format and operation.
+        maps: by site name.
+        gates: by site name.
+
+    Raises:
+        LineasError: naming what `read` would refuse.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for name, map_ in maps.items():
         tensors.update(_pack(name, map_))
     for name, gate in gates.items():
         tensors[f"{name}.gate_weight"] = gate.weight.detach().float().cpu().contiguous()
         tensors[f"{name}.gate_bias"] = gate.bias.detach().float().cpu()
-    version = GATED if gates else FORMAT
-    save_file(tensors, folder / TENSORS, metadata={"format": "pt", "lineas": str(version)})
+    version = description.GATED if gates else description.FORMAT
+    full = {"format": version, "operation": OPERATION + (GATING if gates else ""), **described}
+    try:
+        text = strict_json.dumps(full)
+        if len(text.encode()) > strict_json.MOST_BYTES:
+            raise LineasError(f"its JSON has more than {strict_json.MOST_BYTES:,} bytes.")
+        description.check(strict_json.loads(text), tensors)
+    except LineasError as error:
+        raise LineasError(f"this intervention cannot be saved, as it could not be read again: {error}") from None
+    return text + "\n", card.model_card(full), tensors
+
+
+def _write_files(folder: Path, text: str, model_card: str, tensors: dict[str, torch.Tensor]) -> None:
+    metadata = {"format": "pt", "lineas": str(strict_json.loads(text)["format"])}
+    save_file(tensors, folder / TENSORS, metadata=metadata)
     (folder / TENSORS).chmod(0o644)  # safetensors makes it readable by its owner alone
-    full = {"format": version, "operation": OPERATION + (GATING if gates else ""), **description}
-    (folder / DESCRIPTION).write_text(json.dumps(full, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(card.model_card(full), encoding="utf-8")
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+    (folder / CARD).write_text(model_card, encoding="utf-8")
 
 
 def _pack(name: str, map_: AffineMap) -> dict[str, torch.Tensor]:
@@ -145,21 +174,3 @@ def _pack(name: str, map_: AffineMap) -> dict[str, torch.Tensor]:
         tensors = {kind: values[index] for kind, values in tensors.items()}
         tensors["index"] = index.to(torch.int32)
     return {f"{name}.{kind}": values.clone(memory_format=torch.contiguous_format) for kind, values in tensors.items()}
-
-
-def _unpack(name: str, width: int, tensors: Mapping[str, torch.Tensor]) -> AffineMap | None:
-    """The map of one site, None where nothing is stored for it."""
-    index = tensors.get(f"{name}.index")
-    where = slice(None) if index is None else index.long()
-    full = AffineMap.identity(width)
-    stored = {kind: tensors[f"{name}.{kind}"] for kind in ("scale", "shift") if f"{name}.{kind}" in tensors}
-    for kind, values in stored.items():
-        neurons = width if index is None else len(index)
-        if len(values) != neurons:
-            raise LineasError(f"the intervention's {kind} at {name!r} has {len(values)} neurons, not {neurons}.")
-        getattr(full, kind)[where] = values
-        if not bool(values.isfinite().all()):
-            raise LineasError(
-                f"the intervention's {kind} at {name!r} is not finite, so it is of no use; learn it anew."
-            )
-    return full if stored else None

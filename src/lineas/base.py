@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import nn
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, shown
 from lineas.sites import Site, is_norm
 
 
@@ -24,12 +24,21 @@ class BaseModel:
         architecture: class name of the network.
         fingerprint: sha256 of the norm weights; equal for every dtype and quantisation of one checkpoint.
         revision: the hub commit, where known.
+
+    Raises:
+        LineasError: when one of them is no text.
     """
 
     name: str
     architecture: str
     fingerprint: str
     revision: str | None = None
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if not isinstance(value, str) and not (value is None and one.default is None):
+                raise LineasError(f"the {one.name} of a network is a text, not {shown(value)}.")
 
     @classmethod
     def of(cls, network: nn.Module, name: str | None = None, revision: str | None = None) -> BaseModel:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from lineas.errors import LineasError
+from lineas.maps import check_numbers, in_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,8 +18,11 @@ class Gate:
     steering from those that do not; components and regression together are one vector.
 
     Args:
-        weight: float32 `[d]`.
-        bias: float32, a scalar tensor.
+        weight: `[d]`, float32, or float16, bfloat16 or float64, which become float32.
+        bias: a scalar tensor, the same.
+
+    Raises:
+        LineasError: when one is no tensor of such numbers or not finite in float32, or of another shape.
 
     >>> gate = Gate(torch.tensor([1.0, 0.0]), torch.tensor(-2.0))
     >>> gate(torch.tensor([[2.0, 5.0], [102.0, 5.0]]))
@@ -30,11 +34,17 @@ class Gate:
     bias: torch.Tensor
 
     def __post_init__(self) -> None:
-        if self.weight.dim() != 1 or self.bias.dim() != 0:
+        for name in ("weight", "bias"):
+            check_numbers(getattr(self, name), f"a gate's {name}")
+        if self.weight.dim() != 1 or self.bias.dim() != 0 or self.weight.device != self.bias.device:
             raise LineasError(
-                f"a gate needs a weight [d] and one bias, not shapes {list(self.weight.shape)} and "
-                f"{list(self.bias.shape)}."
+                f"a gate needs a weight [d] and one bias on one device, not shapes {list(self.weight.shape)} and "
+                f"{list(self.bias.shape)} on {self.weight.device} and {self.bias.device}."
             )
+        if not self.width:
+            raise LineasError("a gate needs at least one neuron, and a weight of shape [0] was given.")
+        for name in ("weight", "bias"):
+            object.__setattr__(self, name, in_float32(getattr(self, name), f"a gate's {name}"))
 
     @property
     def width(self) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import nn
 
 from lineas import artifact, card, maps
 from lineas.base import BaseModel, accepts_other, check_sites
-from lineas.errors import LineasError
+from lineas.description import check_facts
+from lineas.errors import LineasError, shown
 from lineas.gates import Gate
-from lineas.maps import SUPPORT_TOLERANCE, AffineMap
+from lineas.maps import SUPPORT_TOLERANCE, AffineMap, as_number
 from lineas.sites import Site
 
 
@@ -31,6 +33,9 @@ class Intervention:
         facts: anything JSON holds: method and settings, seed, data hashes, versions, measurements, what folds.
         gates: by site name, for some or all sites, what decides how much of the map a token gets.
 
+    Raises:
+        LineasError: when one of them is of another type, or they do not belong together.
+
     >>> import torch
     >>> calm = Intervention({"norm": AffineMap(torch.tensor([3.0]), torch.tensor([1.0]))})
     >>> calm.at(0.5).maps["norm"].scale, calm.then(calm).maps["norm"].shift
@@ -44,12 +49,22 @@ class Intervention:
     gates: dict[str, Gate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, kind in (("maps", AffineMap), ("sites", Site), ("gates", Gate)):
+            object.__setattr__(self, name, _of_kind(getattr(self, name), name, kind))
+        if not isinstance(self.facts, Mapping) or not all(isinstance(key, str) for key in self.facts):
+            raise LineasError(f"the facts of an intervention are a dict with texts as keys, not {shown(self.facts)}.")
+        object.__setattr__(self, "facts", dict(self.facts))
+        if self.base is not None and not isinstance(self.base, BaseModel):
+            raise LineasError(f"the base of an intervention is a BaseModel or None, not {shown(self.base)}.")
         if not self.maps:
             raise LineasError("an intervention needs at least one map.")
         if not self.sites:
             object.__setattr__(self, "sites", {name: Site(name) for name in self.maps})
         if self.sites.keys() != self.maps.keys():
             raise LineasError("an intervention needs exactly one site for every map.")
+        for name, site in self.sites.items():
+            if site.name != name:
+                raise LineasError(f"the site {shown(site.name)} stands under another name, {shown(name)}.")
         for name, gate in self.gates.items():
             if name not in self.maps or gate.width != self.maps[name].width:
                 raise LineasError(f"the gate at {name} belongs to no map of its width.")
@@ -61,9 +76,13 @@ class Intervention:
     # ---- algebra
 
     def at(self, strength: float) -> Intervention:
-        """The intervention that at strength 1 does what this one does at `strength`, a finite number."""
-        _check_finite(strength)
-        return self._changed(lambda map_: map_.at(strength), {"operation": "at", "strength": strength})
+        """The intervention that at strength 1 does what this one does at `strength`, a finite number.
+
+        Raises:
+            LineasError: when it is none, or so large that the maps are no longer finite.
+        """
+        s = as_number(strength)
+        return self._changed(lambda map_: map_.at(s), {"operation": "at", "strength": s})
 
     def inverse(self) -> Intervention:
         """The intervention that undoes this one, site by site; a removal becomes an induction."""
@@ -72,11 +91,9 @@ class Intervention:
 
     def then(self, other: Intervention) -> Intervention:
         """This intervention followed by `other`, one map a site; a site that only one has keeps that one's map."""
-        return _combined(
-            [self, other],
-            lambda pair: pair[0].then(pair[1]),
-            {"operation": "then"},
-        )
+        if not isinstance(other, Intervention):
+            raise LineasError(f"an intervention is followed by another one, not by {shown(other)}.")
+        return _combined([self, other], lambda pair: pair[0].then(pair[1]), {"operation": "then"})
 
     @property
     def calibrated_strength(self) -> float:
@@ -88,6 +105,7 @@ class Intervention:
         found = self.facts.get("calibration")
         if found is None:
             raise LineasError("this intervention has no calibrated strength; lineas calibrate DIR finds one.")
+        check_facts({"calibration": found})
         return float(found["strength"])
 
     @property
@@ -127,8 +145,15 @@ class Intervention:
 
         Args:
             other: with the same sites.
+
+        Raises:
+            LineasError: when its sites are others.
         """
-        own, others = (torch.cat([one.maps[name].shift.float().cpu() for name in self.maps]) for one in (self, other))
+        if not isinstance(other, Intervention) or other.sites != self.sites:
+            raise LineasError("a distance is taken between interventions with the same sites.")
+        if any(other.maps[name].width != map_.width for name, map_ in self.maps.items()):
+            raise LineasError("a distance is taken between interventions of the same widths.")
+        own, others = (torch.cat([one.maps[name].shift.cpu().double() for name in self.maps]) for one in (self, other))
         size = float(own.norm())
         return float((own - others).norm()) / size if size else float(others.norm() > 0)
 
@@ -147,7 +172,10 @@ class Intervention:
         return all(map_.is_identity() for map_ in self.maps.values())
 
     def _changed(self, change: Callable[[AffineMap], AffineMap], step: dict[str, Any]) -> Intervention:
-        new = {name: change(map_) for name, map_ in self.maps.items()}
+        new: dict[str, AffineMap] = {}
+        for name, map_ in self.maps.items():
+            with _at(name):
+                new[name] = change(map_)
         kept = {"folds": self.facts["folds"]} if "folds" in self.facts else {}
         return Intervention(new, self.sites, self.base, {"made_by": step, "of": [self.facts], **kept}, self.gates)
 
@@ -164,6 +192,8 @@ class Intervention:
         Raises:
             LineasError: saying what differs.
         """
+        if not isinstance(network, nn.Module):
+            raise LineasError(f"an intervention fits a network, a torch module, not {shown(network)}.")
         check_sites(network, {self.sites[name]: map_.width for name, map_ in self.maps.items()}, self.base)
         if self.base is not None and not accepts_other(other_model, force):
             self.base.check_is(network)
@@ -178,8 +208,11 @@ class Intervention:
             overwrite: replace an earlier artifact there.
 
         Raises:
-            LineasError: when the folder exists and `overwrite` is False.
+            LineasError: when the folder exists and `overwrite` is False, or for what `load` would refuse, such as facts
+                that JSON cannot hold; then nothing is written.
         """
+        if not isinstance(path, (str, PathLike)) or not str(path):
+            raise LineasError(f"an intervention is saved as a folder; give its path, not {shown(path)}.")
         return artifact.write(Path(path), self._description(), self.maps, overwrite, self.gates)
 
     @classmethod
@@ -191,17 +224,10 @@ class Intervention:
             revision: the hub commit, for a hub id.
 
         Raises:
-            LineasError: when there is none, or its format is not known.
+            LineasError: when there is none, or it is damaged or of a format that is not known (see docs/artifact.md).
         """
-        description, loaded, gates = artifact.read(artifact.find(source, revision))
-        sites = {}
-        for entry in description["sites"]:
-            site = Site(entry["module"], entry["output"], entry["neuron_axis"])
-            sites[site.name] = site
-            if site.name not in loaded:
-                loaded[site.name] = AffineMap.identity(entry["width"])
-        base = BaseModel(**description["model"]) if description["model"] else None
-        return cls({name: loaded[name] for name in sites}, sites, base, description["facts"], gates)
+        parts = artifact.read(artifact.find(source, revision))
+        return cls(parts.maps, parts.sites, parts.base, parts.facts, parts.gates)
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
         """Upload the artifact to the hub and return its address (needs a token, see `hf auth login`)."""
@@ -211,8 +237,13 @@ class Intervention:
         """The same intervention with further facts, such as measurements."""
         return Intervention(self.maps, self.sites, self.base, {**self.facts, **facts}, self.gates)
 
+    def _folds(self) -> Mapping[str, str]:
+        """How each site folds, where the facts say so."""
+        check_facts({"folds": self.facts.get("folds", {})})
+        return self.facts.get("folds", {})
+
     def _description(self) -> dict[str, Any]:
-        folds = self.facts.get("folds", {})
+        folds = self._folds()
         return {
             "model": asdict(self.base) if self.base else None,
             "sites": [
@@ -236,12 +267,15 @@ def mix(weighted: Mapping[Intervention, float]) -> Intervention:
 
     Args:
         weighted: by intervention, its weight.
+
+    Raises:
+        LineasError: for none, weights that are no finite numbers, or a sum that is not finite.
     """
+    if not isinstance(weighted, Mapping) or not all(isinstance(one, Intervention) for one in weighted):
+        raise LineasError(f"mix takes a dict of weights by intervention, not {shown(weighted)}.")
     if not weighted:
         raise LineasError("mix needs at least one intervention.")
-    weights = list(weighted.values())
-    for weight in weights:
-        _check_finite(weight)
+    weights = [as_number(weight) for weight in weighted.values()]
     return _combined(
         list(weighted), lambda same_site: maps.mix(zip(same_site, weights)), {"operation": "mix", "weights": weights}
     )
@@ -264,14 +298,31 @@ def _combined(
             if sites.setdefault(name, site) != site:
                 raise LineasError(f"the interventions disagree about the neuron axis of {name!r}.")
     widths = {name: part.maps[name].width for part in reversed(parts) for name in part.maps}
-    merged = {
-        name: combine([part.maps.get(name) or AffineMap.identity(widths[name]) for part in parts]) for name in sites
-    }
-    folds = {name: how for part in parts for name, how in part.facts.get("folds", {}).items()}
+    merged: dict[str, AffineMap] = {}
+    for name in sites:
+        with _at(name):
+            merged[name] = combine([part.maps.get(name) or AffineMap.empty(widths[name]) for part in parts])
+    folds = {name: how for part in parts for name, how in part._folds().items()}
     facts = {"made_by": step, "of": [part.facts for part in parts], "folds": folds}
     return Intervention(merged, sites, bases[0] if bases else None, facts)
 
 
-def _check_finite(strength: float) -> None:
-    if not math.isfinite(strength):
-        raise LineasError(f"the strength must be a finite number, not {strength}.")
+def _of_kind(given: Any, name: str, kind: type) -> dict[str, Any]:
+    """A copy of a dict that has site names as keys and one kind of value."""
+    if not isinstance(given, Mapping):
+        raise LineasError(f"the {name} of an intervention are a dict by site name, not {shown(given)}.")
+    for key, value in given.items():
+        if not isinstance(key, str) or not isinstance(value, kind):
+            raise LineasError(
+                f"the {name} of an intervention are {kind.__name__}s by site name, not {shown(value)} by {shown(key)}."
+            )
+    return dict(given)
+
+
+@contextmanager
+def _at(name: str) -> Iterator[None]:
+    """Say at which site something is wrong."""
+    try:
+        yield
+    except LineasError as error:
+        raise LineasError(f"at {shown(name)}, {error}") from None

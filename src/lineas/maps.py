@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, kind_of, shown
 
 SUPPORT_TOLERANCE = 1e-5
 """A neuron is touched when `|scale - 1|` or `|shift|` exceeds this."""
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of numbers that maps and gates are made from; they become float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,11 +23,12 @@ class AffineMap:
     """The map `T(z) = scale * z + shift` on the d neurons of one site.
 
     Args:
-        scale: float32 `[d]`; 1 leaves a neuron's spread as it is.
-        shift: float32 `[d]`, in units of the activation; 0 leaves its level as it is.
+        scale: `[d]`, float32 (float16, bfloat16 and float64 become so); 1 leaves a neuron's spread as it is.
+        shift: `[d]`, the same, in units of the activation; 0 leaves its level as it is.
 
     Raises:
-        LineasError: when the two differ in shape or are not one-dimensional.
+        LineasError: when one is no tensor of such numbers or not finite in float32, or they differ in shape or are not
+            one-dimensional.
 
     >>> double = AffineMap(torch.tensor([2.0]), torch.tensor([1.0]))
     >>> double(torch.tensor([[3.0]]))
@@ -36,16 +41,44 @@ class AffineMap:
     shift: torch.Tensor
 
     def __post_init__(self) -> None:
-        if self.scale.dim() != 1 or self.scale.shape != self.shift.shape:
+        for name in ("scale", "shift"):
+            check_numbers(getattr(self, name), f"a map's {name}")
+        if self.scale.dim() != 1 or self.scale.shape != self.shift.shape or self.scale.device != self.shift.device:
             raise LineasError(
-                f"a map needs a scale and a shift of one shape [d], not {list(self.scale.shape)} "
-                f"and {list(self.shift.shape)}."
+                f"a map needs a scale and a shift of one shape [d] on one device, not {list(self.scale.shape)} "
+                f"and {list(self.shift.shape)} on {self.scale.device} and {self.shift.device}."
             )
+        if not self.width:
+            raise LineasError("a map needs at least one neuron, and a scale and a shift of shape [0] were given.")
+        for name in ("scale", "shift"):
+            object.__setattr__(self, name, in_float32(getattr(self, name), f"a map's {name}"))
+
+    @classmethod
+    def unchecked(cls, scale: torch.Tensor, shift: torch.Tensor) -> AffineMap:
+        """A map of numbers that somebody else checks, in loops where reading them would wait for a GPU.
+
+        Args:
+            scale: float32 `[d]`.
+            shift: float32 `[d]`.
+        """
+        made = object.__new__(cls)
+        object.__setattr__(made, "scale", scale)
+        object.__setattr__(made, "shift", shift)
+        return made
 
     @classmethod
     def identity(cls, width: int, device: torch.device | str | None = None) -> AffineMap:
         """The map that changes nothing, over `width` neurons."""
-        return cls(torch.ones(width, device=device), torch.zeros(width, device=device))
+        empty = cls.empty(width, device)
+        return cls.unchecked(empty.scale.clone(), empty.shift.clone())
+
+    @classmethod
+    def empty(cls, width: int, device: torch.device | str | None = None) -> AffineMap:
+        """The same without memory of its own, for sites where nothing is learned: not to be written into."""
+        if type(width) is not int or not 1 <= width < 2**63:
+            raise LineasError(f"a map's width is a whole number from 1 on, not {shown(width)}.")
+        one = torch.ones(1, device=device)
+        return cls.unchecked(one.expand(width), torch.zeros_like(one).expand(width))
 
     @property
     def width(self) -> int:
@@ -57,6 +90,10 @@ class AffineMap:
 
         Computes in float32 (or in z's type if that is wider) and returns z's type.
         """
+        if not isinstance(z, torch.Tensor) or not z.is_floating_point():
+            raise LineasError(f"a map acts on an activation, a tensor of floating point numbers, not on {_kind(z)}.")
+        if type(axis) is not int or not -z.dim() <= axis < z.dim():
+            raise LineasError(f"an activation {list(z.shape)} has no axis {shown(axis)}.")
         if z.shape[axis] != self.width:
             raise LineasError(
                 f"a map over {self.width} neurons cannot act on an activation {list(z.shape)} along axis {axis}."
@@ -64,33 +101,58 @@ class AffineMap:
         return affine(z, self.scale, self.shift, axis)
 
     def at(self, strength: float) -> AffineMap:
-        """`T_s(z) = (1 - s) z + s T(z)`, again affine: scale `1 + s (w - 1)`, shift `s b`."""
-        return AffineMap(1 + strength * (self.scale - 1), strength * self.shift)
+        """`T_s(z) = (1 - s) z + s T(z)`, again affine: scale `1 + s (w - 1)`, shift `s b`.
+
+        Raises:
+            LineasError: when the strength is no finite number, or so large that the map is no longer finite.
+        """
+        s = as_number(strength)
+        return _finite(
+            _each(lambda w: 1 + s * (w - 1), self.scale),
+            _each(lambda b: s * b, self.shift),
+            f"at strength {s:g}; take a smaller strength",
+        )
 
     def then(self, other: AffineMap) -> AffineMap:
-        """`other` after this map: `T2(T1(z)) = w2 w1 z + (w2 b1 + b2)`."""
+        """`other` after this map: `T2(T1(z)) = w2 w1 z + (w2 b1 + b2)`.
+
+        Raises:
+            LineasError: when the widths differ, or the numbers are too large for the result to be finite.
+        """
+        if not isinstance(other, AffineMap):
+            raise LineasError(f"a map is followed by another map, not by {_kind(other)}.")
         if self.width != other.width:
             raise LineasError(f"a map over {self.width} neurons cannot be followed by one over {other.width}.")
-        return AffineMap(other.scale * self.scale, other.scale * self.shift + other.shift)
+        w, b = other.scale.to(self.scale.device), other.shift.to(self.scale.device)
+        return _finite(
+            _each(torch.mul, w, self.scale),
+            _each(lambda w2, b1, b2: w2 * b1 + b2, w, self.shift, b),
+            "when one map follows the other; take smaller strengths",
+        )
 
     def inverse(self) -> AffineMap:
         """The map `(z - b) / w` that undoes this one; turns a removal into an induction.
 
         Raises:
-            LineasError: when a scale is 0 (that neuron's value is lost).
+            LineasError: when a scale is 0 (that neuron's value is lost), or so near 0 that its inverse is not finite.
         """
-        lost = int((self.scale == 0).sum())
-        if lost:
-            raise LineasError(f"{lost} of {self.width} neurons have scale 0, so their map has no inverse.")
-        return AffineMap(1 / self.scale, -self.shift / self.scale)
+        lost = _each(lambda w: w == 0, self.scale)
+        if bool(_few(lost).any()):
+            raise LineasError(f"{int(lost.sum())} of {self.width} neurons have scale 0, so their map has no inverse.")
+        return _finite(
+            _each(torch.reciprocal, self.scale),
+            _each(lambda w, b: -b / w, self.scale, self.shift),
+            "in the inverse, as their scales are too near 0",
+        )
 
     def support(self, tolerance: float = SUPPORT_TOLERANCE) -> torch.Tensor:
         """Which neurons the map touches: bool `[d]`, `|w - 1| > tolerance` or `|b| > tolerance`."""
-        return ((self.scale - 1).abs() > tolerance) | (self.shift.abs() > tolerance)
+        tolerance = as_number(tolerance, "the tolerance")
+        return _each(lambda w, b: ((w - 1).abs() > tolerance) | (b.abs() > tolerance), self.scale, self.shift)
 
     def is_identity(self) -> bool:
         """Whether every neuron is exactly untouched."""
-        return bool((self.scale == 1).all()) and bool((self.shift == 0).all())
+        return bool((_few(self.scale) == 1).all()) and bool((_few(self.shift) == 0).all())
 
 
 def mix(weighted: Iterable[tuple[AffineMap, float]]) -> AffineMap:
@@ -98,15 +160,114 @@ def mix(weighted: Iterable[tuple[AffineMap, float]]) -> AffineMap:
 
     Args:
         weighted: pairs of a map and its weight; weights need not sum to 1.
+
+    Raises:
+        LineasError: without maps, for different widths, or when the sum is not finite.
     """
-    pairs = list(weighted)
-    if not pairs:
+    given = list(weighted) if isinstance(weighted, Iterable) else [weighted]
+    for one in given:
+        if not isinstance(one, tuple) or len(one) != 2 or not isinstance(one[0], AffineMap):
+            raise LineasError(f"mix takes pairs of a map and a weight, not {shown(one)}.")
+    if not given:
         raise LineasError("mix needs at least one map.")
+    pairs = [(map_, as_number(weight, "the weight of a map")) for map_, weight in given]
     if len({map_.width for map_, _ in pairs}) > 1:
         raise LineasError(f"maps of different widths cannot be mixed: {[m.width for m, _ in pairs]}.")
-    scale = 1 + torch.stack([s * (m.scale - 1) for m, s in pairs]).sum(0)
-    shift = torch.stack([s * m.shift for m, s in pairs]).sum(0)
-    return AffineMap(scale, shift)
+    device, weights = pairs[0][0].scale.device, [weight for _, weight in pairs]
+
+    def total(*changes: torch.Tensor) -> torch.Tensor:
+        return torch.stack([s * change for s, change in zip(weights, changes)]).sum(0)
+
+    scale = _each(lambda *scales: 1 + total(*(w - 1 for w in scales)), *(m.scale.to(device) for m, _ in pairs))
+    shift = _each(total, *(m.shift.to(device) for m, _ in pairs))
+    return _finite(scale, shift, "in this mix; take smaller weights")
+
+
+def as_number(value: Any, what: str = "the strength") -> float:
+    """Return a finite number as a float.
+
+    Args:
+        value: a number of Python or numpy, or a tensor that holds one.
+        what: what it is, for the message.
+
+    Raises:
+        LineasError: when it is none, such as a text, a bool or NaN.
+    """
+    if isinstance(value, torch.Tensor) and value.dim() == 0 and not value.is_meta:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise LineasError(f"{what} must be a finite number, not {_kind(value)}.")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise LineasError(f"{what} must be a finite number, not {number}.")
+    return number
+
+
+def check_numbers(value: Any, what: str) -> None:
+    """Refuse what is no tensor of floating point numbers that are there to be read.
+
+    Args:
+        value: what was given.
+        what: what it is, for the message.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise LineasError(f"{what} is a tensor of numbers, not {_kind(value)}; torch.tensor(...) makes one.")
+    if value.dtype not in FLOATS:
+        kinds = ", ".join(map(_name, FLOATS))
+        raise LineasError(f"{what} is a tensor of one of {kinds}, not of {_name(value.dtype)}.")
+    if value.layout is not torch.strided or value.is_meta:
+        raise LineasError(f"{what} is a plain tensor in memory, not a {'meta' if value.is_meta else 'sparse'} one.")
+
+
+def in_float32(value: torch.Tensor, what: str) -> torch.Tensor:
+    """Return numbers as float32, where they are finite.
+
+    Args:
+        value: any shape, of one of FLOATS.
+        what: what it is, for the message.
+
+    Raises:
+        LineasError: when they are not.
+    """
+    single = _each(torch.Tensor.float, value) if value.dim() == 1 else value.float()
+    wrong = int((~_few(single).isfinite()).sum())
+    if wrong:
+        before = "" if wrong == int((~_few(value).isfinite()).sum()) else " once it is float32, as which maps are kept"
+        raise LineasError(f"{what} is not finite at {wrong} of {value.numel()} places{before}.")
+    return single
+
+
+def _finite(scale: torch.Tensor, shift: torch.Tensor, when: str) -> AffineMap:
+    """The map of these results, or the sentence that says what overflowed."""
+    wrong = _each(lambda w, b: ~(w.isfinite() & b.isfinite()), scale, shift)
+    if bool(_few(wrong).any()):
+        raise LineasError(f"the numbers of {int(wrong.sum())} of {len(scale)} neurons exceed float32 {when}.")
+    return AffineMap.unchecked(scale, shift)
+
+
+def _each(function: Callable[..., torch.Tensor], *numbers: torch.Tensor) -> torch.Tensor:
+    """A function of single neurons' numbers `[d]`; where every neuron has the same ones, computed and kept once."""
+    same = all(one.stride(0) == 0 for one in numbers)
+    return function(*map(_few, numbers)).expand(len(numbers[0])) if same else function(*numbers)
+
+
+def _few(numbers: torch.Tensor) -> torch.Tensor:
+    """Numbers to read: the first alone where all are that one, in memory too."""
+    return numbers[:1] if numbers.dim() == 1 and len(numbers) and numbers.stride(0) == 0 else numbers
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in a message."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor {list(value.shape)} of {_name(value.dtype)}"
+    return shown(value) if isinstance(value, str) else kind_of(value)
+
+
+def _name(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
 
 
 def affine(z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, axis: int = -1) -> torch.Tensor:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+
+from lineas.errors import LineasError, kind_of, shown
 
 NEWTON = 12
 """Iterations; random groups with steps over ten decades need at most half of it."""
@@ -23,6 +27,7 @@ def value(z: torch.Tensor, lambda_1: float, lambda_g: float) -> torch.Tensor:
     >>> value(torch.tensor([3.0, 4.0]), 1.0, 0.0), value(torch.tensor([3.0, -4.0, 0.0, 0.0]), 0.0, 1.0)
     (tensor(7.), tensor(10.))
     """
+    _check(z, lambda_1, lambda_g)
     return lambda_1 * z.abs().sum() + lambda_g * z.numel() ** 0.5 * z.norm()
 
 
@@ -47,6 +52,9 @@ def prox(z: torch.Tensor, step: float | torch.Tensor, lambda_1: float, lambda_g:
     >>> prox(torch.tensor([3.0, -0.5]), torch.tensor([1.0, 0.25]), 1.0, 0.0)
     tensor([ 2.0000, -0.2500])
     """
+    _check(z, lambda_1, lambda_g)
+    if not isinstance(step, torch.Tensor) and not (isinstance(step, (int, float)) and 0 <= step < math.inf):
+        raise LineasError(f"the step of the penalty is a finite number from 0 on, not {shown(step)}.")
     soft = z.sign() * (z.abs() - step * lambda_1).clamp_min(0)
     strength = lambda_g * z.numel() ** 0.5
     if isinstance(step, torch.Tensor):
@@ -87,9 +95,20 @@ def unmet(z: torch.Tensor, gradient: torch.Tensor, lambda_1: float, lambda_g: fl
     >>> unmet(z, gradient, 1.0, 0.0)      # a balanced one, one that stays at zero, and one that should move
     tensor([ 0.,  0., -2.])
     """
+    _check(z, lambda_1, lambda_g)
     strength, norm = lambda_g * z.numel() ** 0.5, z.norm()
     smooth = gradient + strength * z / norm if norm > 0 else gradient
     still = smooth.sign() * (smooth.abs() - lambda_1).clamp_min(0)
     if norm > 0:
         return torch.where(z == 0, still, smooth + lambda_1 * z.sign())
     return still * (1 - strength / still.norm().clamp_min(torch.finfo(z.dtype).tiny)).clamp_min(0)
+
+
+def _check(z: torch.Tensor, lambda_1: float, lambda_g: float) -> None:
+    """Refuse what is no group of numbers, or no weight; the numbers themselves are not read."""
+    if not isinstance(z, torch.Tensor) or not z.is_floating_point() or z.dim() != 1:
+        given = f"{list(z.shape)} of {z.dtype}" if isinstance(z, torch.Tensor) else kind_of(z)
+        raise LineasError(f"the penalty is of one group, a tensor of floating point numbers [d], not {given}.")
+    for name, weight in (("lambda_1", lambda_1), ("lambda_g", lambda_g)):
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+            raise LineasError(f"{name} is a finite number from 0 on, not {shown(weight)}.")

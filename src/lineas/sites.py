@@ -11,12 +11,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, shown
 
 Pooling = Literal["mean", "max"]
 """How the tokens (or pixels) of one sample become one activation."""
 Reading = Literal["mean", "max", "none"]
 """The same, or all of them as they are, `[t, d]`."""
+LAST_OUTPUT = 9999
+"""The largest `k` of a module's outputs `MODULE:k`."""
 _IMAGES = re.compile(r"diffusers\.models\.(resnet|downsampling|upsampling|unets\..*|transformers\.transformer_2d)$")
 """Where diffusers keeps the modules that put out maps of channels `[n, c, h, w]`."""
 
@@ -29,11 +31,23 @@ class Site:
         module: the module's dotted name in the network.
         output: which result, for modules that return several; written `MODULE:k` in names and patterns when not 0.
         axis: the axis of the activation along which the neurons lie: -1, or 1 for convolutional maps `[n, c, h, w]`.
+
+    Raises:
+        LineasError: when the module's name is no text, or there is no such output or axis.
     """
 
     module: str
     output: int = 0
     axis: int = -1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.module, str):  # "" is the network itself
+            raise LineasError(f"a site needs the dotted name of a module, not {shown(self.module)}.")
+        if type(self.output) is not int or not 0 <= self.output <= LAST_OUTPUT:
+            given = f"not {shown(self.output)}"
+            raise LineasError(f"the output of {shown(self.module)} is a whole number from 0 to {LAST_OUTPUT}, {given}.")
+        if type(self.axis) is not int or self.axis not in (-1, 1):
+            raise LineasError(f"the neurons of {shown(self.module)} lie along axis -1 or 1, not {shown(self.axis)}.")
 
     @property
     def name(self) -> str:
@@ -147,9 +161,11 @@ def is_norm_layer(module: nn.Module) -> bool:
 
 def _matching(network: nn.Module, pattern: str) -> list[Site]:
     expression, output = pattern, 0
-    suffix = re.fullmatch(r"(.*):(\d+)", pattern)
+    suffix = re.fullmatch(r"(.*):([0-9]+)", pattern)
     if suffix:
-        expression, output = suffix[1], int(suffix[2])
+        expression, output = suffix[1], int(suffix[2].lstrip("0")[: len(str(LAST_OUTPUT)) + 1] or "0")
+        if output > LAST_OUTPUT:
+            raise LineasError(f"'{pattern:.80}' names an output after the {LAST_OUTPUT}th, which no module has.")
     try:
         compiled = re.compile(expression)
     except re.error as error:

@@ -8,11 +8,11 @@ from math import gcd
 
 import torch
 
-from lineas.errors import LineasError
-from lineas.maps import AffineMap
+from lineas.errors import LineasError, shown
+from lineas.maps import AffineMap, check_numbers
 
 MIN_DEVIATION = 1e-4
-"""Below this standard deviation a neuron is taken as constant, and its scale stays 1."""
+"""A neuron whose standard deviation is at most this share of its size is taken as constant, and its scale stays 1."""
 
 
 @lru_cache(maxsize=64)
@@ -31,8 +31,8 @@ def coupling(n: int, m: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     >>> i.tolist(), k.tolist(), [round(x, 3) for x in mass.tolist()]
     ([0, 0, 1, 1], [0, 1, 1, 2], [0.333, 0.167, 0.167, 0.333])
     """
-    if n < 1 or m < 1:
-        raise LineasError(f"a coupling needs at least one sample a side, not {n} and {m}.")
+    if not isinstance(n, int) or not isinstance(m, int) or n < 1 or m < 1:
+        raise LineasError(f"a coupling needs at least one sample a side, not {shown(n)} and {shown(m)}.")
     unit = gcd(n, m)
     step_n, step_m = m // unit, n // unit  # widths of one sample's interval, in units of gcd/(n m)
     total = n * step_n
@@ -91,9 +91,18 @@ def cost(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     Returns:
         a scalar in u's type.
     """
-    if u.dim() != 2 or v.dim() != 2 or u.shape[1] != v.shape[1]:
-        raise LineasError(f"the cost compares [n, d] with [m, d], not {list(u.shape)} with {list(v.shape)}.")
+    _check_samples(u, v, 1, "the cost compares")
     return Quantiles.of(v, len(u)).cost(u)
+
+
+def _check_samples(source: torch.Tensor, target: torch.Tensor, least: int, what: str = "a map is fitted to") -> None:
+    """Refuse what is no two samples of the same neurons, `[n, d]` and `[m, d]`."""
+    for side in (source, target):
+        check_numbers(side, "a sample")
+    if source.dim() != 2 or target.dim() != 2 or source.shape[1] != target.shape[1]:
+        raise LineasError(f"{what} [n, d] with [m, d], not {list(source.shape)} with {list(target.shape)}.")
+    if min(len(source), len(target)) < least:
+        raise LineasError(f"{what} at least {least} samples a side, not {len(source)} and {len(target)}.")
 
 
 def mean_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
@@ -103,6 +112,7 @@ def mean_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
         source: `[n, d]`.
         target: `[m, d]`.
     """
+    _check_samples(source, target, 1)
     shift = target.float().mean(0) - source.float().mean(0)
     return AffineMap(torch.ones_like(shift), shift)
 
@@ -110,24 +120,26 @@ def mean_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
 def gaussian_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
     """Gaussian-AcT: the optimal map between two normal distributions, `w = sigma2 / sigma1, b = mu2 - w mu1`.
 
-    Neurons with a standard deviation of at most `MIN_DEVIATION` on either side keep `w = 1`.
+    Neurons that vary too little on either side keep `w = 1` (`MIN_DEVIATION`).
 
     Args:
         source: `[n, d]`, n >= 2.
         target: `[m, d]`, m >= 2.
     """
-    s, t = source.float(), target.float()
+    _check_samples(source, target, 2)
+    s, t = source.double(), target.double()
     spread_s, spread_t = s.std(0), t.std(0)
-    varies = (spread_s > MIN_DEVIATION) & (spread_t > MIN_DEVIATION)
-    scale = torch.where(varies, spread_t / spread_s.clamp_min(MIN_DEVIATION), torch.ones_like(spread_s))
-    return AffineMap(scale, t.mean(0) - scale * s.mean(0))
+    size = _size(s.square().mean(0), t.square().mean(0))
+    varies = (spread_s > MIN_DEVIATION * size) & (spread_t > MIN_DEVIATION * size)
+    scale = torch.where(varies, spread_t / torch.where(varies, spread_s, 1.0), 1.0)
+    return AffineMap(scale.float(), (t.mean(0) - scale * s.mean(0)).float())
 
 
 def linear_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
     """Lin-AcT: least squares of the sorted target on the sorted source, per neuron (arXiv 2410.23054, equation 6).
 
     Samples of different sizes are paired by the exact quantile coupling, weighted by its masses.
-    Neurons whose source has a standard deviation of at most `MIN_DEVIATION` keep `w = 1`.
+    Neurons that vary too little in the source keep `w = 1` (`MIN_DEVIATION`).
 
     Args:
         source: `[n, d]`.
@@ -138,12 +150,19 @@ def linear_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
     >>> fitted.scale, fitted.shift
     (tensor([2.]), tensor([1.]))
     """
+    _check_samples(source, target, 1)
     i, k, mass = (x.to(source.device) for x in coupling(source.shape[0], target.shape[0]))
     x = source.double().sort(dim=0).values[i]  # [n + m - gcd, d]
     y = target.double().sort(dim=0).values[k]
     mean_x, mean_y = mass @ x, mass @ y
     variance = mass @ (x - mean_x).square()
     covariance = mass @ ((x - mean_x) * (y - mean_y))
-    varies = variance.sqrt() > MIN_DEVIATION
-    scale = torch.where(varies, covariance / variance.clamp_min(MIN_DEVIATION**2), torch.ones_like(variance))
+    varies = variance.sqrt() > MIN_DEVIATION * _size(mass @ x.square(), mass @ y.square())
+    scale = torch.where(varies, covariance / torch.where(varies, variance, 1.0), 1.0)
     return AffineMap(scale.float(), (mean_y - scale * mean_x).float())
+
+
+def _size(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """How large a neuron's activations are, `[d]`, from its mean squares on both sides: no unit enters, so activations
+    that are all c times as large have the same scales."""
+    return ((source + target) / 2).sqrt()

@@ -98,8 +98,8 @@ def test_a_generation_that_fails_leaves_the_damage_and_a_destroyed_model_is_said
     assert row.errors == dict.fromkeys(("perplexity", "kl"), "RuntimeError: the classifier's disk is full")
     assert row.values["distinct_2"] > 0
     width = stories.network.config.hidden_size
-    nan = lineas.AffineMap(torch.full((width,), torch.nan), torch.zeros(width))
-    destroyed = Steered("nan", lineas.Intervention(dict.fromkeys(harsh.maps, nan)))
+    huge = lineas.AffineMap(torch.ones(width), torch.full((width,), 3e38))
+    destroyed = Steered("huge", lineas.Intervention(dict.fromkeys(harsh.maps, huge)))
     (row,) = evaluate(stories, [destroyed], replace(PLAN, prompts=[], classifiers={})).rows
     assert row.errors["perplexity"] == "it is not finite on 3 of 3 sentences; the model is destroyed."
     assert "perplexity" not in row.values

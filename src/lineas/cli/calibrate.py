@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import warnings
 from pathlib import Path
@@ -107,7 +108,8 @@ def calibrate(
         "dtype": str(loaded.dtype).removeprefix("torch."),
     }
     facts = {**told(found, effect, damage), "data": data, **how, **stamp()}
-    learned.with_facts(calibration=facts, measurements=found.curve).save(place, overwrite=True)
+    curve = [{name: value for name, value in row.items() if math.isfinite(value)} for row in found.curve]
+    learned.with_facts(calibration=facts, measurements=curve).save(place, overwrite=True)
     talk = say(json)
     shown = [goal.measure for goal in (effect, damage) if goal is not None]
     table = Table(box=None, header_style="bold")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from lineas.models.bars import no_bars
 from lineas.models.embedded import NAME
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
+from lineas.strict_json import dumps
 
 console = Console(highlight=False, markup=False)
 
@@ -181,10 +181,10 @@ def accepts_other(other_model: bool, force: bool, learned: Intervention, network
 
 
 def write_json(path: Path | None, content: Any) -> None:
-    """Write JSON to a file, whole or not at all, or to standard output for `-`."""
+    """Write JSON to a file, whole or not at all, or to standard output for `-`; null where a number is not finite."""
     if path is None:
         return
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    text = dumps(content, gaps=True) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +29,7 @@ from lineas.page import Content, page
 from lineas.page.facts import largest_neurons
 from lineas.prompts import read_prompts
 from lineas.steering import steer
+from lineas.strict_json import loads, read_bytes
 from lineas.strips import strip
 
 
@@ -106,7 +106,7 @@ def _samples(
 def _curves(file: Path) -> dict[str, list[dict[str, Any]]]:
     """By system, what an evaluation measured; each curve begins at the untouched model."""
     try:
-        rows = json_format.loads(file.read_text(encoding="utf-8"))["rows"]
+        rows = loads(read_bytes(file))["rows"]
         told = [(str(row["system"]), _numbers({"strength": row["strength"], **row["values"]})) for row in rows]
     except (OSError, ValueError, LookupError, TypeError):
         raise LineasError(f"{file} is no evaluation; lineas evaluate --out DIR writes DIR/evaluation.json.") from None

@@ -48,8 +48,8 @@ def site_rows(intervention: Intervention) -> list[dict[str, Any]]:
             "site": name,
             "width": map_.width,
             "touched": float(map_.support().float().mean()),
-            "scale_change": float((map_.scale - 1).abs().mean()),
-            "shift": float(map_.shift.abs().mean()),
+            "scale_change": float((map_.scale - 1).abs().double().mean()),
+            "shift": float(map_.shift.abs().double().mean()),
             "folds": folds.get(name, "unknown"),
         }
         for name, map_ in intervention.maps.items()

@@ -137,7 +137,9 @@ def plot_learned(intervention: Intervention, rows: Sequence[Row], path: Path) ->
     every = max(1, len(layers) // 15)
     where.set_xticks(range(0, len(layers), every), layers[::every])
     size = where.twinx()
-    size.plot(range(len(maps)), [float(m.shift.abs().mean()) for m in maps.values()], color="#c05621", marker="o")
+    size.plot(
+        range(len(maps)), [float(m.shift.abs().double().mean()) for m in maps.values()], color="#c05621", marker="o"
+    )
     size.set(ylabel="mean |shift| (line)", ylim=(0, None))
     size.spines["top"].set_visible(False)
     toxic, perplexity = [[row.values[name] for row in rows] for name in ("toxic", "perplexity")]

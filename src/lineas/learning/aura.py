@@ -25,7 +25,7 @@ class AurA:
     def fit(self, task: Task) -> Fit:
         """Learn one map a site."""
         left, reached = task.left("max"), task.reached("max")
-        maps = {name: dampening_map(samples(u), samples(reached[name])) for name, u in left.items()}
+        maps = {name: task.fitted(name, dampening_map, samples(u), samples(reached[name])) for name, u in left.items()}
         return Fit(maps, [task.cost(maps)])
 
 

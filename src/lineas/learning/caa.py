@@ -35,5 +35,5 @@ class CAA:
         if self.layers == "middle":
             task = replace(task, sites=[task.sites[len(task.sites) // 2]])
         left, reached = task.left(), task.reached()
-        maps = {name: mean_map(samples(u), samples(reached[name])) for name, u in left.items()}
+        maps = {name: task.fitted(name, mean_map, samples(u), samples(reached[name])) for name, u in left.items()}
         return Fit(maps, [task.cost(maps, reached)])

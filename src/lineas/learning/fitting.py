@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
+from torch import nn
 
 from lineas.edits import Edit, edited
+from lineas.errors import LineasError
 from lineas.learning.capture import Model, activations
 from lineas.maps import AffineMap
 from lineas.sites import Pooling, Site
@@ -26,6 +28,9 @@ BLOCK = r".*\.(layers|h|blocks)\.\d+"
 
 Progress = Callable[[int, int, float], None]
 """Called after every step with the steps done, the steps in all, and the cost (LinEAS: before that step's update)."""
+
+FitMap = Callable[[torch.Tensor, torch.Tensor], AffineMap]
+"""From source activations `[n, d]` and target activations `[m, d]` to the map of one site."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,25 @@ class Task:
     def reached(self, pooling: Pooling | None = None) -> dict[str, torch.Tensor]:
         """The target's: by site name, `[m, d]`."""
         return activations(self.model, self.target, self.sites, self.max_length, pooling or self.pooling)
+
+    def fitted(self, name: str, fit_map: FitMap, left: torch.Tensor, reached: torch.Tensor) -> AffineMap:
+        """The map of one site, by a formula.
+
+        Args:
+            name: of the site.
+            fit_map: the formula.
+            left: the source's activations, `[n, d]`.
+            reached: the target's, `[m, d]`.
+
+        Raises:
+            LineasError: naming the site where the map is not finite.
+        """
+        if not bool(left.isfinite().all() & reached.isfinite().all()):
+            raise overflown(name, self.model.network)
+        try:
+            return fit_map(left, reached)
+        except LineasError as error:
+            raise LineasError(f"nothing was learned at {name}: {error}") from None
 
     def cost(self, maps: Mapping[str, AffineMap], reached: Mapping[str, torch.Tensor] | None = None) -> float:
         """The cost with maps in place, averaged over all sites: what LinEAS minimises, for any method's maps.
@@ -107,6 +131,14 @@ class Method(Protocol):
     def fit(self, task: Task) -> Fit:
         """Learn the maps."""
         ...
+
+
+def overflown(name: str, network: nn.Module) -> LineasError:
+    """The error for a site where activations, and so its map, are not finite."""
+    return LineasError(
+        f"the map at {name} is not finite, so nothing was learned; the activations there overflow in "
+        f"{next(network.parameters()).dtype}, take bfloat16 or float32, or leave the site out."
+    )
 
 
 def acting(map_: AffineMap, site: Site) -> Edit:

@@ -15,8 +15,8 @@ class GaussianAcT:
     """The optimal map between normal distributions, site by site.
 
     `w = sigma(target) / sigma(source), b = mu(target) - w mu(source)` a neuron, w = 1 where a deviation is at most 1e-4
-    (Rodriguez et al. 2024, arXiv 2410.23054, section 3), where the source's activations have passed the maps of the
-    sites before. Nothing is random in it.
+    of the neuron's size (Rodriguez et al. 2024, arXiv 2410.23054, section 3), where the source's activations have
+    passed the maps of the sites before. Nothing is random in it.
     """
 
     default_sites: ClassVar[str | None] = ATTENTION_OUT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -37,7 +38,8 @@ class ITIc:
     def fit(self, task: Task) -> Fit:
         """Learn one map a site."""
         left, reached = task.left(), task.reached()
-        maps = {name: probe_map(samples(u), samples(reached[name]), self.alpha) for name, u in left.items()}
+        fit_map = partial(probe_map, alpha=self.alpha)
+        maps = {name: task.fitted(name, fit_map, samples(u), samples(reached[name])) for name, u in left.items()}
         return Fit(maps, [task.cost(maps, reached)])
 
 
@@ -50,7 +52,7 @@ def probe_map(source: torch.Tensor, target: torch.Tensor, alpha: float) -> Affin
         alpha: deviations to move.
 
     Raises:
-        LineasError: when scikit-learn is not installed.
+        LineasError: when scikit-learn is not installed, or the samples or the shift are not finite.
     """
     try:
         from sklearn.linear_model import LogisticRegression
@@ -58,7 +60,7 @@ def probe_map(source: torch.Tensor, target: torch.Tensor, alpha: float) -> Affin
         raise LineasError("ITI-c needs scikit-learn: pip install 'lineas[evaluate]'.") from None
     samples = torch.cat([source, target]).double().cpu()
     if not bool(samples.isfinite().all()):
-        return AffineMap(torch.ones_like(source[0]), torch.full_like(source[0], torch.nan))  # learning refuses it
+        raise LineasError("the samples to tell apart are not all finite.")
     labels = [0] * len(source) + [1] * len(target)
     probe = LogisticRegression(max_iter=1000).fit(samples.numpy(), labels)
     direction = torch.from_numpy(probe.coef_[0])

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 
 from lineas.edits import Edit, edited
 from lineas.learning.capture import Part, capture, capture_part, samples
-from lineas.learning.fitting import Fit, Task, acting, distance
+from lineas.learning.fitting import Fit, FitMap, Task, acting, distance
 from lineas.learning.memory import largest_part
 from lineas.maps import AffineMap
 from lineas.sites import Site
-
-FitMap = Callable[[torch.Tensor, torch.Tensor], AffineMap]
-"""From source activations `[n, d]` and target activations `[m, d]` to the map of one site."""
 
 
 @torch.no_grad()
@@ -48,7 +45,7 @@ def fit_layerwise(task: Task, fit_map: FitMap) -> Fit:
     for name in capture_part(model, first, sites):  # in the order in which they run
         with edited(model.network, {by_name[done]: acting(map_, by_name[done]) for done, map_ in maps.items()}):
             before = capture(model, batch, [by_name[name]], task.pooling)[name]
-        maps[name] = fit_map(samples(before), samples(reached[name]))
+        maps[name] = task.fitted(name, fit_map, samples(before), samples(reached[name]))
         left[name] = maps[name](before)
     return Fit(maps, [distance(left, reached) if task.pooling == "mean" else task.cost(maps, reached)])
 
@@ -66,7 +63,8 @@ def _fit_within_a_pass(
             calls = before[site.name]
             if len(calls) < target.shape[1]:
                 calls.append(part.pool(z, site, task.pooling))
-                maps[site.name] = fit_map(torch.cat(calls), samples(target[:, : len(calls)]))
+                few = samples(target[:, : len(calls)])
+                maps[site.name] = task.fitted(site.name, fit_map, torch.cat(calls), few)
             return maps[site.name](z, site.axis)
 
         return edit

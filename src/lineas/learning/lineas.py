@@ -29,7 +29,7 @@ BLOWN_UP = 100
 READ_EVERY = 10
 """On a GPU the costs are read once in so many steps."""
 NOTHING = 1e-6
-"""A cost below this is no distance at all, only rounding: equal sides do not count as blowing up."""
+"""A cost below this share of the target's mean square is only rounding: equal sides do not count as blowing up."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,9 @@ class LinEAS:
             optimizer = Relative(trained.parameters, units(task.left(), reached), rate, self.steps)
         else:
             optimizer = Published(self.optimizer, trained.parameters, rate, self.steps)
+        nothing = NOTHING * sum(float(v.float().square().mean()) for v in reached.values()) / len(reached)
         del reached
-        record = _Record(self.steps, rate, task.progress)
+        record = _Record(self.steps, rate, nothing, task.progress)
         learned: dict[str, AffineMap] = {}  # as of the last whole step, whenever an interruption comes
         with edited(model.network, trained.edits):
             limit = largest_part(model, source, task.max_length, sites, neurons, task.memory)
@@ -196,10 +197,10 @@ def _counted(progress: Progress | None, before: int, steps: int) -> Progress | N
 class _Record:
     """The costs so far; on a GPU they are read a few steps late, so that no step waits for one."""
 
-    def __init__(self, steps: int, rate: float, progress: Progress | None) -> None:
+    def __init__(self, steps: int, rate: float, nothing: float, progress: Progress | None) -> None:
         self.costs: list[float] = []
         self._unread: list[torch.Tensor] = []
-        self._steps, self._rate, self._progress = steps, rate, progress
+        self._steps, self._rate, self._nothing, self._progress = steps, rate, nothing, progress
 
     @property
     def done(self) -> int:
@@ -220,7 +221,7 @@ class _Record:
         """
         unread, self._unread = self._unread, []
         for value in torch.stack(unread).tolist() if unread else []:
-            if not math.isfinite(value) or (self.costs and value > BLOWN_UP * max(self.costs[0], NOTHING)):
+            if not math.isfinite(value) or (self.costs and value > BLOWN_UP * max(self.costs[0], self._nothing)):
                 raise LineasError(
                     f"the cost blew up to {value:.3g} at step {len(self.costs) + 1} of {self._steps} with learning "
                     f"rate {self._rate:.3g}; nothing was learned, try {self._rate / 10:.2g}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
@@ -15,7 +16,7 @@ from lineas.errors import LineasError
 from lineas.folds import folding
 from lineas.intervention import Intervention
 from lineas.learning.capture import Model, warn_if_cut
-from lineas.learning.fitting import Method, Progress, Task
+from lineas.learning.fitting import Method, Progress, Task, overflown
 from lineas.learning.lineas import LinEAS
 from lineas.learning.memory import as_bytes
 from lineas.maps import AffineMap
@@ -101,13 +102,15 @@ def learn(
     task = Task(model, source, target, chosen, seed, max_length, pooling, allowed, report, begin, within_support)
     with bar, frozen(model.network), nullcontext() if on is None else steer(model, on):
         fit = method.fit(task)
-        if not reported:  # a method without steps
+        if not reported and fit.costs:  # a method without steps
             report(1, 1, fit.costs[-1])
     wrong = [name for name, m in fit.maps.items() if not bool((m.scale.isfinite() & m.shift.isfinite()).all())]
     if wrong:
+        raise overflown(wrong[0], model.network)
+    if not all(map(math.isfinite, fit.costs)):
         raise LineasError(
-            f"the map at {wrong[0]} is not finite, so nothing was learned; the activations there overflow in "
-            f"{next(model.network.parameters()).dtype}, take bfloat16 or float32, or leave the site out."
+            "the cost with the maps in place is not finite, so nothing was learned: they move the activations too far; "
+            "take smaller steps, or a smaller alpha with ITI-c."
         )
     chosen = [site for site in chosen if site.name in fit.maps]
     maps = {site.name: _stored(fit.maps[site.name]) for site in chosen}

@@ -55,9 +55,10 @@ class TrainedMaps:
                 parameter.register_hook(torch.zeros_like)
 
     def maps(self) -> dict[str, AffineMap]:
-        """A copy of the maps as they are now, by site name."""
+        """A copy of the maps as they are now, by site name; nobody has looked whether they are finite."""
         return {
-            name: AffineMap(scale.detach().clone(), self.shifts[name].detach() + 0.0)  # + 0.0: the prox leaves -0.0
+            # + 0.0: the prox leaves -0.0
+            name: AffineMap.unchecked(scale.detach().clone(), self.shifts[name].detach() + 0.0)
             for name, scale in self.scales.items()
         }
 

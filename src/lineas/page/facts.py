@@ -74,11 +74,12 @@ def largest_neurons(
         if name in seen:
             z = seen[name].float().cpu()
             z = z.mean(1) if z.dim() > 2 else z  # over denoising steps
-            deviation = z.std(0, correction=0).clamp_min(1e-6)
+            level = z.square().mean(0).sqrt()
+            deviation = z.std(0, correction=0).maximum(1e-6 * torch.where(level > 0, level, 1.0))
             levels[name] = (z - z.mean(0)) / deviation
             size = (((scale - 1) * z + shift) / deviation).abs().mean(0)
         else:
-            size = (scale - 1).abs() + shift.abs()
+            size = (scale - 1).abs().double() + shift.abs().double()
         size = torch.where(map_.support().cpu(), size, 0.0)
         top = size.topk(min(count, len(size)))
         found += [(float(v), name, int(i)) for v, i in zip(top.values, top.indices) if v > 0]

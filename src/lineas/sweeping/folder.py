@@ -12,6 +12,7 @@ from typing import Any
 from lineas.errors import LineasError
 from lineas.files import alone, write_text
 from lineas.intervention import Intervention
+from lineas.strict_json import loads, read_bytes
 from lineas.sweeping.jobs import PARTS, UNTOUCHED, Job
 
 SWEEP, TABLE, PLOT, CHOSEN = "sweep.json", "sweep.md", "sweep.png", "chosen"
@@ -41,7 +42,7 @@ def _claim(out: Path, settings: dict[str, Any], force: bool) -> bool:
     file = out / SWEEP
     if not out.is_dir() or any(out.iterdir()):
         try:
-            before = json.loads(file.read_text(encoding="utf-8"))["settings"]
+            before = loads(read_bytes(file))["settings"]
             methods = [*before["methods"]]
         except (OSError, ValueError, LookupError, TypeError):
             raise LineasError(f"{out} exists and is not a sweep; choose another folder.") from None

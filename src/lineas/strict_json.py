@@ -1,0 +1,164 @@
+"""Strict JSON: what every reader in every language takes; what is none is refused in a sentence that says where."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lineas.errors import LineasError, first_line, kind_of, shown
+
+DEEPEST = 400
+"""Lists and objects inside each other."""
+LARGEST = 2**64
+"""Whole numbers are smaller than this, and larger than the same below zero."""
+MOST_BYTES = 2**26
+"""Of a file of JSON; 64 MiB."""
+
+
+def loads(text: str | bytes) -> Any:
+    """Return what a JSON text says.
+
+    Args:
+        text: UTF-8 where it is bytes.
+
+    Raises:
+        LineasError: when it is no JSON, or has what readers take differently: NaN or Infinity, numbers too large for
+            64 bits, one key twice, half a surrogate pair, or lists nested too deeply.
+
+    >>> loads('{"a": [1, null]}')
+    {'a': [1, None]}
+    >>> loads('{"a": 1, "a": 2}')
+    Traceback (most recent call last):
+    lineas.errors.LineasError: its JSON has the key 'a' twice in one object.
+    """
+    try:
+        found = json.loads(
+            text.decode("utf-8") if isinstance(text, bytes) else text,
+            parse_constant=_no_number,
+            object_pairs_hook=_each_once,
+        )
+    except LineasError:
+        raise
+    except RecursionError:
+        raise LineasError("its JSON is nested too deeply.") from None
+    except UnicodeDecodeError as error:
+        raise LineasError(f"it is no text in UTF-8 (byte {error.start} is {error.object[error.start]:#04x}).") from None
+    except ValueError as error:
+        raise LineasError(f"it is no JSON: {first_line(error)}.") from None
+    check(found)
+    return found
+
+
+def dumps(value: Any, indent: int | None = 1, gaps: bool = False) -> str:
+    """Return the JSON text of a value, which `loads` reads.
+
+    Args:
+        value: dicts with texts as keys, lists and tuples, texts, numbers, bools and None.
+        indent: spaces a level; None for one line.
+        gaps: write null for a number that is not finite, instead of refusing it.
+
+    Raises:
+        LineasError: naming the place of what JSON cannot hold.
+    """
+    try:
+        value = _with_gaps(value) if gaps else value
+    except RecursionError:
+        raise LineasError("its JSON is nested too deeply.") from None
+    check(value)
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
+    """Return the content of a file, which is a regular one of a bounded size.
+
+    Args:
+        file: a link may lead to it.
+        most: bytes that it may have.
+
+    Raises:
+        LineasError: when it is none, is larger, or cannot be read.
+    """
+    try:
+        if not file.is_file():
+            raise LineasError(f"{file.name} is {'no file' if file.exists() else 'missing'}.")
+        if (size := file.stat().st_size) > most:
+            raise LineasError(f"{file.name} has {size:,} bytes, and at most {most:,} are expected.")
+        with file.open("rb") as opened:
+            content = opened.read(most + 1)
+    except OSError as error:
+        raise LineasError(f"{file.name} cannot be read: {error.strerror or first_line(error)}.") from None
+    if len(content) > most:
+        raise LineasError(f"{file.name} has more than the {most:,} bytes that are expected.")
+    return content
+
+
+def check(value: Any) -> None:
+    """Refuse a value that strict JSON cannot hold.
+
+    Raises:
+        LineasError: naming its place, such as `facts.method.classifier`.
+    """
+    left: list[tuple[Any, Any, int]] = [(value, None, 0)]  # a value, its place, its depth
+    while left:
+        one, place, depth = left.pop()
+        if depth > DEEPEST:
+            raise LineasError(f"its JSON is nested more than {DEEPEST} deep.")
+        if isinstance(one, Mapping):
+            for key, inner in one.items():
+                if not isinstance(key, str):
+                    raise LineasError(f"{_written(place)} has the key {shown(key)}, and in JSON all keys are texts.")
+                _check_text(key, place)
+                left.append((inner, (place, key), depth + 1))
+        elif isinstance(one, (list, tuple)):
+            left += [(inner, (place, i), depth + 1) for i, inner in enumerate(one)]
+        elif isinstance(one, str):
+            _check_text(one, place)
+        elif isinstance(one, float):
+            if not math.isfinite(one):
+                raise LineasError(f"{_written(place)} is {one}, which JSON cannot hold.")
+        elif isinstance(one, int):
+            if not -LARGEST < one < LARGEST:
+                raise LineasError(f"{_written(place)} is a whole number of more than 64 bits.")
+        elif one is not None:
+            raise LineasError(f"{_written(place)} is {kind_of(one)}, which JSON cannot hold.")
+
+
+def _check_text(text: str, place: Any) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise LineasError(f"{_written(place)} has half a surrogate pair, which is no text.") from None
+
+
+def _written(place: Any) -> str:
+    """A place as one reads it, `facts.cost[3]`."""
+    steps: list[str] = []
+    while place is not None:
+        place, step = place
+        steps.append(f"[{step}]" if isinstance(step, int) else f".{step}")
+    return "".join(reversed(steps)).removeprefix(".")[:200] or "it"
+
+
+def _with_gaps(value: Any) -> Any:
+    """The same, with None for each number that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: _with_gaps(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_gaps(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _no_number(name: str) -> Any:
+    raise LineasError(f"its JSON has {name}, which is no number of JSON.")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise LineasError(f"its JSON has the key {shown(key)} twice in one object.")
+        found[key] = value
+    return found
