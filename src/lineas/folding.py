@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import reduce
 from numbers import Real
@@ -32,10 +31,12 @@ from lineas.wrapping import why_not_whole
 
 Foldable = TypeVar("Foldable", bound=TextModel | ImageModel | nn.Module)
 ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-4}
-"""By type, how far the outputs of a folded network may be from the live one's, relative to the largest; else twice the
+"""By type, how far the outputs of a folded network may be from the live one's, relative to them; else an eighth of the
 type's own rounding."""
-NOISE = 4
-"""Further off they may be by so many times what the live one's outputs move when its maps are rounded."""
+TF32 = 2**-10
+"""The rounding of float32 in a GPU's products and convolutions."""
+NOISE = 2
+"""Further off they may be by so many times what the outputs move when the new weights move by their rounding."""
 
 
 class DoesNotFoldError(LineasError):
@@ -111,16 +112,22 @@ def fold(
     taken = _taken(wanted, places)
     switches = switches_for(network, {name for name, part in taken.items() if part.shifts})
     target = network if in_place else _copy(network)
-    compare = _comparison(model, target, None if in_place else network, wanted) if places else None
+    kind = next((p.dtype for p in target.parameters() if p.is_floating_point()), torch.float32)
+    new = {name: new_weights(target.get_submodule(name), part, kind) for name, part in taken.items()}
+    lost = reduce(add, (one for _, one in new.values()), Lost())
+    live = _live(model, target, wanted) if places else None
     with ExitStack() as undo:
-        folded, lost = _written(target, taken, switches, undo if in_place else None)
-        if compare is not None:
-            compare(folded)
+        remembered = undo if in_place else None
+        folded = with_biases(target, switches, remembered)
+        written = [(name, key) for name, (values, _) in new.items() for key in values]
+        for name in taken:
+            put(folded, name, new.pop(name)[0], remembered)
+        if live is not None:
+            _compare(model, folded, live, written)
         undo.pop_all()
     if str(lost):
-        kind = str(_coarsest(folded)).removeprefix("torch.")
         warnings.warn(
-            f"{lost} are lost to {kind}"
+            f"{lost} are lost to {str(_coarsest(folded)).removeprefix('torch.')}"
             + (", so the folded model is the untouched one; " if lost.everything else "; ")
             + "fold in float32 (--dtype float32).",
             stacklevel=3,
@@ -217,93 +224,88 @@ def _copy(network: nn.Module) -> nn.Module:
         raise LineasError(f"this network cannot be copied ({reason}); fold it with in_place=True.") from None
 
 
-# ---- writing
-
-
-def _written(
-    network: nn.Module, taken: dict[str, Taken], switches: Any, undo: ExitStack | None
-) -> tuple[nn.Module, Lost]:
-    """The network with all of it in its weights, and how much of it rounding took away."""
-    kind = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-    new = {name: new_weights(network.get_submodule(name), part, kind) for name, part in taken.items()}
-    folded = with_biases(network, switches, undo)
-    for name in taken:
-        put(folded, name, new[name][0], undo)
-    return folded, reduce(add, (lost for _, lost in new.values()), Lost())
-
-
 # ---- comparing
 
 
-def _comparison(
-    model: Any, target: nn.Module, other: nn.Module | None, wanted: Intervention
-) -> Callable[[nn.Module], None] | None:
-    """A check of the folded network against the steered one, which runs now; None, with a warning, where none can run.
+def _live(model: Any, network: nn.Module, wanted: Intervention) -> torch.Tensor | None:
+    """The outputs of a steered network for a few fixed inputs; None, with a warning, where it cannot be tried.
 
-    Where the outputs differ by more than their type's rounding, the live network runs once more, with every map moved
-    by as much as the weights are rounded: that tells how far rounding alone may carry them.
-
-    Args:
-        model: that is folded.
-        target: its network or a copy, which will be written.
-        other: one that will stay as it is; None where there is none, and then everything runs now.
-        wanted: what acts.
+    Raises:
+        LineasError: when they are not finite.
     """
-    trial, kind = trial_of(model), _coarsest(target)
-    eps = torch.finfo(kind).eps
-
-    def steered(network: nn.Module, maps: dict[str, AffineMap]) -> torch.Tensor:
-        assert trial is not None
-        with steer(network, Intervention(maps, wanted.sites)):  # without a base, which was checked
-            return trial(network)
-
+    trial = trial_of(model)
     try:
         if trial is None:
             raise LineasError("it is no language model or pipeline whose inputs are known")
-        live = steered(target, wanted.maps)
-        moved = steered(target, _nudged(wanted.maps, eps)) if other is None else None
+        with steer(network, Intervention(wanted.maps, wanted.sites)):  # without a base, which was checked
+            live = trial(network)
     except Exception as error:  # a network that wants other inputs, or is compiled
         warnings.warn(f"the folded network was not compared with the steered one: {first_line(error)}.", stacklevel=5)
         return None
-    finite = live.isfinite()
-    if not finite.any() or live.isnan().any():
+    if live.isnan().any() or not live.isfinite().any():
         raise LineasError(
             "what the steered model puts out is not finite, so there is nothing worth folding; take a smaller strength."
         )
-    rounding = ROUNDING.get(kind, 2 * eps) * float(live[finite].abs().max())
-
-    def compare(folded: nn.Module) -> None:
-        made = trial(folded)
-        off = _largest(made - live, finite) if torch.equal(made.isfinite(), finite) else math.inf
-        if off <= rounding:
-            return
-        again = steered(other, _nudged(wanted.maps, eps)) if other is not None else moved
-        assert again is not None
-        allowed = rounding + NOISE * _largest(again - live, finite)
-        if off > allowed:
-            raise LineasError(
-                f"folded, this {type(known_by(target)).__name__} does not put out what it does steered: its outputs "
-                f"are off by {off:.3g}, and rounding explains {allowed:.3g}; the model was left as it was. Something "
-                "in it computes more than its weights say; steer it live."
-            )
-
-    return compare
+    return live
 
 
-def _largest(difference: torch.Tensor, where: torch.Tensor) -> float:
-    return float(difference[where].abs().nan_to_num(0).max())
+def _compare(model: Any, folded: nn.Module, live: torch.Tensor, written: Sequence[tuple[str, str]]) -> None:
+    """Refuse a folded network whose outputs are further from the steered one's than rounding carries them.
+
+    Where they differ by more than a bound of their type, the new weights are moved by their rounding for a moment,
+    which tells how far that alone carries the outputs.
+
+    Args:
+        model: that is folded.
+        folded: its network.
+        live: the outputs of the steered one.
+        written: the module and the name of each tensor that is new.
+
+    Raises:
+        LineasError: saying how far they are off.
+    """
+    trial, kind = trial_of(model), _coarsest(folded)
+    assert trial is not None
+    made, finite, eps = trial(folded), live.isfinite(), torch.finfo(kind).eps
+    on_gpu = kind == torch.float32 and live.device.type != "cpu"
+    eps = TF32 if on_gpu else eps
+    same = torch.equal(made.isfinite(), finite)
+    off, size = (_size(values, finite, kind) for values in (made - live, live))
+    allowed = (TF32 if on_gpu else ROUNDING.get(kind, eps / 8)) * size
+    if same and off <= allowed:
+        return
+    with _jittered(folded, written, eps):
+        allowed += NOISE * _size(trial(folded) - made, finite, kind)
+    if not same or off > allowed:
+        raise LineasError(
+            f"folded, this {type(known_by(folded)).__name__} does not put out what it does steered: its outputs are "
+            f"off by {off:.3g} of {size:.3g}, and rounding explains {allowed:.3g}; the model was left as it was. "
+            "Something in it computes more than its weights say; steer it live."
+        )
 
 
-def _nudged(maps: dict[str, AffineMap], eps: float) -> dict[str, AffineMap]:
-    """Maps of which every number that changes something is moved at random by up to a rounding."""
+@contextmanager
+def _jittered(network: nn.Module, tensors: Sequence[tuple[str, str]], eps: float) -> Iterator[None]:
+    """Within the block some tensors are off by up to a rounding, at random."""
     generator = torch.Generator().manual_seed(0)
+    exact = [(value := getattr(network.get_submodule(name), key).data, value.clone()) for name, key in tensors]
+    try:
+        for value, _ in exact:
+            by = 2 * torch.rand(value.shape, generator=generator).to(value.device) - 1
+            value.copy_(value.float() * (1 + eps * by))
+        yield
+    finally:
+        for value, before in exact:
+            value.copy_(before)
 
-    def nudge(values: torch.Tensor, touched: torch.Tensor) -> torch.Tensor:
-        by = eps * (2 * torch.rand(values.shape, generator=generator).to(values.device) - 1)
-        return torch.where(touched, values * (1 + by), values)
 
-    touched = {name: map_.support(0.0) for name, map_ in maps.items()}
-    return {name: AffineMap(nudge(m.scale, touched[name]), nudge(m.shift, touched[name])) for name, m in maps.items()}
+def _size(values: torch.Tensor, where: torch.Tensor, kind: torch.dtype) -> float:
+    """The size of outputs `[..., d]`: the largest of them, or in half precision that of the median row.
+
+    There rounding alone now and then sends a token to another expert, and its outputs far away.
+    """
+    rows = values.masked_fill(~where, 0).reshape(-1, values.shape[-1])
+    return float(rows.abs().max() if kind in ROUNDING else rows.square().mean(-1).sqrt().median())
 
 
 def _coarsest(network: nn.Module) -> torch.dtype:

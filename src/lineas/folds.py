@@ -16,7 +16,8 @@ from lineas.sites import Site, is_norm, is_norm_layer
 from lineas.wrapping import adapters_of
 
 Folding = Literal["exact", "scale", "shift", "no"]
-AS_LLAMA = {"llama", "mistral", "qwen2"}  # their blocks are the Llama architecture's, which has bias slots everywhere
+AS_LLAMA = {f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2")}
+"""Networks whose blocks are the Llama architecture's, which has bias slots everywhere."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ def _takes_bias(network: nn.Module, name: str, linear: nn.Module) -> bool:
 def is_like_llama(network: nn.Module) -> bool:
     """Whether a network computes what one of the Llama architecture does with the same weights."""
     config: Any = getattr(network, "config", None)
-    return getattr(config, "model_type", None) in AS_LLAMA and not getattr(config, "sliding_window", None)
+    of_transformers = type(network).__name__ in AS_LLAMA and hasattr(config, "model_type")
+    return of_transformers and not getattr(config, "sliding_window", None)
 
 
 _SWITCHABLE: WeakKeyDictionary[nn.Module, tuple[str, list[Switch]]] = WeakKeyDictionary()
