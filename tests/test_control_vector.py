@@ -52,6 +52,13 @@ def test_nothing_to_carry_is_refused(names: tuple[str, ...]) -> None:
         ControlVector.of(shifts(*names))
 
 
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_shifts_of_zero_are_not_blamed_on_the_sites(strength: float) -> None:
+    scales = lineas.Intervention({"model.layers.1": lineas.AffineMap(torch.full((WIDTH,), 2.0), torch.zeros(WIDTH))})
+    with pytest.raises(lineas.LineasError, match="every shift at the outputs of blocks is 0"):
+        ControlVector.of((shifts("model.layers.1") if strength == 0 else scales).at(strength))
+
+
 def test_export_on_the_command_line(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *LEARN[:-2], "--method", "caa")
     code, out, _ = run(capsys, "export", "calm", "--strength", "0.5", "--out", "calm.gguf", "--json", "told.json")

@@ -94,8 +94,11 @@ def check_sites(network: nn.Module, widths: Mapping[Site, int], base: BaseModel 
     if missing:
         learned = f" (learned on {base.name}, {base.architecture})" if base else ""
         others = f" and {len(missing) - 1} other modules" if len(missing) > 1 else ""
+        wrapped = next((name for name in modules if name.endswith(f".{missing[0]}")), None)
+        inside = f"; it wraps one that has it: give its {wrapped[: -len(missing[0]) - 1]}" if wrapped else ""
         raise LineasError(
-            f"the intervention{learned} acts on {missing[0]!r}{others} that {type(network).__name__} does not have."
+            f"the intervention{learned} acts on {missing[0]!r}{others} that {type(network).__name__} does not have"
+            f"{inside}."
         )
     for site, width in widths.items():
         here = width_of(modules[site.module])

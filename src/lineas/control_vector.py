@@ -54,7 +54,12 @@ class ControlVector:
                     lost[name] = (
                         f"the scales of {count} of {map_.width} neurons, up to {float(scaled.max()):.3g} from 1"
                     )
-        if not any(bool(direction.any()) for direction in directions.values()):
+        if directions and not any(bool(direction.any()) for direction in directions.values()):
+            raise LineasError(
+                "every shift at the outputs of blocks is 0 (the strength is 0, or only scales were learned), and a "
+                "control vector carries shifts alone; there is nothing to export."
+            )
+        if not directions:
             raise LineasError(
                 "nothing of this intervention can be a control vector, which adds to the outputs of blocks 1 and up; "
                 r"learn with sites such as 'model\.layers\.\d+', or fold it into a checkpoint and convert that."

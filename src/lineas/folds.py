@@ -11,12 +11,26 @@ import torch
 from torch import nn
 
 from lineas.modulation import Modulation, modulation
+from lineas.probing import is_linear, is_quantised, norm_offset, why_not_linear, why_not_own
 from lineas.sites import Site, is_norm, is_norm_layer
+from lineas.wrapping import adapters_of
 
 Folding = Literal["exact", "scale", "shift", "no"]
-AS_LLAMA = {"llama", "mistral", "qwen2"}  # their blocks are the Llama architecture's, which has bias slots everywhere
-SWITCHES = ("attention_bias", "mlp_bias")
-"""What configs call the biases that an architecture can have."""
+AS_LLAMA = {f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2")}
+"""Networks whose blocks are the Llama architecture's, which has bias slots everywhere."""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Settings of a config that give modules biases.
+
+    Args:
+        names: of the settings, which go on together.
+        biases: by name of a module that gets one, the shape of its bias.
+    """
+
+    names: tuple[str, ...]
+    biases: dict[str, torch.Size]
 
 
 @dataclass(frozen=True)
@@ -54,72 +68,48 @@ def slots(network: nn.Module, site: Site) -> Slots:
     if site.output != 0:
         return Slots(False, (), "only a module's first output is made by its weights")
     if is_linear(module):
+        if more := why_not_linear(module):
+            return Slots(False, (), more)
         plain, biased = not is_quantised(module), _takes_bias(network, site.module, module)
         reason = "" if plain else "its weight is quantised"
         return Slots(plain, (site.module,) if biased else (), reason or _no_slot(network, biased, "it"))
-    if (place := modulation(network, site.module)) and not is_quantised(network.get_submodule(place.linear)):
+    if place := modulation(network, site.module):
+        linear = network.get_submodule(place.linear)
+        if more := "its weight is quantised" if is_quantised(linear) else why_not_linear(linear):
+            return Slots(False, (), f"{place.linear} modulates it, and {more}")
         return Slots(True, (place.linear,), modulation=place)
     if not is_norm(module):
         if is_norm_layer(module):
             return Slots(False, (), "no linear of its own modulates it")
-        return Slots(False, (), f"no weight makes the output of a {type(module).__name__}")
+        more = f"no weight makes the output of a {type(module).__name__}"
+        return Slots(False, (), why_not_own(module) if adapters_of(module) else more)
     if norm_offset(module) is None:
-        return Slots(False, (), f"a {type(module).__name__} does more with its weight than multiply")
+        more = why_not_own(module) or f"a {type(module).__name__} does more with its weight than multiply"
+        return Slots(False, (), more)
     if getattr(module, "bias", None) is not None:
         return Slots(True, (site.module,))
     readers = _readers(network, site.module)
     if not readers:
         return Slots(True, (), "its output goes to others than linears that could take the shift into their biases")
+    for name, linear in readers:
+        if more := why_not_linear(linear):
+            return Slots(True, (), f"{name.rpartition('.')[2]} reads it, and {more}")
     without = [name for name, linear in readers if not _takes_bias(network, name, linear)]
     if without:
         return Slots(True, (), _no_slot(network, False, without[0].rpartition(".")[2]))
     return Slots(True, tuple(name for name, _ in readers))
 
 
-def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer (nn.Linear, a convolution, or the transposed Conv1D of GPT-2)."""
-    return isinstance(module, (nn.Linear, nn.Conv2d)) or type(module).__name__ == "Conv1D"
-
-
-def is_quantised(linear: nn.Module) -> bool:
-    """Whether a linear's weight is kept as anything but plain floating-point numbers."""
-    weight: Any = linear.weight
-    return type(weight.data) is not torch.Tensor or not weight.is_floating_point() or weight.element_size() < 2
-
-
-@torch.no_grad()
-def norm_offset(norm: nn.Module) -> float | None:
-    """What a norm adds to its weight before it multiplies by it: 0, or 1 in Gemma's; None where it does neither."""
-    probe: Any = copy.deepcopy(norm).to_empty(device="cpu").float()  # its own weights may lie anywhere, or on a disk
-    for buffer in probe.buffers():
-        buffer.fill_(1)
-    bias = getattr(probe, "bias", None)
-    if bias is not None:
-        bias.zero_()
-    width = probe.weight.shape[0]
-    shape = (1, width, 2, 2) if isinstance(probe, nn.GroupNorm) else (1, 4, width)
-    z = torch.linspace(-1, 2, 4 * width).view(shape)
-    for offset in (0.0, 1.0):
-        probe.weight.fill_(-offset)
-        try:
-            made = type(probe).forward(probe, z)  # without whatever hangs on it
-        except (TypeError, ValueError, RuntimeError):  # it wants something else beside or in place of an activation
-            return None
-        if isinstance(made, torch.Tensor) and not made.any():
-            return offset
-    return None
-
-
-def switches_for(network: nn.Module, biases: set[str]) -> dict[str, frozenset[str]] | None:
-    """The switches of the config that give these modules biases, and all modules that get one; None where none do.
+def switches_for(network: nn.Module, biases: set[str]) -> list[Switch] | None:
+    """The switches of the config that give these modules biases; None where none do.
 
     Args:
         network: the network as it is.
         biases: names of modules that need a bias.
     """
     missing = {name for name in biases if getattr(network.get_submodule(name), "bias", None) is None}
-    on = {switch: given for switch, given in _switchable(network).items() if given & missing}
-    return on if missing <= frozenset().union(*on.values()) else None
+    on = [switch for switch in _switchable(network) if switch.biases.keys() & missing]
+    return on if missing <= {name for switch in on for name in switch.biases} else None
 
 
 def _no_slot(network: nn.Module, biased: bool, name: str) -> str:
@@ -166,23 +156,49 @@ def _takes_bias(network: nn.Module, name: str, linear: nn.Module) -> bool:
 def is_like_llama(network: nn.Module) -> bool:
     """Whether a network computes what one of the Llama architecture does with the same weights."""
     config: Any = getattr(network, "config", None)
-    return getattr(config, "model_type", None) in AS_LLAMA and not getattr(config, "sliding_window", None)
+    of_transformers = type(network).__name__ in AS_LLAMA and hasattr(config, "model_type")
+    return of_transformers and not getattr(config, "sliding_window", None)
 
 
-_SWITCHABLE: WeakKeyDictionary[nn.Module, dict[str, frozenset[str]]] = WeakKeyDictionary()
+_SWITCHABLE: WeakKeyDictionary[nn.Module, tuple[str, list[Switch]]] = WeakKeyDictionary()
 
 
-def _switchable(network: nn.Module) -> dict[str, frozenset[str]]:
-    """By switch of the config, the modules that have a bias once it is on; asked of a twin on the meta device."""
-    if network not in _SWITCHABLE:
-        found: dict[str, frozenset[str]] = {}
-        for switch in SWITCHES:
-            config: Any = copy.deepcopy(getattr(network, "config", None))
-            if not hasattr(config, switch):
-                continue
-            setattr(config, switch, True)
-            with torch.device("meta"):
-                twin = type(network)(config)
-            found[switch] = frozenset(n for n, m in twin.named_modules() if getattr(m, "bias", None) is not None)
-        _SWITCHABLE[network] = found
-    return _SWITCHABLE[network]
+def _switchable(network: nn.Module) -> list[Switch]:
+    """The switches of a network's config that give modules biases and do nothing else; none of an unknown class.
+
+    Asked of twins on the meta device. Those that the config does not take alone are asked for all at once.
+    """
+    config: Any = getattr(network, "config", None)
+    if not hasattr(config, "to_dict"):
+        return []
+    as_it_is = repr(vars(config))  # it may have been changed since
+    if network not in _SWITCHABLE or _SWITCHABLE[network][0] != as_it_is:
+        off = [name for name, value in vars(config).items() if value is False and "bias" in name]
+        alone = [_tried(network, (name,)) for name in off]
+        invalid = tuple(name for name, found in zip(off, alone) if found is None)
+        together = _tried(network, invalid) if len(invalid) > 1 else None
+        _SWITCHABLE[network] = as_it_is, [found for found in (*alone, together) if found is not None and found.biases]
+    return _SWITCHABLE[network][1]
+
+
+def _tried(network: nn.Module, names: tuple[str, ...]) -> Switch | None:
+    """The effect of settings that are on together; None where the config does not allow it, or cannot be asked."""
+    config: Any = copy.deepcopy(network.config)
+    try:
+        for name in names:
+            setattr(config, name, True)
+        if hasattr(config, "validate"):  # else it would be found out when the config is saved
+            config.validate()
+        again = type(config).from_dict(config.to_dict())
+        if not all(getattr(again, name) for name in names):
+            return None
+        with torch.device("meta"):
+            twin: Any = type(network)(config)
+    except Exception:  # whatever a class of others wants beside a config, it has no switches that are known
+        return None
+    here, there = (dict(made.named_parameters(remove_duplicate=False)).keys() for made in (network, twin))
+    new = there - here
+    if not all(key.endswith(".bias") for key in new):
+        return Switch(names, {})
+    given = [key.rpartition(".")[0] for key in new]
+    return Switch(names, {name: twin.get_submodule(name).bias.shape for name in given})

@@ -68,17 +68,17 @@ def _of(network: nn.Module, norm: str, chunks: int, scale: int, shift: int, afte
     return None if linear.bias is None else Modulation(f"{norm}.linear", chunks, scale, shift, after)
 
 
-@torch.no_grad()
-def write(network: nn.Module, place: Modulation, map_: AffineMap) -> None:
-    """Put a map into the linear, in float32, and round once."""
-    linear: Any = network.get_submodule(place.linear)
-    w, b = map_.scale.to(linear.weight.device), map_.shift.to(linear.weight.device)
-    weight, bias = (x.float().chunk(place.chunks) for x in (linear.weight, linear.bias))
-    s, t = (weight[place.scale], bias[place.scale]), (weight[place.shift], bias[place.shift])
+def with_map(
+    weight: torch.Tensor, bias: torch.Tensor, place: Modulation, map_: AffineMap
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weight `[k d, c]` and bias `[k d]` of the linear with a map in them, of its k chunks in those of s and t."""
+    w, b = map_.scale.to(weight.device), map_.shift.to(weight.device)
+    weights, biases = list(weight.chunk(place.chunks)), list(bias.chunk(place.chunks))
+    s, t = (weights[place.scale], biases[place.scale]), (weights[place.shift], biases[place.shift])
     rows = w.unsqueeze(1)
-    new_s = rows * s[0], w * (1 + s[1]) - 1
-    new_t = (rows * t[0], w * t[1] + b) if place.after else (t[0] + b.unsqueeze(1) * s[0], t[1] + b * (1 + s[1]))
-    for values, made in ((linear.weight, 0), (linear.bias, 1)):
-        parts = values.chunk(place.chunks)
-        parts[place.scale].copy_(new_s[made].to(values.dtype))
-        parts[place.shift].copy_(new_t[made].to(values.dtype))
+    weights[place.scale], biases[place.scale] = rows * s[0], w * (1 + s[1]) - 1
+    if place.after:
+        weights[place.shift], biases[place.shift] = rows * t[0], w * t[1] + b
+    else:
+        weights[place.shift], biases[place.shift] = t[0] + b.unsqueeze(1) * s[0], t[1] + b * (1 + s[1])
+    return torch.cat(weights), torch.cat(biases)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import platform
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 
 def packages() -> dict[str, str]:
-    """The versions that results depend on."""
-    return {name: version(name) for name in ("lineas", "torch", "transformers")}
+    """The versions that results depend on; "unknown" of what runs without being installed."""
+    return {name: _version(name) for name in ("lineas", "torch", "transformers")}
 
 
 def stamp() -> dict[str, Any]:
@@ -19,3 +19,10 @@ def stamp() -> dict[str, Any]:
         "versions": {**packages(), "python": platform.python_version()},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

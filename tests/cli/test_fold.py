@@ -84,3 +84,88 @@ def test_a_full_disk_half_way_leaves_no_half_checkpoint(
     run(capsys, *LEARN)
     monkeypatch.setattr(checkpoint, "save_tokenizer", full)  # the weights are written by then
     check_refused(capsys, desk, "no space left on the disk", "fold", "model", "calm", "--out", "folded")
+
+
+def test_a_folder_that_holds_an_adapter_is_refused_and_nothing_is_written(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = lineas.load("model", dtype="float32")
+    assert isinstance(base, lineas.TextModel)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(base.network, config).save_pretrained("lora")  # type: ignore[arg-type]
+    described = json.loads((desk / "lora" / "adapter_config.json").read_text())
+    described["base_model_name_or_path"] = str(desk / "model")
+    (desk / "lora" / "adapter_config.json").write_text(json.dumps(described))
+    base.tokenizer.save_pretrained("lora")
+    arguments = ["lora" if one == "model" else one for one in LEARN]
+    assert run(capsys, *arguments)[0] == 0
+    check_refused(
+        capsys, desk, "carries the adapter 'default'; merge it first", "fold", "lora", "calm", "--out", "folded"
+    )
+
+
+def test_what_rounding_loses_and_what_is_beyond_what_was_learned_is_said(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, *LEARN)
+    code, out, err = run(
+        capsys,
+        "fold",
+        "model",
+        "calm",
+        "--strength",
+        "0.00001",
+        "--dtype",
+        "bfloat16",
+        "--out",
+        "a",
+        "--json",
+        "a.json",
+    )
+    assert code == 0
+    lost = json.loads((desk / "a.json").read_text())["lost_to_rounding"]
+    assert lost["scales"] == lost["of_scales"] > 0
+    counted = f"{lost['scales']} of {lost['of_scales']} scales"
+    assert counted in " ".join(out.split())
+    assert f"{counted} are lost to bfloat16" in " ".join(err.split())
+    code, _, err = run(capsys, "fold", "model", "calm", "--strength", "-1", "--out", "b")
+    assert code == 0
+    assert "strength -1.0 is outside 0 to 1" in " ".join(err.split())
+    code, _, err = run(capsys, "fold", "model", "calm", "--strength", "0", "--out", "c")
+    assert code == 0
+    assert "there is nothing to fold" in err
+
+
+def test_a_pipeline_in_half_precision_stays_so_and_plain_diffusers_draws_with_it(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import diffusers
+    import pipelines
+    from safetensors.torch import load_file
+
+    pipelines.pipeline("stable diffusion 1").to(torch.float16).save_pretrained("half")
+    maps = {"unet.conv_norm_out": lineas.AffineMap(torch.full((16,), 1.5), torch.full((16,), 0.5))}
+    sites = {"unet.conv_norm_out": lineas.sites.Site("unet.conv_norm_out", axis=1)}
+    lineas.Intervention(maps, sites).save("snow")
+    assert run(capsys, "fold", "half", "snow", "--out", "folded")[0] == 0
+    files = [file for file in Path("folded").glob("*/*.safetensors")]
+    assert len(files) == 3
+    assert {tensor.dtype for file in files for tensor in load_file(file).values()} == {torch.float16}
+    plain: Any = diffusers.DiffusionPipeline.from_pretrained("folded")
+    drawn = plain(["a"], num_inference_steps=1, height=32, width=32, output_type="latent").images
+    assert drawn.isfinite().all()
+    card = Path("folded", "README.md").read_text()
+    assert "library_name: diffusers" in card
+    assert "UNet2DConditionModel" in card
+
+
+def test_a_prompt_that_begins_with_a_minus_is_a_prompt(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, *LEARN)
+    code, out, _ = run(
+        capsys, "generate", "--intervention", "calm", "--prompt", "-5 degrees", "once", "--max-new-tokens", "2"
+    )
+    assert code == 0
+    assert "-5 degrees" in out
+    assert "once" in out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -139,7 +140,7 @@ def _spread(group: TyperGroup, arguments: list[str]) -> list[str]:
     out: list[str] = []
     option, values = "", 0
     for argument in arguments:
-        is_option = argument.startswith("-") and not _is_number(argument)
+        is_option = re.match(r"--?[A-Za-z][\w-]*(=|$)", argument) is not None and not _is_number(argument)
         if not is_option and option in several and values > 0:
             out.append(option)
         if is_option:

@@ -20,11 +20,12 @@ from lineas.cli.common import (
     write_json,
 )
 from lineas.errors import LineasError
+from lineas.folding import DoesNotFoldError
 from lineas.folding import fold as fold_in
-from lineas.folding import why_not
 from lineas.intervention import Intervention
 from lineas.learning.memory import as_bytes
 from lineas.models import checkpoint
+from lineas.weights import Lost
 
 
 def fold(
@@ -46,26 +47,26 @@ def fold(
     checkpoint.check_free(out, force)
     chosen = Intervention.load(intervention)
     s = as_strength(strength, chosen)
+    chosen.check_affine("folded")
     base = load_quietly(model, dtype)
     other = accepts_other(other_model, force, chosen, base.network)
-    chosen.check_fits(base.network, other)
     console = say(json)
-    chosen.check_affine("folded")
-    refused = why_not(base.network, chosen.at(s))
-    if refused:
+    try:
+        made = fold_in(base, chosen, s, other, in_place=True)
+    except DoesNotFoldError as error:
         table = Table("does not fold", "reason", box=None)
-        for name, reason in refused.items():
+        for name, reason in error.reasons.items():
             table.add_row(name, reason)
         console.print(table)
         raise LineasError(
-            f"{len(refused)} of {len(chosen.maps)} sites do not fold into {type(base.network).__name__}, nothing was "
+            f"{len(error.reasons)} of {error.of} sites do not fold into {type(base.network).__name__}, nothing was "
             "written; learn with --foldable, or steer live."
-        )
-    made = fold_in(base, chosen, s, other, in_place=True)
+        ) from None
     made.save_pretrained(out, overwrite=force, max_shard_size=largest)
     provenance: dict[str, Any] = made.provenance or {}
+    lost = str(Lost(**provenance["lost_to_rounding"]))
     console.print(
         f"folded {intervention} at strength {s:g} into {len(provenance['sites'])} sites of {base.name}: {out} "
-        f"({provenance['architecture']}, {provenance['dtype']})"
+        f"({provenance['architecture']}, {provenance['dtype']}{f', which loses {lost}' if lost else ''})"
     )
     write_json(json, {"out": str(out), **provenance})

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from lineas.base import BaseModel
-from lineas.errors import LineasError
+from lineas.base import BaseModel, known_by
+from lineas.errors import LineasError, first_line
 from lineas.folds import folding
 from lineas.intervention import Intervention
 from lineas.learning.capture import Model, warn_if_cut
@@ -21,10 +23,14 @@ from lineas.learning.lineas import LinEAS
 from lineas.learning.memory import as_bytes
 from lineas.maps import AffineMap
 from lineas.models.frozen import frozen
+from lineas.models.trial import outputs
 from lineas.prompts import described
 from lineas.sites import Pooling, Site, as_pooling
 from lineas.stamp import stamp
 from lineas.steering import steer
+
+SHORT = 16
+"""Tokens of each of two prompts on which maps are tried once they are learned."""
 
 
 def learn(
@@ -99,6 +105,14 @@ def learn(
 
     settings = {one.name: getattr(method, one.name) for one in fields(method)}
     begin = None if start is None else _on_sites(start, chosen, model.network)
+    known = {  # all that can fail is asked before the work
+        "dtype": _dtype(model.network),
+        **model.facts,
+        "data": {"source": described(source), "target": described(target)},
+        "folds": _folds(model.network, chosen),
+        **stamp(),
+    }
+    base = _base(model)
     task = Task(model, source, target, chosen, seed, max_length, pooling, allowed, report, begin, within_support)
     with bar, frozen(model.network), nullcontext() if on is None else steer(model, on):
         fit = method.fit(task)
@@ -123,15 +137,67 @@ def learn(
         "pooling": pooling,
         **({} if start is None else {"start": {"facts": start.facts, "within_support": within_support}}),
         **({} if on is None else {"on": on.facts}),
-        "dtype": str(next(model.network.parameters()).dtype).removeprefix("torch."),
-        **model.facts,
-        "data": {"source": described(source), "target": described(target)},
+        **known,
         "cost": fit.costs,
-        "folds": {site.name: folding(model.network, site) for site in chosen},
-        **stamp(),
+        "folds": {site.name: known["folds"][site.name] for site in chosen},
     }
-    base = BaseModel.of(model.network, model.name, model.revision)
-    return Intervention(maps, {site.name: site for site in chosen}, base, facts)
+    learned = Intervention(maps, {site.name: site for site in chosen}, base, facts)
+    return learned if _moves(model, learned, source, max_length) else learned.with_facts(moves_output=False)
+
+
+def _dtype(network: nn.Module) -> str:
+    """The type of a network's weights, in a word."""
+    return str(next((p.dtype for p in network.parameters()), "unknown")).removeprefix("torch.")
+
+
+def _folds(network: nn.Module, sites: Sequence[Site]) -> dict[str, str]:
+    """By site name, how a map there would fold; "unknown" where that cannot be asked."""
+
+    def of(site: Site) -> str:
+        try:
+            return folding(network, site)
+        except Exception:  # it is nice to know, and no reason not to learn
+            return "unknown"
+
+    return {site.name: of(site) for site in sites}
+
+
+def _base(model: Model) -> BaseModel | None:
+    """What the maps will belong to; None, with a warning, where a network has no fingerprint."""
+    try:
+        return BaseModel.of(model.network, model.name, model.revision)
+    except Exception as error:  # whatever a class of others does with its weights
+        warnings.warn(
+            f"no fingerprint of {model.name} could be taken ({first_line(error)}), so the intervention will fit every "
+            "network of its shape.",
+            stacklevel=3,
+        )
+        return None
+
+
+def _moves(model: Model, learned: Intervention, source: Sequence[str], max_length: int) -> bool:
+    """Warn where maps move nothing that a network puts out, as at a router's gate; True where they do or may.
+
+    Tried on a little text first, and on all prompts before anything is said. A pipeline is not asked, as drawing takes
+    long.
+    """
+    if learned.is_identity() or known_by(model.network) is not model.network:
+        return True
+    try:
+        for prompts, length in ((source[:2], min(max_length, SHORT)), (source, max_length)):
+            plain = outputs(model, prompts, length)
+            with steer(model.network, learned):
+                steered = outputs(model, prompts, length)
+            if plain is None or steered is None or not torch.equal(plain, steered):
+                return True
+    except Exception:  # what was learned is not lost for it
+        return True
+    names = [name for name, map_ in learned.maps.items() if not map_.is_identity()]
+    listed = f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+    warnings.warn(
+        f"the maps at {listed} move nothing: no later module reads that output; learn at other sites.", stacklevel=3
+    )
+    return False
 
 
 def check_sides(source: Sequence[str], target: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lineas import files
 from lineas.errors import LineasError, first_line
+from lineas.models.written import verify_written
 from lineas.sites import is_norm
 
 PROVENANCE, CARD = "lineas.json", "README.md"
@@ -30,12 +31,15 @@ def save(
     """Write all files, or none."""
     check_free(folder, overwrite)
     with files.new_folder(folder) as beside:
+        if not hasattr(network, "save_pretrained"):
+            raise LineasError(f"a {type(network).__name__} cannot write itself; give a network of transformers.")
         network.save_pretrained(beside, max_shard_size=shard)  # type: ignore[operator]
+        verify_written(beside, network)
         save_tokenizer(beside, tokenizer)
         if provenance:
             text = json.dumps(provenance, indent=1, ensure_ascii=False) + "\n"
             (beside / PROVENANCE).write_text(text, encoding="utf-8")
-            (beside / CARD).write_text(_card(provenance), encoding="utf-8")
+            (beside / CARD).write_text(card(provenance), encoding="utf-8")
     return folder
 
 
@@ -101,9 +105,10 @@ def save_tokenizer(folder: Path, tokenizer: Any) -> None:
         file.write_text(json.dumps(described, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _card(provenance: dict[str, Any]) -> str:
+def card(provenance: dict[str, Any], library: str = "transformers") -> str:
+    """The README.md of a folded model, for the library that reads it."""
     base = provenance["base"]
-    lines = ["---", "library_name: transformers", "tags: [lineas, steering]"]
+    lines = ["---", f"library_name: {library}", "tags: [lineas, steering]"]
     if base.count("/") == 1:
         lines.append(f"base_model: {base}")
     return "\n".join(

@@ -20,6 +20,7 @@ from lineas.models import checkpoint
 from lineas.models.batches import Batch
 from lineas.models.drawing import AREA, DrawnPart, seeds_of
 from lineas.models.pipeline import ENCODERS, Guidance, PipelineNetwork, call
+from lineas.models.written import read_alike, verify_pipeline
 from lineas.sites import Site, find_sites, norm_sites
 
 SETTINGS = "drawing.json"
@@ -147,11 +148,14 @@ class ImageModel:
         checkpoint.check_free(folder, overwrite)
         with files.new_folder(folder) as beside:
             self.pipeline.save_pretrained(beside, max_shard_size=max_shard_size)
+            verify_pipeline(beside, self.pipeline)
+            read_alike(beside, self.pipeline)
             settings = {"steps": self.steps, "guidance_scale": self.guidance_scale}
             files.write_text(beside / SETTINGS, json.dumps(settings, indent=1) + "\n")
             if self.provenance:
                 text = json.dumps(self.provenance, indent=1, ensure_ascii=False) + "\n"
                 files.write_text(beside / checkpoint.PROVENANCE, text)
+                files.write_text(beside / checkpoint.CARD, checkpoint.card(self.provenance, "diffusers"))
         return folder
 
     def batch(self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None) -> Batch[DrawnPart]:

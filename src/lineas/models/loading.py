@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import file_exists, try_to_load_from_cache
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
@@ -131,8 +132,11 @@ def _load_pipeline(where: str, name: str, wanted: Any, device: str, options: dic
     except ImportError:
         raise LineasError(f"{where} draws images, which needs diffusers: pip install 'lineas[images]'.") from None
     newer = tuple(map(int, version("diffusers").split(".")[:2])) >= (0, 42)
-    kinds = {} if wanted == "auto" else {"dtype" if newer else "torch_dtype": wanted}
     try:
+        if wanted == "auto":
+            where = where if Path(where).is_dir() else str(DiffusionPipeline.download(where, **options))
+            wanted = _stored_dtype(Path(where))
+        kinds = {} if wanted is None else {"dtype" if newer else "torch_dtype": wanted}
         pipeline: Any = DiffusionPipeline.from_pretrained(where, **kinds, **options)
     except (OSError, ValueError, KeyError) as error:
         raise LineasError(f"no pipeline could be loaded from '{where}': {_reason(error)}.") from None
@@ -141,6 +145,21 @@ def _load_pipeline(where: str, name: str, wanted: Any, device: str, options: dic
     model = ImageModel(pipeline.to(device), name, options["revision"], **drawing)
     model.judge = str(where) if (Path(where) / JUDGE).is_file() else None
     return model
+
+
+def _stored_dtype(folder: Path) -> torch.dtype | None:
+    """The type that a pipeline's weights are stored in, the widest of several; None where there are none."""
+    names = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    found: torch.dtype | None = None
+    for part in json.loads((folder / INDEX).read_text(encoding="utf-8")):
+        for file in (folder / part).glob("*.safetensors"):
+            if "." in file.stem:  # a variant, which is not what is loaded
+                continue
+            with safe_open(file, "pt") as weights:
+                kinds = {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
+            for kind in kinds & names.keys():
+                found = names[kind] if found is None else torch.promote_types(found, names[kind])
+    return found
 
 
 def _reason(error: Exception) -> str:
