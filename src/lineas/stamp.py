@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import platform
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 
 def packages() -> dict[str, str]:
     """The versions that results depend on."""
     return {name: version(name) for name in ("lineas", "torch", "transformers")}
+
+
+def version_of(name: str) -> str | None:
+    """The version of a package, or None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def stamp() -> dict[str, Any]:
