@@ -16,8 +16,9 @@ from lineas.evaluation.kept import Kept, texts
 from lineas.evaluation.records import SEEDS, Evaluation, Row, seeds_of, texts_of
 from lineas.evaluation.statistics import interval
 from lineas.evaluation.systems import Steered, Untouched, check_systems
-from lineas.models.digests import known, refuse_steered
+from lineas.models.digests import known
 from lineas.models.image import ImageModel
+from lineas.models.untouched import refuse_steered
 from lineas.prompts import described
 from lineas.stamp import stamp
 

@@ -9,11 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
 from lineas.errors import LineasError
 from lineas.files import write_text
-from lineas.models.digests import Unknowable, description
+from lineas.models.digests import description, files_digest
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
+from lineas.models.untouched import Unknowable
 from lineas.stamp import packages
 
 SCHEME = 2
@@ -86,3 +89,27 @@ class Kept:
 def texts(given: Sequence[str]) -> str:
     """Return the sha256 of a list of texts, another for every list."""
     return hashlib.sha256(json.dumps(list(given)).encode()).hexdigest()
+
+
+def content_of(name: str, apart: Path | None = None) -> str | None:
+    """Return what tells the content behind a name: all bytes of a folder or a Python module, the commit of a hub id.
+
+    Args:
+        name: of a model, a judge of pictures or a classifier, as the command line takes it.
+        apart: a folder that is no part of it, though it may lie in there.
+
+    Returns:
+        None where nothing of that name is on this machine.
+    """
+    place = name.partition("@")[0]  # behind it stands a classifier's label
+    if Path(place).is_dir():
+        return files_digest(Path(place), apart=apart)
+    if (module := Path(f"{place.partition(':')[0].replace('.', '/')}.py")).is_file():
+        return files_digest(module.parent, module.name)
+    if "+" in place:  # two models that judge pictures
+        return " ".join(str(content_of(part, apart)) for part in place.split("+"))
+    try:
+        found = try_to_load_from_cache(place, "config.json") if place.count("/") == 1 else None
+    except ValueError:  # no name that the hub knows
+        return None
+    return Path(found).parent.name if isinstance(found, str) else None

@@ -17,9 +17,10 @@ from tqdm import tqdm
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.models import load_text
-from lineas.models.digests import Unknowable, description, known, refuse_steered
+from lineas.models.digests import description, known
 from lineas.models.likelihoods import likelihoods
 from lineas.models.text import TextModel
+from lineas.models.untouched import Unknowable, refuse_steered
 from lineas.stamp import packages, version_of
 from lineas.steering import steer
 

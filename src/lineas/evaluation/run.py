@@ -19,11 +19,12 @@ from lineas.evaluation.perplexity import damages, perplexities
 from lineas.evaluation.records import Evaluation, Plan, Row
 from lineas.evaluation.statistics import interval
 from lineas.evaluation.systems import System, Untouched, check_systems
-from lineas.evaluation.task_files import task_files_digest
-from lineas.models.digests import Unknowable, refuse_steered, weights_digest
+from lineas.evaluation.task_files import what_tasks_need
+from lineas.models.digests import weights_digest
 from lineas.models.text import TextModel
+from lineas.models.untouched import Unknowable, refuse_steered
 from lineas.prompts import described
-from lineas.stamp import stamp, version_of
+from lineas.stamp import stamp
 
 LOG = logging.getLogger(__name__)
 YES = 0.5
@@ -64,7 +65,7 @@ def evaluate(
     for system in systems:
         with system.applied(model):  # what does not fit is said before hours of measuring
             pass
-    kept, asked = Kept.of_model(folder, model), _of_plan(plan)
+    kept, asked = Kept.of_model(folder, model), _of_plan(plan, None if folder is None else Path(folder))
     rows, continuations = [], []
     for system in systems:
         judged = Untouched() if system.strength == 0 else system
@@ -98,26 +99,27 @@ def evaluate(
     return Evaluation(rows, continuations, facts)
 
 
-def settings_of(plan: Plan, systems: Sequence[System], model: str) -> dict[str, Any]:
+def settings_of(plan: Plan, systems: Sequence[System], model: str, apart: Path | None = None) -> dict[str, Any]:
     """Return everything an evaluation was asked for, as JSON holds it: equal for the same evaluation alone.
 
     Args:
         plan: what is measured.
         systems: what is judged.
         model: its name.
+        apart: a folder of results, which is no part of the tasks, though it may lie among them.
     """
     judged = [{"name": system.name, "strength": system.strength, **system.identity()} for system in systems]
-    return {"model": model, **_of_plan(plan), "systems": judged}
+    return {"model": model, **_of_plan(plan, apart), "systems": judged}
 
 
-def _of_plan(plan: Plan) -> dict[str, Any]:
+def _of_plan(plan: Plan, apart: Path | None) -> dict[str, Any]:
     return {
         "prompts": described(plan.prompts),
         "neutral": described(plan.neutral),
         "seeds": list(plan.seeds),
         "sampling": dict(plan.sampling),
         "classifiers": {name: getattr(judge, "__name__", str(judge)) for name, judge in plan.classifiers.items()},
-        "tasks": {**_of_tasks(plan), "names": list(plan.tasks)},
+        "tasks": {**what_tasks_need(plan, apart), "names": list(plan.tasks)},
         "max_length": plan.max_length,
     }
 
@@ -236,13 +238,6 @@ def _task(
 
 def _are_numbers(values: Any) -> bool:
     return bool(values) and all(isinstance(value, (int, float)) for value in values)
-
-
-def _of_tasks(plan: Plan) -> dict[str, Any]:
-    """What the numbers of tasks depend on beside the system."""
-    digest = None if plan.task_path is None else task_files_digest(plan.task_path)
-    versions = {name: version_of(name) for name in ("lm_eval", "datasets")}
-    return {"limit": plan.task_limit, "fewshot": plan.fewshot, "files": digest, **versions}
 
 
 def _add(row: Row, column: str, values: list[float]) -> None:

@@ -6,14 +6,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lineas.evaluation.records import Plan
 from lineas.models.digests import files_digest
+from lineas.stamp import version_of
 
 
-def task_files_digest(folder: str | Path) -> str:
+def what_tasks_need(plan: Plan, apart: Path | None = None) -> dict[str, Any]:
+    """Return what the numbers of a plan's tasks depend on beside the system, as JSON holds it.
+
+    Args:
+        plan: that names them.
+        apart: a folder of results, which is no part of the tasks, though it may lie among them.
+    """
+    digest = None if plan.task_path is None else task_files_digest(plan.task_path, apart)
+    versions = {name: version_of(name) for name in ("lm_eval", "datasets")}
+    return {"limit": plan.task_limit, "fewshot": plan.fewshot, "files": digest, **versions}
+
+
+def task_files_digest(folder: str | Path, apart: Path | None = None) -> str:
     """Return the sha256 of all files below a folder of tasks, and of the data files elsewhere that its tasks name."""
     folder = Path(folder)
     tasks = [file for file in folder.rglob("*") if file.suffix in (".yaml", ".yml")]
-    return files_digest(folder, others={file.resolve() for task in tasks for file in _named(task)})
+    return files_digest(folder, others={file.resolve() for task in tasks for file in _named(task)}, apart=apart)
 
 
 def _named(task: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""What a model's results depend on, as digests: bytes of weights, settings, tokenizers; and who else changes it."""
+"""What a model's results depend on, as digests: bytes of weights, settings, schedulers and tokenizers."""
 
 from __future__ import annotations
 
@@ -6,33 +6,26 @@ import hashlib
 import inspect
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules import module as every_module
-from torch.nn.utils import parametrize
 
-from lineas.errors import LineasError, first_line
+from lineas.errors import first_line
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
+from lineas.models.untouched import LIBRARIES, Unknowable, check_unchanged
 
 CHUNK = 2**26
 """Numbers that are copied to memory at once."""
-LIBRARIES = ("lineas", "torch", "transformers", "accelerate", "diffusers", "peft")
-"""Hooks and parametrizations of these change nothing that the digests leave out."""
 PLACES = ("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "_diffusers_version", "cache_dir")
 """Settings that say where something was read from or by what, and not what it does."""
 BOOKKEEPING = ("name_or_path", "warnings_issued", "_is_hf_initialized", "_hf_peft_config_loaded")
 OWN = {*vars(nn.Module()), *BOOKKEEPING} - {"training"}
 """Attributes of modules that change no result."""
-
-
-class Unknowable(LineasError):
-    """Something whose effect on the results cannot be put into a digest; the sentence says what."""
 
 
 def description(model: TextModel | ImageModel) -> dict[str, Any]:
@@ -93,63 +86,6 @@ def weights_digest(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
     with ThreadPoolExecutor() as pool:  # hashing and copying hold no lock
         digests = dict(zip(once, pool.map(_bytes_digest, once.values())))
     return _digest(sorted([name, str(t.dtype), list(t.shape), digests[id(t)]] for name, t in tensors.items()))
-
-
-def refuse_steered(network: nn.Module, what: str) -> None:
-    """Refuse a network on which lineas acts already.
-
-    Args:
-        network: the network that should be untouched.
-        what: the verb that needs it so, such as "evaluate".
-
-    Raises:
-        LineasError: when somebody steers it, or reads its activations.
-    """
-    if any(_root(hook) == "lineas" for module in network.modules() for hook in _hooks(module)):
-        raise LineasError(
-            f"this network is being steered, and {what} needs it untouched; end the block of steer (or call detach()) "
-            "first."
-        )
-
-
-def check_unchanged(network: nn.Module) -> None:
-    """Refuse a network whose results other code changes as well.
-
-    Raises:
-        Unknowable: naming the module and what acts there.
-    """
-    everywhere = (*every_module._global_forward_hooks.values(), *every_module._global_forward_pre_hooks.values())
-    for hook in everywhere:
-        raise Unknowable(f"{_called(hook)} is a hook on all modules.")
-    for name, module in network.named_modules():
-        place = name or type(network).__name__
-        for hook in _hooks(module):
-            if _root(hook) not in LIBRARIES:
-                raise Unknowable(f"{_called(hook)} is a hook on {place}.")
-        for replaced in ("forward", "generate"):
-            if replaced in vars(module) and not hasattr(module, "_hf_hook"):
-                raise Unknowable(f"{place}.{replaced} was replaced.")
-        for changes in module.parametrizations.values() if parametrize.is_parametrized(module) else ():  # type: ignore[operator,union-attr]
-            for change in changes:
-                if _root(type(change)) not in LIBRARIES:
-                    raise Unknowable(f"{type(change).__name__} is a parametrization of {place}.")
-
-
-def _hooks(module: nn.Module) -> Iterator[Any]:
-    yield from list(module._forward_hooks.values())
-    yield from list(module._forward_pre_hooks.values())
-
-
-def _root(code: Any) -> str:
-    """The package that a function, a method, a partial, or an object that can be called, comes from."""
-    code = getattr(code, "func", code)
-    where = getattr(code, "__module__", None) or type(code).__module__
-    return str(where).partition(".")[0]
-
-
-def _called(code: Any) -> str:
-    code = getattr(code, "func", code)
-    return str(getattr(code, "__qualname__", type(code).__name__))
 
 
 def _network(network: nn.Module) -> dict[str, Any]:
@@ -218,10 +154,19 @@ def _as_saved(tokenizer: Any) -> str:
         return files_digest(Path(folder))
 
 
-def files_digest(folder: Path, pattern: str = "*", others: Iterable[Path] = ()) -> str:
-    """sha256 over names and bytes of all files below a folder that match a pattern, and of others by their paths."""
+def files_digest(folder: Path, pattern: str = "*", others: Iterable[Path] = (), apart: Path | None = None) -> str:
+    """sha256 over the names and bytes of files.
+
+    Args:
+        folder: all files below it that match the pattern count.
+        pattern: of their names.
+        others: files elsewhere that count as well, by their paths.
+        apart: a folder in there of which no file counts.
+    """
     files = {str(file.relative_to(folder)): file for file in folder.rglob(pattern) if file.is_file()}
     files |= {str(file): file for file in others}
+    if apart is not None:
+        files = {name: file for name, file in files.items() if apart.resolve() not in file.resolve().parents}
     return _digest([[name, _file_digest(file)] for name, file in sorted(files.items())])
 
 
