@@ -21,9 +21,11 @@ from lineas.models.untouched import LIBRARIES, Unknowable, check_unchanged
 
 CHUNK = 2**26
 """Numbers that are copied to memory at once."""
-PLACES = ("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "_diffusers_version", "cache_dir")
-"""Settings that say where something was read from or by what, and not what it does."""
+PLACES = ("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "_diffusers_version")
+PLACES += ("cache_dir", "_use_default_values")
+"""Settings that say where something was read from, by what or how, and not what it does."""
 BOOKKEEPING = ("name_or_path", "warnings_issued", "_is_hf_initialized", "_hf_peft_config_loaded")
+BOOKKEEPING += ("_output_capturing_hooks_installed", "_diffusers_hook")
 OWN = {*vars(nn.Module()), *BOOKKEEPING} - {"training"}
 """Attributes of modules that change no result."""
 
@@ -39,6 +41,9 @@ def description(model: TextModel | ImageModel) -> dict[str, Any]:
     """
     check_unchanged(model.network)
     if isinstance(model, ImageModel):
+        for part in model.pipeline.components.values():
+            if isinstance(part, nn.Module):
+                check_unchanged(part)
         about = {name: known(part) for name, part in sorted(model.pipeline.components.items())}
         about |= {"pipeline": _digest(_plain(dict(model.pipeline.config))), **_plain(model.facts)}
     else:
@@ -91,7 +96,7 @@ def weights_digest(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
 def _network(network: nn.Module) -> dict[str, Any]:
     """A network's weights, settings, form, and what its modules hold beside weights."""
     attributes = {
-        name: {key: _plain(value) for key, value in vars(module).items() if key not in OWN and _is_plain(value)}
+        name: {key: _attribute(value) for key, value in vars(module).items() if key not in OWN}
         for name, module in network.named_modules()
     }
     return {
@@ -101,6 +106,13 @@ def _network(network: nn.Module) -> dict[str, Any]:
         "generation": _digest(_settings(getattr(network, "generation_config", None))),
         "form": _digest([repr(network), attributes]),
     }
+
+
+def _attribute(value: Any) -> Any:
+    """What a module's attribute says: itself, where it is a number or the like, or what kind of thing it is."""
+    if _is_plain(value):
+        return _plain(value)
+    return f"{value.__module__}.{value.__qualname__}" if inspect.isroutine(value) else _kind(value)
 
 
 def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
