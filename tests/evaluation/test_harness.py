@@ -188,6 +188,16 @@ def test_kept_answers_are_those_of_the_same_model_intervention_and_strength(
         answers(made(pretrained=stories), cache)
 
 
+def test_a_head_with_weights_of_its_own_keeps_them(stories: lineas.TextModel) -> None:
+    network = copy.deepcopy(stories.network)
+    network.config.tie_word_embeddings = True
+    network.lm_head.weight = torch.nn.Parameter(network.lm_head.weight.detach() * 2)
+    before = network.lm_head.weight
+    model_class()(pretrained=lineas.TextModel(network, stories.tokenizer))
+    assert network.lm_head.weight is before
+    assert "tie_weights" not in vars(network)
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"interventon": "iv"}, "no argument 'interventon'; did you mean intervention?"),
     ({"strengths": 1}, "no argument 'strengths'; did you mean strength?"),
@@ -227,7 +237,11 @@ def test_a_model_argument_that_nobody_takes_is_refused(
 def test_a_calibrated_strength_tokens_and_another_model_are_taken(
     stories: lineas.TextModel, harsh: Path, tmp_path: Path
 ) -> None:
-    calm = lineas.Intervention.load(harsh).with_facts(calibration={"strength": 0.25, "reached": True}).save(tmp_path / "calm")
+    calm = (
+        lineas.Intervention.load(harsh)
+        .with_facts(calibration={"strength": 0.25, "reached": True})
+        .save(tmp_path / "calm")
+    )
     more = {"strength": "calibrated", "tokens": "generated", "other_model": True, "batch_size": 2}
     made = model_class().create_from_arg_obj(
         {"pretrained": stories, "intervention": str(calm), **more}, {"batch_size": 1, "device": None}

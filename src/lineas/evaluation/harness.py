@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ BOOTSTRAP = 1000
 def run_tasks(
     model: TextModel,
     tasks: Sequence[str],
-    path: str | None = None,
+    path: str | Path | None = None,
     limit: int | None = None,
     prefix: str = "",
     fewshot: int | None = None,
@@ -64,14 +65,14 @@ def run_tasks(
     return {task: _result(task, found["results"][task]) for task in tasks}
 
 
-def check_tasks(tasks: Sequence[str], path: str | None = None) -> Any:
+def check_tasks(tasks: Sequence[str], path: str | Path | None = None) -> Any:
     """Refuse names that lm-eval does not know, or that stand for several tasks without a number of their own.
 
     Returns:
         lm-eval's TaskManager, with the folder's task files.
     """
     _, manager_of = _lm_eval()
-    manager = manager_of(include_path=path)
+    manager = manager_of(include_path=None if path is None else str(path))
     for task in tasks:
         if task in manager.all_tags:
             like = (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from lineas.errors import LineasError
+from lineas.evaluation.model_args import as_strength, check_batch_size, check_model_args
 from lineas.intervention import Intervention
 from lineas.models import load_text
 from lineas.models.digests import description, known
@@ -27,46 +28,6 @@ from lineas.steering import steer
 BATCH = 16
 MODEL_TYPE = "lineas"
 NOT_INSTALLED = "tasks need lm-eval: pip install 'lineas[evaluate]'."
-OWN = ("pretrained", "intervention", "strength", "tokens", "other_model", "dtype", "revision", "device", "batch_size")
-ACTING: dict[str, type | tuple[type, ...]] = {
-    "max_length": int,
-    "max_batch_size": int,
-    "truncation": bool,
-    "add_bos_token": bool,
-    "prefix_token_id": int,
-    "think_end_token": (str, int),
-    "enable_thinking": bool,
-    "chat_template_args": dict,
-}
-"""Arguments of lm-eval's own `hf` that do something for a model that is loaded already, and their types."""
-RENAMED = {"force": "other_model", "model": "pretrained", "name": "pretrained"}
-
-
-def check_model_args(given: Mapping[str, Any], of_hf: Sequence[str] = ()) -> None:
-    """Refuse arguments that would be passed over: those that nobody knows, and those by which `hf` loads weights.
-
-    Args:
-        given: arguments beside those of OWN.
-        of_hf: all that `hf` knows, for the message.
-
-    Raises:
-        LineasError: naming the argument, and the nearest right one.
-    """
-    takes = (*OWN, *ACTING)
-    for name, value in given.items():
-        if name not in ACTING:
-            near = RENAMED.get(name) or next(iter(difflib.get_close_matches(name, takes, 1)), None)
-            meant = f"; did you mean {near}?" if near else "."
-            if name in of_hf:
-                raise LineasError(
-                    f"'{name}' is an argument of lm-eval's hf that does nothing for the model type lineas, which loads "
-                    f"the model itself{meant} It takes {', '.join(takes)}."
-                )
-            raise LineasError(f"the model type lineas has no argument '{name}'{meant} It takes {', '.join(takes)}.")
-        kind = ACTING[name]
-        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
-            names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
-            raise LineasError(f"the model argument {name} is {names}, not {value!r}.")
 
 
 def model_class() -> type:
@@ -103,7 +64,7 @@ def model_class() -> type:
             **options: Any,
         ) -> None:
             check_model_args(options, of_hf)
-            _check_batch_size(batch_size)
+            check_batch_size(batch_size)
             asked = {"strength": strength, "tokens": tokens, "other_model": other_model or None}
             learned = _learned(intervention, asked)
             if pretrained is None and learned is not None and learned.base is not None:
@@ -111,11 +72,12 @@ def model_class() -> type:
             self.read = loaded = _model(pretrained, {"dtype": dtype, "device": device, "revision": revision})
             tokenizer = copy.deepcopy(loaded.tokenizer)  # lm-eval gives it a padding token
             given = options | {"tokenizer": tokenizer, "backend": "causal", "batch_size": batch_size or BATCH}
-            super().__init__(pretrained=loaded.network, **given)
+            with _as_it_is(loaded.network):
+                super().__init__(pretrained=loaded.network, **given)
             self._asked = {**options, "tokens": tokens or "all"}
             self._tokens, self._other_model, self._learned = tokens or "all", bool(other_model), learned
             self.live: Any = None
-            self._steer(1.0 if strength is None or learned is None else _as_strength(strength, learned))
+            self._steer(1.0 if strength is None or learned is None else as_strength(strength, learned))
 
         @classmethod
         def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
@@ -199,6 +161,16 @@ def model_class() -> type:
     return LineasLM
 
 
+@contextmanager
+def _as_it_is(network: Any) -> Iterator[None]:
+    """Within the block nobody ties a network's weights; lm-eval would undo a head that was given weights of its own."""
+    vars(network)["tie_weights"] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        del vars(network)["tie_weights"]
+
+
 def register() -> None:
     """Make the model type known to lm-eval in this process."""
     made = model_class()
@@ -232,18 +204,3 @@ def _model(pretrained: Any, options: dict[str, Any]) -> TextModel:
     if given.get("device", "").startswith("cuda") and not torch.cuda.is_available():
         del given["device"]  # lm_eval's own default
     return load_text(None if pretrained is None else str(pretrained), **given)
-
-
-def _as_strength(strength: Any, learned: Intervention) -> float:
-    if strength == "calibrated":
-        return learned.calibrated_strength
-    if isinstance(strength, bool) or not isinstance(strength, (int, float)):
-        raise LineasError(f"the model argument strength is a number or 'calibrated', not {strength!r}.")
-    return float(strength)
-
-
-def _check_batch_size(given: Any) -> None:
-    text = str(given)
-    least = text.removeprefix("auto:") if text.startswith("auto:") else text
-    if given is not None and text != "auto" and not (least.isascii() and least.isdigit() and int(least) > 0):
-        raise LineasError(f"batch_size is a whole number of at least 1, auto or auto:N, not {given!r}.")

@@ -137,7 +137,7 @@ def _bytes_digest(tensor: torch.Tensor) -> str:
     digest = hashlib.sha256()
     try:
         for part in tensor.detach().reshape(-1).split(CHUNK):
-            digest.update(memoryview(part.cpu().contiguous().view(torch.uint8).numpy()))
+            digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise Unknowable(f"the bytes of a {type(tensor).__name__} cannot be read ({first_line(error)}).") from None
     return digest.hexdigest()
