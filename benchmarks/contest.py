@@ -24,7 +24,7 @@ from record import UPPER_NORMS, about, learn_at_some_rate
 import lineas
 from lineas.evaluation.classifiers import Classifier
 from lineas.evaluation.records import Plan, Row
-from lineas.evaluation.run import evaluate, weights_digest
+from lineas.evaluation.run import evaluate
 from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
 from lineas.files import write_text
 from lineas.learning.lora import LoRA
@@ -102,7 +102,7 @@ class Contest:
         self.instruction = instruction
         self.results = record.RESULTS / name
         self.folder = RUNS / f"{learned_in or name}-{Path(model.name).name}"
-        self.weights = weights_digest(model)
+        self.weights = weights_sums(model)
         self.until = time.monotonic() + 60 * options.minutes
         self.methods = methods(unwanted)
 
@@ -213,6 +213,14 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--no-curves", dest="curves", action="store_false", help="strength 1 alone")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop in time; run again to go on")
     return parser
+
+
+def weights_sums(model: lineas.TextModel) -> str:
+    """A digest of the sums of all weights, under which the results in the repository were kept."""
+    sums = [
+        f"{name} {p.double().sum():.10g} {p.double().abs().sum():.10g}" for name, p in model.network.named_parameters()
+    ]
+    return hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
 
 def _plain(row: Row) -> dict:

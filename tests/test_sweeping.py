@@ -519,6 +519,8 @@ def test_mistakes_are_one_sentence(
 def test_a_sweep_of_other_settings_is_not_gone_on_with(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *SWEEP, "--gamma", "3e-3")
     check_refused(capsys, judged, "holds a sweep of other settings", *SWEEP, "--gamma", "4e-3")
+    (judged / "judges_of_test.py").write_text(JUDGES + "\n# another judge of the same name\n")
+    check_refused(capsys, judged, "holds a sweep of other settings", *SWEEP, "--gamma", "3e-3")
     (judged / "s" / "notes.txt").write_text("what I saw")
     code, _, _ = run(capsys, *SWEEP, "--gamma", "4e-3", "--force")
     assert code == 0

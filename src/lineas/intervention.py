@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+import json
+import math
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -158,11 +160,12 @@ class Intervention:
         return float((own - others).norm()) / size if size else float(others.norm() > 0)
 
     def digest(self) -> str:
-        """sha256 of all names and numbers: what is kept or cached for one intervention is never used for another."""
+        """sha256 of all sites and numbers: what is kept or cached for one intervention is never used for another."""
         found = hashlib.sha256()
         for name, map_ in sorted(self.maps.items()):
-            gate = self.gates.get(name)
-            found.update(name.encode() + b"\0")
+            gate, site = self.gates.get(name), self.sites[name]
+            place = [name, site.module, site.output, site.axis, map_.width, gate is not None]
+            found.update(json.dumps(place).encode() + b"\0")
             for tensor in (map_.scale, map_.shift, *((gate.weight, gate.bias) if gate else ())):
                 found.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return found.hexdigest()

@@ -13,6 +13,14 @@ def packages() -> dict[str, str]:
     return {name: _version(name) for name in ("lineas", "torch", "transformers")}
 
 
+def version_of(name: str) -> str | None:
+    """The version of a package, or None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
 def stamp() -> dict[str, Any]:
     """`versions`, Python's among them, and `created`, in UTC."""
     return {

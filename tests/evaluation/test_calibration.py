@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,6 +71,43 @@ def test_a_goal_that_means_nothing_is_refused(goal: str, sentence: str) -> None:
 @pytest.mark.parametrize(("text", "bound"), [("kl<=1e-3", 1e-3), ("kl<=.1", 0.1), ("kl <= 2.", 2.0)])
 def test_numbers_are_read_as_they_are_written(text: str, bound: float) -> None:
     assert Goal.damage(text).bound == bound
+
+
+@pytest.mark.parametrize("text", ["ppl+1e400%", "ppl<=1e400", "toxic>=1e999%"])
+def test_a_bound_that_bounds_nothing_is_refused(text: str) -> None:
+    with pytest.raises(LineasError, match="is no finite number, so it bounds nothing"):
+        Goal.damage(text)
+
+
+@pytest.mark.parametrize("text", ["kl<=\u0663", "kl<=\uff11", "ppl+1_0%", 5, None])
+def test_what_is_no_number_as_it_is_written_is_no_goal(text: Any) -> None:
+    with pytest.raises(LineasError, match=r"is no goal|a goal is a text"):
+        Goal.damage(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"effect": "toxic-50%"}, "the effect is a Goal"),
+        ({"damage": Goal.damage("ppl+5%"), "largest": "1"}, "largest is a finite number, not '1'"),
+        ({"damage": Goal.damage("ppl+5%"), "tolerance": float("nan")}, "tolerance is a finite number, not nan"),
+        ({"damage": Goal.damage("ppl+5%"), "largest": None}, "largest is a finite number, not None"),
+    ],
+)
+def test_wrong_types_are_said(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(LineasError, match=sentence):
+        calibrate(model, **arguments)
+
+
+def test_a_destroyed_model_is_said_in_one_sentence(
+    learned: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def destroyed(model: Any, applied: Any, sentences: list[str], *_: Any) -> tuple[list[float], list[float]]:
+        return [float("nan")] * len(sentences), [float("nan")] * len(sentences)
+
+    monkeypatch.setattr("lineas.evaluation.run.damages", destroyed)
+    sentence = "2 of 2 sentences; the model is destroyed; a smaller --largest may do."
+    check_refused(capsys, learned, sentence, *CALIBRATE)
 
 
 def test_a_tolerance_finer_than_numbers_ends() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from console import check_refused
 
 import lineas
 from lineas import LineasError
@@ -128,6 +132,145 @@ def test_the_command_line_of_lm_eval_knows_the_model_type(
     assert "truthful_here" in capsys.readouterr().out
     (written,) = (tmp_path / "out").rglob("results_*.json")
     assert 0 <= json.loads(written.read_text())["results"]["truthful_here"]["acc,none"] <= 1
+
+
+def answers(asked: Any, cache: Path) -> tuple[Any, ...]:
+    """What lm-eval gets of a model whose answers it keeps in a file."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import CachingLM
+
+    kept = CachingLM(asked, str(cache))
+    compared = kept.loglikelihood([Instance("loglikelihood", {}, ("Once upon", " a time"), 0)])
+    rolling = kept.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("Once upon a time",), 0)])
+    settings = {"until": ["."], "max_gen_toks": 6, "do_sample": False}
+    made = kept.generate_until([Instance("generate_until", {}, ("Once upon a time", settings), 0)])
+    kept.dbdict.close()
+    return compared[0], rolling[0], made[0]
+
+
+def test_kept_answers_are_those_of_the_same_model_intervention_and_strength(
+    stories: lineas.TextModel, harsh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, made = tmp_path / "x.db", model_class()
+    given: dict[str, dict[str, Any]] = {
+        "untouched": {},
+        "0": {"intervention": str(harsh), "strength": 0},
+        "1": {"intervention": str(harsh), "strength": 1},
+        "0.5": {"intervention": str(harsh), "strength": 0.5},
+    }
+
+    def asked(pretrained: lineas.TextModel, cache: Path, **options: Any) -> tuple[Any, ...]:
+        model = made(pretrained=pretrained, **options)
+        try:
+            return answers(model, cache)
+        finally:
+            if model.live is not None:
+                model.live.detach()
+
+    true = {name: asked(stories, tmp_path / f"{name}.db", **options) for name, options in given.items()}
+    assert true["untouched"] == true["0"] != true["1"] != true["0.5"]
+    for _ in range(2):
+        assert {name: asked(stories, cache, **options) for name, options in given.items()} == true
+    network = copy.deepcopy(stories.network)
+    network.model.norm.weight.data.mul_(0.5)
+    other = lineas.TextModel(network, stories.tokenizer, stories.name)
+    assert asked(other, cache) == asked(other, tmp_path / "other.db") != true["untouched"]
+    with monkeypatch.context() as patch:
+        patch.setattr("lineas.evaluation.lm.likelihoods", None)  # nothing is computed again
+        assert asked(stories, cache, **given["0.5"])[:2] == true["0.5"][:2]
+        with pytest.raises(TypeError):  # only those generated are steered: another model
+            asked(stories, cache, intervention=str(harsh), tokens="all", strength=0.25)
+    changed = made(pretrained=stories, **given["1"])
+    changed.live.strength = 0.5
+    assert answers(changed, cache) == true["0.5"]
+    changed.live.detach()
+    with lineas.steer(stories, lineas.Intervention.load(harsh)), pytest.raises(LineasError, match="is being steered"):
+        answers(made(pretrained=stories), cache)
+
+
+def test_a_head_with_weights_of_its_own_keeps_them(stories: lineas.TextModel) -> None:
+    network = copy.deepcopy(stories.network)
+    network.config.tie_word_embeddings = True
+    network.lm_head.weight = torch.nn.Parameter(network.lm_head.weight.detach() * 2)
+    before = network.lm_head.weight
+    model_class()(pretrained=lineas.TextModel(network, stories.tokenizer))
+    assert network.lm_head.weight is before
+    assert "tie_weights" not in vars(network)
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"interventon": "iv"}, "no argument 'interventon'; did you mean intervention?"),
+    ({"strengths": 1}, "no argument 'strengths'; did you mean strength?"),
+    ({"force": True}, "no argument 'force'; did you mean other_model?"),
+    ({"load_in_8bit": True}, "no argument 'load_in_8bit'"),
+    ({"device_map": "auto"}, "no argument 'device_map'"),
+    *(
+        ({name: "x"}, f"'{name}' is an argument of lm-eval's hf that does nothing")
+        for name in ("peft", "delta", "autogptq", "gptqmodel", "parallelize", "subfolder", "tokenizer", "backend",
+                     "trust_remote_code", "gguf_file", "softmax_dtype", "logits_cache")
+    ),
+    ({"max_length": "long"}, "max_length is int, not 'long'"),
+    ({"add_bos_token": 1}, "add_bos_token is bool, not 1"),
+    ({"batch_size": 0}, "batch_size is a whole number of at least 1, auto or auto:N, not 0"),
+    ({"batch_size": "many"}, "batch_size is a whole number"),
+    ({"dtype": "float32"}, "loaded already, so its dtype is what it is"),
+    ({"strength": 1.0}, "strength is of an intervention, and none is given"),
+    ({"tokens": "prompt"}, "tokens is of an intervention"),
+    ({"intervention": "HARSH", "strength": "calibrated"}, "no calibrated strength"),
+    ({"intervention": "HARSH", "strength": "strong"}, "a number or 'calibrated', not 'strong'"),
+    ({"intervention": "HARSH", "tokens": "some"}, "tokens must be"),
+    ({"intervention": "HARSH", "other_model": "yes"}, "other_model is True or False"),
+    ({"pretrained": 0.5}, "a hub id, a folder or a TextModel, not a float"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), REFUSED, ids=[" ".join(map(str, a)) + s[-9:] for a, s in REFUSED])
+def test_a_model_argument_that_nobody_takes_is_refused(
+    arguments: dict[str, Any], sentence: str, stories: lineas.TextModel, harsh: Path
+) -> None:
+    given = {name: str(harsh) if value == "HARSH" else value for name, value in arguments.items()}
+    with pytest.raises(LineasError, match=re.escape(sentence)):
+        model_class()(**{"pretrained": stories, **given})
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in stories.network.modules())
+
+
+def test_a_calibrated_strength_tokens_and_another_model_are_taken(
+    stories: lineas.TextModel, harsh: Path, tmp_path: Path
+) -> None:
+    calm = (
+        lineas.Intervention.load(harsh)
+        .with_facts(calibration={"strength": 0.25, "reached": True})
+        .save(tmp_path / "calm")
+    )
+    more = {"strength": "calibrated", "tokens": "generated", "other_model": True, "batch_size": 2}
+    made = model_class().create_from_arg_obj(
+        {"pretrained": stories, "intervention": str(calm), **more}, {"batch_size": 1, "device": None}
+    )
+    assert made.live.strength == 0.25
+    assert made.batch_size == 2
+    with pytest.raises(LineasError, match="tokens=generated is for tasks that generate"):
+        made._loglikelihood_tokens([(None, [1], [2])])
+    made.live.detach()
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("Tasks not found: no_such"), "lm-eval has no task: no_such; `lineas lm-eval ls tasks`"),
+        (RuntimeError("the data could not be fetched\nand more"), "lm-eval ended: RuntimeError: the data could not"),
+    ],
+)
+def test_what_ends_lm_eval_is_one_sentence(
+    error: Exception, sentence: str, desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing() -> None:
+        raise error
+
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", failing)
+    check_refused(capsys, desk, sentence, "lm-eval", "--model", "lineas", "--tasks", "no_such")
+    monkeypatch.setenv("LINEAS_DEBUG", "1")
+    with pytest.raises(type(error)):
+        main(["lm-eval", "--model", "lineas", "--tasks", "no_such"])
 
 
 def test_the_tokenizer_and_the_generators_stay_as_they_were(stories: lineas.TextModel, tasks: Path) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import families
 import pytest
 import torch
 from families import OTHER_PROMPTS, PROMPTS
+from peft import LoraConfig, PeftModel, get_peft_model
 
 import lineas
 from lineas import LineasError
 from lineas.evaluation.systems import Adapted
 from lineas.learning.lora import LoRA
+from lineas.models.adapters import attached
 
 
 def logits(model: lineas.TextModel) -> torch.Tensor:
@@ -63,6 +67,80 @@ def test_every_family_is_afterwards_as_before(family: str, tmp_path: Path) -> No
         assert float((logits(model) - plain).norm()) > 1e-3
     assert torch.equal(logits(model), plain)
     assert [name for name, _ in model.network.named_modules()] == modules
+
+
+LORAS: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {"target_modules": ["embed_tokens", "q_proj"]}),
+    ("llama", {"target_modules": ["o_proj", "lm_head"], "lora_bias": True}),
+    ("gemma3", {"target_modules": ["embed_tokens"]}),  # scales its embeddings, and its head is tied to them
+    ("gpt2", {"target_modules": ["wte", "c_attn"], "fan_in_fan_out": True}),
+    ("mixtral", {"target_modules": ["embed_tokens"], "target_parameters": ["mlp.experts.gate_up_proj"]}),
+    ("llama", {"target_modules": ["q_proj", "up_proj"], "rank_pattern": {"q_proj": 2}, "use_rslora": True}),
+]
+
+
+@pytest.mark.parametrize(("family", "settings"), LORAS)
+def test_every_layer_that_peft_adapts_follows_the_strength(
+    family: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    model = families.model(family)
+    plain = logits(model)
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=12, init_lora_weights=False, **settings)
+    get_peft_model(copy.deepcopy(model.network), config).save_pretrained(str(tmp_path))
+    own = PeftModel.from_pretrained(copy.deepcopy(model.network), str(tmp_path)).eval()
+    whole = logits(lineas.TextModel(own, model.tokenizer))
+    moved = {}
+    for strength in (1e-5, 1.0, 0.0, 0.5, 1e-5):
+        with attached(model.network, tmp_path, strength):
+            found = logits(model)
+        assert strength not in moved or torch.equal(moved[strength], found)
+        moved[strength] = found
+    assert torch.equal(logits(model), plain)
+    assert torch.equal(moved[0.0], plain)
+    assert torch.equal(moved[1.0], whole)
+    sizes = [float((moved[strength] - plain).norm()) for strength in (0.0, 1e-5, 0.5)]
+    assert sizes[0] < sizes[1] < 0.1 * sizes[2]
+
+
+REFUSED: list[dict[str, Any]] = [
+    {"use_dora": True},
+    {"layer_replication": [[0, 2], [0, 2]]},
+    {"alora_invocation_tokens": [5, 6]},
+    {"kasa_config": {"beta": 1e-4, "gamma": 1e-3}},
+    {"modules_to_save": ["lm_head"]},
+    {"trainable_token_indices": [1, 2]},
+    {"init_lora_weights": "pissa"},
+]
+
+
+@pytest.mark.parametrize("change", REFUSED, ids=[next(iter(change)) for change in REFUSED])
+def test_an_adapter_that_has_no_strength_or_cannot_be_taken_off_is_refused_by_what_it_is(
+    change: dict[str, Any], adapter: Path, stories: lineas.TextModel, tmp_path: Path
+) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | change))
+    (tmp_path / "adapter_model.safetensors").write_bytes((adapter / "adapter_model.safetensors").read_bytes())
+    plain = logits(stories)
+    with (
+        pytest.raises(LineasError, match=rf"is not a plain LoRA \({next(iter(change))}="),
+        Adapted("lora", tmp_path).applied(stories),
+    ):
+        pass
+    assert torch.equal(logits(stories), plain)
+
+
+def test_a_network_that_carries_an_adapter_keeps_it(adapter: Path, tmp_path: Path) -> None:
+    model = families.model("llama")
+    get_peft_model(model.network, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    carrying = logits(model)
+    with pytest.raises(LineasError, match="carries an adapter of peft already"), attached(model.network, adapter, 1.0):
+        pass
+    with pytest.raises(LineasError, match="carries an adapter of peft already"):
+        LoRA(epochs=1).fine_tune(model, PROMPTS, tmp_path / "new")
+    assert torch.equal(logits(model), carrying)
+    with pytest.raises(LineasError, match="finite"), attached(model.network, adapter, float("inf")):
+        pass
 
 
 def test_the_same_seed_gives_the_same_adapter(stories: lineas.TextModel, tmp_path: Path) -> None:

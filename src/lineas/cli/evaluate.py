@@ -48,7 +48,7 @@ from lineas.cli.judged import (
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
 from lineas.evaluation.harness import check_tasks
-from lineas.evaluation.records import Evaluation, Plan
+from lineas.evaluation.records import BATCH, Evaluation, Plan
 from lineas.evaluation.report import EFFECTS, columns, failures, first_taken, markdown, plot_effect_and_damage
 from lineas.evaluation.run import evaluate as judge
 from lineas.evaluation.systems import Adapted, Prompted, System, Untouched
@@ -94,7 +94,7 @@ def evaluate(
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 0.3,
     repetition_penalty: RepetitionOption = 1.2,
-    batch_size: Annotated[int, typer.Option(help="Prompts that are continued together.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Prompts that are continued together.")] = BATCH,
     dtype: DtypeOption = "auto",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="JSON, table, plot, texts; goes on there if interrupted.")

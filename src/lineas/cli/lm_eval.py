@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
-from lineas.evaluation.harness import register
+from lineas.errors import LineasError, first_line
+from lineas.evaluation.lm import register
 
 
 def lm_eval(
@@ -23,5 +25,23 @@ def lm_eval(
     before, sys.argv = sys.argv, ["lm_eval", *(arguments or [])]
     try:
         cli_evaluate()
+    except LineasError:
+        raise
+    except Exception as error:  # lm-eval, datasets and what lies under them have their own
+        if os.environ.get("LINEAS_DEBUG"):
+            raise
+        raise LineasError(_in_words(error)) from error
     finally:
         sys.argv = before
+
+
+def _in_words(error: Exception) -> str:
+    """One sentence for what ended lm-eval."""
+    first = first_line(error)
+    if first.startswith("Tasks not found"):
+        return (
+            f"lm-eval has no task{first.removeprefix('Tasks not found')}; `lineas lm-eval ls tasks` lists its own, and "
+            "a folder with task files is given as --include_path."
+        )
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return f"lm-eval ended: {kind}{first} (LINEAS_DEBUG=1 shows where)."

@@ -24,6 +24,7 @@ from lineas.cli.judged import ClassifierOption, JudgeOption, LimitOption, Neutra
 from lineas.cli.learn import METHODS, method_of
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
+from lineas.evaluation.kept import content_of
 from lineas.evaluation.measures import Measures
 from lineas.files import write_text
 from lineas.learning import check_sides
@@ -133,6 +134,9 @@ def sweep(
         "measures": {
             **asdict(measures),
             **{side: described(getattr(measures, side)) for side in ("prompts", "neutral")},
+        },
+        "content": {
+            name: content_of(name, out) for name in (model, picture_judge, *measures.classifiers.values()) if name
         },
     }
     no_bars()

@@ -16,6 +16,10 @@ PERCENT = ("img_score", "clip_score")
 """Measures that are percentages as they are; of the others "80%" is 0.8."""
 
 
+def _is_finite(number: Any) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+
+
 @dataclass(frozen=True)
 class Goal:
     """A bound on one measure, such as "toxic-50%" or "ppl<=30".
@@ -26,6 +30,9 @@ class Goal:
         bound: a value, or where `relative`, a factor of the untouched model's.
         relative: which of both.
         text: as it was given.
+
+    Raises:
+        LineasError: when the bound is no finite number.
     """
 
     measure: str
@@ -33,6 +40,10 @@ class Goal:
     bound: float
     relative: bool
     text: str
+
+    def __post_init__(self) -> None:
+        if not _is_finite(self.bound):
+            raise LineasError(f"the bound of '{self.text}' is no finite number, so it bounds nothing.")
 
     @classmethod
     def effect(cls, text: str) -> Goal:
@@ -60,7 +71,9 @@ class Goal:
 
     @classmethod
     def _read(cls, text: str, reached: bool) -> Goal:
-        number = r"(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)"
+        if not isinstance(text, str):
+            raise LineasError(f"a goal is a text such as 'toxic-50%', not {text!r}.")
+        number = r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)"
         absolute = re.fullmatch(rf"\s*(\w+)\s*(<=|>=)\s*{number}\s*(%?)\s*", text)
         relative = re.fullmatch(rf"\s*(\w+)\s*([+-])\s*{number}\s*%\s*", text)
         found = absolute or relative
@@ -125,6 +138,12 @@ def calibrate(
     """
     if effect is None and damage is None:
         raise LineasError("calibrating needs a goal: an effect to reach, or a damage not to exceed.")
+    for name, given in (("effect", effect), ("damage", damage)):
+        if given is not None and not isinstance(given, Goal):
+            raise LineasError(f"the {name} is a Goal, such as Goal.{name}('toxic-50%'), not {given!r}.")
+    for name, number in (("largest", largest), ("tolerance", tolerance)):
+        if not _is_finite(number):
+            raise LineasError(f"{name} is a finite number, not {number!r}.")
     if not 0 < tolerance < largest < math.inf:
         raise LineasError(
             f"the tolerance is above 0 and below the largest strength, not {tolerance:g} with {largest:g}."
@@ -133,13 +152,14 @@ def calibrate(
 
     def at(strength: float) -> dict[str, float]:
         if strength not in seen:
-            seen[strength] = measure(strength)
+            seen[strength] = values = measure(strength)
+            for goal in (effect, damage):
+                if goal is not None and goal.measure not in values:
+                    raise LineasError(f"'{goal.text}' is about {goal.measure}, and measured were {', '.join(values)}.")
         return seen[strength]
 
     untouched = at(0.0)
     for goal in (effect, damage):
-        if goal is not None and goal.measure not in untouched:
-            raise LineasError(f"'{goal.text}' is about {goal.measure}, and measured were {', '.join(untouched)}.")
         if goal is not None and goal.relative and untouched[goal.measure] == 0:
             raise LineasError(
                 f"'{goal.text}' is relative to the untouched model, whose {goal.measure} is 0 here; give a value, such "

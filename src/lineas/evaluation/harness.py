@@ -7,33 +7,27 @@ is `lm_eval` with the model type `lineas` known to it; it takes all of that comm
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from lineas.errors import LineasError
-from lineas.intervention import Intervention
-from lineas.models import load_text
-from lineas.models.likelihoods import likelihoods
+from lineas.evaluation.lm import NOT_INSTALLED, model_class
 from lineas.models.text import TextModel
-from lineas.steering import steer
 
-BATCH = 16
 BOOTSTRAP = 1000
 """Resamples for the standard errors that have no formula."""
-MODEL_TYPE = "lineas"
 
 
 def run_tasks(
     model: TextModel,
     tasks: Sequence[str],
-    path: str | None = None,
+    path: str | Path | None = None,
     limit: int | None = None,
     prefix: str = "",
     fewshot: int | None = None,
@@ -71,14 +65,14 @@ def run_tasks(
     return {task: _result(task, found["results"][task]) for task in tasks}
 
 
-def check_tasks(tasks: Sequence[str], path: str | None = None) -> Any:
+def check_tasks(tasks: Sequence[str], path: str | Path | None = None) -> Any:
     """Refuse names that lm-eval does not know, or that stand for several tasks without a number of their own.
 
     Returns:
         lm-eval's TaskManager, with the folder's task files.
     """
     _, manager_of = _lm_eval()
-    manager = manager_of(include_path=path)
+    manager = manager_of(include_path=None if path is None else str(path))
     for task in tasks:
         if task in manager.all_tags:
             like = (
@@ -92,77 +86,6 @@ def check_tasks(tasks: Sequence[str], path: str | None = None) -> Any:
                 "given as --task-path."
             )
     return manager
-
-
-def model_class() -> type:
-    """lm-eval's model type `lineas`: a model of transformers with an intervention.
-
-    Its arguments (`--model_args`): `pretrained` (hub id or folder; where left out, the intervention's own model or the
-    default one), `intervention` (folder, shipped name or hub id), `strength` (1), `dtype`
-    ("auto"), and those of lm-eval's own `hf` that do not concern the weights.
-    """
-    try:
-        from lm_eval.models.huggingface import HFLM
-    except ImportError:
-        raise LineasError(NOT_INSTALLED) from None
-
-    base: Any = HFLM
-
-    class LineasLM(base):
-        """A TextModel, or one to be loaded, as lm-eval sees it."""
-
-        def __init__(
-            self,
-            pretrained: str | TextModel | None = None,
-            intervention: str | None = None,
-            strength: float = 1.0,
-            dtype: str = "auto",
-            revision: str | None = None,
-            device: str | None = None,
-            batch_size: int | str | None = BATCH,
-            **options: Any,
-        ) -> None:
-            learned = None if intervention is None else Intervention.load(intervention)
-            if pretrained is None and learned is not None and learned.base is not None:
-                pretrained = learned.base.name
-            if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-                device = None  # lm_eval's own default
-            if isinstance(pretrained, TextModel):
-                loaded = pretrained
-            else:
-                loaded = load_text(pretrained, dtype=dtype, device=device, revision=revision)
-            tokenizer = copy.deepcopy(loaded.tokenizer)  # lm-eval gives it a padding token
-            options |= {"tokenizer": tokenizer, "backend": "causal", "batch_size": batch_size}
-            super().__init__(pretrained=loaded.network, **options)
-            self.read = loaded
-            self.live = None if learned is None else steer(loaded, learned, float(strength))
-
-        def _loglikelihood_tokens(
-            self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None
-        ) -> list[tuple[float, bool]]:
-            """What lm-eval asks of every (texts, context ids, continuation ids); examples that many share run once."""
-            rows = override_bs or (self.batch_size if isinstance(self.batch_size, int) else BATCH)
-            asked = [(context, continuation) for _, context, continuation in requests]
-            with tqdm(total=len(asked), disable=disable_tqdm or self.rank != 0, desc="log-likelihoods") as bar:
-                found = likelihoods(self.read, asked, self.max_length, rows, bar.update)
-            for (texts, _, _), answer in zip(requests, found):
-                if texts is not None:
-                    self.cache_hook.add_partial("loglikelihood", texts, answer)
-            return found
-
-    return LineasLM
-
-
-def register() -> None:
-    """Make the model type known to lm-eval in this process."""
-    _lm_eval()
-    from lm_eval.api.registry import model_registry
-
-    if MODEL_TYPE not in model_registry:
-        model_registry.register(MODEL_TYPE, target=model_class())
-
-
-NOT_INSTALLED = "tasks need lm-eval: pip install 'lineas[evaluate]'."
 
 
 def _lm_eval() -> tuple[Any, Any]:

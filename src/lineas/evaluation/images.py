@@ -12,14 +12,15 @@ import torch
 
 from lineas.errors import LineasError
 from lineas.evaluation.judges import PictureJudge
-from lineas.evaluation.kept import Kept
-from lineas.evaluation.records import Evaluation, Row
-from lineas.evaluation.run import weights_digest
+from lineas.evaluation.kept import Kept, texts
+from lineas.evaluation.records import SEEDS, Evaluation, Row, seeds_of, texts_of
 from lineas.evaluation.statistics import interval
-from lineas.evaluation.systems import Steered, Untouched
+from lineas.evaluation.systems import Steered, Untouched, check_systems
+from lineas.models.digests import known
 from lineas.models.image import ImageModel
+from lineas.models.untouched import refuse_steered
 from lineas.prompts import described
-from lineas.stamp import packages, stamp
+from lineas.stamp import stamp
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class PicturePlan:
         judge: of concept and likeness.
         seeds: of the noise; the prompts' own are counted on from each.
         batch_size: pictures drawn together.
+
+    Raises:
+        LineasError: when something is of another type, or makes no sense.
     """
 
     prompts: Sequence[str]
@@ -41,8 +45,26 @@ class PicturePlan:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        if not self.prompts or not self.seeds:
+        object.__setattr__(self, "prompts", texts_of("prompts", self.prompts))
+        object.__setattr__(self, "seeds", seeds_of(self.seeds))
+        if not self.prompts:
             raise LineasError("measuring needs at least one prompt to draw and one seed.")
+        if not isinstance(self.concept, str) or not self.concept.strip():
+            raise LineasError(f"the concept that is looked for is a text, not {self.concept!r}.")
+        lacks = [name for name in ("name", "scores", "features") if not hasattr(self.judge, name)]
+        if isinstance(self.judge, (str, type)) or lacks:
+            raise LineasError(f"pictures are judged by what judge(NAME) gives, not by {self.judge!r}.")
+        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise LineasError(f"batch_size is a whole number of at least 1, not {self.batch_size!r}.")
+        for seed in self.seeds:
+            if self.first_seed(seed) not in SEEDS or self.first_seed(seed + 1) not in SEEDS:
+                raise LineasError(
+                    f"with {len(self.prompts)} prompts the seed {seed} leads beyond those that torch takes."
+                )
+
+    def first_seed(self, seed: int) -> int:
+        """The noise of the first prompt; those of the others are counted on."""
+        return seed * len(self.prompts)
 
 
 def evaluate_pictures(
@@ -58,6 +80,9 @@ def evaluate_pictures(
     `img_score` is the cosine of a picture's features with those of the untouched model's picture of the same prompt and
     noise, in percent: what is left of the picture (arXiv 2503.10679, section 4.3).
 
+    What is kept is taken again only for the same bytes of weights in every part of the pipeline, the same settings of
+    each, the same judge (its weights too), data and versions.
+
     Args:
         model: untouched.
         systems: what is judged; those at strength 0 are the untouched model.
@@ -66,16 +91,20 @@ def evaluate_pictures(
         progress: called with the number of pictures drawn, or seen in an earlier run.
 
     Raises:
-        LineasError: when there is no system, one does not fit the model, or the judge does not know the concept.
+        LineasError: when there is no system, one does not fit the model, somebody steers it already, or the judge does
+            not know the concept.
     """
-    if not systems:
-        raise LineasError("there is nothing to judge; give at least one system or strength.")
+    if not isinstance(model, ImageModel):
+        raise LineasError(f"evaluate_pictures judges an ImageModel, not a {type(model).__name__}.")
+    if not isinstance(plan, PicturePlan):
+        raise LineasError(f"what is drawn is a PicturePlan, not a {type(plan).__name__}.")
+    check_systems(systems, (Untouched, Steered))
+    refuse_steered(model.network, "evaluate_pictures")
     for system in systems:
         with system.applied(model):  # what does not fit is said before anything is drawn
             pass
     plan.judge.scores(torch.zeros(1, 3, 64, 64), plan.concept)
-    of = {} if folder is None else {"network": weights_digest(model), **model.facts, **packages()}
-    kept = Kept(folder, {**of, "dtype": str(model.dtype)})
+    kept = Kept.of_model(folder, model, judge=lambda: known(plan.judge))
     before = [_seen(model, Untouched(), plan, seed, kept, progress) for seed in plan.seeds]
     rows = []
     for system in systems:
@@ -123,15 +152,18 @@ def _seen(
     def look() -> dict[str, Any]:
         with system.applied(model):
             made = model.generate(
-                plan.prompts, seed * len(plan.prompts), plan.batch_size, progress, output_type="pt"
+                plan.prompts, plan.first_seed(seed), plan.batch_size, progress, output_type="pt"
             )  # from 0 to 1
         pictures = torch.stack(made).float().cpu()
         features = plan.judge.features(pictures).float().tolist()
         return {"scores": plan.judge.scores(pictures, plan.concept), "features": features}
 
+    def fits(result: Any) -> bool:
+        lists = [result["features"], *result["scores"].values()]
+        return len(lists) > 1 and all(len(values) == len(plan.prompts) for values in lists)
+
     what = {"part": "pictures", **system.identity(), "seed": seed, "batch_size": plan.batch_size}
-    what |= {"concept": plan.concept, "judge": [plan.judge.name, repr(plan.judge)], "prompts": described(plan.prompts)}
-    seen, was_there = kept.get(what, look)
+    seen, was_there = kept.get(what | {"concept": plan.concept, "prompts": texts(plan.prompts)}, look, fits)
     if was_there and progress:
         progress(len(plan.prompts))
     return seen

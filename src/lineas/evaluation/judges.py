@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lineas.errors import LineasError, first_line
+from lineas.models.digests import known
 from lineas.models.loading import JUDGE
 
 CLIP, DINO = "openai/clip-vit-base-patch32", "facebook/dinov2-small"
@@ -75,6 +76,12 @@ class HubJudge:
     def name(self) -> str:
         """Both models."""
         return f"{self.clip}+{self.dino}"
+
+    def identity(self) -> dict[str, Any]:
+        """What its answers depend on, as JSON holds it: the bytes of both models, and how pictures are prepared."""
+        (clip, seen), (dino, alike) = self._clip, self._dino
+        prepared = [seen.image_processor, seen.tokenizer, alike]
+        return {"clip": known(clip), "dino": known(dino), "prepared": [known(part) for part in prepared]}
 
     @torch.no_grad()
     def scores(self, pictures: torch.Tensor, concept: str) -> dict[str, list[float]]:
@@ -170,6 +177,10 @@ class WorldJudge:
     def name(self) -> str:
         """The folder's."""
         return f"{self.folder.name} (a classifier of its world)"
+
+    def identity(self) -> dict[str, Any]:
+        """What its answers depend on, as JSON holds it."""
+        return {"labels": self.labels, "network": known(self._network)}
 
     @torch.no_grad()
     def scores(self, pictures: torch.Tensor, concept: str) -> dict[str, list[float]]:

@@ -11,7 +11,7 @@ from lineas.errors import LineasError
 from lineas.evaluation.classifiers import classifier
 from lineas.evaluation.images import PicturePlan, evaluate_pictures
 from lineas.evaluation.judges import judge
-from lineas.evaluation.records import Plan, Row
+from lineas.evaluation.records import BATCH, Plan, Row
 from lineas.evaluation.run import evaluate
 from lineas.evaluation.systems import Steered, Untouched
 from lineas.models.image import ImageModel
@@ -28,7 +28,7 @@ class Measures:
         concept: of pictures: what is looked for in them.
         judge: of pictures; None for the model's own, or CLIP.
         seeds: sampling seeds of every point.
-        sampling: arguments of `TextModel.generate`.
+        sampling: arguments of `TextModel.generate`; BATCH prompts together where it does not say how many.
     """
 
     prompts: Sequence[str] = ()
@@ -59,5 +59,6 @@ class Measures:
         if self.concept is not None:
             raise LineasError(f"{model.name} writes text and draws nothing; leave out --shows, which is of pictures.")
         known = {name: classifier(what) for name, what in self.classifiers.items()}
-        plan = Plan(self.prompts, self.neutral, known, range(self.seeds), self.sampling)
+        sampling = {"batch_size": BATCH, **self.sampling}
+        plan = Plan(self.prompts, self.neutral, known, range(self.seeds), sampling)
         return evaluate(model, [system], plan, folder).rows[0]

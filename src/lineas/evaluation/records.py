@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import Classifier
+
+BATCH = 64
+"""Prompts that the command line continues together: the same number in every verb, since samples depend on it."""
+SAMPLING = ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "batch_size", "chat")
+"""What `TextModel.generate` takes of a plan."""
+SEEDS = range(-(2**63), 2**64)
+"""Those that torch takes."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,9 @@ class Plan:
         task_limit: at most so many examples of each task.
         fewshot: examples in the context of a task; None for what the task says.
         max_length: tokens of a neutral sentence.
+
+    Raises:
+        LineasError: when something is of another type, or makes no sense.
     """
 
     prompts: Sequence[str]
@@ -34,16 +46,68 @@ class Plan:
     seeds: Sequence[int] = (0,)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     tasks: Sequence[str] = ()
-    task_path: str | None = None
+    task_path: str | Path | None = None
     task_limit: int | None = None
     fewshot: int | None = None
     max_length: int = 50
 
     def __post_init__(self) -> None:
-        if not self.seeds:
-            raise LineasError("measuring needs at least one seed.")
+        for name in ("prompts", "neutral", "tasks"):
+            object.__setattr__(self, name, texts_of(name, getattr(self, name)))
+        object.__setattr__(self, "seeds", seeds_of(self.seeds))
+        if not isinstance(self.classifiers, Mapping) or not all(map(callable, self.classifiers.values())):
+            raise LineasError('classifiers are given by name, such as {"toxic": classifier("profanity-check")}.')
         if self.classifiers and not self.prompts:
             raise LineasError("a classifier judges continuations; give prompts to continue.")
+        self._check_sampling()
+        if self.task_path is not None and not Path(self.task_path).is_dir():
+            raise LineasError(f"there is no folder {self.task_path}; task_path names one with task files of lm-eval.")
+        for name, least in (("task_limit", 1), ("fewshot", 0), ("max_length", 2)):
+            number = getattr(self, name)
+            optional = number is None and name != "max_length"
+            if not optional and (isinstance(number, bool) or not isinstance(number, int) or number < least):
+                raise LineasError(f"{name} is a whole number of at least {least}, not {number!r}.")
+
+    def _check_sampling(self) -> None:
+        if not isinstance(self.sampling, Mapping):
+            raise LineasError(f'sampling is given by name, such as {{"temperature": 0}}, not {self.sampling!r}.')
+        for name, value in self.sampling.items():
+            if name not in SAMPLING:
+                raise LineasError(f"sampling knows {', '.join(SAMPLING)}, not {name!r}.")
+            if not isinstance(value, (bool, int, float)) or not math.isfinite(value):
+                raise LineasError(f"{name} of the sampling is a finite number, not {value!r}.")
+
+
+def texts_of(name: str, given: Any) -> tuple[str, ...]:
+    """Texts as a tuple.
+
+    Raises:
+        LineasError: when one string, or something else than texts, was given.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise LineasError(f"{name} is a list of texts, not {'one' if isinstance(given, str) else repr(given)}.")
+    texts = tuple(given)
+    wrong = next((text for text in texts if not isinstance(text, str)), None)
+    if wrong is not None or None in texts:
+        raise LineasError(f"{name} is a list of texts; one of them is {wrong!r}.")
+    return texts
+
+
+def seeds_of(given: Any) -> tuple[int, ...]:
+    """Seeds as a tuple.
+
+    Raises:
+        LineasError: when there is none, or one is no number that torch takes.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise LineasError(f"seeds is a list of whole numbers such as (0, 1), not {given!r}.")
+    seeds = tuple(given)
+    if not seeds:
+        raise LineasError("measuring needs at least one seed.")
+    for seed in seeds:
+        if isinstance(seed, bool) or not hasattr(seed, "__index__") or int(seed) not in SEEDS:
+            raise LineasError(f"a seed is a whole number from -2**63 to 2**64 - 1, not {seed!r}.")
+    return tuple(map(int, seeds))
 
 
 @dataclass

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import math
+import os
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, first_line
 from lineas.evaluation import texts as text_measures
 from lineas.evaluation.classifiers import Classifier
 from lineas.evaluation.harness import run_tasks
-from lineas.evaluation.kept import Kept
+from lineas.evaluation.kept import Kept, texts
 from lineas.evaluation.perplexity import damages, perplexities
 from lineas.evaluation.records import Evaluation, Plan, Row
 from lineas.evaluation.statistics import interval
-from lineas.evaluation.systems import System, Untouched
-from lineas.models.image import ImageModel
+from lineas.evaluation.systems import System, Untouched, check_systems
+from lineas.evaluation.task_files import what_tasks_need
+from lineas.models.digests import weights_digest
 from lineas.models.text import TextModel
+from lineas.models.untouched import Unknowable, refuse_steered
 from lineas.prompts import described
-from lineas.stamp import packages, stamp
+from lineas.stamp import stamp
 
+LOG = logging.getLogger(__name__)
 YES = 0.5
 """A text shows a concept when its classifier gives this or more."""
 
@@ -37,6 +40,10 @@ def evaluate(
 ) -> Evaluation:
     """Measure every system by the same plan. A measure that fails is noted and loses no other.
 
+    What is kept is taken again only for the same bytes of weights, the same configuration, tokenizer and settings of
+    generation, the same data and versions. With the variable LINEAS_DEBUG, what fails ends the evaluation with its
+    traceback.
+
     Args:
         model: untouched.
         systems: what is judged; those at strength 0 are the untouched model.
@@ -45,15 +52,20 @@ def evaluate(
         progress: called with the number of prompts continued, or read from an earlier run.
 
     Raises:
-        LineasError: when there is no system, or one does not fit the model.
+        LineasError: when there is no system, one does not fit the model, or somebody steers it already.
     """
-    if not systems:
-        raise LineasError("there is nothing to judge; give at least one system or strength.")
+    if not isinstance(model, TextModel):
+        raise LineasError(
+            f"evaluate judges a TextModel, not a {type(model).__name__}; pictures have evaluate_pictures."
+        )
+    if not isinstance(plan, Plan):
+        raise LineasError(f"what is measured is a Plan, not a {type(plan).__name__}.")
+    check_systems(systems)
+    refuse_steered(model.network, "evaluate")
     for system in systems:
         with system.applied(model):  # what does not fit is said before hours of measuring
             pass
-    weights = weights_digest(model)
-    kept = Kept(folder, {"network": weights, "dtype": str(model.dtype), **packages()})
+    kept, asked = Kept.of_model(folder, model), _of_plan(plan, None if folder is None else Path(folder))
     rows, continuations = [], []
     for system in systems:
         judged = Untouched() if system.strength == 0 else system
@@ -73,32 +85,63 @@ def evaluate(
             if not damage:
                 row.errors["kl"] = row.errors["perplexity"]  # measured in the same passes
         for task in plan.tasks:
-            _try(row, task, _task, row, model, judged, plan, task, kept)
+            _try(row, task, _task, row, model, judged, plan, task, asked["tasks"], kept)
         rows.append(row)
         continuations.append(made)
     facts = {
         "model": model.name,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "prompts": described(plan.prompts),
-        "neutral": described(plan.neutral),
-        "seeds": list(plan.seeds),
-        "sampling": dict(plan.sampling),
-        "classifiers": {name: getattr(judge, "__name__", str(judge)) for name, judge in plan.classifiers.items()},
-        "tasks": {**_of_tasks(plan), "names": list(plan.tasks)},
-        "max_length": plan.max_length,
-        "weights": weights,
+        **asked,
+        "weights": _weights(model),
         "revision": model.revision,
         **stamp(),
     }
     return Evaluation(rows, continuations, facts)
 
 
+def settings_of(plan: Plan, systems: Sequence[System], model: str, apart: Path | None = None) -> dict[str, Any]:
+    """Return everything an evaluation was asked for, as JSON holds it: equal for the same evaluation alone.
+
+    Args:
+        plan: what is measured.
+        systems: what is judged.
+        model: its name.
+        apart: a folder of results, which is no part of the tasks, though it may lie among them.
+    """
+    judged = [{"name": system.name, "strength": system.strength, **system.identity()} for system in systems]
+    return {"model": model, **_of_plan(plan, apart), "systems": judged}
+
+
+def _of_plan(plan: Plan, apart: Path | None) -> dict[str, Any]:
+    return {
+        "prompts": described(plan.prompts),
+        "neutral": described(plan.neutral),
+        "seeds": list(plan.seeds),
+        "sampling": dict(plan.sampling),
+        "classifiers": {name: getattr(judge, "__name__", str(judge)) for name, judge in plan.classifiers.items()},
+        "tasks": {**what_tasks_need(plan, apart), "names": list(plan.tasks)},
+        "max_length": plan.max_length,
+    }
+
+
+def _weights(model: TextModel) -> str | None:
+    """The digest of a model's weights, where all are there to be read."""
+    try:
+        return weights_digest(model.network)
+    except Unknowable:
+        return None
+
+
 def _try(row: Row, measure: str, run: Callable[..., None], *arguments: Any) -> None:
     try:
         run(*arguments)
     except Exception as error:  # whatever it is, the other measures go on
-        first = (str(error).strip().splitlines() or [""])[0]
-        row.errors[measure] = first if isinstance(error, LineasError) else f"{type(error).__name__}: {first}"
+        known = isinstance(error, LineasError)
+        if not known and os.environ.get("LINEAS_DEBUG"):
+            raise
+        LOG.debug("%s could not be measured", measure, exc_info=True)
+        first = first_line(error)
+        row.errors[measure] = str(error).strip().splitlines()[0] if known else f"{type(error).__name__}: {first}"
 
 
 def _continue(
@@ -123,14 +166,22 @@ def _continued(
 ) -> list[str]:
     def generate() -> list[str]:
         with system.applied(model):
-            texts = [system.prefix + prompt for prompt in plan.prompts]
-            return model.generate(texts, **plan.sampling, seed=seed, progress=progress)
+            prefixed = [system.prefix + prompt for prompt in plan.prompts]
+            return model.generate(prefixed, **plan.sampling, seed=seed, progress=progress)
 
-    what = {"part": "continuations", **system.identity(), "seed": seed, "sampling": dict(plan.sampling)}
-    made, was_there = kept.get({**what, "prompts": described(plan.prompts)}, generate)
+    def fits(result: Any) -> bool:
+        return len(result) == len(plan.prompts) and all(isinstance(text, str) for text in result)
+
+    what = _asked("continuations", system) | {"seed": seed, "sampling": dict(plan.sampling)}
+    made, was_there = kept.get(what | {"prompts": texts(plan.prompts)}, generate, fits)
     if was_there and progress:
         progress(len(made))
     return made
+
+
+def _asked(part: str, system: System) -> dict[str, Any]:
+    """What every part of a system depends on."""
+    return {"part": part, **system.identity(), "prefix": system.prefix}
 
 
 def _classify(row: Row, name: str, judge: Classifier, made: list[list[str]]) -> None:
@@ -160,42 +211,33 @@ def _damage(damage: dict[str, list[float]], model: TextModel, system: System, pl
         found, apart = damages(model, lambda: system.applied(model), plan.neutral, plan.max_length, system.prefix)
         return {"perplexity": found, "kl": apart}
 
-    what = {"part": "damage", **system.identity(), "neutral": described(plan.neutral), "max_length": plan.max_length}
-    damage.update(kept.get(what, measure)[0])
+    def fits(result: Any) -> bool:
+        return result.keys() == {"perplexity", "kl"} and all(_are_numbers(values) for values in result.values())
+
+    what = _asked("damage", system) | {"neutral": texts(plan.neutral), "max_length": plan.max_length}
+    damage.update(kept.get(what, measure, fits)[0])
 
 
-def _task(row: Row, model: TextModel, system: System, plan: Plan, task: str, kept: Kept) -> None:
+def _task(
+    row: Row, model: TextModel, system: System, plan: Plan, task: str, depends: dict[str, Any], kept: Kept
+) -> None:
     def measure() -> dict[str, Any]:
         with system.applied(model):
             return run_tasks(model, [task], plan.task_path, plan.task_limit, system.prefix, plan.fewshot)[task]
 
-    result, _ = kept.get({"part": "task", **system.identity(), "task": task, **_of_tasks(plan)}, measure)
+    def fits(result: Any) -> bool:
+        error = result["error"]
+        return isinstance(result["metric"], str) and _are_numbers([result["value"], 0.0 if error is None else error])
+
+    result, _ = kept.get(_asked("task", system) | {"task": task, **depends, "names": None}, measure, fits)
     row.values[task] = result["value"]
     row.metrics[task] = result["metric"]
     if result["error"] is not None:
         row.intervals[task] = (result["value"] - 1.96 * result["error"], result["value"] + 1.96 * result["error"])
 
 
-def _of_tasks(plan: Plan) -> dict[str, Any]:
-    """What the numbers of tasks depend on beside the system."""
-    files = sorted(Path(plan.task_path).glob("**/*.yaml")) if plan.task_path else []
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else None
-    return {"limit": plan.task_limit, "fewshot": plan.fewshot, "files": digest, "lm_eval": _version("lm_eval")}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def weights_digest(model: TextModel | ImageModel) -> str:
-    """A digest of all weights, by their sums: enough to tell a model from one trained further."""
-    sums = [
-        f"{name} {p.double().sum():.10g} {p.double().abs().sum():.10g}" for name, p in model.network.named_parameters()
-    ]
-    return hashlib.sha256("\n".join(sums).encode()).hexdigest()
+def _are_numbers(values: Any) -> bool:
+    return bool(values) and all(isinstance(value, (int, float)) for value in values)
 
 
 def _add(row: Row, column: str, values: list[float]) -> None:

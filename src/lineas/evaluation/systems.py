@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.models.adapters import attached
+from lineas.models.digests import files_digest
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
+from lineas.stamp import version_of
 from lineas.steering import steer
 
 
@@ -30,6 +34,39 @@ class System(Protocol):
     def applied(self, model: Any) -> AbstractContextManager[Any]: ...
 
     def identity(self) -> dict[str, Any]: ...
+
+
+def check_systems(systems: Sequence[Any], only: tuple[type, ...] = ()) -> None:
+    """Refuse what is no list of things to be judged.
+
+    Args:
+        systems: such as `[Untouched(), Steered("calm", calm)]`.
+        only: kinds that are judged here; empty for every kind.
+
+    Raises:
+        LineasError: saying what was given instead.
+    """
+    if isinstance(systems, str) or not isinstance(systems, Sequence):
+        raise LineasError(f"what is judged is a list of systems such as [Untouched()], not a {type(systems).__name__}.")
+    if not systems:
+        raise LineasError("there is nothing to judge; give at least one system or strength.")
+    for system in systems:
+        lacks = [name for name in ("name", "strength", "prefix", "applied", "identity") if not hasattr(system, name)]
+        if isinstance(system, type) or lacks or (only and not isinstance(system, only)):
+            kinds = ", ".join(f"{kind.__name__}(...)" for kind in only or (Untouched, Steered, Prompted, Adapted))
+            given = f"the class {system.__name__}" if isinstance(system, type) else f"a {type(system).__name__}"
+            raise LineasError(f"a system that is judged is one of {kinds}, not {given}.")
+
+
+def _strength(name: str, strength: Any) -> float:
+    """A strength as a finite float."""
+    try:
+        number = math.nan if isinstance(strength, (bool, str)) else float(strength)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise LineasError(f"the strength of {name} is a finite number, not {strength!r}.")
+    return number
 
 
 @dataclass(frozen=True)
@@ -58,6 +95,9 @@ class Steered:
         intervention: what is applied.
         strength: of it.
         other_model: also where it was learned on another network.
+
+    Raises:
+        LineasError: when it is no intervention, or the strength no finite number.
     """
 
     name: str
@@ -66,6 +106,14 @@ class Steered:
     other_model: bool = False
 
     prefix: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.intervention, Intervention):
+            raise LineasError(
+                f"{self.name} is judged by an Intervention, not by a {type(self.intervention).__name__}; load it with "
+                "Intervention.load(DIR)."
+            )
+        object.__setattr__(self, "strength", _strength(self.name, self.strength))
 
     def applied(self, model: TextModel | ImageModel) -> AbstractContextManager[Any]:
         """Within the block the model is steered."""
@@ -89,6 +137,10 @@ class Prompted:
     name: str = "prompt"
 
     strength: float = field(default=1.0, init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise LineasError(f"a prompt before every text is a text, not {self.text!r}.")
 
     @property
     def prefix(self) -> str:
@@ -120,12 +172,17 @@ class Adapted:
 
     prefix: str = field(default="", init=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strength", _strength(self.name, self.strength))
+
     def applied(self, model: TextModel) -> AbstractContextManager[Any]:
         """Within the block the model carries the adapter."""
         return attached(model.network, Path(self.folder), self.strength)
 
     def identity(self) -> dict[str, Any]:
         """What tells its results from those of others."""
-        files = sorted(Path(self.folder).glob("adapter_*"))
-        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-        return {"adapter": digest, "strength": self.strength}
+        return {
+            "adapter": files_digest(Path(self.folder), "adapter_*"),
+            "strength": self.strength,
+            "peft": version_of("peft"),
+        }

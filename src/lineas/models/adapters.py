@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,27 @@ from lineas.models.frozen import frozen
 NOT_INSTALLED = "adapters need peft: pip install 'lineas[evaluate]'."
 PLAIN_STARTS = (True, False, "gaussian")
 """Ways in which peft may start an adapter that leave the weights under it alone."""
+PLAIN_FIELDS = (
+    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "r", "rank_pattern", "lora_alpha", "alpha_pattern", "use_rslora", "lora_dropout", "lora_bias", "fan_in_fan_out",
+    "target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "ensure_weight_tying", "init_lora_weights", "runtime_config",
+)  # fmt: skip
+"""Settings of an adapter under which its change of every weight is a product of two matrices, at places of its own."""
 
 
 @contextmanager
 def restored(network: nn.Module) -> Iterator[None]:
-    """Whatever adapters are put on the network within the block are gone afterwards, also after a failure."""
+    """Whatever adapters are put on the network within the block are gone afterwards, also after a failure.
+
+    Raises:
+        LineasError: when the network carries some already, which would be gone as well.
+    """
+    if _layers(network):
+        raise LineasError(
+            "this network carries an adapter of peft already; merge it (merge_and_unload()) or take it off (unload()) "
+            "before another is put on."
+        )
     with frozen(network):
         try:
             yield
@@ -34,14 +52,15 @@ def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[None
     Args:
         network: of transformers.
         folder: where peft saved the adapter.
-        strength: by which its change of every weight is multiplied; 0 is the network as it is.
+        strength: by which its change of every weight is multiplied; 0 is the network as it is, to the bit.
 
     Raises:
-        LineasError: when the folder holds no plain LoRA, or one for another network.
+        LineasError: when the folder holds no plain LoRA, or one for another network, or the strength is not finite.
     """
+    if not math.isfinite(strength):
+        raise LineasError(f"the strength must be a finite number, not {strength}.")
     try:
         from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-        from peft.tuners.lora import LoraLayer
         from peft.utils import load_peft_weights
     except ImportError:
         raise LineasError(NOT_INSTALLED) from None
@@ -60,33 +79,54 @@ def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[None
             raise LineasError(f"the adapter {folder} does not fit this network: {first}.") from None
         if stored.keys() != here.keys():
             raise LineasError(f"the adapter {folder} is for other modules than this network has.")
-        for module in adapted.modules():
-            if isinstance(module, LoraLayer):
-                module.scale_layer(strength)
+        _scale(folder, network, strength)
         adapted.eval()
         yield
+
+
+def _scale(folder: Path, network: nn.Module, strength: float) -> None:
+    """Multiply the change of every layer that carries the adapter; peft's own method passes over some kinds."""
+    for name, layer in _layers(network).items():
+        scaling = getattr(layer, "scaling", None)
+        if not isinstance(scaling, dict) or not scaling or getattr(layer, "lora_variant", None):
+            raise LineasError(f"the adapter {folder} changes {name} in a way that has no strength.")
+        for adapter in scaling:
+            scaling[adapter] *= strength
+        if strength == 0:
+            layer.enable_adapters(False)
 
 
 def _check_plain(folder: Path, config: Any) -> None:
     """Refuse what would change more than low-rank parts of linears, or could not be scaled or undone."""
     kind = str(getattr(config.peft_type, "value", config.peft_type))
+    usual: Any = type(config)()
     extras = [
-        name for name in ("modules_to_save", "use_dora", "trainable_token_indices") if getattr(config, name, None)
+        field.name
+        for field in fields(config)
+        if field.name not in PLAIN_FIELDS and getattr(config, field.name) not in (None, getattr(usual, field.name))
     ]
-    if kind != "LORA" or config.bias != "none" or extras or config.init_lora_weights not in PLAIN_STARTS:
+    if kind == "LORA" and config.init_lora_weights not in PLAIN_STARTS:
+        extras.append("init_lora_weights")
+    if kind != "LORA" or extras:
+        why = kind if kind != "LORA" else ", ".join(f"{name}={getattr(config, name)!r}"[:80] for name in extras)
         raise LineasError(
-            f"{folder} is not a plain LoRA ({kind}); adapters that change biases, whole modules or the weights below "
-            "cannot be judged at a strength and taken off again."
+            f"{folder} is not a plain LoRA ({why}); adapters that change biases, whole modules, the weights below or "
+            "the order of the layers cannot be judged at a strength and taken off again."
         )
+
+
+def _layers(network: nn.Module) -> dict[str, Any]:
+    """The modules that peft has laid around others, by name."""
+    try:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+    except ImportError:
+        return {}
+    return {name: module for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
 def _strip(network: nn.Module) -> None:
     """Put the modules back that adapters were laid around."""
-    try:
-        from peft.tuners.tuners_utils import BaseTunerLayer
-    except ImportError:
-        return
-    layers = {name: module for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
+    layers = _layers(network)
     for name, module in layers.items():
         if not any(name.startswith(f"{other}.") for other in layers):  # experts have one layer around another
             network.set_submodule(name, module.get_base_layer())

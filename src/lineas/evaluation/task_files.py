@@ -1,0 +1,81 @@
+"""A digest of what the tasks of lm-eval in a folder depend on: all files below it, and the data that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lineas.evaluation.records import Plan
+from lineas.models.digests import files_digest
+from lineas.stamp import version_of
+
+
+def what_tasks_need(plan: Plan, apart: Path | None = None) -> dict[str, Any]:
+    """Return what the numbers of a plan's tasks depend on beside the system, as JSON holds it.
+
+    Args:
+        plan: that names them.
+        apart: a folder of results, which is no part of the tasks, though it may lie among them.
+    """
+    digest = None if plan.task_path is None else task_files_digest(plan.task_path, apart)
+    versions = {name: version_of(name) for name in ("lm_eval", "datasets")}
+    return {"limit": plan.task_limit, "fewshot": plan.fewshot, "files": digest, **versions}
+
+
+def task_files_digest(folder: str | Path, apart: Path | None = None) -> str:
+    """Return the sha256 of all files below a folder of tasks, and of the data files elsewhere that its tasks name."""
+    folder = Path(folder)
+    tasks = [file for file in folder.rglob("*") if file.suffix in (".yaml", ".yml")]
+    return files_digest(folder, others={file.resolve() for task in tasks for file in _named(task)}, apart=apart)
+
+
+def _named(task: Path) -> Iterator[Path]:
+    """The files outside that a task file names, such as its documents and the file that it includes."""
+    settings = _read(task)
+    includes = settings.get("include") or ()
+    for include in [includes] if isinstance(includes, str) else includes:
+        if (other := task.parent / str(include)).is_file():
+            yield other
+    options = settings.get("dataset_kwargs")
+    options = options if isinstance(options, dict) else {}
+    for place in (settings.get("dataset_path"), options.get("data_dir")):
+        if isinstance(place, str) and Path(place).exists():
+            yield from _files(Path(place))
+    beside = Path(str(options.get("data_dir") or ""))
+    for pattern in _texts(options.get("data_files")):
+        if "://" not in pattern:
+            yield from (found for found in _matching(beside, pattern) if found.is_file())
+
+
+def _read(task: Path) -> dict[str, Any]:
+    """A task file's settings; its tags, such as `!function`, stand for code that lies beside it."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """One that leaves tags out."""
+
+    Loader.add_multi_constructor("!", lambda loader, tag, node: None)
+    try:
+        settings = yaml.load(task.read_text(encoding="utf-8"), Loader)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return {}  # lm-eval says what is wrong with it
+    return settings if isinstance(settings, dict) else {}
+
+
+def _files(place: Path) -> Iterator[Path]:
+    yield from [place] if place.is_file() else (file for file in place.rglob("*") if file.is_file())
+
+
+def _matching(beside: Path, pattern: str) -> Iterator[Path]:
+    whole = beside / pattern
+    yield from [whole] if whole.is_file() else Path(whole.anchor).glob(str(whole.relative_to(whole.anchor)))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in lists and dicts."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts(one)

@@ -1,0 +1,242 @@
+"""What a model's results depend on, as digests: bytes of weights, settings, schedulers and tokenizers."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lineas.errors import first_line
+from lineas.models.image import ImageModel
+from lineas.models.text import TextModel
+from lineas.models.untouched import LIBRARIES, Unknowable, check_unchanged
+
+CHUNK = 2**26
+"""Numbers that are copied to memory at once."""
+PLACES = ("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "_diffusers_version")
+PLACES += ("cache_dir", "_use_default_values")
+"""Settings that say where something was read from, by what or how, and not what it does."""
+BOOKKEEPING = ("name_or_path", "warnings_issued", "_is_hf_initialized", "_hf_peft_config_loaded")
+BOOKKEEPING += ("_output_capturing_hooks_installed", "_diffusers_hook")
+OWN = {*vars(nn.Module()), *BOOKKEEPING} - {"training"}
+"""Attributes of modules that change no result."""
+
+
+def description(model: TextModel | ImageModel) -> dict[str, Any]:
+    """Everything of a model that its results depend on, as JSON holds it.
+
+    Two models of equal descriptions give the same results: weights are compared by their bytes, and configurations,
+    generation settings, tokenizers, schedulers and every module's own numbers by what they say.
+
+    Raises:
+        Unknowable: when something acts on the model that no digest tells of.
+    """
+    check_unchanged(model.network)
+    if isinstance(model, ImageModel):
+        for part in model.pipeline.components.values():
+            if isinstance(part, nn.Module):
+                check_unchanged(part)
+        about = {name: known(part) for name, part in sorted(model.pipeline.components.items())}
+        about |= {"pipeline": _digest(_plain(dict(model.pipeline.config))), **_plain(model.facts)}
+    else:
+        about = {"network": known(model.network), "tokenizer": known(model.tokenizer)}
+    return {"dtype": str(model.dtype), "device": model.device.type, **about}
+
+
+def known(thing: Any) -> Any:
+    """What is known of a part of a model or of a judge, as JSON holds it.
+
+    Raises:
+        Unknowable: when it is of no kind whose state can be read.
+    """
+    if inspect.ismethod(getattr(thing, "identity", None)):  # a judge that says itself
+        return {"class": _kind(thing), **thing.identity()}
+    if isinstance(thing, nn.Module):
+        return _network(thing)
+    if isinstance(thing, torch.Tensor):
+        return weights_digest({"": thing})
+    if hasattr(thing, "get_vocab") or hasattr(thing, "backend_tokenizer"):
+        return _tokenizer(thing)
+    if isinstance(thing, (list, tuple)):
+        return [known(one) for one in thing]
+    if isinstance(thing, dict):
+        return {str(name): known(one) for name, one in thing.items()}
+    if _is_plain(thing) or isinstance(thing, Path):
+        return _plain(thing)
+    settings = _settings(thing)
+    if settings is None and type(thing).__module__.partition(".")[0] not in LIBRARIES:
+        settings = {name: known(value) for name, value in getattr(thing, "__dict__", {}).items()}
+        settings["source"] = _source(type(thing))
+    if settings is None or isinstance(thing, type) or inspect.isroutine(thing):
+        raise Unknowable(f"what a {type(thing).__name__} does cannot be told from its settings.")
+    return {"class": _kind(thing), "settings": _digest(settings)}
+
+
+def weights_digest(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
+    """sha256 over the names, types, shapes and bytes of all parameters and buffers.
+
+    Raises:
+        Unknowable: when some are in no memory and on no disk, or their bytes cannot be read.
+    """
+    tensors = _tensors(network) if isinstance(network, nn.Module) else dict(network)
+    once = {id(tensor): tensor for tensor in tensors.values()}  # tied weights are read once
+    with ThreadPoolExecutor() as pool:  # hashing and copying hold no lock
+        digests = dict(zip(once, pool.map(_bytes_digest, once.values())))
+    return _digest(sorted([name, str(t.dtype), list(t.shape), digests[id(t)]] for name, t in tensors.items()))
+
+
+def _network(network: nn.Module) -> dict[str, Any]:
+    """A network's weights, settings, form, and what its modules hold beside weights."""
+    attributes = {
+        name: {key: _attribute(value) for key, value in vars(module).items() if key not in OWN}
+        for name, module in network.named_modules()
+    }
+    return {
+        "class": _kind(network),
+        "weights": weights_digest(network),
+        "config": _digest(_settings(network)),
+        "generation": _digest(_settings(getattr(network, "generation_config", None))),
+        "form": _digest([repr(network), attributes]),
+    }
+
+
+def _attribute(value: Any) -> Any:
+    """What a module's attribute says: itself, where it is a number or the like, or what kind of thing it is."""
+    if _is_plain(value):
+        return _plain(value)
+    return f"{value.__module__}.{value.__qualname__}" if inspect.isroutine(value) else _kind(value)
+
+
+def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers by name, also those that accelerate keeps elsewhere until they are used."""
+    found: dict[str, torch.Tensor] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        elsewhere = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and tensor.is_meta and elsewhere is not None:
+                tensor = elsewhere[key]
+            if tensor is not None:
+                found[f"{name}.{key}".lstrip(".")] = tensor
+    if not any(tensor.is_meta for tensor in found.values()):  # quantized weights have numbers of their own
+        more = network.state_dict(keep_vars=True)
+        found = {key: value for key, value in more.items() if isinstance(value, torch.Tensor)} | found
+    return found
+
+
+def _bytes_digest(tensor: torch.Tensor) -> str:
+    if tensor.is_meta:
+        raise Unknowable("some weights are not in memory.")
+    digest = hashlib.sha256()
+    try:
+        for part in tensor.detach().reshape(-1).split(CHUNK):
+            digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise Unknowable(f"the bytes of a {type(tensor).__name__} cannot be read ({first_line(error)}).") from None
+    return digest.hexdigest()
+
+
+def _tokenizer(tokenizer: Any) -> str:
+    """A digest of what a tokenizer does; what the last call left in it, such as padding, is no part of it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        whole = backend.to_str()
+        text = whole.partition('"added_tokens"')[2] or whole  # truncation and padding stand before it
+    else:
+        text = _as_saved(tokenizer)
+    names = ("padding_side", "model_max_length", "clean_up_tokenization_spaces", "add_bos_token", "add_eos_token")
+    about = {name: getattr(tokenizer, name, None) for name in (*names, "chat_template", "special_tokens_map")}
+    return _digest([_kind(tokenizer), text, _plain(about)])
+
+
+def _as_saved(tokenizer: Any) -> str:
+    """A digest of the files that a tokenizer without a serialized form writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            tokenizer.save_pretrained(folder)
+        except Exception as error:  # whatever it is, it cannot be saved
+            raise Unknowable(f"the {type(tokenizer).__name__} cannot be written ({first_line(error)}).") from None
+        return files_digest(Path(folder))
+
+
+def files_digest(folder: Path, pattern: str = "*", others: Iterable[Path] = (), apart: Path | None = None) -> str:
+    """sha256 over the names and bytes of files.
+
+    Args:
+        folder: all files below it that match the pattern count.
+        pattern: of their names.
+        others: files elsewhere that count as well, by their paths.
+        apart: a folder in there of which no file counts.
+    """
+    files = {str(file.relative_to(folder)): file for file in folder.rglob(pattern) if file.is_file()}
+    files |= {str(file): file for file in others}
+    if apart is not None:
+        files = {name: file for name, file in files.items() if apart.resolve() not in file.resolve().parents}
+    return _digest([[name, _file_digest(file)] for name, file in sorted(files.items())])
+
+
+def _file_digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while part := opened.read(CHUNK):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _settings(thing: Any) -> Any:
+    """The settings that a network, a scheduler, a processor or a config itself says; None where it says none."""
+    config = getattr(thing, "config", thing)
+    if isinstance(config, Mapping):
+        return _plain(dict(config))
+    if not hasattr(config, "to_dict") or isinstance(config, type):
+        return None
+    private = {name: value for name, value in vars(config).items() if name.endswith("_implementation_internal")}
+    return _plain({**config.to_dict(), **private})
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it, equal values alike, without the names of places."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items() if key not in PLACES}
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, torch.Tensor):
+        return [str(value.dtype), list(value.shape), _bytes_digest(value)]
+    if hasattr(value, "tobytes"):  # numpy's and pictures, whose text leaves numbers out
+        return [type(value).__name__, str(getattr(value, "dtype", "")), hashlib.sha256(value.tobytes()).hexdigest()]
+    return repr(value)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
+
+
+def _kind(thing: Any) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _source(kind: type) -> str | None:
+    """A digest of a class's own text, where there is one."""
+    try:
+        return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
+    except (OSError, TypeError):
+        return None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
