@@ -49,7 +49,9 @@ def reading(failure: str, hint: str = "") -> Iterator[None]:
     except Exception as error:
         speaks = isinstance(error, (OSError, ValueError, RuntimeError)) or not str(error).strip()
         kind = "" if speaks else f"{type(error).__name__}: "
-        reason = first_line(error).split(". ")[0].rstrip(".:")
+        lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [first_line(error)]
+        told = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        reason = told.split(". ")[0].rstrip(".:")[:300]
         raise LineasError(f"{failure}: {kind}{reason}.{hint and f' {hint}'}") from error
 
 
@@ -65,7 +67,7 @@ def check_texts(texts: object, what: str = "prompt") -> None:
 
     >>> check_texts(["caf\\udce9"])
     Traceback (most recent call last):
-    lineas.errors.LineasError: the prompt 'caf\\udce9' is no text: character 4 is a byte that is no UTF-8; mend or remove it.
+    lineas.errors.LineasError: the prompt 'caf\\udce9' is no text: character 4 is no UTF-8; mend or remove it.
     """
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Collection):
         raise LineasError(f"a list of {what}s is needed, not {type(texts).__name__}; write ['...'].")
@@ -76,6 +78,5 @@ def check_texts(texts: object, what: str = "prompt") -> None:
             text.encode()
         except UnicodeEncodeError as error:
             raise LineasError(
-                f"the {what} {text!r:.80} is no text: character {error.start + 1} is a byte that is no UTF-8; mend or "
-                "remove it."
+                f"the {what} {text!r:.80} is no text: character {error.start + 1} is no UTF-8; mend or remove it."
             ) from None

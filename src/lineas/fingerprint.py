@@ -310,4 +310,3 @@ def _apart(one: tuple[float, ...], other: tuple[float, ...]) -> float:
         return 0.0
     apart = math.sqrt(sum((a - b) ** 2 for a, b in zip(one, other)) / PROJECTIONS)
     return math.inf if math.isnan(apart) else apart
-
