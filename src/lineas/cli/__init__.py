@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 import warnings
+from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
+
+from lineas.errors import first_line
 
 app = typer.Typer(
     name="lineas",
@@ -73,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         in_words = getattr(error, "format_message", None)  # wrong usage: typer brings its own copy of click or click's
         if in_words is None:
-            raise
+            _tell_of_bug(error)
         if not in_words():  # no arguments: the help was shown
             sys.exit(2)
         _fail(f"{in_words().rstrip('.')}; see lineas --help.")
@@ -110,8 +114,30 @@ def _is_number(text: str) -> bool:
 
 
 def _fail(sentence: str) -> None:
+    if _debugging():
+        traceback.print_exc()
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {_plain(sentence)}")
     sys.exit(2)
+
+
+def _tell_of_bug(error: Exception) -> None:
+    """Say of what is none of ours to raise where it happened and what to do with it, and exit with 1."""
+    if _debugging():
+        traceback.print_exception(error)
+        sys.exit(1)
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(Path(__file__).parents[1])]
+    at = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "an unknown place"
+    sentence = (
+        f"this is a bug of lineas ({type(error).__name__}: {first_line(error)}, in {at}); please report it to the "
+        "project, with the command; LINEAS_DEBUG=1 shows the traceback."
+    )
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {_plain(sentence)}")
+    sys.exit(1)
+
+
+def _debugging() -> bool:
+    return os.environ.get("LINEAS_DEBUG", "0") not in ("", "0")
 
 
 def _plain(text: str) -> str:

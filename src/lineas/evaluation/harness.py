@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from lineas.errors import LineasError
+from lineas.evaluation.continuing import continuing
 from lineas.intervention import Intervention
 from lineas.models import load_text
 from lineas.models.likelihoods import likelihoods
@@ -106,7 +107,7 @@ def model_class() -> type:
     except ImportError:
         raise LineasError(NOT_INSTALLED) from None
 
-    base: Any = HFLM
+    base: Any = continuing(HFLM)
 
     class LineasLM(base):
         """A TextModel, or one to be loaded, as lm-eval sees it."""

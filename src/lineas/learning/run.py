@@ -20,6 +20,7 @@ from lineas.learning.lineas import LinEAS
 from lineas.learning.memory import as_bytes
 from lineas.maps import AffineMap
 from lineas.models.frozen import frozen
+from lineas.models.placement import weights_type
 from lineas.prompts import described
 from lineas.sites import Pooling, Site, as_pooling
 from lineas.stamp import stamp
@@ -104,7 +105,7 @@ def learn(
     if wrong:
         raise LineasError(
             f"the map at {wrong[0]} is not finite, so nothing was learned; the activations there overflow in "
-            f"{next(model.network.parameters()).dtype}, take bfloat16 or float32, or leave the site out."
+            f"{weights_type(model.network)}, take bfloat16 or float32, or leave the site out."
         )
     chosen = [site for site in chosen if site.name in fit.maps]
     maps = {site.name: _stored(fit.maps[site.name]) for site in chosen}
@@ -116,7 +117,7 @@ def learn(
         "pooling": pooling,
         **({} if start is None else {"start": {"facts": start.facts, "within_support": within_support}}),
         **({} if on is None else {"on": on.facts}),
-        "dtype": str(next(model.network.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(weights_type(model.network)).removeprefix("torch."),
         **model.facts,
         "data": {"source": described(source), "target": described(target)},
         "cost": fit.costs,
