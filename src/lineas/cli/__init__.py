@@ -125,6 +125,8 @@ def _tell_of_bug(error: Exception) -> None:
     if _debugging():
         traceback.print_exception(error)
         sys.exit(1)
+    if isinstance(error, MemoryError) or any(said in str(error) for said in ("out of memory", "allocate memory")):
+        _fail(f"there is not enough memory ({first_line(error)}); give fewer or shorter texts, or a smaller batch.")
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if Path(frame.filename).is_relative_to(Path(__file__).parents[1])]
     at = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "an unknown place"

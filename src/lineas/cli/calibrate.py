@@ -88,7 +88,7 @@ def calibrate(
             if row.errors and any(name not in row.values for name in needed):
                 name, why = next(iter(row.errors.items()))
                 raise LineasError(
-                    f"{name} could not be measured at strength {strength:g}: {why}"
+                    f"{name} could not be measured at strength {strength:g}: {why.rstrip('.')}"
                     + ("; a smaller --largest may do." if strength else ".")
                 )
             advance(1, f"strength {strength:.3g}", None)

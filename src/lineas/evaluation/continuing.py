@@ -51,7 +51,9 @@ def continuing(base: Any) -> Any:
             if not after or ids[-after:] != list(self.tokenizer("a").input_ids)[-after:]:
                 return 0
             plain = self.tokenizer(text, add_special_tokens=False).input_ids
-            return after if ids[-len(plain) - after : len(ids) - after] == plain else 0
+            rest = ids[:-after]  # its beginning may be cut
+            seen = min(len(rest), len(plain))
+            return after if rest[len(rest) - seen :] == plain[len(plain) - seen :] else 0
 
         def _model_generate(self, *args: Any, **options: Any) -> Any:
             return super()._model_generate(*args, logits_processor=[Finite()], **options)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, check_texts
 from lineas.evaluation.judges import PictureJudge
 from lineas.evaluation.kept import Kept
 from lineas.evaluation.records import Evaluation, Row
@@ -43,6 +43,7 @@ class PicturePlan:
     def __post_init__(self) -> None:
         if not self.prompts or not self.seeds:
             raise LineasError("measuring needs at least one prompt to draw and one seed.")
+        check_texts(self.prompts)
 
 
 def evaluate_pictures(
@@ -82,7 +83,12 @@ def evaluate_pictures(
         row = Row(system.name, system.strength, identity=system.identity())
         after = before
         if system.strength != 0:
-            after = [_seen(model, system, plan, seed, kept, progress) for seed in plan.seeds]
+            try:
+                after = [_seen(model, system, plan, seed, kept, progress) for seed in plan.seeds]
+            except LineasError as error:  # such as a model that this strength destroys: the others are measured
+                row.errors |= dict.fromkeys([*before[0]["scores"], "img_score"], str(error))
+                rows.append(row)
+                continue
         measures = [
             {
                 **seen["scores"],

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lineas.errors import LineasError, reading
+from lineas.errors import LineasError, check_texts, reading
 from lineas.models.loading import JUDGE
 from lineas.models.weights import load_weights
 
@@ -80,10 +80,12 @@ class HubJudge:
     @torch.no_grad()
     def scores(self, pictures: torch.Tensor, concept: str) -> dict[str, list[float]]:
         """`concept` and `clip_score`."""
+        check_texts([concept], "concept")
         model, processor = self._clip
-        told = processor.tokenizer([concept, "a picture"], padding=True, truncation=True, return_tensors="pt")
-        text = F.normalize(_embedding(model.get_text_features(**told)), dim=-1)  # [2, d]
-        seen = torch.cat([self._seen(part) for part in pictures.split(BATCH)])  # [n, d]
+        with reading(f"{self.clip} could not judge the pictures"):
+            told = processor.tokenizer([concept, "a picture"], padding=True, truncation=True, return_tensors="pt")
+            text = F.normalize(_embedding(model.get_text_features(**told)), dim=-1)  # [2, d]
+            seen = torch.cat([self._seen(part) for part in pictures.split(BATCH)])  # [n, d]
         cosines = seen @ text.T
         chances = (cosines * model.logit_scale.exp()).softmax(-1)
         return {"concept": chances[:, 0].tolist(), "clip_score": (100 * cosines[:, 0]).clamp_min(0).tolist()}
@@ -94,8 +96,9 @@ class HubJudge:
         model, processor = self._dino
         parts = []
         for part in pictures.split(BATCH):
-            given = processor(images=list(part), return_tensors="pt", do_rescale=False)
-            parts.append(model(**given).last_hidden_state[:, 0].float())
+            with reading(f"{self.dino} could not judge the pictures"):
+                given = processor(images=list(part), return_tensors="pt", do_rescale=False)
+                parts.append(model(**given).last_hidden_state[:, 0].float())
         return torch.cat(parts)
 
     def _seen(self, pictures: torch.Tensor) -> torch.Tensor:

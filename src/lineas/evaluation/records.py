@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, check_texts
 from lineas.evaluation.classifiers import Classifier
 
 
@@ -44,6 +44,8 @@ class Plan:
             raise LineasError("measuring needs at least one seed.")
         if self.classifiers and not self.prompts:
             raise LineasError("a classifier judges continuations; give prompts to continue.")
+        check_texts(self.prompts)
+        check_texts(self.neutral, "sentence")
 
 
 @dataclass

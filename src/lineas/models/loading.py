@@ -102,7 +102,7 @@ def _where(name: str | Path | None) -> str:
 
 def _is_folder(where: str) -> bool:
     try:
-        return Path(where).is_dir()
+        return bool(where) and Path(where).is_dir()
     except (OSError, ValueError):  # no name that a file could have
         return False
 
