@@ -338,3 +338,11 @@ def test_the_last_norm_and_modules_without_weights() -> None:
     assert folding(llama, Site("model.layers.0.mlp.act_fn")) == "no"
     assert folding(nn.ModuleDict({"norm": nn.GroupNorm(2, 4)}), Site("norm", axis=1)) == "exact"
     assert folding(nn.ModuleDict({"norm": nn.LayerNorm(4, elementwise_affine=False)}), Site("norm")) == "no"
+
+
+@pytest.mark.parametrize("pattern", ["", ":0", [".*norm", ""]])
+def test_an_empty_pattern_is_said_to_match_nothing(pattern: str | list[str]) -> None:
+    with pytest.raises(LineasError, match="is empty and matches nothing"):
+        find_sites(families.network("llama"), pattern)
+    with pytest.raises(LineasError, match="no module of LlamaForCausalLM matches"):
+        find_sites(families.network("llama"), "(x)?")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
 from torch import nn
 
+from lineas import fingerprint as fingerprints
 from lineas.errors import LineasError, shown
+from lineas.fingerprint import Fingerprint, Verdict
 from lineas.sites import Site, is_norm
 
 
@@ -22,7 +22,8 @@ class BaseModel:
     Args:
         name: hub id or folder name.
         architecture: class name of the network.
-        fingerprint: sha256 of the norm weights; equal for every dtype and quantisation of one checkpoint.
+        fingerprint: what is known of the weights, the same for every dtype and quantisation of one checkpoint (see
+            `lineas.fingerprint`); of what lineas 0.1 learned, the sha256 of the norm weights.
         revision: the hub commit, where known.
 
     Raises:
@@ -47,7 +48,7 @@ class BaseModel:
         return cls(name or type(network).__name__, type(network).__name__, fingerprint(network), revision)
 
     def check_is(self, network: nn.Module) -> None:
-        """Refuse a network of another class or with other norm weights.
+        """Refuse a network of another class or with other norm weights; warn of one with the same norms alone.
 
         Raises:
             LineasError: saying which of the two differs.
@@ -59,11 +60,31 @@ class BaseModel:
                 f"the intervention was learned on {self.name} ({self.architecture}), not on a {kind}; "
                 "pass --other-model (other_model=True) to apply it all the same."
             )
-        if self.fingerprint != fingerprint(network):
+        verdict, weight = self.compared(network)
+        if verdict == "other":
             raise LineasError(
                 f"the intervention was learned on {self.name}, and this {kind} has other norm weights, so it is "
                 "another checkpoint; pass --other-model (other_model=True) to apply it all the same."
             )
+        if verdict == "close":
+            such = f"such as {weight}" if weight else "or lacks some"
+            _warn(
+                f"the intervention was learned on {self.name}, and {_called(network)} has its norms but other weights, "
+                f"{such}: a fine-tune, or with an adapter? What was learned may do less or more there."
+            )
+        if verdict == "unknown":
+            _warn(
+                f"{_called(network)} is in float16, where it cannot be told whether it is {self.name}, on which an "
+                "older lineas learned the intervention; in float32 or bfloat16 it can."
+            )
+
+    def compared(self, network: nn.Module) -> tuple[Verdict, str]:
+        """How alike a network's weights are to those that were learned on, and one that differs."""
+        return fingerprints.compared(self.fingerprint, known_by(network))
+
+    def is_same(self, other: BaseModel) -> bool:
+        """Whether two interventions were learned on one checkpoint, or on fine-tunes of one."""
+        return self.architecture == other.architecture and fingerprints.same(self.fingerprint, other.fingerprint)
 
 
 def accepts_other(other_model: bool, force: bool) -> bool:
@@ -115,25 +136,18 @@ def other_width(site: Site, ours: int, here: int) -> LineasError:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """sha256 over the names and weights of a network's norms, rounded to bfloat16: the same for every dtype.
-
-    In a denoiser whose norms have no weights (a time step modulates them), over all biases.
-    """
-    digest = hashlib.sha256()
-    known: list[Any] = [(name, _weight(module)) for name, module in network.named_modules() if is_norm(module)]
-    if not known and type(network).__module__.startswith("diffusers."):
-        known = [(name, vector) for name, vector in network.named_parameters() if name.endswith(".bias")]
-    for name, vector in known:
-        weight = vector.detach().to("cpu", torch.bfloat16).contiguous()
-        digest.update(name.encode())
-        digest.update(weight.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()
+    """What a network's weights are known by, as it is recorded."""
+    return str(Fingerprint.of(network))
 
 
-def _weight(module: Any) -> torch.Tensor:
-    """A module's weight, also where accelerate keeps it elsewhere until it is used."""
-    elsewhere = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
-    return elsewhere["weight"] if module.weight.is_meta and elsewhere else module.weight
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, stacklevel=5)
+
+
+def _called(network: nn.Module) -> str:
+    """What a network says that it was loaded from, and its class."""
+    name = getattr(getattr(network, "config", None), "_name_or_path", "") or getattr(network, "name_or_path", "")
+    return f"{name} ({type(network).__name__})" if name else f"this {type(network).__name__}"
 
 
 def width_of(module: nn.Module) -> int | None:

@@ -291,7 +291,7 @@ def _combined(
         part.check_affine("combined with others")
     bases = [part.base for part in parts if part.base]
     for other in bases[1:]:
-        if (other.architecture, other.fingerprint) != (bases[0].architecture, bases[0].fingerprint):
+        if not bases[0].is_same(other):
             raise LineasError(
                 f"interventions of different networks cannot be combined: {bases[0].name} and {other.name}."
             )

@@ -118,6 +118,10 @@ def find_sites(network: nn.Module, pattern: str | Sequence[str] | None = None) -
         raise LineasError("the list of site patterns is empty; give at least one, or None for the default sites.")
     found: dict[str, Site] = {}
     for one in [pattern] if isinstance(pattern, str) else pattern:
+        if not re.sub(r":\d+$", "", one):
+            raise LineasError(
+                f"the site pattern {one!r} is empty and matches nothing; without one, the default is taken."
+            )
         matches = _matching(network, one)
         if not matches:
             raise LineasError(_nothing_matches(network, one))
@@ -260,7 +264,7 @@ def _nothing_matches(network: nn.Module, pattern: str) -> str:
         tail = kind.rsplit(".", 1)[-1]
         return max(difflib.SequenceMatcher(None, letters, part.lower()).ratio() for part in (kind, tail))
 
-    if any(re.fullmatch(re.sub(r":\d+$", "", pattern), name) for name, _ in network.named_modules()):
+    if any(name and re.fullmatch(re.sub(r":\d+$", "", pattern), name) for name, _ in network.named_modules()):
         return (
             f"'{pattern}' matches parts of {type(network).__name__} that text never reaches, so they cannot carry a "
             "map that is learned from sentences; name modules of its language model."

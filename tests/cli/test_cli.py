@@ -187,6 +187,47 @@ def test_an_intervention_for_another_network_is_refused_and_force_is_named(
     assert run(capsys, *arguments, "--force")[0] == 0
 
 
+def test_the_same_checkpoint_is_accepted_in_every_type(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, *LEARN, "--dtype", "float32")
+    for dtype in ("float32", "bfloat16", "float16"):
+        arguments = ("generate", "model", "--intervention", "calm", "--prompt", "Tom", "--dtype", dtype)
+        code, _, err = run(capsys, *arguments)
+        assert code == 0
+        assert "warning" not in err
+
+
+def test_a_destroyed_model_is_one_sentence(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, *LEARN)
+    for temperature in ("0", "1"):
+        arguments = ("generate", "model", "--intervention", "calm", "--prompt", "Tom", "--temperature", temperature)
+        check_refused(capsys, desk, "the model is destroyed", *arguments, "--strength", "1e30")
+
+
+def test_a_bug_of_ours_says_where_to_report_it_and_shows_its_traceback_on_request(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: lineas.Intervention, *_: object) -> float:
+        raise TypeError("no such thing")
+
+    run(capsys, *LEARN)
+    monkeypatch.setattr(lineas.Intervention, "support", broken)
+    code, out, err = run(capsys, "show", "calm")
+    assert code == 1
+    assert "this is a bug of lineas (TypeError: no such thing, in show.py:" in err
+    assert "please report it to the project" in err
+    assert "Traceback" not in out + err
+    monkeypatch.setenv("LINEAS_DEBUG", "1")
+    code, _, err = run(capsys, "show", "calm")
+    assert code == 1
+    assert "Traceback" in err
+    assert "TypeError: no such thing" in err
+    monkeypatch.setattr(lineas.Intervention, "support", lambda self, *_: torch.empty(10**18))
+    monkeypatch.setenv("LINEAS_DEBUG", "0")
+    code, _, err = run(capsys, "show", "calm")
+    assert code == 2
+    assert "there is not enough memory" in err
+
+
 def test_strength_outside_zero_to_one_is_a_warning(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *LEARN)
     arguments = ("generate", "model", "--intervention", "calm", "--prompt", "Tom", "--strength", "1.5", "-0.5")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from families import tokenizer
+from safetensors.torch import load_file, save_file
 
 from lineas import LineasError
 from lineas.evaluation.classifiers import classifier, fitted
@@ -63,6 +65,19 @@ def test_a_text_classification_model_gives_the_probability_of_its_label(folder: 
     toxic = classifier(str(folder))(texts)  # of two labels the one called toxic
     assert toxic == pytest.approx([float(p[1]) for p in expected], abs=1e-5)
     assert classifier(f"{folder}@neutral")(texts) == pytest.approx([float(p[0]) for p in expected], abs=1e-5)
+
+
+def test_a_classifier_without_its_head_is_refused(folder: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(folder, tmp_path / "classifier"))
+    weights = load_file(copied / "model.safetensors")
+    save_file({name: w for name, w in weights.items() if name != "classifier.weight"}, copied / "model.safetensors")
+    with pytest.raises(LineasError, match=r"lacks the weight classifier\.weight of its DistilBert"):
+        classifier(str(copied))
+
+
+def test_what_a_classifier_cannot_read_is_one_sentence(folder: Path) -> None:
+    with pytest.raises(LineasError, match="is no text"):
+        classifier(str(folder))(["caf\udce9"])
 
 
 def test_labels_that_are_not_plain_are_listed(folder: Path, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import torch
 from console import check_refused
+from tokenizers.processors import TemplateProcessing
 
 import lineas
 from lineas import LineasError
@@ -291,3 +293,24 @@ def test_an_unknown_task_is_said(stories: lineas.TextModel) -> None:
         run_tasks(stories, ["truthfulqa"])
     with pytest.raises(LineasError, match="no task 'no_such_task'"):
         run_tasks(stories, ["no_such_task"])
+
+
+def test_contexts_end_without_what_the_tokenizer_adds(stories: lineas.TextModel) -> None:
+    tokenizer = copy.deepcopy(stories.tokenizer)
+    template = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    tokenizer.backend_tokenizer.post_processor = template
+    ending, plain = (model_class()(lineas.TextModel(stories.network, t)) for t in (tokenizer, stories.tokenizer))
+    for text in ("Once upon a time", "The end</s>"):
+        assert ending.tok_encode(text) == plain.tok_encode(text)
+        assert ending.tok_encode(text, left_truncate_len=2) == plain.tok_encode(text, left_truncate_len=2)
+        for options in ({}, {"left_truncate_len": 3}):
+            (ids, mask), (expected, real) = (lm.tok_batch_encode([text, "Tom"], **options) for lm in (ending, plain))
+            assert torch.equal(ids[mask == 1], expected[real == 1])
+
+
+def test_tasks_of_a_destroyed_model_are_no_answer() -> None:
+    model = families.model("llama")
+    model.network.model.norm.weight.data.fill_(torch.nan)  # type: ignore[union-attr,operator]
+    lm = model_class()(model)
+    with pytest.raises(LineasError, match="the model is destroyed"):
+        lm._model_generate(torch.tensor([[1, 45]]), max_length=5, stop=["x"])

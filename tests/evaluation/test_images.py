@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pipelines
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 import transformers
 from console import check_refused, run
 from pipelines import OTHER_PROMPTS, PROMPTS, image_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import lineas
 from lineas import LineasError
@@ -161,3 +162,32 @@ def test_evaluate_on_the_command_line(
     assert (tmp_path / "report" / "effect-damage.png").exists()
     check_refused(capsys, tmp_path, "--tasks is about texts", *command, *wanted, "--tasks", "mmlu")
     check_refused(capsys, tmp_path, "lineas evaluate --shows TEXT judges its pictures", *command)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_judge_that_lacks_weights_is_refused(which: int, towers: tuple[Path, Path], tmp_path: Path) -> None:
+    folders = [Path(shutil.copytree(tower, tmp_path / tower.name)) for tower in towers]
+    file = folders[which] / "model.safetensors"
+    weights = load_file(file)
+    del weights[max(weights)]
+    save_file(weights, file, {"format": "pt"})
+    judge_of_both = HubJudge(*map(str, folders))
+    pictures = torch.rand(2, 3, 40, 40)
+    with pytest.raises(LineasError, match=f"{folders[which]} lacks the weight"):
+        judge_of_both.scores(pictures, "a circle") if which == 0 else judge_of_both.features(pictures)
+
+
+def test_a_judge_that_cannot_see_is_one_sentence(towers: tuple[Path, Path]) -> None:
+    clip, _ = map(str, towers)
+    with pytest.raises(LineasError, match="could not judge the pictures"):
+        HubJudge(clip, clip).features(torch.rand(2, 3, 40, 40))  # CLIP asks for a text as well
+
+
+def test_a_strength_that_destroys_the_model_is_noted_and_loses_no_other(striped: lineas.Intervention) -> None:
+    model = image_model("stable diffusion 1")
+    systems = [Steered("striped", striped, strength) for strength in (1e30, 1.0)]
+    with pytest.warns(UserWarning, match="outside 0 to 1"):
+        destroyed, steered = evaluate_pictures(model, systems, PicturePlan(PROMPTS[:2], "red", Redness())).rows
+    assert not destroyed.values
+    assert "the model is destroyed" in destroyed.errors["concept"]
+    assert steered.values["img_score"] < 100

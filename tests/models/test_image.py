@@ -394,3 +394,28 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
         lineas.ImageModel(object())
     with lineas.steer(model, random_maps(model), torch.ones(3)), pytest.raises(LineasError, match="give one an image"):
         drawn(model)
+
+
+@pytest.mark.parametrize("output_type", ["pil", "pt", "np"])
+def test_a_destroyed_pipeline_says_so_instead_of_drawing_one_colour(output_type: str) -> None:
+    model = image_model("stable diffusion 1")
+    site = model.sites()[0]
+    width = model.network.get_submodule(site.module).weight.shape[0]  # type: ignore[union-attr,index]
+    harsh = AffineMap(torch.full((width,), 1e30), torch.full((width,), 1e30))
+    steered = lineas.steer(model, Intervention({site.name: harsh}, {site.name: site}))
+    with steered, pytest.raises(LineasError, match="the model is destroyed: its predictions are not finite"):
+        model.generate(PROMPTS[:1], output_type=output_type)
+    assert not model.network.denoiser._forward_hooks
+
+
+def test_pictures_are_the_pipelines_own() -> None:
+    model = image_model("stable diffusion 1")
+    (made,) = model.generate(PROMPTS[:1])
+    with torch.no_grad():
+        (expected,) = model._call(PROMPTS[:1], [0], "pil")
+    assert made.tobytes() == expected.tobytes()
+
+
+def test_a_prompt_that_is_no_text_is_not_drawn() -> None:
+    with pytest.raises(LineasError, match="is no text"):
+        image_model("stable diffusion 1").generate(["a red \ud800 circle"])

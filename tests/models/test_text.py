@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+from typing import Any
+
+import families
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 import lineas
 from lineas import LineasError
+from lineas.evaluation.perplexity import perplexities
+from lineas.evaluation.records import Plan
+from lineas.learning.gating import gate
 from lineas.models import loading
+from lineas.models.likelihoods import likelihoods
 
 
 def test_parts_hold_every_prompt_once_with_little_padding(stories: lineas.TextModel) -> None:
@@ -78,6 +88,101 @@ def test_chat_prompts_go_through_the_template(smollm2: lineas.TextModel) -> None
     plain = smollm2.generate(["What is two plus two?"], temperature=0, max_new_tokens=12)[0]
     assert chat != plain
     assert "four" in chat.lower() or "4" in chat
+
+
+@pytest.fixture
+def ending(stories: lineas.TextModel) -> lineas.TextModel:
+    """The real tiny model with a tokenizer that ends every text."""
+    tokenizer = copy.deepcopy(stories.tokenizer)
+    template = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    tokenizer.backend_tokenizer.post_processor = template
+    return lineas.TextModel(stories.network, tokenizer)
+
+
+def test_what_a_tokenizer_puts_after_a_text_is_left_out_everywhere(
+    stories: lineas.TextModel, ending: lineas.TextModel
+) -> None:
+    prompts = ["Once upon a time", "Tom was sad", "The end</s>"]
+    assert ending.token_ids(prompts) == stories.token_ids(prompts)
+    assert ending.token_ids(prompts)[2][-1] == 2  # its own
+    assert ending.generate(prompts[:1], temperature=0) == stories.generate(prompts[:1], temperature=0)
+    assert perplexities(ending, prompts, prefix="A story: ") == perplexities(stories, prompts, prefix="A story: ")
+    learned, expected = (
+        lineas.learn(model, prompts, ["A bird sang", "Rain"], lineas.MeanAcT(), progress=False)
+        for model in (ending, stories)
+    )
+    assert learned.distance(expected) == 0
+    assert learned.facts["end_of_text"] == "left out"
+    assert "end_of_text" not in expected.facts
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_more_tokens_than_a_table_of_positions_has_are_refused(family: str) -> None:
+    model = families.model(family)
+    long = "a b c d e f " * 12  # 134 tokens of 128
+    short = ["Rain", "A bird sang"]
+    with pytest.raises(LineasError, match=r"the prompt has 134 tokens, and 1 are to be added; .* reads 128"):
+        model.generate([long], max_new_tokens=1)
+    with pytest.raises(LineasError, match=r"has 6 tokens, and 200 are to be added; .* reads 128"):
+        model.generate(["a b c"], max_new_tokens=200)
+    assert len(model.generate(["a b c"], max_new_tokens=123, temperature=0)) == 1  # the last one is not read
+    for do in (
+        lambda: lineas.learn(model, [long, long], short, lineas.MeanAcT(), max_length=500, progress=False),
+        lambda: perplexities(model, [long], max_length=500),
+        lambda: perplexities(model, ["a b c d " * 10], prefix=long, max_length=500),
+        lambda: likelihoods(model, [([1] * 200, [2])], longest=500),
+    ):
+        with pytest.raises(LineasError, match="reads 128"):
+            do()
+    assert lineas.learn(model, [long, long], short, lineas.MeanAcT(), max_length=128, progress=False)
+
+
+def test_more_tokens_than_a_network_was_made_for_are_warned_of_once() -> None:
+    model = families.model("llama")
+    with pytest.warns(UserWarning, match="was made for 128; what it predicts beyond them may be nonsense"):
+        model.generate(["Rain"], max_new_tokens=130)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.generate(["Rain"], max_new_tokens=131)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_destroyed_model_says_so_instead_of_writing(temperature: float) -> None:
+    model = families.model("llama")
+    harsh = lineas.AffineMap(torch.full((32,), 1e30), torch.full((32,), 1e30))
+    intervention = lineas.Intervention({"model.layers.0.post_attention_layernorm": harsh})
+    with lineas.steer(model, intervention), pytest.raises(LineasError, match="the model is destroyed: its predictions"):
+        model.generate(["Tom"], temperature=temperature)
+    model.network.model.norm.weight.data.fill_(torch.nan)  # type: ignore[union-attr,operator]
+    with pytest.raises(LineasError, match="the model is destroyed"):
+        model.generate(["Tom"], temperature=temperature)
+    with pytest.raises(LineasError, match="the model is destroyed"):
+        likelihoods(model, [([1, 2], [3])], longest=100)
+
+
+def test_a_gate_of_a_destroyed_model_is_refused() -> None:
+    model = families.model("llama")
+    site = "model.layers.1.post_attention_layernorm"
+    model.network.model.layers[0].mlp.down_proj.weight.data.fill_(torch.nan)  # type: ignore[union-attr,operator]
+    learned = lineas.Intervention({site: lineas.AffineMap(torch.full((32,), 2.0), torch.zeros(32))})
+    with pytest.warns(UserWarning, match="nan"), pytest.raises(LineasError, match="the model is destroyed"):
+        gate(model, learned, families.PROMPTS, families.OTHER_PROMPTS)
+
+
+@pytest.mark.parametrize("prompts", [["caf\udce9"], ["Tom", 5], [b"Tom"], None, iter(["Tom"])])
+def test_what_is_no_text_is_refused(prompts: Any) -> None:
+    model = families.model("llama")
+    for read in (model.generate, model.batch, lambda some: perplexities(model, some), lambda some: Plan(some)):
+        with pytest.raises(LineasError, match="prompt"):
+            read(prompts)
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "{{ nothing.at.all }}", "{{ raise_exception('no') }}"])
+def test_a_broken_chat_template_is_one_sentence(template: str) -> None:
+    model = families.model("llama")
+    model.tokenizer.chat_template = template
+    with pytest.raises(LineasError, match="the chat template of tiny-llama could not be filled in"):
+        model.generate(["Tom"], chat=True)
 
 
 def test_load_says_what_it_cannot_load(tmp_path) -> None:

@@ -6,11 +6,14 @@ import errno
 import os
 import re
 import sys
+import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lineas import signals
 
+from lineas.errors import first_line
 if TYPE_CHECKING:
     from typer.core import TyperGroup
 
@@ -104,7 +107,7 @@ def _run(given: list[str], command: signals.Command) -> None:
     except Exception as error:
         in_words = getattr(error, "format_message", None)  # wrong usage: typer brings its own copy of click or click's
         if in_words is None:
-            raise
+            _tell_of_bug(error)
         if not in_words():  # no arguments: the help was shown
             sys.exit(2)
         _fail(f"{in_words().rstrip('.')}; see lineas --help.")
@@ -160,10 +163,38 @@ def _is_number(text: str) -> bool:
 
 
 def _fail(sentence: str) -> None:
+    if _debugging():
+        traceback.print_exc()
+    _say_error(sentence)
+    sys.exit(2)
+
+
+def _tell_of_bug(error: Exception) -> None:
+    """Say of what is none of ours to raise where it happened and what to do with it, and exit with 1."""
+    if _debugging():
+        traceback.print_exception(error)
+        sys.exit(1)
+    if isinstance(error, MemoryError) or any(said in str(error) for said in ("out of memory", "allocate memory")):
+        _fail(f"there is not enough memory ({first_line(error)}); give fewer or shorter texts, or a smaller batch.")
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(Path(__file__).parents[1])]
+    at = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "an unknown place"
+    sentence = (
+        f"this is a bug of lineas ({type(error).__name__}: {first_line(error)}, in {at}); please report it to the "
+        "project, with the command; LINEAS_DEBUG=1 shows the traceback."
+    )
+    _say_error(sentence)
+    sys.exit(1)
+
+
+def _say_error(sentence: str) -> None:
     from rich.console import Console
 
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {_plain(sentence)}")
-    sys.exit(2)
+
+
+def _debugging() -> bool:
+    return os.environ.get("LINEAS_DEBUG", "0") not in ("", "0")
 
 
 def _plain(text: str) -> str:

@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lineas.errors import LineasError, first_line
+from lineas.errors import LineasError, check_texts, reading
+from lineas.models.weights import load_weights
 
 Classifier = Callable[[Sequence[str]], list[float]]
 """From texts to each one's probability of showing the concept; 0.5 or more counts as yes."""
@@ -127,22 +128,23 @@ def _model_and_label(name: str) -> tuple[str, str | None]:
 @lru_cache(maxsize=4)
 def _pipeline(name: str, label: str | None) -> Classifier:
     """A text-classification model of transformers."""
-    from transformers import pipeline
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
     options: dict[str, Any] = {"top_k": None, "truncation": True, "batch_size": BATCH}
-    try:
-        model: Any = pipeline("text-classification", model=name, **options)
-    except Exception as error:  # every library under it has its own
-        first = first_line(error)
-        raise LineasError(
-            f"there is no classifier '{name}': not {PROFANITY}, not MODULE:FUNCTION, and no text-classification model "
-            f"that can be loaded ({first})."
-        ) from None
+    with reading(
+        f"there is no classifier '{name}': not {PROFANITY}, not MODULE:FUNCTION, and no text-classification model that "
+        "can be loaded"
+    ):
+        network = load_weights(AutoModelForSequenceClassification, name, ignore_mismatched_sizes=True, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model: Any = pipeline("text-classification", model=network, tokenizer=tokenizer, **options)
     labels = list(model.model.config.id2label.values())
     chosen = _label(name, labels, label)
 
     def probabilities(texts: Sequence[str]) -> list[float]:
-        rows = model(list(texts)) if texts else []
+        check_texts(texts, "text")
+        with reading(f"{name} could not judge the texts"):
+            rows = model(list(texts)) if texts else []
         return [float(next(entry["score"] for entry in row if entry["label"] == chosen)) for row in rows]
 
     probabilities.__name__ = f"{name}@{chosen}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, check_texts
 from lineas.evaluation.judges import PictureJudge
 from lineas.evaluation.kept import Kept, texts
 from lineas.evaluation.records import SEEDS, Evaluation, Row, seeds_of, texts_of
@@ -47,6 +47,7 @@ class PicturePlan:
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", texts_of("prompts", self.prompts))
         object.__setattr__(self, "seeds", seeds_of(self.seeds))
+        check_texts(self.prompts)
         if not self.prompts:
             raise LineasError("measuring needs at least one prompt to draw and one seed.")
         if not isinstance(self.concept, str) or not self.concept.strip():
@@ -111,7 +112,12 @@ def evaluate_pictures(
         row = Row(system.name, system.strength, identity=system.identity())
         after = before
         if system.strength != 0:
-            after = [_seen(model, system, plan, seed, kept, progress) for seed in plan.seeds]
+            try:
+                after = [_seen(model, system, plan, seed, kept, progress) for seed in plan.seeds]
+            except LineasError as error:  # such as a model that this strength destroys: the others are measured
+                row.errors |= dict.fromkeys([*before[0]["scores"], "img_score"], str(error))
+                rows.append(row)
+                continue
         measures = [
             {
                 **seen["scores"],

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lineas.errors import LineasError, first_line
 from lineas.models.digests import known
+from lineas.errors import LineasError, check_texts, reading
 from lineas.models.loading import JUDGE
+from lineas.models.weights import load_weights
 
 CLIP, DINO = "openai/clip-vit-base-patch32", "facebook/dinov2-small"
 BATCH = 32
@@ -86,10 +87,12 @@ class HubJudge:
     @torch.no_grad()
     def scores(self, pictures: torch.Tensor, concept: str) -> dict[str, list[float]]:
         """`concept` and `clip_score`."""
+        check_texts([concept], "concept")
         model, processor = self._clip
-        told = processor.tokenizer([concept, "a picture"], padding=True, truncation=True, return_tensors="pt")
-        text = F.normalize(_embedding(model.get_text_features(**told)), dim=-1)  # [2, d]
-        seen = torch.cat([self._seen(part) for part in pictures.split(BATCH)])  # [n, d]
+        with reading(f"{self.clip} could not judge the pictures"):
+            told = processor.tokenizer([concept, "a picture"], padding=True, truncation=True, return_tensors="pt")
+            text = F.normalize(_embedding(model.get_text_features(**told)), dim=-1)  # [2, d]
+            seen = torch.cat([self._seen(part) for part in pictures.split(BATCH)])  # [n, d]
         cosines = seen @ text.T
         chances = (cosines * model.logit_scale.exp()).softmax(-1)
         return {"concept": chances[:, 0].tolist(), "clip_score": (100 * cosines[:, 0]).clamp_min(0).tolist()}
@@ -100,8 +103,9 @@ class HubJudge:
         model, processor = self._dino
         parts = []
         for part in pictures.split(BATCH):
-            given = processor(images=list(part), return_tensors="pt", do_rescale=False)
-            parts.append(model(**given).last_hidden_state[:, 0].float())
+            with reading(f"{self.dino} could not judge the pictures"):
+                given = processor(images=list(part), return_tensors="pt", do_rescale=False)
+                parts.append(model(**given).last_hidden_state[:, 0].float())
         return torch.cat(parts)
 
     def _seen(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -113,26 +117,22 @@ class HubJudge:
     def _clip(self) -> tuple[Any, Any]:
         from transformers import CLIPModel, CLIPProcessor
 
-        return _loaded(CLIPModel, self.clip), _loaded(CLIPProcessor, self.clip)
+        with reading(f"no judge of pictures could be loaded from '{self.clip}'"):
+            network = load_weights(CLIPModel, self.clip, ignore_mismatched_sizes=True)
+            return network, CLIPProcessor.from_pretrained(self.clip)
 
     @cached_property
     def _dino(self) -> tuple[Any, Any]:
         from transformers import AutoImageProcessor, AutoModel
 
-        return _loaded(AutoModel, self.dino), _loaded(AutoImageProcessor, self.dino)
+        with reading(f"no judge of pictures could be loaded from '{self.dino}'"):
+            network = load_weights(AutoModel, self.dino, r"(^|\.)pooler\.", ignore_mismatched_sizes=True)
+            return network, AutoImageProcessor.from_pretrained(self.dino)
 
 
 def _embedding(result: Any) -> torch.Tensor:
     """The projected features, which transformers 4 gives as a tensor and 5 within an output."""
     return result if isinstance(result, torch.Tensor) else result.pooler_output
-
-
-def _loaded(kind: Any, name: str) -> Any:
-    try:
-        return kind.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        first = first_line(error)
-        raise LineasError(f"no judge of pictures could be loaded from '{name}' ({first}).") from None
 
 
 # ---- the embedded model's world
@@ -203,12 +203,14 @@ class WorldJudge:
     @cached_property
     def labels(self) -> list[str]:
         """What it tells."""
-        return json.loads((self.folder / LABELS).read_text(encoding="utf-8"))["labels"]
+        with reading(f"{self.folder / LABELS} does not say what this judge tells"):
+            return list(map(str, json.loads((self.folder / LABELS).read_text(encoding="utf-8"))["labels"]))
 
     @cached_property
     def _network(self) -> WorldNetwork:
         from safetensors.torch import load_file
 
         network = WorldNetwork(len(self.labels))
-        network.load_state_dict(load_file(self.folder / JUDGE))
+        with reading(f"{self.folder / JUDGE} is no judge of {len(self.labels)} labels"):
+            network.load_state_dict(load_file(self.folder / JUDGE))
         return network.eval().requires_grad_(False)

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from lineas.errors import LineasError
+from lineas.evaluation.continuing import continuing
 from lineas.evaluation.model_args import as_strength, check_batch_size, check_model_args
 from lineas.intervention import Intervention
 from lineas.models import load_text
@@ -44,7 +45,7 @@ def model_class() -> type:
     except ImportError:
         raise LineasError(NOT_INSTALLED) from None
 
-    base: Any = HFLM
+    base: Any = continuing(HFLM)
     of_hf = tuple(inspect.signature(base.__init__).parameters)
 
     class LineasLM(base):

@@ -95,7 +95,7 @@ def _per_sentence(
     model: TextModel, sentences: Sequence[str], max_length: int, measure: Callable[[PaddedPart], list[torch.Tensor]]
 ) -> list[list[float]]:
     """Measures of parts, each as one number a sentence in their order."""
-    encoded = [ids for ids in (model.tokenizer(sentence).input_ids[:max_length] for sentence in sentences) if ids[1:]]
+    encoded = [ids[:max_length] for ids in model.token_ids(sentences) if ids[1:max_length]]
     if not encoded:
         raise LineasError("perplexity needs at least one sentence of two tokens.")
     parts = scored_parts(model, encoded)
@@ -106,5 +106,5 @@ def _per_sentence(
 
 def _prefix(model: TextModel, text: str) -> torch.Tensor:
     """The ids of what stands before a sentence, `[p]`."""
-    ids = model.tokenizer(text, add_special_tokens=False).input_ids if text else []
+    ids = model.token_ids([text], special=False)[0] if text else []
     return torch.tensor(ids, dtype=torch.long, device=model.device)

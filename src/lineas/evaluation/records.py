@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, check_texts
 from lineas.evaluation.classifiers import Classifier
 
 BATCH = 64
@@ -55,6 +55,8 @@ class Plan:
         for name in ("prompts", "neutral", "tasks"):
             object.__setattr__(self, name, texts_of(name, getattr(self, name)))
         object.__setattr__(self, "seeds", seeds_of(self.seeds))
+        check_texts(self.prompts)
+        check_texts(self.neutral, "sentence")
         if not isinstance(self.classifiers, Mapping) or not all(map(callable, self.classifiers.values())):
             raise LineasError('classifiers are given by name, such as {"toxic": classifier("profanity-check")}.')
         if self.classifiers and not self.prompts:

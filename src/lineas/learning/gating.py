@@ -8,11 +8,12 @@ from statistics import mean
 
 import torch
 
-from lineas.errors import LineasError
+from lineas.errors import DESTROYED, LineasError
 from lineas.gates import Gate
 from lineas.intervention import Intervention
 from lineas.learning.capture import SOME_TOKENS, Model, capture_part, samples, warn_if_cut
 from lineas.models.frozen import frozen
+from lineas.models.placement import weights_type
 from lineas.prompts import described
 from lineas.sites import Site
 from lineas.stamp import stamp
@@ -105,7 +106,7 @@ def gate(
         "components": components,
         "max_length": max_length,
         "seed": seed,
-        "dtype": str(next(model.network.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(weights_type(model.network)).removeprefix("torch."),
         "data": {"source": described(source), "control": described(control)},
         "area": mean(one.area for one in told.values()),
         "sites": {name: asdict(one) for name, one in told.items()},
@@ -130,7 +131,10 @@ def tokens(
                 seen[name].append((z, torch.rand(len(z), generator=generator)))
                 if sum(len(rank) for _, rank in seen[name]) > 2 * MOST:  # never hold much more than is kept
                     seen[name] = [_thinned(seen[name])]
-    return {name: _thinned(parts)[0] for name, parts in seen.items()}
+    found = {name: _thinned(parts)[0] for name, parts in seen.items()}
+    if not all(bool(z.isfinite().all()) for z in found.values()):
+        raise LineasError(DESTROYED)
+    return found
 
 
 def _thinned(parts: Sequence[Ranked]) -> Ranked:

@@ -12,6 +12,7 @@ import torch
 from lineas.edits import edited
 from lineas.errors import LineasError
 from lineas.learning.capture import Model, Part, capture_part
+from lineas.models.placement import input_device
 from lineas.sites import Site, repeated
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -84,7 +85,7 @@ def largest_part(
     Raises:
         LineasError: when the pooled activations alone do not fit.
     """
-    device = next(model.network.parameters()).device
+    device = input_device(model.network)
     given = memory if memory is not None else int(SHARE * free(device))
     left = given - FIXED - POOLED * 4 * len(prompts) * neurons
     if left <= 0:

@@ -24,6 +24,7 @@ from lineas.learning.memory import as_bytes
 from lineas.maps import AffineMap
 from lineas.models.frozen import frozen
 from lineas.models.trial import outputs
+from lineas.models.placement import weights_type
 from lineas.prompts import described
 from lineas.sites import Pooling, Site, as_pooling
 from lineas.stamp import stamp

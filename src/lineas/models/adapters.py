@@ -13,6 +13,7 @@ from torch import nn
 
 from lineas.errors import LineasError, first_line
 from lineas.models.frozen import frozen
+from lineas.models.weights import holds_pickles, no_pickles
 
 NOT_INSTALLED = "adapters need peft: pip install 'lineas[evaluate]'."
 PLAIN_STARTS = (True, False, "gaussian")
@@ -66,6 +67,8 @@ def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[None
         raise LineasError(NOT_INSTALLED) from None
     if not (folder / "adapter_config.json").exists():
         raise LineasError(f"{folder} holds no adapter of peft (adapter_config.json).")
+    if holds_pickles(folder):
+        raise LineasError(no_pickles(folder))
     with restored(network):
         try:
             config: Any = PeftConfig.from_pretrained(str(folder))

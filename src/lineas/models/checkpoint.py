@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lineas import files
-from lineas.errors import LineasError, first_line
+from lineas.errors import LineasError, reading
+from lineas.models.weights import check_report, holds_pickles, no_pickles
 from lineas.models.written import verify_written
 from lineas.sites import is_norm
 
@@ -74,16 +77,22 @@ def skeleton_of(folder: Path) -> nn.Module:
     """The skeleton of a checkpoint on disk, without reading its other weights.
 
     Raises:
-        LineasError: when the folder holds no checkpoint in safetensors.
+        LineasError: when the folder holds no checkpoint in safetensors, or its weights are not those of its network.
     """
-    shards = sorted(folder.glob("*.safetensors"))
-    if not (folder / "config.json").is_file() or not shards:
-        raise LineasError(f"{folder} is no checkpoint: it lacks a config.json, or weights in *.safetensors.")
-    try:
+    if holds_pickles(folder):
+        raise LineasError(no_pickles(folder))
+    failure = f"{folder} is no checkpoint that can be read"
+    with reading(failure):
+        shards = _shards(folder)
+        if not (folder / "config.json").is_file() or not shards:
+            raise LineasError(f"{folder} is no checkpoint: it lacks a config.json, or weights in *.safetensors.")
         config = AutoConfig.from_pretrained(folder)
-        where = {key: shard for shard in shards for key in safe_open(shard, "pt").keys()}  # noqa: SIM118
-    except (OSError, ValueError) as error:
-        raise LineasError(f"{folder} is no checkpoint that can be read: {first_line(error)}.") from None
+    where: dict[str, Path] = {}
+    shapes: dict[str, list[int]] = {}
+    for shard in shards:
+        with reading(f"{shard} cannot be read"), safe_open(shard, "pt") as file:
+            where |= dict.fromkeys(file.keys(), shard)
+            shapes |= {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
 
     def weight_of(name: str) -> torch.Tensor | None:
         key = f"{name}.weight"
@@ -92,7 +101,34 @@ def skeleton_of(folder: Path) -> nn.Module:
         with safe_open(where[key], "pt") as file:
             return file.get_tensor(key)
 
-    return skeleton(config, weight_of)
+    with reading(failure):
+        made = skeleton(config, weight_of)
+    _check_shapes(type(made), config, shapes, folder)
+    return made
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The files of weights that transformers reads; some folders hold the same weights under other names as well."""
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    return sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+
+
+def _check_shapes(kind: Any, config: Any, shapes: dict[str, list[int]], folder: Path) -> None:
+    """Hold the names and shapes of a checkpoint against its network, as transformers does that loads it.
+
+    What is quantised is left to who reads it, and so is everything where accelerate is not installed.
+    """
+    if getattr(config, "quantization_config", None) or find_spec("accelerate") is None:
+        return
+    weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    options = {"config": copy.deepcopy(config), "state_dict": weights, "device_map": {"": "meta"}}
+    with reading(f"{folder} is no checkpoint that can be read"):
+        made, report = kind.from_pretrained(None, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    check_report(made, report, str(folder))
 
 
 def save_tokenizer(folder: Path, tokenizer: Any) -> None:

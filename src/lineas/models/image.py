@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from lineas import files
-from lineas.errors import LineasError
+from lineas.errors import DESTROYED, LineasError, check_texts, reading
 from lineas.models import checkpoint
 from lineas.models.batches import Batch
 from lineas.models.drawing import AREA, DrawnPart, seeds_of
 from lineas.models.pipeline import ENCODERS, Guidance, PipelineNetwork, call
 from lineas.models.written import read_alike, verify_pipeline
+from lineas.models.placement import input_device, weights_type
 from lineas.sites import Site, find_sites, norm_sites
 
 SETTINGS = "drawing.json"
@@ -88,12 +89,12 @@ class ImageModel:
     @property
     def device(self) -> torch.device:
         """Where the denoiser is."""
-        return next(self.network.denoiser.parameters()).device
+        return input_device(self.network.denoiser)
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the denoiser's weights."""
-        return next(p.dtype for p in self.network.denoiser.parameters() if p.is_floating_point())
+        return weights_type(self.network.denoiser)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -171,6 +172,7 @@ class ImageModel:
         """
         if not prompts:
             raise LineasError("a batch needs at least one prompt, none was given.")
+        check_texts(prompts)
         self._warn_of_unknown(prompts)
         seeds, tokens = seeds_of(prompts, self.seed), self._tokens
         at_once = len(prompts) if limit is None else max(1, limit // tokens)
@@ -214,18 +216,31 @@ class ImageModel:
 
         Returns:
             one picture a prompt, in their order.
+
+        Raises:
+            LineasError: when the network's predictions are not finite, or the pipeline cannot draw.
         """
         if isinstance(prompts, str):
             raise LineasError("generate takes a list of prompts, not one string; write ['...'].")
+        check_texts(prompts)
         self._warn_of_unknown(prompts)
         pictures: list[Any] = []
         with torch.no_grad():
             for start in range(0, len(prompts), batch_size):
                 some = list(prompts[start : start + batch_size])
-                pictures += list(self._call(some, [seed + start + i for i in range(len(some))], output_type))
+                pictures += self._drawn(some, [seed + start + i for i in range(len(some))], output_type)
                 if progress:
                     progress(len(some))
         return pictures
+
+    def _drawn(self, prompts: list[str], seeds: Sequence[int], output_type: str) -> list[Any]:
+        """Pictures, unless they are made of what is no number, which a picture would show as one colour."""
+        numbers = "np" if output_type == "pil" else output_type
+        with reading(f"{self.name} could not draw"), _watched(self.network.denoiser) as finite:
+            made = self._call(prompts, seeds, numbers)
+        if not all(map(bool, finite)) or not all(bool(torch.as_tensor(one).isfinite().all()) for one in made):
+            raise LineasError(DESTROYED)
+        return list(self.pipeline.numpy_to_pil(made) if output_type == "pil" else made)
 
     def _call(self, prompts: list[str], seeds: Sequence[int], output_type: str) -> Any:
         size = {} if self.size is None else {"height": self.size[0], "width": self.size[1]}
@@ -267,6 +282,22 @@ class ImageModel:
         tokenizer: Any = getattr(self.pipeline, "tokenizer", None)
         longest = int(getattr(tokenizer, "model_max_length", 0))
         return sum(len(tokenizer(prompt).input_ids) > longest for prompt in prompts) if longest else 0, longest
+
+
+@contextmanager
+def _watched(denoiser: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Within the block, of every pass of a denoiser, whether all that it predicts is finite."""
+    finite: list[torch.Tensor] = []
+
+    def look(module: nn.Module, args: Any, result: Any) -> None:
+        values = result.values() if isinstance(result, dict) else result if isinstance(result, tuple) else [result]
+        finite.extend(value.isfinite().all() for value in values if isinstance(value, torch.Tensor))
+
+    handle = denoiser.register_forward_hook(look)
+    try:
+        yield finite
+    finally:
+        handle.remove()
 
 
 def _few_steps(name: str) -> int | None:

@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from lineas.errors import DESTROYED, LineasError
 from lineas.models.batches import PaddedPart
 from lineas.models.scoring import scored_parts
 from lineas.models.text import TextModel
@@ -44,10 +45,14 @@ def likelihoods(
 
     Returns:
         one pair a continuation, in order; log-likelihoods in nats, summed over tokens.
+
+    Raises:
+        LineasError: when the network's predictions are not finite, or a text has more tokens than it reads.
     """
     runs: dict[tuple[int, ...], list[int]] = {}  # what runs, and the continuations that are read off it
     for i, (context, continuation) in enumerate(asked):
         runs.setdefault(tuple([*context, *continuation][-longest - 1 : -1]), []).append(i)
+    model.check_length(max(map(len, runs), default=0))
     found: list[tuple[float, bool]] = [(0.0, False)] * len(asked)
     for texts in _alike(list(runs)):
         first_read = min(len(text) - len(asked[i][1]) for text in texts for i in runs[text])
@@ -106,4 +111,6 @@ def _read(logits: torch.Tensor, continuation: Sequence[int]) -> tuple[float, boo
     last are its own."""
     ids = torch.tensor(continuation, device=logits.device)
     steps = logits[len(logits) - len(ids) :].float().log_softmax(-1)
+    if bool(steps.isnan().any()):
+        raise LineasError(DESTROYED)
     return float(steps.gather(-1, ids.unsqueeze(-1)).sum()), bool((steps.argmax(-1) == ids).all())

@@ -7,6 +7,7 @@ import os
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from time import thread_time
 from typing import Any
@@ -16,15 +17,18 @@ from huggingface_hub import file_exists, try_to_load_from_cache
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers.utils import find_adapter_config_file
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, reading
 from lineas.models import embedded
 from lineas.models.image import SETTINGS, ImageModel
 from lineas.models.text import TextModel
+from lineas.models.weights import holds_pickles, load_weights, no_pickles
 
 SHAPES = "shapes"
 """The image model that comes with lineas."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NAMES = "Give a hub id (OWNER/NAME) or a folder."
 JUDGE = "judge.safetensors"
 """Beside a pipeline that comes with a judge of its pictures."""
 INDEX = "model_index.json"
@@ -51,8 +55,8 @@ def load(
         trust_remote_code: run code that comes with the model; off unless you ask.
 
     Raises:
-        LineasError: when there is no such model, or it is neither a language model (alone, or in a network that also
-            reads pictures) nor a pipeline.
+        LineasError: when there is no such model, it is neither a language model (alone, or in a network that also
+            reads pictures) nor a pipeline, a file of it is damaged, or its weights are not those of its network.
     """
     if dtype not in ("auto", "checkpoint", *DTYPES):
         raise LineasError(f"dtype is 'auto', 'checkpoint' or one of {', '.join(DTYPES)}, not {dtype!r}.")
@@ -61,19 +65,30 @@ def load(
     wanted = fast_dtype(kind) if dtype == "auto" else {"checkpoint": "auto", **DTYPES}[dtype]
     where = _where(name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    if is_pipeline(where, revision):
+    failure, hint = f"no model could be loaded from '{name or where}'", "" if _is_folder(where) else NAMES
+    with reading(failure, hint):
+        draws = is_pipeline(where, revision)
+    if draws:
         if device == "auto":
             raise LineasError("a pipeline is not spread over devices; name one, such as device='cuda:0'.")
         return _load_pipeline(str(where), str(name), wanted, device, options)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        network: Any = _load_network(where, dtype=wanted, device_map="auto" if device == "auto" else None, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise LineasError(
-            f"no model could be loaded from '{name}': {_reason(error)}. Give a hub id (OWNER/NAME) or a folder."
-        ) from None
-    if device != "auto":
-        network = network.to(device)
+    with reading(failure, hint):
+        base = _base_of_adapter(where, options)
+    if base is None:
+        with reading(failure, hint):
+            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    else:
+        alone = f"{where} is an adapter of peft for {base}, and has no tokenizer that could be read"
+        with reading(alone, f"Load {base}, or put its tokenizer beside the adapter."):
+            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    with reading(failure, hint):
+        network: Any = _load_network(
+            base or where, dtype=wanted, device_map="auto" if device == "auto" else None, **options
+        )
+        if base is not None:
+            network.load_adapter(where, adapter_kwargs={"revision": revision})
+        if device != "auto":
+            network = network.to(device)
     return TextModel(network, tokenizer, embedded.NAME if where != str(name) else str(name), revision)
 
 
@@ -86,17 +101,47 @@ def _where(name: str | Path | None) -> str:
     return str(name)
 
 
+def _is_folder(where: str) -> bool:
+    try:
+        return bool(where) and Path(where).is_dir()
+    except (OSError, ValueError):  # no name that a file could have
+        return False
+
+
 def _load_network(where: str, **options: Any) -> Any:
     """A causal language model, or one that also reads pictures; a ValueError where it is neither."""
     try:
-        return AutoModelForCausalLM.from_pretrained(where, **options)
+        return load_weights(AutoModelForCausalLM, where, ignore_mismatched_sizes=True, **options)
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
         try:
-            return AutoModelForImageTextToText.from_pretrained(where, **options)
+            return load_weights(AutoModelForImageTextToText, where, ignore_mismatched_sizes=True, **options)
+        except LineasError:
+            raise
         except ValueError:
             raise error from None
+
+
+def _base_of_adapter(where: str, options: dict[str, Any]) -> str | None:
+    """The model that an adapter of peft is for; None of what is no adapter.
+
+    Raises:
+        LineasError: when peft is not installed, or the adapter is a pickle.
+    """
+    file = find_adapter_config_file(where, revision=options["revision"])
+    if file is None:
+        return None
+    base = json.loads(Path(file).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not isinstance(base, str):
+        raise LineasError(f"{file} is an adapter of peft that does not say for which model; load that model instead.")
+    if holds_pickles(Path(file).parent):
+        raise LineasError(no_pickles(where))
+    if find_spec("peft") is None:
+        raise LineasError(
+            f"{where} is an adapter of peft for {base}, which needs peft: pip install 'lineas[evaluate]'."
+        )
+    return base
 
 
 def load_text(name: str | Path | None = None, **options: Any) -> TextModel:
@@ -131,20 +176,57 @@ def _load_pipeline(where: str, name: str, wanted: Any, device: str, options: dic
         from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     except ImportError:
         raise LineasError(f"{where} draws images, which needs diffusers: pip install 'lineas[images]'.") from None
+    failure = f"no pipeline could be loaded from '{where}'"
     newer = tuple(map(int, version("diffusers").split(".")[:2])) >= (0, 42)
-    try:
-        if wanted == "auto":
-            where = where if Path(where).is_dir() else str(DiffusionPipeline.download(where, **options))
-            wanted = _stored_dtype(Path(where))
-        kinds = {} if wanted is None else {"dtype" if newer else "torch_dtype": wanted}
-        pipeline: Any = DiffusionPipeline.from_pretrained(where, **kinds, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise LineasError(f"no pipeline could be loaded from '{where}': {_reason(error)}.") from None
-    settings = Path(where) / SETTINGS
-    drawing = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-    model = ImageModel(pipeline.to(device), name, options["revision"], **drawing)
-    model.judge = str(where) if (Path(where) / JUDGE).is_file() else None
+    with reading(failure):
+        folder = Path(where)
+        if not folder.is_dir():
+            folder = Path(DiffusionPipeline.download(where, use_safetensors=True, **options))
+        dtype = _stored_dtype(folder) if wanted == "auto" else wanted
+        kinds = {} if dtype is None else {"dtype" if newer else "torch_dtype": dtype}
+        kinds_of_parts = _parts(folder)
+        parts = {part: _load_part(kind, folder / part, dtype) for part, kind in kinds_of_parts.items()}
+        trusted = {"trust_remote_code": options["trust_remote_code"]}
+        pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **kinds, **trusted, **parts)
+        pipeline.register_to_config(_name_or_path=where)
+        pipeline = pipeline.to(device)
+    settings = folder / SETTINGS
+    with reading(f"{settings} says nothing about how '{where}' is meant to draw"):
+        drawing = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+        model = ImageModel(pipeline, name, options["revision"], **drawing)
+    model.judge = str(folder) if (folder / JUDGE).is_file() else None
     return model
+
+
+def _parts(folder: Path) -> dict[str, Any]:
+    """A pipeline's networks, by name: their classes in diffusers and transformers; of others diffusers takes care.
+
+    Raises:
+        LineasError: when the folder of a part is not there.
+    """
+    import diffusers
+    import transformers
+
+    found = {}
+    for part, entry in json.loads((folder / INDEX).read_text(encoding="utf-8")).items():
+        if not isinstance(entry, list) or len(entry) != 2 or None in entry:
+            continue
+        library, name = map(str, entry)
+        if not (folder / part).is_dir():  # diffusers would look for it elsewhere, or begin with an empty vocabulary
+            raise LineasError(f"{folder} lacks its folder {part}, a {name}; get the whole pipeline.")
+        place = {"diffusers": diffusers, "transformers": transformers}.get(library)
+        place = getattr(diffusers.pipelines, library, None) if place is None else place  # such as a safety checker's
+        kind = getattr(place, name, None)
+        if isinstance(kind, type) and issubclass(kind, nn.Module):
+            found[part] = kind
+    return found
+
+
+def _load_part(kind: Any, folder: Path, dtype: torch.dtype | None) -> nn.Module:
+    """One network of a pipeline."""
+    if hasattr(kind, "load_config"):  # of diffusers
+        return load_weights(kind, folder, torch_dtype=dtype)
+    return load_weights(kind, folder, dtype=dtype, ignore_mismatched_sizes=True)
 
 
 def _stored_dtype(folder: Path) -> torch.dtype | None:
@@ -162,17 +244,13 @@ def _stored_dtype(folder: Path) -> torch.dtype | None:
     return found
 
 
-def _reason(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
-
-
 def _kind(device: str) -> torch.device:
     """What a device's name means; of "auto" the first device that is taken."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         made = torch.device(device)
-        torch.empty(0, device=made)
+        torch.empty(1, device=made).tolist()  # meta holds no numbers
     except (RuntimeError, AssertionError):  # no such name; none here
         raise LineasError(
             f"there is no device '{device}' here; name one such as cpu or cuda:0, or auto, or leave it out."

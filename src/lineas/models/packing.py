@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AttentionInterface
 
 from lineas.errors import first_line
+from lineas.models.placement import input_device
 
 NAME = "lineas_packed"
 PADDING_SHARE = 0.2
@@ -104,7 +105,7 @@ def why_not(network: nn.Module) -> str | None:
         return "its config does not say how many layers it has"
     if set(getattr(text, "layer_types", None) or []) - {"full_attention", "sliding_attention"}:
         return "not all of its layers are causal attention"
-    device = next(network.parameters()).device
+    device = input_device(network)
     lengths = [3, 5, 6]
     ids = (torch.arange(sum(lengths), device=device) + text.vocab_size // 2) % text.vocab_size
     positions = torch.cat([torch.arange(length, device=device) for length in lengths])

@@ -1,12 +1,28 @@
-"""Nucleus sampling that sorts and draws from few tokens: over the whole vocabulary they take half of generation."""
+"""Sampling: a nucleus out of few tokens, as the whole vocabulary takes half of the time; and nothing out of NaN."""
 
 from __future__ import annotations
 
 import torch
 from transformers import LogitsProcessor
 
+from lineas.errors import DESTROYED, LineasError
+
 LARGEST = 256
 """Tokens looked at first; the whole vocabulary where they hold too little."""
+
+
+class Finite(LogitsProcessor):
+    """Logits as they are, as long as the likeliest is a number: greedy decoding would write token 0 for ever.
+
+    Raises:
+        LineasError: when they are not finite.
+    """
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """The same logits, `[b, vocabulary]`; minus infinity stands for tokens that may not follow."""
+        if not bool(scores.amax(-1).isfinite().all()):
+            raise LineasError(DESTROYED)
+        return scores
 
 
 class Nucleus(LogitsProcessor):

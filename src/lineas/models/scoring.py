@@ -21,6 +21,7 @@ def scored_parts(model: TextModel, encoded: Sequence[Sequence[int]], logits: int
         encoded: at least one token each.
         logits: numbers; one text that is longer makes a part of its own.
     """
+    model.check_length(max(map(len, encoded), default=0))
     vocabulary: int = model.network.config.get_text_config().vocab_size  # type: ignore[union-attr,operator]
     return pad(encoded, max(1, logits // vocabulary), model.device, model.pad_id)
 
@@ -35,9 +36,10 @@ def predictions(model: TextModel, part: PaddedPart, prefix: torch.Tensor | None 
     """
     ids, mask = part.ids, part.mask
     if prefix is not None:
-        before, special = prefix.expand(len(ids), -1), int(model.starts_with_special)
+        before, special = prefix.expand(len(ids), -1), model.special_before
         ids = torch.cat([ids[:, :special], before, ids[:, special:]], 1)
         mask = torch.cat([torch.ones_like(before), mask], 1)
+        model.check_length(ids.shape[1])
     logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return logits[:, ids.shape[1] - part.ids.shape[1] : -1].float()
 

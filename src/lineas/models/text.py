@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -11,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, check_texts, reading
 from lineas.models import checkpoint
 from lineas.models.batches import Batch, PackedPart, PaddedPart, pack, pad
 from lineas.models.packing import why_not
-from lineas.models.sampling import Nucleus
-from lineas.sites import Site, find_sites
+from lineas.models.placement import input_device, weights_type
+from lineas.models.sampling import Finite, Nucleus
+from lineas.sites import Site, beside_text, find_sites
 
 
 class TextModel:
@@ -37,7 +39,7 @@ class TextModel:
         config: Any = getattr(network, "config", None)
         self.name = name or getattr(config, "_name_or_path", "") or type(network).__name__
         self.revision = revision or getattr(config, "_commit_hash", None)
-        self.facts: dict[str, Any] = {}  # nothing beside the prompts decides what a text activates
+        self._said_too_long = False
         self.provenance: dict[str, Any] | None = None  # of a folded model: what is in its weights
 
     def __repr__(self) -> str:
@@ -46,12 +48,17 @@ class TextModel:
     @property
     def device(self) -> torch.device:
         """Where the network's inputs go."""
-        return next(weight.device for weight in self.network.parameters() if not weight.is_meta)
+        return input_device(self.network)
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the network's weights."""
-        return next(p.dtype for p in self.network.parameters() if p.is_floating_point())
+        return weights_type(self.network)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides, beside the prompts, what a text activates: whether an end of text was taken off them."""
+        return {"end_of_text": "left out"} if self._around[1] else {}
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False, max_shard_size: str | int = "5GB") -> Path:
         """Write a checkpoint that transformers and every engine read: weights, config, tokenizer.
@@ -83,7 +90,7 @@ class TextModel:
     ) -> Batch[PackedPart] | Batch[PaddedPart]:
         """Prompts as token ids, sorted by length, packed end to end (see `lineas.models.packing`) or else padded.
 
-        The beginning-of-sequence token is in where the tokenizer adds one.
+        The beginning-of-sequence token is in where the tokenizer adds one, an end-of-sequence token is not.
 
         Args:
             prompts: at least one.
@@ -91,7 +98,7 @@ class TextModel:
             limit: tokens of a part, which runs at once; None for no limit.
 
         Raises:
-            LineasError: when a prompt has no tokens.
+            LineasError: when a prompt has no tokens, or more than the network reads.
         """
         if not prompts:
             raise LineasError("a batch needs at least one prompt, none was given.")
@@ -111,16 +118,82 @@ class TextModel:
         """Token ids, cut at `max_length`, and how many prompts were cut."""
         if not prompts:
             raise LineasError("a batch needs at least one prompt, none was given.")
-        encoded: list[list[int]] = [self.tokenizer(prompt).input_ids for prompt in prompts]
+        encoded = self.token_ids(prompts)
         for prompt, ids in zip(prompts, encoded):
             if not ids:
                 raise LineasError(f"the prompt {prompt!r} has no tokens; remove it.")
-        return [ids[:max_length] for ids in encoded], sum(len(ids) > max_length for ids in encoded)
+        cut = [ids[:max_length] for ids in encoded]
+        self.check_length(max(map(len, cut)))
+        return cut, sum(len(ids) > max_length for ids in encoded)
+
+    def token_ids(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+        """Token ids of texts that may go on: with what the tokenizer puts before a text, without what it puts after.
+
+        Args:
+            texts: any number.
+            special: False for nothing before either.
+
+        Raises:
+            LineasError: when one is no text, or the tokenizer cannot read it.
+        """
+        check_texts(texts)
+        with reading(f"the tokenizer of {self.name} could not read a text"):
+            encoded = [list(self.tokenizer(text, add_special_tokens=special).input_ids) for text in texts]
+            after = self._around[1] if special else 0
+        return [ids[: len(ids) - after] for ids in encoded]
+
+    @property
+    def special_before(self) -> int:
+        """How many tokens such as `<s>` the tokenizer puts in front of every text."""
+        return self._around[0]
+
+    @property
+    def _around(self) -> tuple[int, int]:
+        """How many tokens the tokenizer puts before and after every text."""
+        return special_around(self.tokenizer)
+
+    def check_length(self, longest: int, new: int = 0) -> None:
+        """Compare lengths with what the network reads.
+
+        Args:
+            longest: tokens of the longest text.
+            new: tokens to be added to it.
+
+        Raises:
+            LineasError: when there are more than it has places for. Where positions are computed, and so have no
+                end, it warns once that the network was made for fewer.
+        """
+        limit, is_table = self._reads
+        if limit is None or longest + max(new - 1, 0) <= limit:  # the last new token is not read
+            return
+        has = f"the prompt has {longest:,} tokens" + (f", and {new:,} are to be added" if new else "")
+        if is_table:
+            raise LineasError(f"{has}; this network, {self.name}, reads {limit:,}. Cut it, or add fewer.")
+        if not self._said_too_long:
+            self._said_too_long = True
+            warnings.warn(
+                f"{has}, and {self.name} was made for {limit:,}; what it predicts beyond them may be nonsense.",
+                stacklevel=4,
+            )
 
     @cached_property
-    def starts_with_special(self) -> bool:
-        """Whether the tokenizer puts a token such as `<s>` in front of every text."""
-        return self.tokenizer("a").input_ids[:1] != self.tokenizer("a", add_special_tokens=False).input_ids[:1]
+    def _reads(self) -> tuple[int | None, bool]:
+        """How many tokens the network was made for, and whether it has a table with no place for more."""
+        config: Any = getattr(self.network, "config", None)
+        text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
+        names = ("max_position_embeddings", "n_positions", "max_seq_len")
+        said = next((n for n in (getattr(text, name, None) for name in names) if isinstance(n, int) and n > 0), None)
+        beside = beside_text(self.network)
+        tables = [
+            (name, module.num_embeddings)
+            for name, module in self.network.named_modules()
+            if isinstance(module, nn.Embedding) and re.search(r"(^|\.)(wpe|\w*pos\w*)$", name)
+        ]
+        tables += [
+            (name, len(buffer)) for name, buffer in self.network.named_buffers() if name.endswith(".embed_positions")
+        ]
+        rows = [rows for name, rows in tables if not any(name.startswith(f"{part}.") for part in beside)]
+        return (min([*rows, *([said] if said else [])]), True) if rows else (said, False)
 
     @cached_property
     def _packs(self) -> bool:
@@ -164,11 +237,16 @@ class TextModel:
 
         Returns:
             the continuations alone, in the order of the prompts.
+
+        Raises:
+            LineasError: when a prompt has no tokens, is too long together with what is added, or the network's
+                predictions are not finite.
         """
         if isinstance(prompts, str):
             raise LineasError("generate takes a list of prompts, not one string; write ['...'].")
+        check_texts(prompts)
         texts = [self._as_chat(prompt) if chat else prompt for prompt in prompts]
-        encoded = [self.tokenizer(text, add_special_tokens=not chat).input_ids for text in texts]
+        encoded = self.token_ids(texts, special=not chat)
         empty = [prompt for prompt, ids in zip(prompts, encoded) if not ids]
         if empty:
             raise LineasError(f"the prompt {empty[0]!r} has no tokens; give it at least one word.")
@@ -191,8 +269,8 @@ class TextModel:
         """The same as `generate` from token ids to token ids, filled up after the end of a text."""
         unused = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}  # a checkpoint's own would be warned of
         sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": repetition_penalty, **unused}
-        if temperature > 0:
-            sampling["logits_processor"] = [Nucleus(temperature, top_p)]
+        sampling["logits_processor"] = [Finite(), *([Nucleus(temperature, top_p)] if temperature > 0 else [])]
+        self.check_length(max(map(len, encoded), default=0), max_new_tokens)
         out: list[list[int]] = [[] for _ in encoded]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # alike lengths together: less padding
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), torch.no_grad():
@@ -205,13 +283,14 @@ class TextModel:
                 for at, i in enumerate(rows):  # padding on the left, so that all continue at the same column
                     ids[at, width - len(encoded[i]) :] = torch.tensor(encoded[i])
                     mask[at, width - len(encoded[i]) :] = 1
-                made = self.network.generate(  # type: ignore[operator]
-                    input_ids=ids.to(self.device),
-                    attention_mask=mask.to(self.device),
-                    max_new_tokens=max_new_tokens,
-                    pad_token_id=self.pad_id,
-                    **sampling,
-                )
+                with reading(f"{self.name} could not continue the texts"):
+                    made = self.network.generate(  # type: ignore[operator]
+                        input_ids=ids.to(self.device),
+                        attention_mask=mask.to(self.device),
+                        max_new_tokens=max_new_tokens,
+                        pad_token_id=self.pad_id,
+                        **sampling,
+                    )
                 for i, new in zip(rows, made[:, width:].tolist()):
                     out[i] = new
                 if progress:
@@ -226,9 +305,10 @@ class TextModel:
     def _as_chat(self, prompt: str) -> str:
         if not getattr(self.tokenizer, "chat_template", None):
             raise LineasError(f"{self.name} has no chat template; leave out --chat (chat=True).")
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
+        with reading(f"the chat template of {self.name} could not be filled in", "Leave out --chat (chat=True)."):
+            return self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            )
 
     @property
     def end_ids(self) -> set[int]:
@@ -245,3 +325,11 @@ class TextModel:
             if token is not None:
                 return token
         return 0
+
+
+def special_around(tokenizer: Any) -> tuple[int, int]:
+    """How many tokens a tokenizer puts before and after every text, such as `<s>` and `</s>`."""
+    whole, plain = tokenizer("a").input_ids, tokenizer("a", add_special_tokens=False).input_ids
+    most = len(whole) - len(plain)
+    before = next((k for k in range(most + 1) if whole[k : k + len(plain)] == plain), None)
+    return (int(whole[:1] != plain[:1]), 0) if before is None else (before, most - before)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lineas.base import BaseModel, fingerprint, width_of
+from lineas.base import BaseModel, width_of
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.models.checkpoint import skeleton
@@ -138,7 +138,7 @@ def check_base(name: str, base: BaseModel, network: nn.Module, config: Any) -> N
     norms = skeleton(config, lambda name: getattr(modules.get(name), "weight", None))
     if any(weight.is_meta for weight in (module.weight for module in norms.modules() if is_norm(module))):
         return  # this engine names norms its own way, so they cannot be compared; the widths are
-    if fingerprint(norms) != base.fingerprint:
+    if base.compared(norms)[0] == "other":
         raise LineasError(
             f"the intervention {name!r} was learned on {base.name}, and this checkpoint has other norm weights; "
             "LINEAS_FORCE=1 serves it all the same."
