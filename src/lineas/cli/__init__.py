@@ -9,7 +9,9 @@ import warnings
 from typing import Any
 
 import typer
-from rich.console import Console
+
+from lineas.checks import number
+from lineas.cli.terminal import say_aside
 
 app = typer.Typer(
     name="lineas",
@@ -61,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     except LineasError as error:
         _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
-        Console(stderr=True).print("interrupted, nothing was written.")
+        say_aside("interrupted, nothing was written.")
         sys.exit(130)
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
@@ -76,25 +78,35 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         if not in_words():  # no arguments: the help was shown
             sys.exit(2)
-        _fail(f"{in_words().rstrip('.')}; see lineas --help.")
+        verb = f" {given[0]}" if given[:1] and given[0] in {command.name for command in app.registered_commands} else ""
+        _fail(f"{in_words().rstrip('.')}; see lineas{verb} --help.")
     else:
         if isinstance(code, int) and code:  # typer.Exit
             sys.exit(code)
 
 
 def _spread(arguments: list[str]) -> list[str]:
-    """`--strength 0 1` as `--strength 0 --strength 1`, for the options of a command that take several values."""
+    """`--strength 0 1` as `--strength 0 --strength 1`, for the options of a command that take several values.
+
+    What begins with a dash and is none of the command's options is a value there: a number, or a text.
+    """
     commands = getattr(typer.main.get_command(app), "commands", {})
-    options = commands[arguments[0]].params if arguments and arguments[0] in commands else []
+    command = commands.get(arguments[0]) if arguments else None
+    options = [] if command is None else command.params
     several = {name for option in options if getattr(option, "multiple", False) for name in option.opts}
+    known = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+    hands_on = command is not None and "ignore_unknown_options" in command.context_settings
     out: list[str] = []
     option, values = "", 0
     for argument in arguments:
         is_option = argument.startswith("-") and not _is_number(argument)
+        if is_option and option in several and argument.partition("=")[0] not in known and not hands_on:
+            is_option = argument.startswith("--") and " " not in argument  # as a slip of the hand does
         if not is_option and option in several and values > 0:
             out.append(option)
         if is_option:
-            option, values = argument, 0
+            option, equals, _ = argument.partition("=")
+            values = len(equals)
         else:
             values += 1
         out.append(argument)
@@ -103,19 +115,15 @@ def _spread(arguments: list[str]) -> list[str]:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        number(text)
     except ValueError:
         return False
     return True
 
 
 def _fail(sentence: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {_plain(sentence)}")
+    say_aside(sentence, "error", "red")
     sys.exit(2)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def _quiet() -> None:
@@ -126,6 +134,6 @@ def _quiet() -> None:
     def show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, UserWarning) and str(message) not in told:
             told.add(str(message))
-            Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/] {_plain(str(message))}")
+            say_aside(str(message), "warning", "yellow")
 
     warnings.showwarning = show_warning  # type: ignore[assignment]

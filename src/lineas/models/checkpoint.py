@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lineas import files
 from lineas.errors import LineasError, first_line
+from lineas.printable import as_code, as_label, front_matter, in_markdown
 from lineas.sites import is_norm
 
 PROVENANCE, CARD = "lineas.json", "README.md"
@@ -103,18 +104,17 @@ def save_tokenizer(folder: Path, tokenizer: Any) -> None:
 
 def _card(provenance: dict[str, Any]) -> str:
     base = provenance["base"]
-    lines = ["---", "library_name: transformers", "tags: [lineas, steering]"]
+    about: dict[str, Any] = {"library_name": "transformers", "tags": ["lineas", "steering"]}
     if base.count("/") == 1:
-        lines.append(f"base_model: {base}")
+        about["base_model"] = base
     return "\n".join(
         [
-            *lines,
-            "---",
+            *front_matter(about),
             "",
-            f"# {Path(base).name}, steered",
+            f"# {in_markdown(Path(base).name)}, steered",
             "",
-            f"The weights of `{base}` with an intervention of lineas folded into them at strength "
-            f"{provenance['strength']:g}, at {len(provenance['sites'])} sites. It is a plain "
+            f"The weights of {as_code(base)} with an intervention of lineas folded into them at strength "
+            f"{as_label(provenance['strength'])}, at {len(provenance['sites'])} sites. It is a plain "
             f"{provenance['architecture']} and runs without lineas. `{PROVENANCE}` says what was folded, where, and "
             "how it was learned.",
             "",
