@@ -6,7 +6,6 @@ import math
 import numbers
 import operator
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,17 +59,22 @@ class Bounds:
             LineasError: when it is no number, not finite, or out of bounds.
         """
         if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
-            raise LineasError(f"{name} must be {self}, not {shortened(repr(value))}.")
-        value = operator.index(value) if self.whole else float(value)
+            raise LineasError(f"{name} must be {self}, not {given(value)}.")
+        value = operator.index(value) if self.whole else _as_float(value)
         if self.or_zero and value == 0:
             return value
-        if not -math.inf < value < math.inf:
-            raise LineasError(f"{name} must be a finite number, not {value}.")
+        if self.above:
+            least = "a positive number"
+        else:
+            least = "0 or more" if self.least == 0 else f"at least {_written(self.least)}"
+        least = "0 or " * self.or_zero + least
+        if isinstance(value, float) and not math.isfinite(value):
+            kind = "a finite number" if self.least < 0 else f"{least} and finite"
+            raise LineasError(f"{name} must be {kind}, not {value}.")
         if value < self.least or (self.above and value == self.least):
-            bound = "a positive number" if self.above else f"at least {_written(self.least)}"
-            raise LineasError(f"{name} must be {'0 or ' * self.or_zero}{bound}, not {shortened(_written(value))}.")
+            raise LineasError(f"{name} must be {least}, not {given(value)}.")
         if value > self.most:
-            raise LineasError(f"{name} must be at most {_written(self.most)}, not {shortened(_written(value))}.")
+            raise LineasError(f"{name} must be at most {_written(self.most)}, not {given(value)}.")
         return value
 
     def read(self, name: str, text: str) -> Any:
@@ -82,8 +86,20 @@ class Bounds:
         try:
             value = whole(text) if self.whole else number(text)
         except ValueError:
-            raise LineasError(f"{name} must be {self}, not {shortened(repr(text))}.") from None
+            raise LineasError(f"{name} must be {self}, not {given(text)}.") from None
         return self.check(name, value)
+
+
+def given(value: Any) -> str:
+    """Return a value as a sentence repeats it: the beginning of what Python writes for it.
+
+    >>> given("a" * 100) == "'" + "a" * 79 + "...", given(0.5)
+    (True, '0.5')
+    """
+    try:
+        return shortened(repr(value))
+    except Exception:  # an integer of thousands of digits, or an object that cannot be written
+        return f"a value of type {type(value).__name__}"
 
 
 def number(text: str) -> float:
@@ -111,34 +127,62 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def later_seed(seed: int, by: int) -> int:
-    """Return the seed so many further; after the largest comes the smallest that is not negative.
+def as_seed(number: int) -> int:
+    """Return a number as a seed: itself, or, beyond the largest seed, counted on from 0.
 
-    >>> later_seed(3, 2), later_seed(2**64 - 1, 2)
-    (5, 1)
+    >>> as_seed(5), as_seed(-1), as_seed(2**64 + 1)
+    (5, -1, 1)
     """
-    return seed + by if seed + by < 2**64 else seed + by - 2**64
+    return number if SEED.least <= number <= SEED.most else number % 2**64
 
 
-def texts(name: str, given: Any) -> list[str]:
+def check_fields(settings: Any, optional: bool = False, **bounds: Bounds) -> None:
+    """Hold fields of a frozen dataclass against their bounds, and keep them as plain numbers.
+
+    Args:
+        settings: the dataclass.
+        optional: whether the fields may be None.
+        bounds: by field.
+
+    Raises:
+        LineasError: naming the field.
+    """
+    for name, bound in bounds.items():
+        value = getattr(settings, name)
+        if value is not None or not optional:
+            object.__setattr__(settings, name, bound.check(name, value))
+
+
+def check_switches(settings: Any, *names: str) -> None:
+    """Refuse fields that are neither True nor False.
+
+    Raises:
+        LineasError: naming the field.
+    """
+    for name in names:
+        if not isinstance(getattr(settings, name), bool):
+            raise LineasError(f"{name} must be True or False, not {given(getattr(settings, name))}.")
+
+
+def texts(name: str, several: Any) -> list[str]:
     """Return texts as a list, read once.
 
     Args:
         name: what they are, for the sentence.
-        given: a list of texts, or another iterable of them.
+        several: a list of texts, or another iterable of them.
 
     Raises:
         LineasError: when it is one string, nothing that can be gone through, or holds something else than texts.
     """
-    if isinstance(given, (str, bytes)):
-        raise LineasError(f"{name} is one string; give a list of texts, ['...'].")
+    if isinstance(several, (str, bytes)):
+        raise LineasError(f"{name} is one string; give a list of prompts.")
     try:
-        found = list(given)
+        found = list(several)
     except TypeError:
-        raise LineasError(f"{name} must be a list of texts, not {_kind(given)}.") from None
+        raise LineasError(f"{name} must be a list of prompts, not {_kind(several)}.") from None
     for i, text in enumerate(found):
         if not isinstance(text, str):
-            raise LineasError(f"{name} must be a list of texts, and number {i + 1} of it is {_kind(text)}.")
+            raise LineasError(f"{name} must be a list of prompts, and number {i + 1} of it is {_kind(text)}.")
     return found
 
 
@@ -153,18 +197,14 @@ def flag(name: str, text: str) -> bool:
         return True
     if said in ("", "0", "false", "no", "off"):
         return False
-    raise LineasError(f"{name} is 1 (true, yes, on) or 0 (false, no, off), not {shortened(repr(text))}.")
+    raise LineasError(f"{name} is 1 (true, yes, on) or 0 (false, no, off), not {given(text)}.")
 
 
-def one_of(name: str, value: Any, choices: Sequence[str]) -> Any:
-    """Return one of some words.
-
-    Raises:
-        LineasError: when it is another one.
-    """
-    if not isinstance(value, str) or value not in choices:
-        raise LineasError(f"{name} is one of {', '.join(choices)}, not {shortened(repr(value))}.")
-    return value
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _written(value: float) -> str:
@@ -175,7 +215,7 @@ def _written(value: float) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else f"of type {type(value).__name__}"
 
 
 FLAT = 10**9

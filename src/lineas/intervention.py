@@ -112,7 +112,7 @@ class Intervention:
         if self.gates:
             raise LineasError(
                 f"a gated intervention cannot be {what}: how much it changes depends on the token; steer with it live, "
-                "or take its ungated form, .gated({})."
+                "or take the one that was gated (in Python: .gated({}))."
             )
 
     def distance(self, other: Intervention) -> float:

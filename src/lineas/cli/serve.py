@@ -18,7 +18,7 @@ from lineas.cli.terminal import say_aside
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.models import checkpoint
-from lineas.vllm_plugin.settings import ADMIN_KEY, FORCE, INTERVENTIONS, ROOM, SITES, check_name
+from lineas.vllm_plugin.settings import ADMIN_KEY, INTERVENTIONS, OTHER_MODEL, ROOM, SITES, check_name
 
 GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
 
@@ -72,7 +72,7 @@ def serve(
     if sites is not None:
         environment[SITES] = sites
     if other_model or force:
-        environment[FORCE] = "1"
+        environment[OTHER_MODEL] = "1"
     plugins = environment.get("VLLM_PLUGINS")  # endpoints are loaded only by name, and then everything else is too
     known = {point.name for group in GROUPS for point in entry_points(group=group)}
     wanted = known if plugins is None else set(filter(None, plugins.split(",")))

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from lineas import files
+from lineas.checks import DENOISING_STEPS, GUIDANCE, SEED, SIDE, TOGETHER, as_seed, texts
 from lineas.errors import LineasError
 from lineas.models import checkpoint
 from lineas.models.batches import Batch
@@ -76,8 +77,13 @@ class ImageModel:
         self.options = dict(options or {})
         self.judge: str | None = None  # a folder with a judge of its pictures, where it comes with one
         self.provenance: dict[str, Any] | None = None  # of a folded model: what is in its weights
-        if self.steps < 1:
-            raise LineasError(f"drawing needs at least 1 step, not {steps}.")
+        DENOISING_STEPS.check("steps", self.steps)
+        GUIDANCE.check("guidance_scale", self.guidance_scale)
+        SEED.check("seed", self.seed)
+        if size is not None and (not isinstance(size, (tuple, list)) or len(size) != 2):
+            raise LineasError(f"a size is height and width in pixels, such as (512, 768), not {size!r}.")
+        for side in size or ():
+            SIDE.check("a side of the size", side)
 
     def __repr__(self) -> str:
         return (
@@ -213,12 +219,14 @@ class ImageModel:
         """
         if isinstance(prompts, str):
             raise LineasError("generate takes a list of prompts, not one string; write ['...'].")
+        prompts = texts("the prompts", prompts)
+        seed, batch_size = SEED.check("seed", seed), TOGETHER.check("batch_size", batch_size)
         self._warn_of_unknown(prompts)
         pictures: list[Any] = []
         with torch.no_grad():
             for start in range(0, len(prompts), batch_size):
                 some = list(prompts[start : start + batch_size])
-                pictures += list(self._call(some, [seed + start + i for i in range(len(some))], output_type))
+                pictures += list(self._call(some, [as_seed(seed + start + i) for i in range(len(some))], output_type))
                 if progress:
                     progress(len(some))
         return pictures

@@ -81,7 +81,7 @@ def _prepare(runner: Any, settings: Settings, interventions: Mapping[str, Interv
     """Let the network that was just loaded carry the interventions."""
     config, network = runner.vllm_config, runner.get_model()
     for name, intervention in interventions.items():
-        if intervention.base is not None and not settings.force:
+        if intervention.base is not None and not settings.other_model:
             check_base(name, intervention.base, network, config.model_config.hf_config)
     widths = {
         intervention.sites[name]: map_.width
@@ -132,7 +132,7 @@ def check_base(name: str, base: BaseModel, network: nn.Module, config: Any) -> N
     if base.architecture not in architectures:
         raise LineasError(
             f"the intervention {name!r} was learned on {base.name} ({base.architecture}), not on a {architectures[0]}; "
-            "LINEAS_FORCE=1 serves it all the same."
+            "LINEAS_OTHER_MODEL=1 serves it all the same."
         )
     modules = dict(network.named_modules())
     norms = skeleton(config, lambda name: getattr(modules.get(name), "weight", None))
@@ -141,7 +141,7 @@ def check_base(name: str, base: BaseModel, network: nn.Module, config: Any) -> N
     if fingerprint(norms) != base.fingerprint:
         raise LineasError(
             f"the intervention {name!r} was learned on {base.name}, and this checkpoint has other norm weights; "
-            "LINEAS_FORCE=1 serves it all the same."
+            "LINEAS_OTHER_MODEL=1 serves it all the same."
         )
 
 
@@ -152,7 +152,7 @@ def _put(worker: Any, place: int, folder: str, name: str, content: str) -> str |
         intervention = Intervention.load(folder)
         if intervention.digest() != content:
             raise LineasError(f"{folder} changed, or is another one on another machine, while it was read; try again.")
-        if intervention.base is not None and not (Settings.read() or Settings({})).force:
+        if intervention.base is not None and not (Settings.read() or Settings({})).other_model:
             check_base(name, intervention.base, runner.get_model(), runner.vllm_config.model_config.hf_config)
         runner.lineas.put(place, intervention)
     except LineasError as error:
