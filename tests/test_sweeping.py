@@ -455,7 +455,7 @@ WRONG = [
     (("--strength", "0", "1"), "takes numbers other than 0, not 0 1"),
     (("--method", "lineas,magic"), "not 'magic'"),
     (("--method", "lin-act", "--lambda-g", "0"), "lineas's, which is not among the methods lin-act"),
-    (("--lambda-g", "-1"), "lambda_g"),
+    (("--lambda-g", "-1"), "--lambda-g must be 0 or more, not -1"),
     (("--evaluate", "beauty"), "toxicity, perplexity, concept, not 'beauty'"),
     (("--evaluate", "concept"), "evaluating concept needs --shows"),
     (("--seeds", "0"), "--seeds must be at least 1"),

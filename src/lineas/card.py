@@ -15,11 +15,9 @@ def model_card(description: dict[str, Any]) -> str:
     """The README.md of an artifact, from its JSON description; front matter as the hub reads it."""
     model, facts, sites = description["model"], description["facts"], description["sites"]
     touched = [site for site in sites if site["touched"]]
-    about: dict[str, Any] = {"library_name": "lineas", "tags": ["lineas", "steering"]}
-    if model and model["name"].count("/") == 1:
-        about["base_model"] = model["name"]
+    on_the_hub = model and model["name"].count("/") == 1
     lines = [
-        *front_matter(about),
+        *front_matter("lineas", model["name"] if on_the_hub else None),
         "",
         f"# {in_markdown(str(facts.get('name', 'An intervention')))}",
         "",

@@ -66,7 +66,7 @@ class Bounds:
         if self.above:
             least = "a positive number"
         else:
-            least = "0 or more" if self.least == 0 else f"at least {_written(self.least)}"
+            least = "0 or more" if self.least == 0 and not self.whole else f"at least {_written(self.least)}"
         least = "0 or " * self.or_zero + least
         if isinstance(value, float) and not math.isfinite(value):
             kind = "a finite number" if self.least < 0 else f"{least} and finite"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from typing import Any
 
 LONGEST = 80
 """Characters of a foreign text that a sentence repeats."""
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 """C0 and C1 controls and DEL (which terminals obey), line separators, embeddings and isolates of the text's direction,
 halves of characters (which cannot be encoded); the tab and the line feed are not among them."""
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~]|(?<![^\W_])_|_(?![^\W_])")
@@ -75,11 +74,21 @@ def as_code(text: str) -> str:
     return f"{fence} {text} {fence}"
 
 
-def front_matter(values: Mapping[str, Any]) -> list[str]:
-    """Return the lines of YAML that a model card begins with, whatever its values hold."""
-    from huggingface_hub.repocard_data import CardData
+def front_matter(library: str, base_model: str | None) -> list[str]:
+    """Return the lines of YAML that a model card begins with.
 
-    return ["---", *CardData(**values).to_yaml().split("\n"), "---"]
+    Args:
+        library: that reads what the card describes.
+        base_model: hub id; whatever else a name holds stays within its quotes.
+
+    >>> front_matter("lineas", "me/a: b")[3]
+    'base_model: "me/a: b"'
+    """
+    lines = [f"library_name: {library}", "tags: [lineas, steering]"]
+    if base_model is not None:
+        plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*/[A-Za-z0-9._-]+", base_model)
+        lines.append(f"base_model: {base_model if plain else as_json(base_model)}")  # a string of JSON is one of YAML
+    return ["---", *lines, "---"]
 
 
 def as_json(content: Any) -> str:

@@ -85,7 +85,7 @@ def test_a_folded_pipeline_paints_by_itself(studio: Path, capsys: pytest.Capture
         ((*PAINT[:4], "--out", "made"), "there is nothing to draw; give --prompt TEXT or --prompts FILE"),
         ((*PAINT[:-1], "wide"), "a size looks like 512x768 (height, width) or 512, not 'wide'"),
         ((*PAINT, "--guidance", "half"), "guidance is one of 'both', 'conditional', 'none', not 'half'"),
-        ((*PAINT, "--denoising-steps", "0"), "drawing needs at least 1 step, not 0"),
+        ((*PAINT, "--denoising-steps", "0"), "--denoising-steps must be at least 1, not 0"),
         ((*PAINT[:-3], "striped"), "striped exists already"),
         (("generate", "tiny", "--intervention", "striped", "--prompt", "a"), "draws images and writes no text"),
         (("paint", "nowhere", *PAINT[2:]), "no model could be loaded from 'nowhere'"),

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import warnings
+from functools import cache
 from typing import Any
 
 import typer
@@ -59,7 +60,9 @@ def main(arguments: list[str] | None = None) -> None:
             lm_eval.lm_eval
         )
     try:
-        code = app(given if given[:1] == ["lm-eval"] else _spread(given), standalone_mode=False)
+        code = _command(len(app.registered_commands))(
+            given if given[:1] == ["lm-eval"] else _spread(given), standalone_mode=False
+        )
     except LineasError as error:
         _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
@@ -85,12 +88,18 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(code)
 
 
+@cache
+def _command(verbs: int) -> Any:
+    """The command line with so many verbs in it, built once."""
+    return typer.main.get_command(app)
+
+
 def _spread(arguments: list[str]) -> list[str]:
     """`--strength 0 1` as `--strength 0 --strength 1`, for the options of a command that take several values.
 
     What begins with a dash and is none of the command's options is a value there: a number, or a text.
     """
-    commands = getattr(typer.main.get_command(app), "commands", {})
+    commands = getattr(_command(len(app.registered_commands)), "commands", {})
     command = commands.get(arguments[0]) if arguments else None
     options = [] if command is None else command.params
     several = {name for option in options if getattr(option, "multiple", False) for name in option.opts}

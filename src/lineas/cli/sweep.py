@@ -108,7 +108,10 @@ def sweep(
     recipes = {name: method_of(name, {"steps": steps, **penalty} if name == "lineas" else {}) for name in names}
     gammas, strengths = check_gammas(gamma or GAMMAS), sorted(set(strength or (1.0,)))
     if 0 in strengths:
-        raise LineasError("--strength takes numbers other than 0; the untouched model is judged anyway.")
+        raise LineasError(
+            f"--strength takes numbers other than 0, not {' '.join(map(as_label, strengths))}; the untouched model is "
+            "judged anyway."
+        )
     measures = _measures(evaluate, prompts, neutral, toxicity_classifier, shows, picture_judge, sampling_seeds, limit)
     leave, reach = read_prompts(source), read_prompts(target)
     sides = [(draw(leave, samples, seed), draw(reach, samples, seed)) for seed in range(seeds)]

@@ -104,12 +104,9 @@ def save_tokenizer(folder: Path, tokenizer: Any) -> None:
 
 def _card(provenance: dict[str, Any]) -> str:
     base = provenance["base"]
-    about: dict[str, Any] = {"library_name": "transformers", "tags": ["lineas", "steering"]}
-    if base.count("/") == 1:
-        about["base_model"] = base
     return "\n".join(
         [
-            *front_matter(about),
+            *front_matter("transformers", base if base.count("/") == 1 else None),
             "",
             f"# {in_markdown(Path(base).name)}, steered",
             "",

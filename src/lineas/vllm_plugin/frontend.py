@@ -125,7 +125,7 @@ def install(settings: Settings) -> Registry:
 
     def checked(init: Callable[..., Any]) -> Callable[..., Any]:
         def __init__(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
-            check_config(vllm_config, settings.any_connector)
+            check_config(vllm_config, settings.force)
             init(self, vllm_config, *args, **kwargs)
 
         return __init__

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lineas.errors import LineasError
-from lineas.vllm_plugin.settings import ANY_CONNECTOR
+from lineas.vllm_plugin.settings import OTHER_MODEL
 
 CANNOT: dict[str, Callable[[Any], object]] = {
     "pipeline parallelism": lambda c: c.parallel_config.pipeline_parallel_size > 1,
@@ -19,12 +19,12 @@ CANNOT: dict[str, Callable[[Any], object]] = {
 """By name, whether a server's configuration turns on what moves tokens to where their strengths are not."""
 
 
-def check_config(config: Any, any_connector: bool) -> None:
+def check_config(config: Any, force: bool) -> None:
     """Refuse a configuration under which tokens and strengths would part.
 
     Args:
         config: vLLM's whole configuration.
-        any_connector: accept a connector of which nobody said that it keeps steered prefixes apart.
+        force: accept a connector of which nobody said that it keeps steered prefixes apart.
 
     Raises:
         LineasError: naming what to turn off.
@@ -33,10 +33,10 @@ def check_config(config: Any, any_connector: bool) -> None:
     if found:
         raise LineasError(f"lineas does not steer with {' or '.join(found)}; turn it off.")
     connector = getattr(config.kv_transfer_config, "kv_connector", None)
-    if connector and not any_connector:
+    if connector and not force:
         raise LineasError(
             f"the connector {connector} keeps or sends prefixes, and lineas does not know whether it tells steered "
-            f"ones apart by their cache salt; {ANY_CONNECTOR}=1 serves it all the same."
+            f"ones apart by their cache salt; {OTHER_MODEL}=1 serves it all the same."
         )
 
 

@@ -15,9 +15,8 @@ INTERVENTIONS = "LINEAS_INTERVENTIONS"
 ROOM = "LINEAS_ROOM"
 ADMIN_KEY = "LINEAS_ADMIN_KEY"
 OTHER_MODEL = "LINEAS_OTHER_MODEL"
-ANY_CONNECTOR = "LINEAS_ANY_CONNECTOR"
 FORCE = "LINEAS_FORCE"
-"""The old name of the two above, for one version."""
+"""The old name of the one above, for one version."""
 SITES = "LINEAS_SITES"
 ROOM_WITH_KEY = 4
 """Places for interventions added later, where a key allows that and nothing says how many."""
@@ -33,17 +32,15 @@ class Settings:
         admin_key: what a client must show to add and remove; None: nobody can.
         sites: a regular expression over modules where interventions added later may act, beyond those of the first
             ones; None: the model's default sites.
-        other_model: accept a checkpoint that an intervention was not learned on, as long as its sites and widths are
-            there.
-        any_connector: accept a connector of which lineas does not know whether it keeps steered prefixes apart.
+        force: accept what lineas cannot answer for: a checkpoint that an intervention was not learned on, as long as
+            its sites and widths are there, or a connector that may mix steered prefixes up.
     """
 
     folders: dict[str, str]
     room: int = 0
     admin_key: str | None = None
     sites: str | None = None
-    other_model: bool = False
-    any_connector: bool = False
+    force: bool = False
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None) -> Settings | None:
@@ -64,10 +61,10 @@ class Settings:
         room = _room(said.get(ROOM, ""), ROOM_WITH_KEY * (key is not None))
         if not folders and not room:
             return None
-        other, any_, old = (flag(name, said.get(name, "")) for name in (OTHER_MODEL, ANY_CONNECTOR, FORCE))
+        other_model, old = (flag(name, said.get(name, "")) for name in (OTHER_MODEL, FORCE))
         if old:
-            warnings.warn(f"{FORCE} is called {OTHER_MODEL} now, and {ANY_CONNECTOR} for connectors.", stacklevel=2)
-        return cls(folders, room, key, said.get(SITES) or None, other or old, any_ or old)
+            warnings.warn(f"{FORCE} is called {OTHER_MODEL} now; the old name goes away.", stacklevel=2)
+        return cls(folders, room, key, said.get(SITES) or None, other_model or old)
 
     @property
     def places(self) -> int:

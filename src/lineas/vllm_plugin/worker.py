@@ -81,7 +81,7 @@ def _prepare(runner: Any, settings: Settings, interventions: Mapping[str, Interv
     """Let the network that was just loaded carry the interventions."""
     config, network = runner.vllm_config, runner.get_model()
     for name, intervention in interventions.items():
-        if intervention.base is not None and not settings.other_model:
+        if intervention.base is not None and not settings.force:
             check_base(name, intervention.base, network, config.model_config.hf_config)
     widths = {
         intervention.sites[name]: map_.width
@@ -152,7 +152,7 @@ def _put(worker: Any, place: int, folder: str, name: str, content: str) -> str |
         intervention = Intervention.load(folder)
         if intervention.digest() != content:
             raise LineasError(f"{folder} changed, or is another one on another machine, while it was read; try again.")
-        if intervention.base is not None and not (Settings.read() or Settings({})).other_model:
+        if intervention.base is not None and not (Settings.read() or Settings({})).force:
             check_base(name, intervention.base, runner.get_model(), runner.vllm_config.model_config.hf_config)
         runner.lineas.put(place, intervention)
     except LineasError as error:
