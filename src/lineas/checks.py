@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import operator
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +59,7 @@ class Bounds:
         """
         if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
             raise LineasError(f"{name} must be {self}, not {given(value)}.")
-        value = operator.index(value) if self.whole else _as_float(value)
+        value = int(value) if self.whole else _as_float(value)
         if self.or_zero and value == 0:
             return value
         if self.above:

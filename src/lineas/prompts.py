@@ -206,7 +206,7 @@ def _check_header(path: Path, header: list[str], delimiter: str, text: str) -> N
     others = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
     between = next((sign for sign in others if sign != delimiter and sign in header[0]), None)
     if between is not None and between != ",":
-        raise LineasError(f"{path} is separated by {others[between]}; save it with commas, or as .tsv with tabs.")
+        raise LineasError(f"{path} is separated by {others[between]}; save it with commas, or with tabs as .tsv.")
     if between == "," and "," in text.split("\n", 1)[0]:
         raise LineasError(f"{path} is separated by commas; save it with tabs, or as .csv.")
     if len(header[0].split()) > 1 or header[0].strip()[-1:] in tuple(".!?"):
@@ -251,17 +251,20 @@ def _parsed(text: str) -> Any:
         ValueError: when it is one that cannot be taken as it stands, saying why.
     """
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
+        return json.loads(text, parse_constant=_no_constant, parse_int=_whole, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("it is nested too deeply; flatten it") from None
-    except json.JSONDecodeError:
-        raise
-    except ValueError as error:  # also an integer of thousands of digits
-        raise ValueError(first_line(error)) from None
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _whole(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        raise ValueError(f"a number in it has {len(digits)} digits") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -50,6 +50,13 @@ def test_a_strip_has_a_row_a_prompt_and_a_column_a_strength(studio: Path, capsys
     assert (told["drawing"]["steps"], told["drawing"]["size"]) == (2, [32, 32])
 
 
+def test_strengths_that_look_alike_have_a_picture_each(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *PAINT, *FLOAT, "--strength", "0.1234567", "0.1234568", "0.1234567")
+    assert code == 0, err
+    names = {file.name for file in (studio / "made").iterdir()}
+    assert names == {"strip.png", "strip.gif", "01-0.1234567.png", "01-0.1234568.png"}
+
+
 def test_painting_is_what_generate_draws(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, *PAINT, *FLOAT, "--strength", "0", "--seed", "7")[0] == 0
     (drawn,) = pipelines.image_model("stable diffusion 1").generate(["a red star"], seed=7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -150,6 +151,8 @@ def learn(
             progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}", total),
         )
     seconds = time.perf_counter() - started
+    if gamma and learned.support() == 0:
+        warnings.warn(f"nothing was learned: --gamma {gamma:g} leaves no neuron; take a smaller one.", stacklevel=1)
     learned = drawn_from(learned, {"source": source, "target": target}, samples).with_facts(name=out.name)
     learned.save(out, overwrite=force)
     costs = learned.facts["cost"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from typing import Any, Literal
 from lineas.errors import LineasError, first_line
 from lineas.models import load
 from lineas.models.bars import no_bars
+from lineas.printable import in_a_line
 from lineas.sweeping.jobs import Job, points, run_job
 
 Where = Literal["processes", "ray"]
@@ -93,7 +96,14 @@ def _in_processes(jobs: Sequence[Job], at_once: int) -> Iterator[Callable[[], bo
 def _as_worker() -> None:
     """Draw no bars, and leave an interruption by the keyboard, which reaches every process, to the first one."""
     no_bars()
+    warnings.showwarning = _warn  # type: ignore[assignment]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Tell what the library warns of in a line, as the command line does in its own process."""
+    if issubclass(category, UserWarning):
+        sys.stderr.write(f"warning: {in_a_line(str(message))}\n")
 
 
 def _checked(running: Any) -> bool:
