@@ -59,7 +59,10 @@ def calibrate(
     """Find the strength by bisection on held-out prompts, and write it and the curve into the model card."""
     check_writable(json)
     if tolerance >= largest:
-        raise LineasError(f"--tolerance must be below --largest, not {as_label(tolerance)} with {as_label(largest)}.")
+        raise LineasError(
+            f"the tolerance is above 0 and below the largest strength, not --tolerance {as_label(tolerance)} with "
+            f"--largest {as_label(largest)}."
+        )
     if target_effect is None and max_damage is None:
         raise LineasError("calibrating needs a goal: --target-effect, --max-damage, or both.")
     effect = None if target_effect is None else Goal.effect(target_effect)

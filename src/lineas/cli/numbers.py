@@ -66,7 +66,9 @@ def as_strength_or_calibrated(text: str) -> str | float:
     try:
         value = as_number(text)
     except ValueError:
-        raise LineasError(f"--strength must be {STRENGTH} or '{CALIBRATED}', not {shortened(repr(text))}.") from None
+        raise LineasError(
+            f"--strength: a strength is a number or '{CALIBRATED}', not {shortened(repr(text))}."
+        ) from None
     return STRENGTH.check("--strength", value)
 
 

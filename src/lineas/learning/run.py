@@ -110,16 +110,16 @@ def learn(
         fit = method.fit(task)
         if not reported:  # a method without steps
             report(1, 1, fit.costs[-1])
-    if not all(map(math.isfinite, fit.costs)):
-        raise LineasError(
-            f"the cost is {fit.costs[-1]} with these maps, so nothing was learned; move less far, or leave out the "
-            "sites whose activations overflow."
-        )
     wrong = [name for name, m in fit.maps.items() if not bool((m.scale.isfinite() & m.shift.isfinite()).all())]
     if wrong:
         raise LineasError(
             f"the map at {wrong[0]} is not finite, so nothing was learned; the activations there overflow in "
             f"{next(model.network.parameters()).dtype}, take bfloat16 or float32, or leave the site out."
+        )
+    if not all(map(math.isfinite, fit.costs)):
+        raise LineasError(
+            f"the cost is {fit.costs[-1]} with these maps, so nothing was learned; move less far, or leave out the "
+            "sites whose activations overflow."
         )
     chosen = [site for site in chosen if site.name in fit.maps]
     maps = {site.name: _stored(fit.maps[site.name]) for site in chosen}
@@ -177,10 +177,9 @@ def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
         LineasError: when a side is one string or has fewer than 2 prompts.
     """
     for side, prompts in (("source", source), ("target", target)):
-        if isinstance(prompts, str):
-            raise LineasError(f"the {side} is one string; give a list of prompts.")
-        if len(prompts) < 2:
-            raise LineasError(f"the {side} has {len(prompts)} prompt; a distribution needs at least 2 prompts a side.")
+        count = len(texts(f"the {side}", prompts))
+        if count < 2:
+            raise LineasError(f"the {side} has {count} prompt; a distribution needs at least 2 prompts a side.")
 
 
 def _on_sites(start: Intervention, sites: Sequence[Site], network: nn.Module) -> dict[str, AffineMap]:
