@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ class Verb:
 
 SIDES = "--source source.txt --target target.txt --dtype float32"
 JUDGED = "--prompts prompts.txt --neutral neutral.txt --dtype float32"
-PAINTED = "paint painter --intervention striped --prompt star --size 16x16 --denoising-steps 1 --dtype float32 --out out"
+PAINTED = (
+    "paint painter --intervention striped --prompt star --size 16x16 --denoising-steps 1 --dtype float32 --out out"
+)
 VERBS: dict[str, Verb] = {
     "learn": Verb(
         f"learn model {SIDES} --steps 2 --out out",
@@ -84,7 +87,9 @@ VERBS: dict[str, Verb] = {
     ),
     "paint": Verb(f"{PAINTED} --strength 0", f"{PAINTED} --strength 0.5 1 --force", ("out",)),
     "demo": Verb("demo --model model --out out", "demo --model other --out out --force", ("out",)),
-    "export": Verb("export blocks --out out.gguf", "export blocks --strength 0.5 --out out.gguf --force", ("out.gguf",)),
+    "export": Verb(
+        "export blocks --out out.gguf", "export blocks --strength 0.5 --out out.gguf --force", ("out.gguf",)
+    ),
     "report": Verb(
         "report calm --out out.html", "report calm brief --prompts prompts.txt --out out.html --force", ("out.html",)
     ),
@@ -170,7 +175,9 @@ def content(path: Path) -> Any:
     if not path.exists():
         return None
     if path.is_dir():
-        return {p.relative_to(path).as_posix(): content(p) for p in sorted(path.rglob("*")) if p.is_file() and counts(p)}
+        return {
+            p.relative_to(path).as_posix(): content(p) for p in sorted(path.rglob("*")) if p.is_file() and counts(p)
+        }
     if path.suffix == ".json":
         return steady(json.loads(path.read_text()))
     if path.name == "README.md" or path.suffix == ".html":
@@ -180,8 +187,11 @@ def content(path: Path) -> Any:
 
 def counts(file: Path) -> bool:
     """Whether a file is part of the result; the list of files that lineas keeps in a folder is not, nor are parts."""
-    return file.name != "notes.md" and file.name != ".lineas.json" and file.suffix not in (".png", ".lock") and (
-        "parts" not in file.parts
+    return (
+        file.name != "notes.md"
+        and file.name != ".lineas.json"
+        and file.suffix not in (".png", ".lock")
+        and ("parts" not in file.parts)
     )
 
 
@@ -250,10 +260,8 @@ class Kills:
         with_signal, after = chance.choice(SIGNALS), chance.uniform(0, 1.05 * self.seconds)
         child = begin(self.verb.new)
         time.sleep(after)
-        try:
+        with suppress(ProcessLookupError):
             os.kill(child, with_signal)
-        except ProcessLookupError:
-            pass
         code = finish(child)
         log = (place / "log.txt").read_text() if (place / "log.txt").exists() else ""
         about = f"{self.name}, {with_signal.name} after {after:.3f} s, exit code {code}\n{log}"
@@ -264,9 +272,12 @@ class Kills:
         assert others(place, self.verb) == untouched, f"something else has changed: {about}"
         left = self._contents(place)
         state = self._state(left, about)
-        assert run_quietly(self.verb.new + (" --force" if "--force" not in self.verb.new and not self.verb.resumes else "")) == 0, (
-            f"the next run failed: {about}\n{(place / 'log.txt').read_text()}"
-        )
+        assert (
+            run_quietly(
+                self.verb.new + (" --force" if "--force" not in self.verb.new and not self.verb.resumes else "")
+            )
+            == 0
+        ), f"the next run failed: {about}\n{(place / 'log.txt').read_text()}"
         assert self._contents(place) == self.new, f"the next run makes something else: {about}"
         temporary = [p.name for p in place.rglob(".lineas-*")]
         assert not temporary, f"{temporary} stayed: {about}"
@@ -274,7 +285,9 @@ class Kills:
         return state
 
     def _state(self, left: list[Any], about: str) -> str:
-        states = {"old" if one == old else "new" if one == new else "?" for one, old, new in zip(left, self.old, self.new)}
+        states = {
+            "old" if one == old else "new" if one == new else "?" for one, old, new in zip(left, self.old, self.new)
+        }
         if "?" in states or len(states) == 0:
             assert self.verb.resumes, f"neither old nor new: {about}"
             return "resumed"

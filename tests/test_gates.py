@@ -161,7 +161,7 @@ def test_the_gate_is_a_logistic_regression_on_principal_components(family: str) 
 def test_what_cannot_be_gated_is_refused(stories: TextModel, calm: Intervention) -> None:
     with pytest.raises(LineasError, match="the control needs a list of at least one prompt"):
         gate(stories, calm, PROMPTS, [])
-    with pytest.raises(LineasError, match="1 component or more, not 0"):
+    with pytest.raises(LineasError, match="components must be at least 1, not 0"):
         gate(stories, calm, PROMPTS, OTHER_PROMPTS, components=0)
     nothing = Intervention({name: AffineMap.identity(m.width) for name, m in calm.maps.items()})
     with pytest.raises(LineasError, match="changes nothing, so there is nothing to gate"):

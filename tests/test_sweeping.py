@@ -487,6 +487,7 @@ WRONG = [
     (("--effect", "concept"), "not 'concept': toxic, toxic_score, distinct_1,"),
     (("--effect", "kl", "--evaluate", "toxicity"), "not 'kl': toxic, toxic_score, distinct_1,"),
     (("--effect", "toxic", "--evaluate", "perplexity"), "not 'toxic': perplexity, kl."),
+    (("--lambda-g", "-1"), "--lambda-g must be 0 or more, not -1"),
     (("--evaluate", "beauty"), "toxicity, perplexity, concept, not 'beauty'"),
     (("--evaluate", "concept"), "evaluating concept needs --shows"),
     (("--seeds", "0"), "--seeds must be at least 1"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from lineas.printable import as_code, front_matter, in_markdown
+
 HOW = ("method", "pooling", "seed", "drawing", "data", "versions", "made_by")
 """Facts that the card says of how it was made."""
 
@@ -13,16 +15,14 @@ def model_card(description: dict[str, Any]) -> str:
     """The README.md of an artifact, from its JSON description; front matter as the hub reads it."""
     model, facts, sites = description["model"], description["facts"], description["sites"]
     touched = [site for site in sites if site["touched"]]
-    lines = ["---", "library_name: lineas", "tags: [lineas, steering]"]
-    if model and model["name"].count("/") == 1:
-        lines.append(f"base_model: {model['name']}")
-    lines += [
-        "---",
+    on_the_hub = model and model["name"].count("/") == 1
+    lines = [
+        *front_matter("lineas", model["name"] if on_the_hub else None),
         "",
-        f"# {facts.get('name', 'An intervention')}",
+        f"# {in_markdown(str(facts.get('name', 'An intervention')))}",
         "",
         f"Per-neuron affine maps on {len(touched)} of {len(sites)} sites, {description['support']:.2%} of their neurons"
-        + (f", learned on `{model['name']}` ({model['architecture']})." if model else "."),
+        + (f", learned on {as_code(model['name'])} ({in_markdown(model['architecture'])})." if model else "."),
         "",
         *([f"**Interrupted while learning, after {early}.**", ""] if (early := unfinished(facts)) else []),
         description["operation"],
@@ -39,7 +39,7 @@ def model_card(description: dict[str, Any]) -> str:
         lines += ["## Effect and damage", "", *_table(facts["measurements"]), ""]
     if "calibration" in facts:
         found = facts["calibration"]
-        goals = ", ".join(f"{name} {found[name]}" for name in ("effect", "damage") if name in found)
+        goals = ", ".join(f"{name} {in_markdown(str(found[name]))}" for name in ("effect", "damage") if name in found)
         lines += [
             f"Calibrated strength: **{found['strength']:.3g}** ({goals}{'' if found['reached'] else '; not reached'}); "
             '`steer(..., strength="calibrated")`.',
@@ -76,8 +76,9 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     """A Markdown table of measurements, one row a strength."""
     columns = list(rows[0])
     body = [" | ".join(_cell(row.get(column)) for column in columns) for row in rows]
-    return [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}", *(f"| {row} |" for row in body)]
+    head = " | ".join(in_markdown(str(column)) for column in columns)
+    return [f"| {head} |", f"|{' --- |' * len(columns)}", *(f"| {row} |" for row in body)]
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else in_markdown(str(value))

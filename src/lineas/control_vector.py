@@ -38,6 +38,11 @@ class ControlVector:
             LineasError: when there are none.
         """
         intervention.check_affine("exported")
+        if all(map_.is_identity() for map_ in intervention.maps.values()):
+            raise LineasError(
+                "this intervention changes nothing (at strength 0 none does), so there is no control vector in it; "
+                "export it at another strength, or export another one."
+            )
         directions: dict[int, torch.Tensor] = {}
         lost: dict[str, str] = {}
         for name, map_ in intervention.maps.items():

@@ -45,6 +45,8 @@ def shown(value: object, most: int = 80) -> str:
         return kind_of(value)
     text = " ".join(text.split())  # tensors are written over several lines
     return text if len(text) <= most else f"{text[:most]}..."
+
+
 @contextmanager
 def reading(failure: str, hint: str = "") -> Iterator[None]:
     """Turn whatever another library raises within the block into one sentence.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-import json
-import math
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -137,7 +136,7 @@ class Intervention:
         if self.gates:
             raise LineasError(
                 f"a gated intervention cannot be {what}: how much it changes depends on the token; steer with it live, "
-                "or take its ungated form, .gated({})."
+                "or take the one that was gated (in Python: .gated({}))."
             )
 
     def distance(self, other: Intervention) -> float:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lineas.printable import in_a_line
+
 LEAST = 160
 """Sides of a picture in a strip; smaller ones are enlarged."""
 MARGIN = 12
@@ -36,10 +38,10 @@ def strip(rows: Sequence[Sequence[Any]], prompts: Sequence[str], columns: Sequen
     pen, font = ImageDraw.Draw(whole), ImageFont.load_default(TEXT)
     for j, label in enumerate(columns):
         middle = MARGIN + j * (width + MARGIN) + width / 2
-        pen.text((middle, MARGIN), label, INK, font, anchor="mt")
+        pen.text((middle, MARGIN), in_a_line(label), INK, font, anchor="mt")
     for i, (prompt, row) in enumerate(zip(prompts, rows)):
         top = line + MARGIN + i * each
-        pen.text((MARGIN, top), _fitted(prompt, pen, font, whole.width - 2 * MARGIN), INK, font)
+        pen.text((MARGIN, top), _fitted(in_a_line(prompt), pen, font, whole.width - 2 * MARGIN), INK, font)
         for j, picture in enumerate(row):
             whole.paste(picture, (MARGIN + j * (width + MARGIN), top + line - MARGIN // 2))
     return whole

@@ -104,7 +104,7 @@ WRONG = [
     ((*LEARN, "--out", "taken"), "taken exists already"),
     ((*LEARN, "--out", "taken", "--force"), "is not an intervention"),
     ((*LEARN, "--lr", "1e6"), "blew up to"),
-    ((*LEARN, "--lr", "-1"), "learning rate must be a positive number"),
+    ((*LEARN, "--lr", "-1"), "--lr must be a positive number, not -1"),
     ((*LEARN, "--optimizer", "lbfgs"), "'relative', 'adam' or 'sgd'"),
     ((*LEARN, "--method", "magic"), "not 'magic'"),
     ((*LEARN, "--refit"), "give a gamma above 0"),
@@ -128,7 +128,7 @@ WRONG = [
     ((*LEARN, "--dtype", "int3"), "not 'int3'"),
     ((*LEARN, "--memory", "much"), "a size looks like 8GiB"),
     ((*LEARN, "--memory", "1MB"), "3 prompts at 5 sites need more than"),
-    ((*LEARN, "--steps", "many"), "Invalid value for '--steps'"),
+    ((*LEARN, "--steps", "many"), "--steps must be a whole number from 1 to 10000000, not 'many'"),
     ((*LEARN, "--json", "no/such/folder.json"), "the folder of no/such/folder.json does not exist"),
     (LEARN[:4], "Missing option '--target'"),
     (("generate", "model", "--intervention", "nothing", "--prompt", "x"), "no intervention at 'nothing'"),
@@ -157,8 +157,8 @@ def test_a_mistake_is_one_sentence_exit_code_two_and_nothing_written(
     [
         (("--prompt", ""), "a prompt is empty"),
         ((), "nothing to continue"),
-        (("--prompt", "x", "--strength", "nan"), "strength must be finite"),
-        (("--prompt", "x", "--top-p", "3"), "--top-p in (0, 1]"),
+        (("--prompt", "x", "--strength", "nan"), "--strength must be a finite number, not nan"),
+        (("--prompt", "x", "--top-p", "3"), "--top-p must be at most 1, not 3"),
         (("--prompt", "x", "--chat"), "has no chat template"),
         (("--prompt", "x", "--prompts", "missing.txt"), "there is no file missing.txt"),
     ],
@@ -172,7 +172,7 @@ def test_generate_refuses_what_it_cannot_do(
     assert sentence in err
 
 
-def test_an_intervention_for_another_network_is_refused_and_force_is_named(
+def test_an_intervention_for_another_network_is_refused_and_other_model_is_named(
     desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(capsys, *LEARN)
@@ -183,8 +183,8 @@ def test_an_intervention_for_another_network_is_refused_and_force_is_named(
     code, _, err = run(capsys, *arguments)
     assert code == 2
     assert "another checkpoint" in err
-    assert "force" in err
-    assert run(capsys, *arguments, "--force")[0] == 0
+    assert "--other-model" in err
+    assert run(capsys, *arguments, "--other-model")[0] == 0
 
 
 def test_the_same_checkpoint_is_accepted_in_every_type(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,13 @@ def test_a_strip_has_a_row_a_prompt_and_a_column_a_strength(studio: Path, capsys
     assert (told["drawing"]["steps"], told["drawing"]["size"]) == (2, [32, 32])
 
 
+def test_strengths_that_look_alike_have_a_picture_each(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *PAINT, *FLOAT, "--strength", "0.1234567", "0.1234568", "0.1234567")
+    assert code == 0, err
+    names = {file.name for file in (studio / "made").iterdir()}
+    assert names == {"strip.png", "strip.gif", "01-0.1234567.png", "01-0.1234568.png"}
+
+
 def test_painting_is_what_generate_draws(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, *PAINT, *FLOAT, "--strength", "0", "--seed", "7")[0] == 0
     (drawn,) = pipelines.image_model("stable diffusion 1").generate(["a red star"], seed=7)
@@ -85,7 +92,7 @@ def test_a_folded_pipeline_paints_by_itself(studio: Path, capsys: pytest.Capture
         ((*PAINT[:4], "--out", "made"), "there is nothing to draw; give --prompt TEXT or --prompts FILE"),
         ((*PAINT[:-1], "wide"), "a size looks like 512x768 (height, width) or 512, not 'wide'"),
         ((*PAINT, "--guidance", "half"), "guidance is one of 'both', 'conditional', 'none', not 'half'"),
-        ((*PAINT, "--denoising-steps", "0"), "drawing needs at least 1 step, not 0"),
+        ((*PAINT, "--denoising-steps", "0"), "--denoising-steps must be at least 1, not 0"),
         ((*PAINT[:-3], "striped"), "striped exists already"),
         (("generate", "tiny", "--intervention", "striped", "--prompt", "a"), "draws images and writes no text"),
         (("paint", "nowhere", *PAINT[2:]), "no model could be loaded from 'nowhere'"),

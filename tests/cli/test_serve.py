@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from console import LEARN, check_refused, run
+
+import lineas
 
 
 @pytest.fixture
@@ -67,6 +70,31 @@ def test_mistakes_are_one_sentence(
     run(capsys, *LEARN)
     check_refused(capsys, desk, sentence, "serve", *arguments)
     assert not started
+
+
+def test_a_gated_intervention_is_refused_before_vllm_starts(
+    desk: Path, capsys: pytest.CaptureFixture[str], started: list[Any]
+) -> None:
+    run(capsys, *LEARN)
+    calm = lineas.Intervention.load("calm")
+    gates = {name: lineas.gates.Gate(torch.ones(m.width), torch.tensor(0.0)) for name, m in calm.maps.items()}
+    calm.gated(gates).save("gated")
+    check_refused(
+        capsys, desk, "a gated intervention cannot be served by vLLM", "serve", "model", "--intervention", "gated"
+    )
+    assert not started
+
+
+def test_another_model_is_named_to_the_plugin(
+    desk: Path, capsys: pytest.CaptureFixture[str], started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(capsys, *LEARN)
+    code, _, err = run(capsys, "serve", r"some/model[/x]\x1b", "--intervention", "calm", "--other-model", "-tp", "2")
+    assert (code, r"serving some/model[/x]\x1b with calm" in err) == (0, True)
+    ((command, environment),) = started
+    assert command[-2:] == ["-tp", "2"]
+    assert environment["LINEAS_OTHER_MODEL"] == "1"
+    assert "LINEAS_FORCE" not in environment
 
 
 def test_without_vllm_it_says_what_to_install(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,6 +111,9 @@ def test_a_fitted_classifier_knows_its_style_on_texts_it_was_not_fitted_on() -> 
     assert right > 0.8 * len(shows)
     assert judge([]) == []
     shuffled = [*formal[:15], *plain[:15]]
-    assert fitted(shuffled, [*formal[15:30], *plain[15:30]])[1] < 0.75  # nothing to tell apart
+    with pytest.warns(UserWarning, match="hardly tells these texts from the others"):
+        assert fitted(shuffled, [*formal[15:30], *plain[15:30]])[1] < 0.75  # nothing to tell apart
+    with pytest.raises(LineasError, match=r"does not tell these texts from the others: .* is 0\.0"):
+        fitted(formal, formal)
     with pytest.raises(LineasError, match="at least 5 texts a side, the other side has 2"):
         fitted(formal, plain[:2])

@@ -185,12 +185,18 @@ def test_a_rate_that_blows_up_names_the_step_and_a_tenth(stories: lineas.TextMod
     ("options", "sentence"),
     [
         ({"optimizer": "lbfgs"}, "'adam' or 'sgd', not 'lbfgs'"),
-        ({"steps": 0}, "at least 1 step"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"learning_rate": 0.0}, "positive number"),
         ({"learning_rate": float("nan")}, "positive number"),
         ({"gamma": -1.0}, "gamma must be 0 or more"),
         ({"lambda_g": float("inf")}, "lambda_g must be 0 or more"),
-        ({"batch_size": 1}, "at least 2 prompts"),
+        ({"steps": 1.5}, "steps must be a whole number from 1 to 10000000, not 1.5"),
+        ({"steps": True}, "steps must be a whole number"),
+        ({"steps": None}, "steps must be a whole number"),
+        ({"batch_size": "4"}, "batch_size must be a whole number from 2 to 1000000000, not '4'"),
+        ({"learning_rate": 1e39}, "learning_rate must be at most"),
+        ({"refit": "yes"}, "refit must be True or False, not 'yes'"),
+        ({"batch_size": 1}, "batch_size must be at least 2, not 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options: dict, sentence: str) -> None:

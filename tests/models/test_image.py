@@ -388,7 +388,7 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
         model.set(guidance="half")  # type: ignore[arg-type]
     with pytest.raises(LineasError, match="takes a list of prompts"):
         model.generate("a cat")
-    with pytest.raises(LineasError, match="at least 1 step"):
+    with pytest.raises(LineasError, match="steps must be at least 1, not -1"):
         model.set(steps=-1)
     with pytest.raises(LineasError, match="is no text-to-image pipeline"):
         lineas.ImageModel(object())

@@ -37,6 +37,10 @@ def test_names_and_strengths(text: str, strengths: dict[str, float]) -> None:
         ("calm:", "the strength of 'calm' is '', not a number from -1000 to 1000"),
         ("calm:1:2", "is '1:2', not a number"),
         ("calm:inf", "is 'inf', not a number"),
+        ("calm:nan", "is 'nan', not a number"),
+        ("calm:1_0", "is '1_0', not a number"),
+        ("calm:\uff11", "not a number"),
+        ("calm:\u0663", "not a number"),
         ("calm:1e39", "is '1e39', not a number from -1000 to 1000"),
         ("calm:1,calm:1", "has two strengths"),
         (0.7, "steering is written as 'name:strength,name:strength', not 0.7"),
@@ -48,6 +52,15 @@ def test_what_cannot_be_understood_names_what_is_loaded(text: Any, sentence: str
         parse(text, LOADED)
     assert sentence in str(error.value)
     assert "Loaded: brief, calm, v1.2_b-c." in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 10**6, ["x" * 100] * 10**4, "calm:" + "9" * 10**6, "calm," * 10**5, {"x": "y" * 10**6}]
+)
+def test_a_request_is_repeated_in_part(text: Any) -> None:
+    with pytest.raises(LineasError) as error:
+        parse(text, LOADED)
+    assert len(str(error.value)) < 300
 
 
 def test_nothing_loaded_is_said() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +14,9 @@ import pytest
 import torch
 
 import lineas
+from lineas import vllm_plugin
 from lineas.errors import LineasError
+from lineas.vllm_plugin import admin
 from lineas.vllm_plugin.frontend import Registry
 from lineas.vllm_plugin.settings import Settings
 
@@ -42,11 +46,57 @@ def test_the_environment_is_read(environment: dict[str, str], settings: Settings
         ({"LINEAS_INTERVENTIONS": "calm=a,calm=b"}, "every name once"),
         ({"LINEAS_INTERVENTIONS": "a@b=c"}, "name is letters, digits"),
         ({"LINEAS_ROOM": "much"}, "LINEAS_ROOM is a number of interventions, not 'much'"),
+        ({"LINEAS_ROOM": "1_0"}, "LINEAS_ROOM is a number of interventions, not '1_0'"),
+        ({"LINEAS_ROOM": "\u0663"}, "LINEAS_ROOM is a number of interventions"),
+        ({"LINEAS_ROOM": "-1"}, "LINEAS_ROOM must be at least 0"),
+        ({"LINEAS_ROOM": "9" * 30}, "LINEAS_ROOM must be at most 1000"),
+        ({"LINEAS_ADMIN_KEY": "k", "LINEAS_FORCE": "ja"}, "LINEAS_FORCE is 1 .* or 0 .*, not 'ja'"),
+        ({"LINEAS_ADMIN_KEY": "k", "LINEAS_OTHER_MODEL": "2"}, "LINEAS_OTHER_MODEL is 1"),
+        ({"LINEAS_INTERVENTIONS": "x" * 10**6}, r"name is letters.*, not 'x{79}\.\.\.\.$"),
     ],
 )
 def test_what_the_environment_should_not_say(environment: dict[str, str], sentence: str) -> None:
     with pytest.raises(LineasError, match=sentence):
         Settings.read(environment)
+
+
+@pytest.mark.parametrize("said", ["1", "true", "Yes", "on"])
+def test_another_model_is_accepted_by_its_new_name_and_by_the_old_with_a_warning(said: str) -> None:
+    key = {"LINEAS_ADMIN_KEY": "k"}
+    assert Settings.read(key | {"LINEAS_OTHER_MODEL": said}) == Settings({}, 4, "k", force=True)
+    with pytest.warns(UserWarning, match="LINEAS_FORCE is called LINEAS_OTHER_MODEL now"):
+        assert Settings.read(key | {"LINEAS_FORCE": said}) == Settings({}, 4, "k", force=True)
+    assert Settings.read(key | {"LINEAS_FORCE": "0"}) == Settings({}, 4, "k")
+
+
+def test_the_list_shows_names_alone_without_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_plugin, "_registry", Registry(Settings({"polite": "polite"}, admin_key="k")))
+    endpoint = admin.Interventions()
+    assert endpoint._listing(whole=False) == {"interventions": [{"name": "polite"}]}
+    (told,) = endpoint._listing(whole=True)["interventions"]
+    assert told.keys() == {"name", "support", "folder"}
+
+
+def test_what_is_posted_is_two_texts() -> None:
+    assert admin.read_post(b'{"name": "calm", "folder": "DIR"}') == ("calm", "DIR")
+    for body in (
+        b"",
+        b"[]",
+        b"\xff",
+        b'{"name": 5, "folder": "x"}',
+        b'{"name": "x"}',
+        b"[" * 10**5,
+        b'{"name": "a", "folder": "\\u0000"}',
+    ):
+        with pytest.raises(LineasError, match=r"in JSON|no folder has the name"):
+            admin.read_post(body)
+
+    async def stream() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 10_000
+
+    with pytest.raises(LineasError, match="at most 16384 bytes"):
+        asyncio.run(admin._body(SimpleNamespace(stream=stream)))
 
 
 def test_without_interventions_vllm_is_left_alone() -> None:

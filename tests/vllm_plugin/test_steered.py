@@ -173,6 +173,20 @@ def test_a_later_intervention_elsewhere_is_refused() -> None:
         steered.put(1, some(2, ("layers.1.norm",)))
 
 
+@pytest.mark.parametrize(("kind", "value"), [("scale", torch.inf), ("shift", torch.nan), ("shift", 1e300)])
+def test_numbers_that_are_not_finite_are_refused_and_reach_no_token(kind: str, value: float) -> None:
+    network, steered = prepared(some(1))
+    bad = some(2)
+    map_ = lineas.AffineMap(torch.ones(WIDTH), torch.zeros(WIDTH))
+    object.__setattr__(map_, kind, torch.full((WIDTH,), value, dtype=torch.float64))  # past the map's own checks
+    bad.maps["layers.0"] = map_  # type: ignore[index]
+    with pytest.raises(LineasError, match=r"the map at 'layers\.0' is not finite"):
+        steered.put(1, bad)
+    x = torch.randn(4, WIDTH)
+    steered.lay_out([{}], np.array([4]))
+    assert torch.equal(network(x), untouched()(x))
+
+
 def test_layers_are_found_where_an_engine_nests_them_elsewhere() -> None:
     torch.manual_seed(0)
     outer = nn.ModuleDict({"language_model": Network()})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 import traceback
 from importlib import import_module
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lineas import signals
-
 from lineas.errors import first_line
+
 if TYPE_CHECKING:
     from typer.core import TyperGroup
 
@@ -110,7 +109,8 @@ def _run(given: list[str], command: signals.Command) -> None:
             _tell_of_bug(error)
         if not in_words():  # no arguments: the help was shown
             sys.exit(2)
-        _fail(f"{in_words().rstrip('.')}; see lineas --help.")
+        verb = f" {given[0]}" if given and given[0] in VERBS else ""
+        _fail(f"{in_words().rstrip('.')}; see lineas{verb} --help.")
 
 
 def _group(called: str | None) -> TyperGroup:
@@ -137,17 +137,26 @@ def _not_called() -> None:
 
 
 def _spread(group: TyperGroup, arguments: list[str]) -> list[str]:
-    """`--strength 0 1` as `--strength 0 --strength 1`, for the options of a command that take several values."""
-    options = group.commands[arguments[0]].params if arguments and arguments[0] in group.commands else []
+    """`--strength 0 1` as `--strength 0 --strength 1`, for the options of a command that take several values.
+
+    What begins with a dash and is none of the command's options is a value there: a number, or a text.
+    """
+    command = group.commands.get(arguments[0]) if arguments else None
+    options = [] if command is None else command.params
     several = {name for option in options if getattr(option, "multiple", False) for name in option.opts}
+    known = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+    hands_on = command is not None and "ignore_unknown_options" in command.context_settings
     out: list[str] = []
     option, values = "", 0
     for argument in arguments:
-        is_option = re.match(r"--?[A-Za-z][\w-]*(=|$)", argument) is not None and not _is_number(argument)
+        is_option = argument.startswith("-") and not _is_number(argument)
+        if is_option and option in several and argument.partition("=")[0] not in known and not hands_on:
+            is_option = argument.startswith("--") and " " not in argument  # as a slip of the hand does
         if not is_option and option in several and values > 0:
             out.append(option)
         if is_option:
-            option, values = argument, 0
+            option, equals, _ = argument.partition("=")
+            values = len(equals)
         else:
             values += 1
         out.append(argument)
@@ -155,8 +164,10 @@ def _spread(group: TyperGroup, arguments: list[str]) -> list[str]:
 
 
 def _is_number(text: str) -> bool:
+    from lineas.checks import number
+
     try:
-        float(text)
+        number(text)
     except ValueError:
         return False
     return True
@@ -188,24 +199,20 @@ def _tell_of_bug(error: Exception) -> None:
 
 
 def _say_error(sentence: str) -> None:
-    from rich.console import Console
+    from lineas.cli.terminal import say_aside
 
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {_plain(sentence)}")
+    say_aside(sentence, "error", "red")
 
 
 def _debugging() -> bool:
     return os.environ.get("LINEAS_DEBUG", "0") not in ("", "0")
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
 def _quiet() -> None:
     """Warnings as one line each, the same sentence once; no progress bars of other libraries."""
     import warnings
 
-    from rich.console import Console
+    from lineas.cli.terminal import say_aside
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     told: set[str] = set()
@@ -214,6 +221,6 @@ def _quiet() -> None:
         said_at_the_end = issubclass(category, signals.InterruptedLearning)
         if issubclass(category, UserWarning) and not said_at_the_end and str(message) not in told:
             told.add(str(message))
-            Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/] {_plain(str(message))}")
+            say_aside(str(message), "warning", "yellow")
 
     warnings.showwarning = show_warning  # type: ignore[assignment]

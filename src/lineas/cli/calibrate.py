@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from lineas.checks import LARGEST, SEEDS
 from lineas.cli.common import (
     DtypeOption,
     JsonOption,
-    check_counts,
     check_writable,
     model_for,
     progress_bar,
@@ -22,6 +22,7 @@ from lineas.cli.common import (
     write_json,
 )
 from lineas.cli.judged import ClassifierOption, JudgeOption, LimitOption, NeutralOption, PromptsOption, ShowsOption
+from lineas.cli.numbers import number
 from lineas.errors import LineasError
 from lineas.evaluation.calibration import Goal, told
 from lineas.evaluation.calibration import calibrate as find_strength
@@ -29,6 +30,7 @@ from lineas.evaluation.classifiers import PROFANITY
 from lineas.evaluation.measures import Measures
 from lineas.evaluation.systems import Steered, Untouched
 from lineas.intervention import Intervention
+from lineas.printable import as_label
 from lineas.prompts import described, read_prompts
 from lineas.stamp import stamp
 
@@ -47,17 +49,21 @@ def calibrate(
     toxicity_classifier: ClassifierOption = PROFANITY,
     shows: ShowsOption = None,
     picture_judge: JudgeOption = None,
-    seeds: Annotated[int, typer.Option(help="Sampling seeds at every strength.")] = 1,
+    seeds: Annotated[int, number("--seeds", SEEDS, "Sampling seeds at every strength.")] = 1,
     limit: LimitOption = None,
-    largest: Annotated[float, typer.Option(help="Strength to try.")] = 1.0,
-    tolerance: Annotated[float, typer.Option(help="How near, in strength.")] = 0.02,
+    largest: Annotated[float, number("--largest", LARGEST, "Strength to try.")] = 1.0,
+    tolerance: Annotated[float, number("--tolerance", LARGEST, "How near, in strength.")] = 0.02,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to make; default: DIR itself.")] = None,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
 ) -> None:
     """Find the strength by bisection on held-out prompts, and write it and the curve into the model card."""
     check_writable(json)
-    check_counts({"--seeds": seeds, "--limit": limit})
+    if tolerance >= largest:
+        raise LineasError(
+            f"the tolerance is above 0 and below the largest strength, not --tolerance {as_label(tolerance)} with "
+            f"--largest {as_label(largest)}."
+        )
     if target_effect is None and max_damage is None:
         raise LineasError("calibrating needs a goal: --target-effect, --max-damage, or both.")
     effect = None if target_effect is None else Goal.effect(target_effect)

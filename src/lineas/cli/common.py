@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from lineas import signals
+from lineas.checks import DENOISING_STEPS, GUIDANCE, PROBABILITY, REPETITION, TEMPERATURE, TOKENS
+from lineas.cli.numbers import CALIBRATED, as_strength_or_calibrated, number, size_option, strength_option
+from lineas.cli.terminal import Terminal, terminal
 from lineas.errors import LineasError
 from lineas.files import write_text
 from lineas.intervention import Intervention
@@ -26,9 +28,10 @@ from lineas.models.bars import no_bars
 from lineas.models.embedded import NAME
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
+from lineas.printable import escaped
 from lineas.strict_json import dumps
 
-console = Console(highlight=False, markup=False)
+console = terminal()
 
 ModelArgument = Annotated[
     str | None,
@@ -48,31 +51,33 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what linea
 OtherModelOption = Annotated[
     bool, typer.Option("--other-model", help="Accept another model than the one it was learned on.")
 ]
-TokensOption = Annotated[int, typer.Option("--max-new-tokens", help="Tokens to add at most.")]
-TemperatureOption = Annotated[float, typer.Option("--temperature", help="Of the sampling; 0 is greedy.")]
-TopPOption = Annotated[float, typer.Option("--top-p", help="Nucleus of the sampling.")]
-RepetitionOption = Annotated[float, typer.Option("--repetition-penalty", help="Of the sampling; 1 for none.")]
+TokensOption = Annotated[int, number("--max-new-tokens", TOKENS, "Tokens to add at most.")]
+TemperatureOption = Annotated[float, number("--temperature", TEMPERATURE, "Of the sampling; 0 is greedy.")]
+TopPOption = Annotated[float, number("--top-p", PROBABILITY, "Nucleus of the sampling.")]
+RepetitionOption = Annotated[float, number("--repetition-penalty", REPETITION, "Of the sampling; 1 for none.")]
 
 
-DenoisingStepsOption = Annotated[int | None, typer.Option(help="Of image models; default: the model's own.")]
-GuidanceScaleOption = Annotated[float | None, typer.Option(help="Of image models; default: the model's own.")]
+DenoisingStepsOption = Annotated[
+    int | None, number("--denoising-steps", DENOISING_STEPS, "Of image models; default: the model's own.")
+]
+GuidanceScaleOption = Annotated[
+    float | None, number("--guidance-scale", GUIDANCE, "Of image models; default: the model's own.")
+]
 GuidanceOption = Annotated[
     str | None, typer.Option(help="Of image models, what is steered: both (default), conditional; none: draw without.")
 ]
-SizeOption = Annotated[
-    str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Of image models; default: the model's own.")
-]
+SizeOption = Annotated[Any, size_option("Of image models; default: the model's own.")]
 
 
 def drawing(
-    model: TextModel | ImageModel, steps: int | None, scale: float | None, guidance: str | None, size: str | None
+    model: TextModel | ImageModel, steps: int | None, scale: float | None, guidance: str | None, size: Any
 ) -> Any:
     """A model with the settings that were given for images.
 
     Raises:
         LineasError: when some were given for a language model, or make no sense.
     """
-    given = {"steps": steps, "guidance_scale": scale, "guidance": guidance, "size": _size(size)}
+    given = {"steps": steps, "guidance_scale": scale, "guidance": guidance, "size": size}
     given = {name: value for name, value in given.items() if value is not None}
     if isinstance(model, ImageModel):
         return model.set(**given)
@@ -84,55 +89,28 @@ def drawing(
     return model
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
-    """`512x768` as numbers.
-
-    >>> _size("512x768"), _size("512")
-    ((512, 768), (512, 512))
-    """
-    if text is None:
-        return None
-    height, _, width = text.lower().partition("x")
-    if not height.isdigit() or not (width or height).isdigit():
-        raise LineasError(f"a size looks like 512x768 (height, width) or 512, not {text!r}.")
-    return int(height), int(width or height)
-
-
 StrengthsOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="S ...", help="Numbers, or calibrated; default: 0 and 1, of pictures also in between."),
+    strength_option("Numbers, or calibrated; default: 0 and 1, of pictures also in between.", several=True),
 ]
 
 
-def as_strength(text: str, intervention: Intervention) -> float:
+def as_strength(given: str | float, intervention: Intervention) -> float:
     """A strength as it is written: a number, or "calibrated"."""
-    if text == "calibrated":
-        return intervention.calibrated_strength
-    try:
-        return float(text)
-    except ValueError:
-        raise LineasError(f"a strength is a number or 'calibrated', not '{text}'.") from None
+    if isinstance(given, str):
+        given = as_strength_or_calibrated(given)
+    return intervention.calibrated_strength if given == CALIBRATED else float(given)
 
 
-def check_sampling(max_new_tokens: int, temperature: float, top_p: float, repetition_penalty: float) -> dict[str, Any]:
-    """The four as arguments of `TextModel.generate`, or a refusal."""
-    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or repetition_penalty <= 0:
-        raise LineasError(
-            "sampling needs --max-new-tokens >= 1, --temperature >= 0, --top-p in (0, 1] and --repetition-penalty > 0, "
-            f"not {max_new_tokens}, {temperature}, {top_p} and {repetition_penalty}."
-        )
-    return {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "repetition_penalty": repetition_penalty,
-    }
+def as_strengths(given: Sequence[str | float], intervention: Intervention) -> list[float]:
+    """Several of them, each once, in the order given."""
+    return list(dict.fromkeys(as_strength(one, intervention) for one in given))
 
 
 def load_quietly(name: str | None, dtype: str = "auto") -> TextModel | ImageModel:
     """Load a model with a note instead of other libraries' progress bars."""
     no_bars()
-    Console(stderr=True, markup=False).print(
+    terminal(stderr=True).print(
         f"loading {name or NAME} (the default model's first time takes a minute)"
         if name in (None, NAME)
         else f"loading {name}"
@@ -184,7 +162,7 @@ def write_json(path: Path | None, content: Any) -> None:
     """Write JSON to a file, whole or not at all, or to standard output for `-`; null where a number is not finite."""
     if path is None:
         return
-    text = dumps(content, gaps=True) + "\n"
+    text = escaped(dumps(content, gaps=True)) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
     else:
@@ -197,24 +175,17 @@ def check_writable(path: Path | None) -> None:
         raise LineasError(f"the folder of {path} does not exist; make it first.")
 
 
-def check_counts(options: Mapping[str, int | None]) -> None:
-    """Refuse, before any work, an option whose number is below 1."""
-    for option, number in options.items():
-        if number is not None and number < 1:
-            raise LineasError(f"{option} must be at least 1, not {number}.")
-
-
 @contextmanager
 def progress_bar(label: str, total: int | None) -> Iterator[Any]:
     """A bar on stderr; gives a function `advance(count, note="", total=None)`, the total where it was not known."""
     columns = [
-        TextColumn(label),
+        TextColumn(label, markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
     ]
-    stderr = Console(stderr=True)
+    stderr = terminal(stderr=True)
     bar = Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
     task = bar.add_task(label, total=total, note="")
     try:
@@ -236,6 +207,6 @@ def end_if_unfinished(learned: Intervention, out: Path) -> None:
     raise KeyboardInterrupt
 
 
-def say(path: Path | None) -> Console:
+def say(path: Path | None) -> Terminal:
     """Where the verb talks: nowhere when standard output carries JSON."""
-    return Console(quiet=True) if path is not None and str(path) == "-" else console
+    return terminal(quiet=True) if path is not None and str(path) == "-" else console

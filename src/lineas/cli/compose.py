@@ -10,7 +10,9 @@ import torch
 import typer
 
 from lineas import artifact
+from lineas.checks import STRENGTH
 from lineas.cli.common import ForceOption, JsonOption, check_writable, say, write_json
+from lineas.cli.numbers import number
 from lineas.errors import LineasError
 from lineas.intervention import Intervention, mix
 from lineas.steering import warn_if_outside
@@ -20,7 +22,7 @@ def compose(
     interventions: Annotated[list[str], typer.Argument(metavar="DIR DIR ...", help="Folders, names or hub ids.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")],
     strength: Annotated[
-        list[float] | None, typer.Option(metavar="S ...", help="One for each; default: 1 for all.")
+        list[float] | None, number("--strength", STRENGTH, "One for each; default: 1 for all.", several="S")
     ] = None,
     mixed: Annotated[
         bool, typer.Option("--mix", help="Add their changes instead of taking one after the other.")

@@ -31,6 +31,7 @@ from lineas.evaluation.report import failures, plot_learned
 from lineas.evaluation.run import evaluate
 from lineas.evaluation.systems import Steered
 from lineas.learning import LinEAS, learn
+from lineas.printable import as_label
 from lineas.prompts import read_prompts
 from lineas.steering import steer
 
@@ -103,7 +104,7 @@ def demo(
     for row in rows:
         rude_share, rudeness, perplexity = (row.values[name] for name in ("toxic", "toxic_score", "perplexity"))
         change = f"{100 * (perplexity / rows[0].values['perplexity'] - 1):+.1f} %" if row.strength else ""
-        cells = f"{row.strength:g}", f"{100 * rude_share:.0f} %", f"{rudeness:.3f}", f"{perplexity:.1f}", change
+        cells = as_label(row.strength), f"{100 * rude_share:.0f} %", f"{rudeness:.3f}", f"{perplexity:.1f}", change
         table.add_row(*cells)
     talk.print(table)
 
@@ -125,7 +126,7 @@ def demo(
             "seconds": seconds,
             "cost": costs,
             "rows": measurements(rows),
-            "continuations": {f"{row.strength:g}": texts[0] for row, texts in zip(rows, found.continuations)},
+            "continuations": {as_label(row.strength): texts[0] for row, texts in zip(rows, found.continuations)},
             "saved": saved,
         },
     )

@@ -19,6 +19,7 @@ from lineas.evaluation.systems import Steered
 from lineas.learning import LinEAS, learn
 from lineas.models.image import ImageModel
 from lineas.models.loading import SHAPES
+from lineas.printable import as_label
 from lineas.prompts import read_prompts
 from lineas.sites import Pooling
 
@@ -77,7 +78,7 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
         table = Table("strength", f"shows '{lesson.concept}'", "likeness to the untouched picture, %", box=None)
         for row in found.rows:
             cells = (cell(row, name).split(" [")[0] for name in ("concept", "img_score"))
-            table.add_row(f"{row.strength:g}", *cells)
+            table.add_row(as_label(row.strength), *cells)
         talk.print(table)
         shown = sides["prompts"][:PAINTED]
         rows = painted(model, learned, STRENGTHS, shown)

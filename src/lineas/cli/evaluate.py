@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lineas.checks import COUNT, SEEDS, SHOTS, STRENGTH, TOGETHER
 from lineas.cli.common import (
     DtypeOption,
     ForceOption,
@@ -18,8 +19,6 @@ from lineas.cli.common import (
     TemperatureOption,
     TokensOption,
     TopPOption,
-    check_counts,
-    check_sampling,
     check_writable,
     load_interventions,
     progress_bar,
@@ -45,10 +44,12 @@ from lineas.cli.judged import (
     show,
     steered_systems,
 )
+from lineas.cli.numbers import number
+from lineas.cli.terminal import list_aside, say_aside
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
 from lineas.evaluation.harness import check_tasks
-from lineas.evaluation.records import BATCH, Evaluation, Plan
+from lineas.evaluation.records import Evaluation, Plan
 from lineas.evaluation.report import EFFECTS, columns, failures, first_taken, markdown, plot_effect_and_damage
 from lineas.evaluation.run import evaluate as judge
 from lineas.evaluation.systems import Adapted, Prompted, System, Untouched
@@ -67,7 +68,7 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="DIR ...", help="Each is judged; a+b is one after the other. None: the model alone."),
     ] = None,
-    strength: Annotated[list[float] | None, typer.Option(metavar="S ...", help="Default: 0 and 1.")] = None,
+    strength: Annotated[list[float] | None, number("--strength", STRENGTH, "Default: 0 and 1.", several="S")] = None,
     prompt_baseline: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Also judge an instruction before every text.")
     ] = None,
@@ -86,15 +87,17 @@ def evaluate(
     picture_judge: JudgeOption = None,
     tasks: Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="Tasks of lm-eval, such as mmlu.")] = None,
     task_path: Annotated[str | None, typer.Option(metavar="DIR", help="Folder with further task files.")] = None,
-    task_limit: Annotated[int | None, typer.Option(help="Only the first N examples of each task.")] = None,
-    fewshot: Annotated[int | None, typer.Option(help="Examples in the context of a task; default: the task's.")] = None,
+    task_limit: Annotated[int | None, number("--task-limit", COUNT, "Only the first N examples of each task.")] = None,
+    fewshot: Annotated[
+        int | None, number("--fewshot", SHOTS, "Examples in the context of a task; default: the task's.")
+    ] = None,
     limit: LimitOption = None,
-    seeds: Annotated[int, typer.Option(help="Sampling seeds, 0 to N - 1.")] = 1,
+    seeds: Annotated[int, number("--seeds", SEEDS, "Sampling seeds, 0 to N - 1.")] = 1,
     max_new_tokens: TokensOption = 32,
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 0.3,
     repetition_penalty: RepetitionOption = 1.2,
-    batch_size: Annotated[int, typer.Option(help="Prompts that are continued together.")] = BATCH,
+    batch_size: Annotated[int, number("--batch-size", TOGETHER, "Prompts that are continued together.")] = 64,
     dtype: DtypeOption = "auto",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="JSON, table, plot, texts; goes on there if interrupted.")
@@ -105,7 +108,6 @@ def evaluate(
 ) -> None:
     """Measure effect (classifiers of continuations) and damage (perplexity, divergence, tasks) at each strength."""
     check_writable(json)
-    check_counts({"--seeds": seeds, "--limit": limit, "--task-limit": task_limit, "--batch-size": batch_size})
     if out is not None and out.exists() and not out.is_dir():
         raise LineasError(f"{out} is a file; name a folder.")
     if out is not None and not os.access(next(p for p in (out, *out.resolve().parents) if p.exists()), os.W_OK):
@@ -126,7 +128,13 @@ def evaluate(
         neutral=read_prompts(neutral)[:limit] if neutral else [],
         classifiers=classifiers,
         seeds=range(seeds),
-        sampling=check_sampling(max_new_tokens, temperature, top_p, repetition_penalty) | {"batch_size": batch_size},
+        sampling={
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "repetition_penalty": repetition_penalty,
+            "batch_size": batch_size,
+        },
         tasks=tasks or [],
         task_path=task_path,
         task_limit=task_limit,
@@ -138,7 +146,7 @@ def evaluate(
         check_tasks(tasks, task_path)
     learned = {source: load_interventions(parts_of(source)) for source in intervention or []}
     names = names_of([*learned, *map(str, adapter or [])])
-    strengths = strength or [0.0, 1.0]
+    strengths = list(dict.fromkeys(strength or [0.0, 1.0]))
     text_model = text_model_for(model, next(iter(learned.values()), None), dtype)
     systems: list[System] = [Untouched()] if 0 in strengths or not learned else []
     systems += steered_systems(names, learned, strengths, text_model.network, force, other_model)
@@ -159,7 +167,7 @@ def evaluate(
     write_json(json, report)
     failed = failures(found.rows)
     if failed:
-        typer.echo("\n".join(f"not measured: {failure}" for failure in failed), err=True)
+        list_aside(f"not measured: {failure}" for failure in failed)
         raise typer.Exit(1)
 
 
@@ -174,7 +182,7 @@ def _classifiers(toxicity: str, concept: str | None, shows: str | None, shows_no
         found["concept"] = classifier(concept)
     if shows is not None and shows_not is not None:
         found["concept"], area = fitted(read_prompts(shows), read_prompts(shows_not))
-        typer.echo(f"concept classifier: area under the ROC curve {area:.3f} in a cross-validation", err=True)
+        say_aside(f"concept classifier: area under the ROC curve {area:.3f} in a cross-validation")
     return found
 
 

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from lineas.cli.common import ForceOption, JsonOption, as_strength, check_writable, say, write_json
+from lineas.cli.numbers import strength_option
 from lineas.control_vector import ControlVector
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
@@ -17,7 +18,7 @@ from lineas.intervention import Intervention
 def export(
     intervention: Annotated[str, typer.Argument(metavar="DIR", help="Folder, name of a shipped one, or hub id.")],
     out: Annotated[Path, typer.Option(metavar="FILE.gguf", help="The file to write.")],
-    strength: Annotated[str, typer.Option(metavar="S", help="How much of it: a number or calibrated.")] = "1",
+    strength: Annotated[str, strength_option("How much of it: a number or calibrated.")] = "1",
     json: JsonOption = None,
     force: ForceOption = False,
 ) -> None:

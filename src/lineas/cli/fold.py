@@ -19,6 +19,7 @@ from lineas.cli.common import (
     say,
     write_json,
 )
+from lineas.cli.numbers import strength_option
 from lineas.errors import LineasError
 from lineas.folding import DoesNotFoldError
 from lineas.folding import fold as fold_in
@@ -32,7 +33,7 @@ def fold(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id or folder.")],
     intervention: Annotated[str, typer.Argument(metavar="DIR", help="Folder, name of a shipped one, or hub id.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The checkpoint to write.")],
-    strength: Annotated[str, typer.Option(metavar="S", help="How much of it: a number or calibrated.")] = "1",
+    strength: Annotated[str, strength_option("How much of it: a number or calibrated.")] = "1",
     dtype: Annotated[
         str, typer.Option(help="checkpoint (as it is stored), float32, bfloat16 or float16.")
     ] = "checkpoint",
@@ -66,7 +67,7 @@ def fold(
     provenance: dict[str, Any] = made.provenance or {}
     lost = str(Lost(**provenance["lost_to_rounding"]))
     console.print(
-        f"folded {intervention} at strength {s:g} into {len(provenance['sites'])} sites of {base.name}: {out} "
+        f"folded {intervention} at strength {as_label(s)} into {len(provenance['sites'])} sites of {base.name}: {out} "
         f"({provenance['architecture']}, {provenance['dtype']}{f', which loses {lost}' if lost else ''})"
     )
     write_json(json, {"out": str(out), **provenance})

@@ -8,16 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from lineas import artifact
+from lineas.checks import COUNT, SEED, TOKENS
 from lineas.cli.common import (
     DtypeOption,
     ForceOption,
     JsonOption,
-    check_counts,
     check_writable,
     model_for,
     say,
     write_json,
 )
+from lineas.cli.numbers import number
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.learning.gating import gate as learn_gates
@@ -32,18 +33,17 @@ def gate(
         str | None,
         typer.Option(metavar="FILE[:column]", help="Prompts that need it; default: what it was learned from."),
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Draw so many control prompts (by the seed).")] = None,
-    components: Annotated[int, typer.Option(help="Principal components that a gate looks at.")] = 8,
+    samples: Annotated[int | None, number("--samples", COUNT, "Draw so many control prompts (by the seed).")] = None,
+    components: Annotated[int, number("--components", COUNT, "Principal components that a gate looks at.")] = 8,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Default: the one it was learned on.")] = None,
-    max_length: Annotated[int, typer.Option(help="Tokens of a prompt; the rest is cut.")] = 128,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    max_length: Annotated[int, number("--max-length", TOKENS, "Tokens of a prompt; the rest is cut.")] = 128,
+    seed: Annotated[int, number("--seed", SEED, "Of the draw.")] = 0,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
     force: ForceOption = False,
 ) -> None:
     """Let every token have as much of an intervention as it looks like the prompts that need it."""
     check_writable(json)
-    check_counts({"--samples": samples, "--components": components, "--max-length": max_length})
     artifact.check_free(out, force)
     learned = Intervention.load(intervention)
     needing = read_prompts(source) if source is not None else _learned_from(learned)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lineas.checks import SEED
 from lineas.cli.common import (
     DtypeOption,
     ForceOption,
@@ -22,8 +23,7 @@ from lineas.cli.common import (
     TokensOption,
     TopPOption,
     accepts_other,
-    as_strength,
-    check_sampling,
+    as_strengths,
     check_writable,
     load_interventions,
     progress_bar,
@@ -31,7 +31,9 @@ from lineas.cli.common import (
     text_model_for,
     write_json,
 )
+from lineas.cli.numbers import number
 from lineas.errors import LineasError
+from lineas.printable import as_label, printable
 from lineas.prompts import read_prompts
 from lineas.steering import steer
 
@@ -48,7 +50,7 @@ def generate(
     repetition_penalty: RepetitionOption = 1.2,
     chat: Annotated[bool, typer.Option("--chat", help="Prompts are a user's turns in the chat template.")] = False,
     dtype: DtypeOption = "auto",
-    seed: Annotated[int, typer.Option(help="Of the sampling; the same at every strength.")] = 0,
+    seed: Annotated[int, number("--seed", SEED, "Of the sampling; the same at every strength.")] = 0,
     json: JsonOption = None,
     force: ForceOption = False,
     other_model: OtherModelOption = False,
@@ -60,9 +62,14 @@ def generate(
         raise LineasError("there is nothing to continue; give --prompt TEXT or --prompts FILE.")
     if any(not text.strip() for text in texts):
         raise LineasError("a prompt is empty; give it at least one word.")
-    sampling = check_sampling(max_new_tokens, temperature, top_p, repetition_penalty)
+    sampling = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+    }
     chosen = load_interventions(intervention)
-    strengths = [as_strength(s, chosen) for s in strength or ("0", "1")]
+    strengths = as_strengths(strength or (0, 1), chosen)
     text_model = text_model_for(model, chosen, dtype)
     other = accepts_other(other_model, force, chosen, text_model.network)
     made: dict[float, list[str]] = {}
@@ -79,7 +86,7 @@ def generate(
             "seed": seed,
             "sampling": sampling | {"chat": chat},
             "continuations": [
-                {"prompt": text, "by_strength": {f"{s:g}": made[s][i] for s in strengths}} 
+                {"prompt": text, "by_strength": {as_label(s): made[s][i] for s in strengths}} 
                 for i, text in enumerate(texts)
             ],
         },
@@ -90,7 +97,7 @@ def side_by_side(console: Console, prompts: list[str], made: dict[float, list[st
     """A table with a row a prompt and a column a strength."""
     table = Table(show_lines=True, expand=True)
     for strength in made:
-        table.add_column(f"strength {strength:g}", ratio=1)
+        table.add_column(f"strength {as_label(strength)}", ratio=1)
     for i, prompt in enumerate(prompts):
-        table.add_row(*(Text.assemble((prompt, "bold"), texts[i]) for texts in made.values()))
+        table.add_row(*(Text.assemble((printable(prompt), "bold"), printable(texts[i])) for texts in made.values()))
     console.print(table)

@@ -11,11 +11,14 @@ from rich.table import Table
 from torch import nn
 
 from lineas import signals
+from lineas.checks import COUNT
 from lineas.cli.common import accepts_other, say
+from lineas.cli.numbers import number
 from lineas.evaluation.records import Evaluation
 from lineas.evaluation.report import cell, columns
 from lineas.evaluation.systems import Steered
 from lineas.intervention import Intervention
+from lineas.printable import as_label
 
 PromptsOption = Annotated[
     str | None, typer.Option(metavar="FILE[:column]", help="Texts to continue, or pictures to draw; held out.")
@@ -33,7 +36,7 @@ ShowsOption = Annotated[
 JudgeOption = Annotated[
     str | None, typer.Option("--judge", metavar="NAME", help="Of pictures: clip, CLIP+DINO, or a folder.")
 ]
-LimitOption = Annotated[int | None, typer.Option(help="Only the first N prompts and sentences.")]
+LimitOption = Annotated[int | None, number("--limit", COUNT, "Only the first N prompts and sentences.")]
 EVALUATION, TABLE, PLOT, PARTS = "evaluation.json", "evaluation.md", "effect-damage.png", "parts"
 
 
@@ -81,5 +84,5 @@ def show(found: Evaluation, json: Path | None, hidden: Sequence[str] = ()) -> No
     for name in ("system", "strength", *names):
         table.add_column(name.replace("_", " "), no_wrap=name == "system")
     for row in found.rows:
-        table.add_row(row.system, f"{row.strength:g}", *(cell(row, name).split(" [")[0] for name in names))
+        table.add_row(row.system, as_label(row.strength), *(cell(row, name).split(" [")[0] for name in names))
     say(json).print(table)

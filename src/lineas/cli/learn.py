@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from lineas import artifact
+from lineas.checks import COUNT, DEVIATIONS, PAIR, RATE, SEED, STEPS, TOKENS, WEIGHT
 from lineas.cli.common import (
     DenoisingStepsOption,
     DtypeOption,
@@ -19,7 +21,6 @@ from lineas.cli.common import (
     JsonOption,
     ModelArgument,
     SizeOption,
-    check_counts,
     check_writable,
     drawing,
     end_if_unfinished,
@@ -29,6 +30,7 @@ from lineas.cli.common import (
     say,
     write_json,
 )
+from lineas.cli.numbers import number
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, MeanAcT, Method, check_sides
@@ -60,25 +62,27 @@ def learn(
         str | None,
         typer.Option(metavar="REGEX", help="Modules that carry maps; default: the method's own (norms before MLPs)."),
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Draw so many prompts a side at random (by the seed).")] = None,
-    steps: Annotated[int | None, typer.Option(help=f"Optimizer steps; default: {DEFAULTS.steps}.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="relative (default), adam or sgd.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Largest learning rate; default: by the optimizer.")] = None,
-    gamma: Annotated[
-        float | None, typer.Option(help="Weight of the sparse group lasso; default: 0, which is dense.")
+    samples: Annotated[
+        int | None, number("--samples", COUNT, "Draw so many prompts a side at random (by the seed).")
     ] = None,
-    lambda_1: Annotated[float | None, typer.Option("--lambda-1", help="Weight of single neurons in it; 1.")] = None,
-    lambda_g: Annotated[float | None, typer.Option("--lambda-g", help="Weight of whole groups in it; 1.")] = None,
+    steps: Annotated[int | None, number("--steps", STEPS, f"Optimizer steps; default: {DEFAULTS.steps}.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="relative (default), adam or sgd.")] = None,
+    lr: Annotated[float | None, number("--lr", RATE, "Largest learning rate; default: by the optimizer.")] = None,
+    gamma: Annotated[
+        float | None, number("--gamma", WEIGHT, "Weight of the sparse group lasso; default: 0, which is dense.")
+    ] = None,
+    lambda_1: Annotated[float | None, number("--lambda-1", WEIGHT, "Weight of single neurons in it; 1.")] = None,
+    lambda_g: Annotated[float | None, number("--lambda-g", WEIGHT, "Weight of whole groups in it; 1.")] = None,
     refit: Annotated[
         bool, typer.Option("--refit", help="As many steps again, without the penalty, on the neurons that it has kept.")
     ] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Source prompts a step; default: all.")] = None,
+    batch_size: Annotated[int | None, number("--batch-size", PAIR, "Source prompts a step; default: all.")] = None,
     foldable: Annotated[
         bool, typer.Option("--foldable", help="Learn only what `lineas fold` can write into the weights.")
     ] = False,
-    alpha: Annotated[float | None, typer.Option(help="Deviations to move, of iti-c; default: 0.5.")] = None,
+    alpha: Annotated[float | None, number("--alpha", DEVIATIONS, "Deviations to move, of iti-c; default: 0.5.")] = None,
     layers: Annotated[str | None, typer.Option(help="middle (default) or all, of caa.")] = None,
-    max_length: Annotated[int, typer.Option(help="Tokens of a prompt; the rest is cut.")] = 128,
+    max_length: Annotated[int, number("--max-length", TOKENS, "Tokens of a prompt; the rest is cut.")] = 128,
     pooling: Annotated[
         str, typer.Option(help="mean of a prompt's tokens or pixels, or max, for what fills few of them.")
     ] = "mean",
@@ -101,12 +105,11 @@ def learn(
     guidance: GuidanceOption = None,
     size: SizeOption = None,
     dtype: DtypeOption = "auto",
-    seed: Annotated[int, typer.Option(help="Of the draw of samples and of minibatches.")] = 0,
+    seed: Annotated[int, number("--seed", SEED, "Of the draw of samples and of minibatches.")] = 0,
     json: JsonOption = None,
     force: ForceOption = False,
 ) -> None:
     """Learn an intervention from two files of prompts, neither paired nor of one length."""
-    check_counts({"--max-length": max_length})
     recipe = method_of(
         method,
         {
@@ -149,6 +152,8 @@ def learn(
             progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}", total),
         )
     seconds = time.perf_counter() - started
+    if gamma and learned.support() == 0:
+        warnings.warn(f"nothing was learned: --gamma {gamma:g} leaves no neuron; take a smaller one.", stacklevel=1)
     learned = drawn_from(learned, {"source": source, "target": target}, samples).with_facts(name=out.name)
     end_if_unfinished(learned, out)
     learned.save(out, overwrite=force)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lineas import files
+from lineas.checks import SEED, TOGETHER
 from lineas.cli.common import (
     DenoisingStepsOption,
     DtypeOption,
@@ -22,7 +23,7 @@ from lineas.cli.common import (
     SizeOption,
     StrengthsOption,
     accepts_other,
-    as_strength,
+    as_strengths,
     check_writable,
     drawing,
     load_interventions,
@@ -31,9 +32,11 @@ from lineas.cli.common import (
     say,
     write_json,
 )
+from lineas.cli.numbers import number
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.models.image import ImageModel
+from lineas.printable import as_label
 from lineas.prompts import read_prompts
 from lineas.steering import steer
 from lineas.strips import animate, strip
@@ -49,13 +52,13 @@ def paint(
     strength: StrengthsOption = None,
     prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT ...", help="What to draw.")] = None,
     prompts: Annotated[str | None, typer.Option(metavar="FILE[:column]", help="More of them, from a file.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first prompt's noise, the same at every strength.")] = 0,
+    seed: Annotated[int, number("--seed", SEED, "Of the first prompt's noise, the same at every strength.")] = 0,
     inverse: Annotated[bool, typer.Option("--inverse", help="The opposite of what was learned.")] = False,
     denoising_steps: DenoisingStepsOption = None,
     guidance_scale: GuidanceScaleOption = None,
     guidance: GuidanceOption = None,
     size: SizeOption = None,
-    batch_size: Annotated[int, typer.Option(help="Pictures drawn together.")] = 4,
+    batch_size: Annotated[int, number("--batch-size", TOGETHER, "Pictures drawn together.")] = 4,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
     force: ForceOption = False,
@@ -68,7 +71,7 @@ def paint(
     if not texts:
         raise LineasError("there is nothing to draw; give --prompt TEXT or --prompts FILE.")
     chosen = load_interventions(intervention)
-    strengths = [as_strength(s, chosen) for s in strength or map(str, STRENGTHS)]
+    strengths = as_strengths(strength or STRENGTHS, chosen)
     if inverse:
         chosen = chosen.inverse()
     loaded = model_for(model, chosen, dtype)
@@ -120,7 +123,7 @@ def painted(
 
 def write_strips(folder: Path, rows: list[list[Any]], prompts: Sequence[str], strengths: Sequence[float]) -> list[str]:
     """Write the strip and the animation; gives the labels of the columns."""
-    labels = [f"{s:g}" for s in strengths]
+    labels = [as_label(s) for s in strengths]
     strip(rows, prompts, labels).save(folder / STRIP)
     animate(rows, prompts, labels, folder / ANIMATION)
     return labels

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from lineas.checks import SEED, SHOWN, TOKENS
 from lineas.cli.common import (
     DtypeOption,
     ForceOption,
     JsonOption,
-    as_strength,
+    as_strengths,
     check_writable,
     load_interventions,
     model_for,
@@ -20,6 +21,7 @@ from lineas.cli.common import (
     write_json,
 )
 from lineas.cli.judged import names_of, parts_of
+from lineas.cli.numbers import number, strength_option
 from lineas.cli.paint import painted
 from lineas.errors import LineasError
 from lineas.files import write_text
@@ -27,6 +29,7 @@ from lineas.intervention import Intervention
 from lineas.models.image import ImageModel
 from lineas.page import Content, page
 from lineas.page.facts import largest_neurons
+from lineas.printable import as_label
 from lineas.prompts import read_prompts
 from lineas.steering import steer
 from lineas.strict_json import loads, read_bytes
@@ -40,17 +43,17 @@ def report(
         str | None,
         typer.Option(metavar="FILE[:column]", help="Runs the model: what moves neurons, and samples from the first."),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Prompts that are continued or drawn.")] = 4,
+    samples: Annotated[int, number("--samples", SHOWN, "Prompts that are continued or drawn.")] = 4,
     strength: Annotated[
-        list[str] | None, typer.Option(metavar="S ...", help="Of samples: numbers, or calibrated; default: 0, 0.5, 1.")
+        list[str] | None, strength_option("Of samples: numbers, or calibrated; default: 0, 0.5, 1.", several=True)
     ] = None,
     evaluation: Annotated[
         Path | None, typer.Option(metavar="FILE", help="evaluation.json of lineas evaluate: effect and damage.")
     ] = None,
-    neurons: Annotated[int, typer.Option(help="How many of the largest are shown.")] = 12,
+    neurons: Annotated[int, number("--neurons", SHOWN, "How many of the largest are shown.")] = 12,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Default: the one it was learned on.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Of every sample.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    max_new_tokens: Annotated[int, number("--max-new-tokens", TOKENS, "Of every sample.")] = 32,
+    seed: Annotated[int, number("--seed", SEED, "Of the samples.")] = 0,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
     force: ForceOption = False,
@@ -59,8 +62,6 @@ def report(
     check_writable(json)
     if out.exists() and not force:
         raise LineasError(f"{out} exists already; choose another file or pass --force.")
-    if samples < 0 or neurons < 0 or max_new_tokens < 1:
-        raise LineasError("--samples and --neurons must be at least 0, --max-new-tokens at least 1.")
     if out.is_dir():
         raise LineasError(f"{out} is a folder; name a file, such as {out / 'report.html'}.")
     names = names_of(interventions)
@@ -69,7 +70,7 @@ def report(
     if len(texts) == 1:
         raise LineasError(f"{prompts} holds 1 prompt; what moves a neuron from its mean is seen from 2 on.")
     first = next(iter(loaded.values()))
-    strengths = [as_strength(s, first) for s in strength or ("0", "0.5", "1")]
+    strengths = as_strengths(strength or (0, 0.5, 1), first)
     curves = {name: one.facts["measurements"] for name, one in loaded.items() if one.facts.get("measurements")}
     if evaluation is not None:
         curves = _curves(evaluation)
@@ -95,11 +96,11 @@ def _samples(
         return [], None
     if isinstance(model, ImageModel):
         rows = painted(model, intervention, strengths, prompts, seed)
-        return [], strip(rows, prompts, [f"{s:g}" for s in strengths])
+        return [], strip(rows, prompts, [as_label(s) for s in strengths])
     made = {}
     for s in strengths:
         with steer(model, intervention, s):
-            made[f"{s:g}"] = model.generate(prompts, seed=seed, max_new_tokens=tokens)
+            made[as_label(s)] = model.generate(prompts, seed=seed, max_new_tokens=tokens)
     return [(prompt, {s: texts[i] for s, texts in made.items()}) for i, prompt in enumerate(prompts)], None
 
 

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from lineas.checks import PLACES, PORT
 from lineas.cli.common import OtherModelOption, accepts_other
+from lineas.cli.numbers import number
+from lineas.cli.terminal import say_aside
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.models import checkpoint
-from lineas.vllm_plugin.settings import ADMIN_KEY, FORCE, INTERVENTIONS, ROOM, SITES, check_name
+from lineas.vllm_plugin.settings import ADMIN_KEY, INTERVENTIONS, OTHER_MODEL, ROOM, SITES, check_name
 
 GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
 
@@ -33,9 +35,10 @@ def serve(
         ),
     ] = [],  # noqa: B006
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, number("--port", PORT, "Port to listen on.")] = 8000,
     room: Annotated[
-        int | None, typer.Option(help=f"Places for interventions added later; 4 where {ADMIN_KEY} is set, else none.")
+        int | None,
+        number("--room", PLACES, f"Places for interventions added later; 4 where {ADMIN_KEY} is set, else none."),
     ] = None,
     sites: Annotated[
         str | None, typer.Option(metavar="REGEX", help="Modules where those may act, beyond the default sites.")
@@ -54,6 +57,8 @@ def serve(
     if not folders and not room and not key:
         raise LineasError("name at least one --intervention; without any, `vllm serve` does the same.")
     interventions = {name: Intervention.load(folder) for name, folder in folders.items()}
+    for chosen in interventions.values():
+        chosen.check_affine("served by vLLM")
     if Path(model).is_dir():
         network = checkpoint.skeleton_of(Path(model))
         for chosen in interventions.values():
@@ -67,14 +72,12 @@ def serve(
     if sites is not None:
         environment[SITES] = sites
     if other_model or force:
-        environment[FORCE] = "1"
+        environment[OTHER_MODEL] = "1"
     plugins = environment.get("VLLM_PLUGINS")  # endpoints are loaded only by name, and then everything else is too
     known = {point.name for group in GROUPS for point in entry_points(group=group)}
     wanted = known if plugins is None else set(filter(None, plugins.split(",")))
     environment["VLLM_PLUGINS"] = ",".join(sorted(wanted | {"lineas"}))
-    Console(stderr=True, highlight=False).print(
-        f"serving {model} with {', '.join(folders) or 'no intervention yet'} on http://{host}:{port}/v1"
-    )
+    say_aside(f"serving {model} with {', '.join(folders) or 'no intervention yet'} on http://{host}:{port}/v1")
     sys.stdout.flush()
     command = [sys.executable, "-m", "lineas.vllm_plugin", "serve", model, "--host", host, "--port", str(port)]
     os.execve(sys.executable, [*command, *context.args], environment)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +10,10 @@ import typer
 from rich.table import Table
 
 from lineas import signals
+from lineas.checks import COUNT, LOSS, PROCESSES, SEEDS, STEPS, STRENGTH, TOKENS, WEIGHT
 from lineas.cli.common import (
     DtypeOption,
     JsonOption,
-    check_counts,
     check_writable,
     progress_bar,
     say,
@@ -22,6 +21,8 @@ from lineas.cli.common import (
 )
 from lineas.cli.judged import ClassifierOption, JudgeOption, LimitOption, NeutralOption, PromptsOption, ShowsOption
 from lineas.cli.learn import METHODS, method_of
+from lineas.cli.numbers import number
+from lineas.cli.terminal import list_aside
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.kept import content_of
@@ -31,6 +32,7 @@ from lineas.learning import check_sides
 from lineas.learning.memory import as_bytes
 from lineas.learning.paths import check_gammas, later_steps
 from lineas.models.bars import no_bars
+from lineas.printable import as_label
 from lineas.prompts import described, draw, read_prompts
 from lineas.sites import as_pooling
 from lineas.stamp import stamp
@@ -53,20 +55,21 @@ def sweep(
     ] = None,
     gamma: Annotated[
         list[float] | None,
-        typer.Option(metavar="G ...", help="Weights of the penalty; default: 0 and nine from 1e-5 to 1e-2."),
+        number("--gamma", WEIGHT, "Weights of the penalty; default: 0 and nine from 1e-5 to 1e-2.", several="G"),
     ] = None,
     method: Annotated[str, typer.Option(help=f"One or several, with commas: {', '.join(METHODS)}.")] = "lineas",
-    seeds: Annotated[int, typer.Option(help="Draws of the prompts, each a path of its own.")] = 1,
-    samples: Annotated[int | None, typer.Option(help="Prompts a side of every draw; default: all.")] = None,
-    steps: Annotated[int, typer.Option(help="Of the first solution; the others share twice as many.")] = 60,
-    lambda_1: Annotated[float | None, typer.Option("--lambda-1", help="Weight of single neurons in it; 1.")] = None,
+    seeds: Annotated[int, number("--seeds", SEEDS, "Draws of the prompts, each a path of its own.")] = 1,
+    samples: Annotated[int | None, number("--samples", COUNT, "Prompts a side of every draw; default: all.")] = None,
+    steps: Annotated[int, number("--steps", STEPS, "Of the first solution; the others share twice as many.")] = 60,
+    lambda_1: Annotated[float | None, number("--lambda-1", WEIGHT, "Weight of single neurons in it; 1.")] = None,
     lambda_g: Annotated[
-        float | None, typer.Option("--lambda-g", help="Weight of whole groups in it; 1. With 0 supports are smallest.")
+        float | None, number("--lambda-g", WEIGHT, "Weight of whole groups in it; 1. With 0 supports are smallest.")
     ] = None,
     sites: Annotated[str | None, typer.Option(metavar="REGEX", help="Modules that carry maps.")] = None,
     refit: Annotated[bool, typer.Option("--refit", help="Learn every support once more without the penalty.")] = False,
     strength: Annotated[
-        list[float] | None, typer.Option(metavar="S ...", help="Judge everything at these strengths; default: 1.")
+        list[float] | None,
+        number("--strength", STRENGTH, "Judge everything at these strengths; default: 1.", several="S"),
     ] = None,
     prompts: PromptsOption = None,
     neutral: NeutralOption = None,
@@ -76,17 +79,17 @@ def sweep(
     toxicity_classifier: ClassifierOption = PROFANITY,
     shows: ShowsOption = None,
     picture_judge: JudgeOption = None,
-    sampling_seeds: Annotated[int, typer.Option(help="Of the continuations at every point.")] = 1,
+    sampling_seeds: Annotated[int, number("--sampling-seeds", SEEDS, "Of the continuations at every point.")] = 1,
     limit: LimitOption = None,
     effect: Annotated[
         str | None,
         typer.Option(metavar="MEASURE", help="That should change, as toxic_score; with + before it if it should rise."),
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="What of the best effect the choice may lose.")] = 0.2,
-    at_once: Annotated[int, typer.Option("--jobs", help="Processes at once; each loads the model.")] = 1,
+    tolerance: Annotated[float, number("--tolerance", LOSS, "What of the best effect the choice may lose.")] = 0.2,
+    at_once: Annotated[int, number("--jobs", PROCESSES, "Processes at once; each loads the model.")] = 1,
     on: Annotated[str, typer.Option(help="processes, or ray: a Ray cluster that sees the folder.")] = "processes",
     pooling: Annotated[str, typer.Option(help="mean or max, as in lineas learn.")] = "mean",
-    max_length: Annotated[int, typer.Option(help="Tokens of a prompt; the rest is cut.")] = 128,
+    max_length: Annotated[int, number("--max-length", TOKENS, "Tokens of a prompt; the rest is cut.")] = 128,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Of each process, beside the weights.")] = None,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
@@ -96,11 +99,9 @@ def sweep(
 ) -> None:
     """Learn along gamma, judge every point, and choose the sparsest that keeps the effect."""
     check_writable(json)
-    counts = {"--seeds": seeds, "--jobs": at_once, "--sampling-seeds": sampling_seeds, "--limit": limit}
-    check_counts({**counts, "--samples": samples, "--max-length": max_length})
     if on not in ("processes", "ray"):
         raise LineasError(f"--on is processes or ray, not '{on}'.")
-    if not 0 <= tolerance < 1:
+    if tolerance == 1:
         raise LineasError(f"--tolerance is a share from 0 to below 1, not {tolerance:g}.")
     names = [name.strip() for name in method.split(",") if name.strip()] or [method]
     penalty = {"lambda_1": lambda_1, "lambda_g": lambda_g}
@@ -108,8 +109,11 @@ def sweep(
         raise LineasError(f"--lambda-1 and --lambda-g are lineas's, which is not among the methods {', '.join(names)}.")
     recipes = {name: method_of(name, {"steps": steps, **penalty} if name == "lineas" else {}) for name in names}
     gammas, strengths = check_gammas(gamma or GAMMAS), sorted(set(strength or (1.0,)))
-    if any(not math.isfinite(s) or s == 0 for s in strengths):
-        raise LineasError(f"--strength takes numbers other than 0, not {' '.join(f'{s:g}' for s in strengths)}.")
+    if 0 in strengths:
+        raise LineasError(
+            f"--strength takes numbers other than 0, not {' '.join(map(as_label, strengths))}; the untouched model is "
+            "judged anyway."
+        )
     measures = _measures(evaluate, prompts, neutral, toxicity_classifier, shows, picture_judge, sampling_seeds, limit)
     _check_effect(effect, measures)
     leave, reach = read_prompts(source), read_prompts(target)
@@ -178,7 +182,7 @@ def sweep(
         keep(out / point["folder"], out / CHOSEN)
         about += f" Chosen, within {tolerance:.0%} of the best effect: {chosen.label}."
         told["chosen"] = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance, "effect": measure}
-        use = "" if chosen.strength == 1 else f"; use it with --strength {chosen.strength:g}"
+        use = "" if chosen.strength == 1 else f"; use it with --strength {as_label(chosen.strength)}"
         before = next((f"{line.values[measure]:.2%} -> " for line in lines if "support" not in line.values), "")
         talk.print(
             f"chosen: {chosen.label} ({measure} {before}{chosen.values[measure]:.2%}), {out / CHOSEN} (draw "
@@ -196,7 +200,7 @@ def sweep(
     write_json(json, told)
     failed = [f"{row['method']} {row['gamma']}, {name}: {why}" for row in rows for name, why in row["errors"].items()]
     if failed:
-        typer.echo("\n".join(f"not measured: {failure}" for failure in failed), err=True)
+        list_aside(f"not measured: {failure}" for failure in failed)
         raise typer.Exit(1)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lineas.errors import LineasError
+from lineas.printable import shortened
 
 SHORT = {"ppl": "perplexity", "toxicity": "toxic", "likeness": "img_score"}
 """Other names of measures."""
@@ -77,9 +78,10 @@ class Goal:
         absolute = re.fullmatch(rf"\s*(\w+)\s*(<=|>=)\s*{number}\s*(%?)\s*", text)
         relative = re.fullmatch(rf"\s*(\w+)\s*([+-])\s*{number}\s*%\s*", text)
         found = absolute or relative
-        if found is None:
+        if found is None or not math.isfinite(float(found[3])):
             raise LineasError(
-                f"'{text}' is no goal; write NAME-50% or NAME+5% for a change, NAME<=0.02 or NAME>=80% for a value."
+                f"'{shortened(text)}' is no goal; write NAME-50% or NAME+5% for a change, NAME<=0.02 or NAME>=80% for "
+                "a value."
             )
         name = SHORT.get(found[1], found[1])
         if absolute:

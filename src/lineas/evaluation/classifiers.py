@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,8 @@ PROFANITY = "profanity-check"
 CONCEPT_LABELS = ("toxic", "toxicity", "positive", "label_1", "1")
 """Of a classifier with several labels, the one that is meant where none is named."""
 BATCH = 32
+CHANCE, WEAK = 0.4, 0.6
+"""Areas under the ROC curve: below the first two sets are mixed up, below the second they are hardly told apart."""
 
 
 def classifier(name: str | Classifier) -> Classifier:
@@ -78,6 +81,17 @@ def fitted(concept: Sequence[str], other: Sequence[str], seed: int = 0) -> tuple
     model = make_pipeline(make_union(words, pieces), LogisticRegression(C=10.0, max_iter=1000))
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     area = float(cross_val_score(model, texts, labels, cv=folds, scoring="roc_auc").mean())
+    if not area >= CHANCE:
+        raise LineasError(
+            f"a classifier does not tell these texts from the others: its area under the ROC curve is {area:.3f} in a "
+            "cross-validation, where chance has 0.5; are both the same? Give texts that differ."
+        )
+    if area < WEAK:
+        warnings.warn(
+            f"a classifier hardly tells these texts from the others (area under the ROC curve {area:.3f}, chance has "
+            "0.5), so what it says of continuations means little.",
+            stacklevel=2,
+        )
     model.fit(texts, labels)
 
     def probabilities(given: Sequence[str]) -> list[float]:

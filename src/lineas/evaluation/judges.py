@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lineas.models.digests import known
 from lineas.errors import LineasError, check_texts, reading
+from lineas.models.digests import known
 from lineas.models.loading import JUDGE
 from lineas.models.weights import load_weights
 

@@ -10,6 +10,7 @@ from typing import Any
 from lineas.errors import LineasError
 from lineas.evaluation.records import Evaluation, Row
 from lineas.intervention import Intervention
+from lineas.printable import as_label, in_a_line, in_markdown
 
 PLAIN = ("perplexity", "kl", "distinct_1", "distinct_2", "distinct_3", "repetition", "empty")
 """Measures that are numbers as they are; shares by classifiers, and tasks by SHARES, are shown as percentages."""
@@ -53,7 +54,9 @@ def cell(row: Row, name: str) -> str:
 
 def failures(rows: Sequence[Row]) -> list[str]:
     """What is missing and why, a sentence each."""
-    return [f"{row.system} at {row.strength:g}, {name}: {why}" for row in rows for name, why in row.errors.items()]
+    return [
+        f"{row.system} at {as_label(row.strength)}, {name}: {why}" for row in rows for name, why in row.errors.items()
+    ]
 
 
 def markdown(evaluation: Evaluation) -> str:
@@ -61,21 +64,37 @@ def markdown(evaluation: Evaluation) -> str:
     rows, facts = evaluation.rows, evaluation.facts
     names = columns(rows)
     lines = [
-        f"| {' | '.join(['system', 'strength', *names])} |",
+        f"| {' | '.join(['system', 'strength', *map(in_markdown, names)])} |",
         f"|{' --- |' * (len(names) + 2)}",
-        *(f"| {' | '.join([row.system, f'{row.strength:g}', *(cell(row, name) for name in names)])} |" for row in rows),
+        *(f"| {' | '.join(_cells(row, names))} |" for row in rows),
         "",
-        f"{facts['model']} ({facts['dtype']}), {facts['prompts']['count']} prompts, {len(facts['seeds'])} sampling "
-        f"seeds (± deviation over them), {_beside(facts)}; in brackets 95 % intervals.",
+        f"{in_markdown(facts['model'])} ({facts['dtype']}), {facts['prompts']['count']} prompts, "
+        f"{len(facts['seeds'])} sampling seeds (± deviation over them), {_beside(facts)}; in brackets 95 % intervals.",
     ]
-    lines += [f"\nNot measured: {failure}" for failure in failures(rows)]
+    lines += [f"\nNot measured: {in_markdown(failure)}" for failure in failures(rows)]
     return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row, names: Sequence[str]) -> list[str]:
+    """A row of the table in Markdown."""
+    return [in_markdown(row.system), as_label(row.strength), *(cell(row, name) for name in names)]
+
+
+def in_a_plot(text: str) -> str:
+    """Return a text as matplotlib draws it: in one line, without mathematics in it, and not hidden from the legend.
+
+    >>> in_a_plot("a$b"), in_a_plot("_hidden")
+    ('a\\\\$b', ' _hidden')
+    """
+    text = in_a_line(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _beside(facts: dict[str, Any]) -> str:
     """What else a measurement was made with."""
     if "judge" in facts:
-        return f"concept '{facts['concept']}' by {facts['judge']}, likeness to the untouched picture (img_score)"
+        concept, judge = (in_markdown(str(facts[name])) for name in ("concept", "judge"))
+        return f"concept '{concept}' by {judge}, likeness to the untouched picture (img_score)"
     return f"{facts['neutral']['count']} neutral sentences"
 
 
@@ -103,14 +122,16 @@ def plot_effect_and_damage(rows: Sequence[Row], path: Path, effect: str = "toxic
             curve = [untouched, *curve]
         strengths = [row.strength for row in curve]
         x, y = [percent * row.values[effect] for row in curve], [row.values[damage] for row in curve]
-        (line,) = judged.plot(x, y, marker="o", label=name)
+        (line,) = judged.plot(x, y, marker="o", label=in_a_plot(name))
         for row, at_x, at_y in zip(curve, x, y):
-            judged.annotate(f" {row.strength:g}", (at_x, at_y), fontsize=8, color=line.get_color())
+            judged.annotate(f" {as_label(row.strength)}", (at_x, at_y), fontsize=8, color=line.get_color())
         effects.plot(strengths, x, marker="o")
         damages.plot(strengths, y, marker="o")
     unit = ", %" if percent == 100 else ""
-    judged.set(title="Effect and damage (numbers: strength)", xlabel=effect + unit, ylabel=damage, xlim=(0, None))
-    effects.set(title="Effect over strength", xlabel="strength", ylabel=effect + unit, ylim=(0, None))
+    judged.set(
+        title="Effect and damage (numbers: strength)", xlabel=in_a_plot(effect) + unit, ylabel=damage, xlim=(0, None)
+    )
+    effects.set(title="Effect over strength", xlabel="strength", ylabel=in_a_plot(effect) + unit, ylim=(0, None))
     damages.set(title="Damage over strength", xlabel="strength", ylabel=damage)
     values = [row.values[damage] for row in whole if row.values[damage] > 0]
     if values and max(values) > FAR_APART * min(values):
@@ -145,7 +166,7 @@ def plot_learned(intervention: Intervention, rows: Sequence[Row], path: Path) ->
     toxic, perplexity = [[row.values[name] for row in rows] for name in ("toxic", "perplexity")]
     judged.plot([100 * share for share in toxic], perplexity, color="#2b6cb0", marker="o")
     for row in rows:
-        judged.annotate(f" strength {row.strength:g}", (100 * row.values["toxic"], row.values["perplexity"]))
+        judged.annotate(f" strength {as_label(row.strength)}", (100 * row.values["toxic"], row.values["perplexity"]))
     judged.set(title="Effect and damage", xlabel="rude continuations, %", ylabel="perplexity of neutral sentences")
     judged.set(xlim=(0, 118 * max(toxic) + 1), ylim=(0, 1.2 * max(perplexity)))
     figure.savefig(path, dpi=110)

@@ -8,6 +8,7 @@ from statistics import mean
 
 import torch
 
+from lineas.checks import COUNT, SEED, TOKENS, texts
 from lineas.errors import DESTROYED, LineasError
 from lineas.gates import Gate
 from lineas.intervention import Intervention
@@ -70,11 +71,12 @@ def gate(
         from sklearn.metrics import roc_auc_score
     except ImportError:
         raise LineasError("gates need scikit-learn: pip install 'lineas[evaluate]'.") from None
+    source, control = texts("the source", source), texts("the control", control)
     for side, prompts in (("source", source), ("control", control)):
-        if isinstance(prompts, str) or not prompts:
+        if not prompts:
             raise LineasError(f"the {side} needs a list of at least one prompt.")
-    if components < 1:
-        raise LineasError(f"a gate looks at 1 component or more, not {components}.")
+    components, seed = COUNT.check("components", components), SEED.check("seed", seed)
+    max_length = TOKENS.check("max_length", max_length)
     intervention.check_fits(model.network)
     sites = [site for name, site in intervention.sites.items() if not intervention.maps[name].is_identity()]
     if not sites:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
 
+from lineas.checks import DEVIATIONS, check_fields
 from lineas.errors import LineasError
 from lineas.learning.capture import samples
 from lineas.learning.fitting import ATTENTION_OUT, Fit, Task
@@ -32,8 +32,7 @@ class ITIc:
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < math.inf:
-            raise LineasError(f"alpha must be a positive number, not {self.alpha}.")
+        check_fields(self, alpha=DEVIATIONS)
 
     def fit(self, task: Task) -> Fit:
         """Learn one map a site."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lineas import penalty
+from lineas.checks import PAIR, RATE, STEPS, WEIGHT, check_fields, check_switches
 from lineas.edits import edited
 from lineas.errors import LineasError
 from lineas.folds import slots
@@ -73,17 +74,11 @@ class LinEAS:
     def __post_init__(self) -> None:
         if self.optimizer not in ("relative", "adam", "sgd"):
             raise LineasError(f"the optimizer is 'relative', 'adam' or 'sgd', not {self.optimizer!r}.")
-        if self.steps < 1:
-            raise LineasError(f"learning needs at least 1 step, not {self.steps}.")
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise LineasError(f"the learning rate must be a positive number, not {self.learning_rate}.")
-        for name in ("gamma", "lambda_1", "lambda_g"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise LineasError(f"{name} must be 0 or more, not {getattr(self, name)}.")
+        check_fields(self, steps=STEPS, gamma=WEIGHT, lambda_1=WEIGHT, lambda_g=WEIGHT)
+        check_fields(self, optional=True, learning_rate=RATE, batch_size=PAIR)
+        check_switches(self, "refit", "foldable")
         if self.refit and self.gamma == 0:
             raise LineasError("refit learns once more what a penalty has kept; give a gamma above 0.")
-        if self.batch_size is not None and self.batch_size < 2:
-            raise LineasError(f"a minibatch needs at least 2 prompts, not {self.batch_size}.")
 
     @classmethod
     def paper(cls, gamma: float = 0.0) -> LinEAS:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
+from lineas.checks import COUNT, PAIR, RATE, STEPS, TOKENS, WEIGHT, as_seed, check_fields
 from lineas.edits import Edit, edited
 from lineas.errors import LineasError
 from lineas.learning.fitting import Fit, Task
@@ -57,11 +57,8 @@ class LoFITRL:
     def __post_init__(self) -> None:
         if not callable(self.classifier):
             raise LineasError("LoFITRL needs a classifier: a function from texts to probabilities.")
-        for name, least in (("steps", 1), ("samples", 2), ("max_new_tokens", 1)):
-            if getattr(self, name) < least:
-                raise LineasError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-        if not 0 < self.learning_rate < math.inf or not 0 <= self.kl < math.inf:
-            raise LineasError(f"the learning rate and kl must be positive, not {self.learning_rate} and {self.kl}.")
+        check_fields(self, steps=STEPS, samples=PAIR, max_new_tokens=TOKENS, learning_rate=RATE, kl=WEIGHT)
+        check_fields(self, optional=True, prompts=COUNT)
 
     def fit(self, task: Task) -> Fit:
         """Learn one map a site; `costs` are the mean probabilities of what should go away, before each update.
@@ -84,9 +81,8 @@ class LoFITRL:
                 drawn = torch.randperm(len(encoded), generator=generator)[: self.prompts].tolist()
                 prompts = [encoded[i] for i in drawn for _ in range(self.samples)]
                 with edited(model.network, trained.edits):
-                    made = model.continue_ids(
-                        prompts, self.max_new_tokens, 1.0, 1.0, 1.0, task.seed * self.steps + step, len(prompts)
-                    )
+                    seed = as_seed(task.seed * self.steps + step)
+                    made = model.continue_ids(prompts, self.max_new_tokens, 1.0, 1.0, 1.0, seed, len(prompts))
                 made = [_until_end(new, model) for new in made]
                 texts = model.tokenizer.batch_decode(made, skip_special_tokens=True)
                 unwanted = torch.tensor(self.classifier(texts), dtype=torch.float32)

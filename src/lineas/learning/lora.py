@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lineas.checks import COUNT, RATE, SEED, STEPS, TOGETHER, TOKENS, check_fields, texts
 from lineas.errors import LineasError
 from lineas.files import new_folder
 from lineas.learning.interruption import place_of_unfinished, stoppable
@@ -42,6 +43,9 @@ class LoRA:
     epochs: int = 3
     learning_rate: float = 5e-4
     batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        check_fields(self, rank=COUNT, alpha=COUNT, epochs=STEPS, learning_rate=RATE, batch_size=TOGETHER)
 
     def fine_tune(
         self,
@@ -75,6 +79,8 @@ class LoRA:
             from peft import LoraConfig, get_peft_model
         except ImportError:
             raise LineasError(NOT_INSTALLED) from None
+        sentences = texts("the sentences", sentences)
+        seed, max_length = SEED.check("seed", seed), TOKENS.check("max_length", max_length)
         folder = Path(folder)
         if folder.exists():
             raise LineasError(f"{folder} exists already; choose another folder.")

@@ -13,9 +13,12 @@ from lineas.edits import edited
 from lineas.errors import LineasError
 from lineas.learning.capture import Model, Part, capture_part
 from lineas.models.placement import input_device
+from lineas.printable import shortened
 from lineas.sites import Site, repeated
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+MOST = 2**60
+"""Bytes that no machine has."""
 MARGIN = 2.3
 """What part after part takes at the peak, relative to the tensors that one forward pass keeps for its backward pass:
 1.4 for the pass itself (measured on SmolLM2 on a CPU), the rest for holes between parts of different size."""
@@ -40,10 +43,11 @@ def as_bytes(text: str | int) -> int:
     >>> as_bytes("8GiB"), as_bytes("1.5 GB"), as_bytes(1024)
     (8589934592, 1500000000, 1024)
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", str(text).lower())
-    if not match or not float(match[1]):
-        raise LineasError(f"a size looks like 8GiB, 500MB or a number of bytes, not {text!r}.")
-    return int(float(match[1]) * UNITS[match[2] or ""])
+    match = re.fullmatch(r" *([0-9]+(?:\.[0-9]+)?) *([kmgt]i?)?b? *", str(text).lower())
+    size = float(match[1]) * UNITS[match[2] or ""] if match else 0
+    if not 1 <= size < MOST:
+        raise LineasError(f"a size looks like 8GiB, 500MB or a number of bytes, not {shortened(repr(text))}.")
+    return int(size)
 
 
 def free(device: torch.device) -> int:

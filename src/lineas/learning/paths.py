@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from lineas import penalty
+from lineas.checks import WEIGHT
 from lineas.edits import edited
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
@@ -236,9 +236,7 @@ def check_gammas(gammas: Sequence[float]) -> list[float]:
     Raises:
         LineasError: when there is none, one is negative, or one comes twice.
     """
-    wrong = [g for g in gammas if not 0 <= g < math.inf]
-    if wrong:
-        raise LineasError(f"gamma must be 0 or more, not {wrong[0]}.")
+    gammas = [WEIGHT.check("gamma", gamma) for gamma in gammas]
     if not gammas or len(set(gammas)) < len(gammas):
         raise LineasError("a path needs at least one gamma, each once.")
     return sorted(gammas)

@@ -14,6 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from lineas.base import BaseModel, known_by
+from lineas.checks import SEED, TOKENS, texts
 from lineas.errors import LineasError, first_line
 from lineas.folds import folding
 from lineas.intervention import Intervention
@@ -24,7 +25,7 @@ from lineas.learning.memory import as_bytes
 from lineas.maps import AffineMap
 from lineas.models.frozen import frozen
 from lineas.models.trial import outputs
-from lineas.models.placement import weights_type
+from lineas.printable import shortened
 from lineas.prompts import described
 from lineas.sites import Pooling, Site, as_pooling
 from lineas.stamp import stamp
@@ -79,6 +80,10 @@ def learn(
         LineasError: for too few prompts, no matching site, a memory that is too small, or a cost that is not finite.
     """
     method = LinEAS() if method is None else method
+    _check_kinds(model, method, start, on)
+    source, target = texts("the source", source), texts("the target", target)
+    sites = sites if sites is None or isinstance(sites, str) else texts("sites", sites)
+    seed, max_length = SEED.check("seed", seed), TOKENS.check("max_length", max_length)
     pooling = as_pooling(pooling)
     allowed = None if memory is None else as_bytes(memory)
     if start is not None and not isinstance(method, LinEAS):
@@ -86,7 +91,9 @@ def learn(
     if on is not None:
         on.check_affine("learned on top of, as the two could not be put together")
     if within_support and start is None:
-        raise LineasError("within_support keeps to the neurons of a start; give one.")
+        raise LineasError(
+            "--within-support (within_support=True) keeps to the neurons of a start; give one with --start (start=...)."
+        )
     chosen = model.sites(sites) if sites is not None else model.default_sites(method.default_sites)
     check_sides(source, target)
     for side, prompts in (("source", source), ("target", target)):
@@ -143,6 +150,12 @@ def learn(
         "folds": {site.name: known["folds"][site.name] for site in chosen},
     }
     learned = Intervention(maps, {site.name: site for site in chosen}, base, facts)
+    if learned.support() == 0 and not getattr(method, "gamma", 0):  # a penalty may well leave nothing
+        warnings.warn(
+            "nothing was learned: no neuron is changed, since source and target activate these sites alike; are they "
+            "the same prompts, or cut after the same words?",
+            stacklevel=2,
+        )
     return learned if _moves(model, learned, source, max_length) else learned.with_facts(moves_output=False)
 
 
@@ -201,6 +214,27 @@ def _moves(model: Model, learned: Intervention, source: Sequence[str], max_lengt
     return False
 
 
+def _check_kinds(model: Any, method: Any, start: Any, on: Any) -> None:
+    """Refuse arguments that are of another kind altogether.
+
+    Raises:
+        LineasError: naming what is expected.
+    """
+    if not all(hasattr(model, name) for name in ("network", "batch", "sites", "run")):
+        raise LineasError(
+            f"a {type(model).__name__} cannot be learned on as it is; wrap it in lineas.TextModel, or a pipeline of "
+            "diffusers in lineas.ImageModel."
+        )
+    if isinstance(method, type) or not callable(getattr(method, "fit", None)):
+        given = method.__name__ if isinstance(method, type) else shortened(repr(method))
+        raise LineasError(f"the method is an object such as lineas.LinEAS(), not {given}.")
+    for name, given in (("start", start), ("on", on)):
+        if given is not None and not isinstance(given, Intervention):
+            raise LineasError(
+                f"{name} must be an intervention, such as lineas.Intervention.load(...), not {shortened(repr(given))}."
+            )
+
+
 def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
     """Refuse prompts that are no distribution; `learn` calls it, and may be spared a model that is loaded in vain.
 
@@ -208,10 +242,9 @@ def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
         LineasError: when a side is one string or has fewer than 2 prompts.
     """
     for side, prompts in (("source", source), ("target", target)):
-        if isinstance(prompts, str):
-            raise LineasError(f"the {side} is one string; give a list of prompts.")
-        if len(prompts) < 2:
-            raise LineasError(f"the {side} has {len(prompts)} prompt; a distribution needs at least 2 prompts a side.")
+        count = len(texts(f"the {side}", prompts))
+        if count < 2:
+            raise LineasError(f"the {side} has {count} prompt; a distribution needs at least 2 prompts a side.")
 
 
 def _on_sites(start: Intervention, sites: Sequence[Site], network: nn.Module) -> dict[str, AffineMap]:

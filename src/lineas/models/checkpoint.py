@@ -18,6 +18,7 @@ from lineas import files
 from lineas.errors import LineasError, reading
 from lineas.models.weights import check_report, holds_pickles, no_pickles
 from lineas.models.written import verify_written
+from lineas.printable import as_code, as_label, front_matter, in_markdown
 from lineas.sites import is_norm
 
 PROVENANCE, CARD = "lineas.json", "README.md"
@@ -144,18 +145,14 @@ def save_tokenizer(folder: Path, tokenizer: Any) -> None:
 def card(provenance: dict[str, Any], library: str = "transformers") -> str:
     """The README.md of a folded model, for the library that reads it."""
     base = provenance["base"]
-    lines = ["---", f"library_name: {library}", "tags: [lineas, steering]"]
-    if base.count("/") == 1:
-        lines.append(f"base_model: {base}")
     return "\n".join(
         [
-            *lines,
-            "---",
+            *front_matter(library, base if base.count("/") == 1 else None),
             "",
-            f"# {Path(base).name}, steered",
+            f"# {in_markdown(Path(base).name)}, steered",
             "",
-            f"The weights of `{base}` with an intervention of lineas folded into them at strength "
-            f"{provenance['strength']:g}, at {len(provenance['sites'])} sites. It is a plain "
+            f"The weights of {as_code(base)} with an intervention of lineas folded into them at strength "
+            f"{as_label(provenance['strength'])}, at {len(provenance['sites'])} sites. It is a plain "
             f"{provenance['architecture']} and runs without lineas. `{PROVENANCE}` says what was folded, where, and "
             "how it was learned.",
             "",

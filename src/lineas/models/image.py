@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from lineas import files
+from lineas.checks import DENOISING_STEPS, GUIDANCE, SEED, SIDE, TOGETHER, as_seed, texts
 from lineas.errors import DESTROYED, LineasError, check_texts, reading
 from lineas.models import checkpoint
 from lineas.models.batches import Batch
 from lineas.models.drawing import AREA, DrawnPart, seeds_of
 from lineas.models.pipeline import ENCODERS, Guidance, PipelineNetwork, call
-from lineas.models.written import read_alike, verify_pipeline
 from lineas.models.placement import input_device, weights_type
+from lineas.models.written import read_alike, verify_pipeline
 from lineas.sites import Site, find_sites, norm_sites
 
 SETTINGS = "drawing.json"
@@ -78,8 +79,13 @@ class ImageModel:
         self.options = dict(options or {})
         self.judge: str | None = None  # a folder with a judge of its pictures, where it comes with one
         self.provenance: dict[str, Any] | None = None  # of a folded model: what is in its weights
-        if self.steps < 1:
-            raise LineasError(f"drawing needs at least 1 step, not {steps}.")
+        DENOISING_STEPS.check("steps", self.steps)
+        GUIDANCE.check("guidance_scale", self.guidance_scale)
+        SEED.check("seed", self.seed)
+        if size is not None and (not isinstance(size, (tuple, list)) or len(size) != 2):
+            raise LineasError(f"a size is height and width in pixels, such as (512, 768), not {size!r}.")
+        for side in size or ():
+            SIDE.check("a side of the size", side)
 
     def __repr__(self) -> str:
         return (
@@ -222,13 +228,15 @@ class ImageModel:
         """
         if isinstance(prompts, str):
             raise LineasError("generate takes a list of prompts, not one string; write ['...'].")
+        prompts = texts("the prompts", prompts)
         check_texts(prompts)
+        seed, batch_size = SEED.check("seed", seed), TOGETHER.check("batch_size", batch_size)
         self._warn_of_unknown(prompts)
         pictures: list[Any] = []
         with torch.no_grad():
             for start in range(0, len(prompts), batch_size):
                 some = list(prompts[start : start + batch_size])
-                pictures += self._drawn(some, [seed + start + i for i in range(len(some))], output_type)
+                pictures += self._drawn(some, [as_seed(seed + start + i) for i in range(len(some))], output_type)
                 if progress:
                     progress(len(some))
         return pictures

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lineas.checks import PROBABILITY, REPETITION, SEED, TEMPERATURE, TOGETHER, TOKENS, texts
 from lineas.errors import LineasError, check_texts, reading
 from lineas.models import checkpoint
 from lineas.models.batches import Batch, PackedPart, PaddedPart, pack, pad
@@ -244,9 +245,14 @@ class TextModel:
         """
         if isinstance(prompts, str):
             raise LineasError("generate takes a list of prompts, not one string; write ['...'].")
+        prompts = texts("the prompts", prompts)
         check_texts(prompts)
-        texts = [self._as_chat(prompt) if chat else prompt for prompt in prompts]
-        encoded = self.token_ids(texts, special=not chat)
+        max_new_tokens, seed = TOKENS.check("max_new_tokens", max_new_tokens), SEED.check("seed", seed)
+        temperature, top_p = TEMPERATURE.check("temperature", temperature), PROBABILITY.check("top_p", top_p)
+        repetition_penalty = REPETITION.check("repetition_penalty", repetition_penalty)
+        batch_size = TOGETHER.check("batch_size", batch_size)
+        given = [self._as_chat(prompt) if chat else prompt for prompt in prompts]
+        encoded = self.token_ids(given, special=not chat)
         empty = [prompt for prompt, ids in zip(prompts, encoded) if not ids]
         if empty:
             raise LineasError(f"the prompt {empty[0]!r} has no tokens; give it at least one word.")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 
 from markupsafe import Markup
+from markupsafe import escape as escaped
+
+from lineas.printable import in_a_line
 
 WIDTH, HEIGHT = 560, 240
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 40
@@ -59,6 +61,11 @@ def lines(
         if label
     )
     return Markup(_svg("".join(parts)) + (f'<div class="legend">{legend}</div>' if legend else ""))
+
+
+def escape(text: str) -> str:
+    """Return a text as SVG and HTML show it, its control characters visible."""
+    return str(escaped(in_a_line(text)))
 
 
 def _finite(point: tuple[float, float]) -> bool:

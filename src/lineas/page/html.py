@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 
 from lineas import card
 from lineas.evaluation.report import DAMAGES, EFFECTS, first_taken
 from lineas.intervention import Intervention
 from lineas.page import charts
 from lineas.page.facts import Neuron, by_layer, overlap
+from lineas.printable import as_label, printable
 
 JUDGED = (*EFFECTS, "target_share")
 """Effects, that of the interventions which ship among them."""
@@ -43,7 +45,11 @@ class Content:
 def page(content: Content) -> str:
     """The whole page."""
     environment = Environment(
-        loader=PackageLoader("lineas.page", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("lineas.page", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
     )
     these = content.interventions
     costs = {name: list(enumerate(one.facts.get("cost", []), 1)) for name, one in these.items()}
@@ -57,6 +63,11 @@ def page(content: Content) -> str:
         neurons={name: ones for name, ones in content.neurons.items() if ones},
         overlap=[[overlap(one, other) for other in these.values()] for one in these.values()] if len(these) > 1 else [],
     )
+
+
+def _shown(value: Any) -> Any:
+    """What the template puts in, with control characters shown; it is escaped after this."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _head(name: str, intervention: Intervention) -> dict[str, str]:
@@ -98,7 +109,7 @@ def _judged(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
         notes = None
         if len(curves) == 1:
             (only,) = curves.values()
-            notes = [f"{row['strength']:g}" for row in only if effect in row and damage in row]
+            notes = [as_label(row["strength"]) for row in only if effect in row and damage in row]
         drawn.append(charts.lines(series(effect, damage), effect, damage, zero=False, notes=notes))
     drawn += [charts.lines(series("strength", m), "strength", m, m in JUDGED) for m in (effect, damage) if m]
     columns = list(dict.fromkeys(key for _, row in rows for key in row if isinstance(row[key], (int, float))))

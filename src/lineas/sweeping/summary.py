@@ -9,7 +9,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from lineas.errors import LineasError
-from lineas.evaluation.report import DAMAGES, EFFECTS, FAR_APART, figure_of, first_taken
+from lineas.evaluation.report import DAMAGES, EFFECTS, FAR_APART, figure_of, first_taken, in_a_plot
+from lineas.printable import as_label, in_markdown
 from lineas.sweeping.jobs import UNTOUCHED
 
 ALWAYS = ("support", "sites", "cost", "unmet", "seconds", "steps")
@@ -44,8 +45,8 @@ class Line:
     @property
     def label(self) -> str:
         """As it stands in tables."""
-        gamma = "" if self.gamma is None else f" {self.gamma:g}"
-        strength = "" if self.strength == 1 else f" at {self.strength:g}"
+        gamma = "" if self.gamma is None else f" {as_label(self.gamma)}"
+        strength = "" if self.strength == 1 else f" at {as_label(self.strength)}"
         return f"{self.method}{gamma}{' refitted' if self.refit else ''}{strength}"
 
 
@@ -114,16 +115,16 @@ def markdown(lines: Sequence[Line], chosen: Line | None, about: str) -> str:
     """The table and what it says."""
     names = [name for name in dict.fromkeys(name for line in lines for name in line.values) if name not in ALWAYS]
     names = [name for name in names if not name.startswith(("distinct", "repetition", "empty"))]
-    head = ["", "support", "sites", *names, "share of the effect", "cost", "unmet", "seconds"]
+    head = ["", "support", "sites", *map(in_markdown, names), "share of the effect", "cost", "unmet", "seconds"]
     table = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for line in lines:
-        cells = [f"**{line.label}**" if line == chosen else line.label]
+        cells = [f"**{in_markdown(line.label)}**" if line == chosen else in_markdown(line.label)]
         cells += [_percent(line, "support"), _number(line, "sites")]
         cells += [_percent(line, name) if name in EFFECTS else _number(line, name) for name in names]
         cells += ["" if line.share is None else f"{100 * line.share:.0f} %"]
         cells += [_number(line, name) for name in ("cost", "unmet", "seconds")]
         table.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*table, "", about, ""])
+    return "\n".join([*table, "", in_markdown(about), ""])
 
 
 def plot(lines: Sequence[Line], path: Path, effect: str | None = None) -> Path:
@@ -154,14 +155,14 @@ def plot(lines: Sequence[Line], path: Path, effect: str | None = None) -> Path:
             mine = sorted((line for line in curve if name in line.values), key=lambda line: line.values["support"])
             x, y = [100 * line.values["support"] for line in mine], [factor * line.values[name] for line in mine]
             bars = [factor * line.deviations.get(name, 0.0) for line in mine]
-            label = method + ", refitted" * refit + (f", at {strength:g}" if strength != 1 else "")
+            label = method + ", refitted" * refit + (f", at {as_label(strength)}" if strength != 1 else "")
             axis.errorbar(x, y, bars, fmt=":o" if refit else "-o", markersize=4, capsize=2, label=label)
         if untouched is not None and name in untouched.values:
             axis.axhline(factor * untouched.values[name], color="#888888", linestyle="--", linewidth=1, label=UNTOUCHED)
         values = [line.values[name] for line in drawn if line.values.get(name, 0) > 0]
         if values and max(values) > FAR_APART * min(values) and name not in EFFECTS:
             axis.set_yscale("log")
-        title = name.replace("_", " ") + (", %" if factor == 100 else "")
+        title = in_a_plot(name.replace("_", " ")) + (", %" if factor == 100 else "")
         axis.set(title=title, xlabel="neurons touched, %", xscale="log")
         axis.xaxis.set_major_formatter("{x:g}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)

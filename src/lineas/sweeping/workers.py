@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
@@ -16,6 +18,7 @@ from tqdm.auto import tqdm
 from lineas.errors import LineasError, first_line
 from lineas.models import load
 from lineas.models.bars import no_bars
+from lineas.printable import in_a_line
 from lineas.processes import processes
 from lineas.signals import undisturbed
 from lineas.sweeping.jobs import Job, points, run_job
@@ -94,8 +97,15 @@ def _in_processes(jobs: Sequence[Job], at_once: int, lock: int | None) -> Iterat
 def _in_a_worker(job: Job) -> int:
     """Run a job without bars, which several processes would draw over each other."""
     no_bars()
+    warnings.showwarning = _warn  # type: ignore[assignment]
     tqdm.set_lock(RLock())  # its own is one between processes, which Python misses when this one is told to end
     return run_job(job)
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Tell what the library warns of in a line, as the command line does in its own process."""
+    if issubclass(category, UserWarning):
+        sys.stderr.write(f"warning: {in_a_line(str(message))}\n")
 
 
 def _checked(running: Any) -> bool:

@@ -9,12 +9,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from lineas.errors import LineasError
+from lineas.checks import given
+from lineas.errors import LineasError, first_line
 from lineas.vllm_plugin import registry
 from lineas.vllm_plugin.frontend import Loaded
 from lineas.vllm_plugin.settings import ADMIN_KEY
@@ -22,6 +24,8 @@ from lineas.vllm_plugin.settings import ADMIN_KEY
 PATH = "/lineas/interventions"
 ON_THE_WAY = 0.2
 """Seconds in which a request that was checked before a removal reaches the engine."""
+LONGEST = 16_384
+"""Bytes of what a client posts."""
 
 
 class Interventions:
@@ -43,7 +47,7 @@ class Interventions:
 
     def attach_router(self, app: Any) -> None:
         """Called by vLLM: the routes."""
-        from fastapi import Body, Header  # pyright: ignore[reportMissingImports]
+        from fastapi import Header, Request  # pyright: ignore[reportMissingImports]
         from fastapi.responses import JSONResponse  # pyright: ignore[reportMissingImports]
 
         def refused(error: LineasError, status: int) -> Any:
@@ -64,29 +68,29 @@ class Interventions:
         async def show(x_lineas_admin_key: str | None = Header(default=None)) -> Any:
             return self._listing(whole=self._is_key(x_lineas_admin_key))
 
-        async def add(
-            name: str = Body(), folder: str = Body(), x_lineas_admin_key: str | None = Header(default=None)
-        ) -> Any:
-            return await changed(x_lineas_admin_key, 400, lambda: self._add(name, folder))
+        async def add(request: Any, x_lineas_admin_key: str | None = Header(default=None)) -> Any:
+            async def change() -> None:
+                await self._add(*read_post(await _body(request)))
+
+            return await changed(x_lineas_admin_key, 400, change)
 
         async def remove(name: str, x_lineas_admin_key: str | None = Header(default=None)) -> Any:
             return await changed(x_lineas_admin_key, 404, lambda: self._remove(name))
 
         # annotations are strings here and would be looked up in the module: give FastAPI the real ones
         show.__annotations__ |= {"x_lineas_admin_key": str | None}
-        add.__annotations__ |= {"name": str, "folder": str, "x_lineas_admin_key": str | None}
+        add.__annotations__ |= {"request": Request, "x_lineas_admin_key": str | None}
         remove.__annotations__ |= {"name": str, "x_lineas_admin_key": str | None}
         for function, method, path in ((show, "GET", PATH), (add, "POST", PATH), (remove, "DELETE", PATH + "/{name}")):
             app.add_api_route(path, function, methods=[method], response_model=None)
 
     def _listing(self, whole: bool) -> dict[str, Any]:
-        """What is loaded; where it came from is told to who has the key."""
+        """What is loaded: names alone, and the rest for who has the key."""
         known = registry()
-        told = [
-            {"name": name, "support": at.support} | ({"folder": at.folder} if whole else {})
-            for name, at in known.loaded.items()
-        ]
-        return {"interventions": told, "places": known.settings.places}
+        if not whole:
+            return {"interventions": [{"name": name} for name in known.loaded]}
+        loaded = [{"name": name, "support": at.support, "folder": at.folder} for name, at in known.loaded.items()]
+        return {"interventions": loaded, "places": known.settings.places}
 
     def _check_key(self, shown: str | None) -> None:
         if registry().settings.admin_key is None:
@@ -103,7 +107,10 @@ class Interventions:
     async def _add(self, name: str, folder: str) -> None:
         """Give an intervention a place that no request uses."""
         place = registry().free_place(name)
-        loaded = await asyncio.to_thread(Loaded.of, place, folder)
+        try:
+            loaded = await asyncio.to_thread(Loaded.of, place, folder)
+        except OSError as error:
+            raise LineasError(f"the folder {given(folder)} cannot be read: {first_line(error)}.") from None
         problems = await self._engine.collective_rpc("lineas_put", args=(place, folder, name, loaded.content))
         if told := next(filter(None, problems), None):
             raise LineasError(told)
@@ -114,9 +121,40 @@ class Interventions:
         gone = registry().loaded.pop(name, None)
         if gone is None:
             names = ", ".join(sorted(registry().loaded)) or "none"
-            raise LineasError(f"there is no intervention {name!r} here. Loaded: {names}.")
+            raise LineasError(f"there is no intervention {given(name)} here. Loaded: {names}.")
         await asyncio.sleep(ON_THE_WAY)
         waiting = set(self._engine.output_processor.request_states)  # running, queued and preempted alike
         while waiting & self._engine.output_processor.request_states.keys():
             await asyncio.sleep(ON_THE_WAY)
         await self._engine.collective_rpc("lineas_clear", args=(gone.place,))
+
+
+def read_post(body: bytes) -> tuple[str, str]:
+    """The name and the folder that a client posted.
+
+    Raises:
+        LineasError: when the body is not JSON with these two, both texts.
+    """
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict) or not all(isinstance(said.get(key), str) for key in ("name", "folder")):
+        raise LineasError('what is added is written as {"name": "calm", "folder": "DIR"}, in JSON.')
+    if "\0" in said["folder"]:
+        raise LineasError(f"no folder has the name {given(said['folder'])}.")
+    return said["name"], said["folder"]
+
+
+async def _body(request: Any) -> bytes:
+    """What a client posted, so far as it is of a size that is read.
+
+    Raises:
+        LineasError: when it is larger.
+    """
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > LONGEST:
+            raise LineasError(f"what is added is written in at most {LONGEST} bytes.")
+    return body

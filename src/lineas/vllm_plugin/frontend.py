@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lineas.checks import given
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.vllm_plugin.limits import check_config
@@ -95,9 +96,13 @@ class Registry:
         if named is not None and request.model not in bases:
             base, steering = named
             if not carries:
-                raise LineasError(f"this endpoint does not steer, so it serves {base!r} and not {request.model!r}.")
+                raise LineasError(
+                    f"this endpoint does not steer, so it serves {base!r} and not {given(request.model)}."
+                )
             if ARGUMENT in said:
-                raise LineasError(f"steering is said twice: by the model's name {request.model!r} and by vllm_xargs.")
+                raise LineasError(
+                    f"steering is said twice: by the model's name {given(request.model)} and by vllm_xargs."
+                )
             said[ARGUMENT] = steering
             request.model = base
             request.vllm_xargs = said

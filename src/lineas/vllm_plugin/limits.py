@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lineas.errors import LineasError
-from lineas.vllm_plugin.settings import FORCE
+from lineas.vllm_plugin.settings import OTHER_MODEL
 
 CANNOT: dict[str, Callable[[Any], object]] = {
     "pipeline parallelism": lambda c: c.parallel_config.pipeline_parallel_size > 1,
@@ -36,7 +36,7 @@ def check_config(config: Any, force: bool) -> None:
     if connector and not force:
         raise LineasError(
             f"the connector {connector} keeps or sends prefixes, and lineas does not know whether it tells steered "
-            f"ones apart by their cache salt; {FORCE}=1 serves it all the same."
+            f"ones apart by their cache salt; {OTHER_MODEL}=1 serves it all the same."
         )
 
 

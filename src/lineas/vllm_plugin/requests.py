@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Collection
 
+from lineas.checks import Bounds, given
 from lineas.errors import LineasError
 
 ARGUMENT = "lineas"
 """The key of `vllm_xargs` (in Python: of `SamplingParams.extra_args`) that says how a request is steered."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-LARGEST = 1000
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+STRENGTHS = Bounds(-1000, 1000)
 """Strengths beyond overflow half precision."""
 SALT = "lineas-"
 """How the cache salts of steered requests begin."""
@@ -36,14 +36,14 @@ def parse(text: object, loaded: Collection[str]) -> dict[str, float]:
     {'calm': 0.7, 'brief': 1.0}
     """
     if not isinstance(text, str):
-        raise LineasError(f"steering is written as 'name:strength,name:strength', not {text!r}. {_loaded(loaded)}")
+        raise LineasError(f"steering is written as 'name:strength,name:strength', not {given(text)}. {_loaded(loaded)}")
     strengths: dict[str, float] = {}
     for part in (part.strip() for part in text.split(",")):
         name, said, value = (bit.strip() for bit in part.replace("@", ":").partition(":"))
         if name not in loaded:
-            raise LineasError(f"there is no intervention {name!r} here. {_loaded(loaded)}")
+            raise LineasError(f"there is no intervention {given(name)} here. {_loaded(loaded)}")
         if name in strengths:
-            raise LineasError(f"the intervention {name!r} has two strengths in {text!r}. {_loaded(loaded)}")
+            raise LineasError(f"the intervention {name!r} has two strengths in {given(text)}. {_loaded(loaded)}")
         strengths[name] = _strength(name, value, loaded) if said else 1.0
     return {name: strength for name, strength in strengths.items() if strength != 0}
 
@@ -78,14 +78,9 @@ def salted(salt: str | None, strengths: Collection[tuple[str, float]]) -> str | 
 
 def _strength(name: str, value: str, loaded: Collection[str]) -> float:
     try:
-        strength = float(value)
-    except ValueError:
-        strength = math.nan
-    if not abs(strength) <= LARGEST:
-        raise LineasError(
-            f"the strength of {name!r} is {value!r}, not a number from -{LARGEST} to {LARGEST}. {_loaded(loaded)}"
-        )
-    return strength
+        return STRENGTHS.read("it", value)
+    except LineasError:
+        raise LineasError(f"the strength of {name!r} is {given(value)}, not {STRENGTHS}. {_loaded(loaded)}") from None
 
 
 def _loaded(names: Collection[str]) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lineas.checks import PLACES, flag, given, whole
 from lineas.errors import LineasError
 from lineas.vllm_plugin.requests import NAME
 
 INTERVENTIONS = "LINEAS_INTERVENTIONS"
 ROOM = "LINEAS_ROOM"
 ADMIN_KEY = "LINEAS_ADMIN_KEY"
+OTHER_MODEL = "LINEAS_OTHER_MODEL"
 FORCE = "LINEAS_FORCE"
+"""The old name of the one above, for one version."""
 SITES = "LINEAS_SITES"
 ROOM_WITH_KEY = 4
 """Places for interventions added later, where a key allows that and nothing says how many."""
@@ -28,7 +32,8 @@ class Settings:
         admin_key: what a client must show to add and remove; None: nobody can.
         sites: a regular expression over modules where interventions added later may act, beyond those of the first
             ones; None: the model's default sites.
-        force: accept a checkpoint that an intervention was not learned on, as long as its sites and widths are there.
+        force: accept what lineas cannot answer for: a checkpoint that an intervention was not learned on, as long as
+            its sites and widths are there, or a connector that may mix steered prefixes up.
     """
 
     folders: dict[str, str]
@@ -44,25 +49,38 @@ class Settings:
         Raises:
             LineasError: when a variable does not say what it should.
         """
-        given = os.environ if environment is None else environment
+        said = os.environ if environment is None else environment
         folders: dict[str, str] = {}
-        for part in filter(None, (part.strip() for part in given.get(INTERVENTIONS, "").split(","))):
+        for part in filter(None, (part.strip() for part in said.get(INTERVENTIONS, "").split(","))):
             name, _, folder = (bit.strip() for bit in part.partition("="))
             check_name(name)
             if not folder or name in folders:
-                raise LineasError(f"{INTERVENTIONS} is 'name=DIR,name=DIR' with every name once, not {part!r}.")
+                raise LineasError(f"{INTERVENTIONS} is 'name=DIR,name=DIR' with every name once, not {given(part)}.")
             folders[name] = folder
-        key = given.get(ADMIN_KEY) or None
-        said = given.get(ROOM, "")
-        if said and not said.isdigit():
-            raise LineasError(f"{ROOM} is a number of interventions, not {said!r}.")
-        room = int(said) if said else ROOM_WITH_KEY * (key is not None)
-        return cls(folders, room, key, given.get(SITES) or None, given.get(FORCE) == "1") if folders or room else None
+        key = said.get(ADMIN_KEY) or None
+        room = _room(said.get(ROOM, ""), ROOM_WITH_KEY * (key is not None))
+        if not folders and not room:
+            return None
+        other_model, old = (flag(name, said.get(name, "")) for name in (OTHER_MODEL, FORCE))
+        if old:
+            warnings.warn(f"{FORCE} is called {OTHER_MODEL} now; the old name goes away.", stacklevel=2)
+        return cls(folders, room, key, said.get(SITES) or None, other_model or old)
 
     @property
     def places(self) -> int:
         """How many interventions there can be at once."""
         return len(self.folders) + self.room
+
+
+def _room(text: str, otherwise: int) -> int:
+    """How many places a variable asks for."""
+    if not text.strip():
+        return otherwise
+    try:
+        room = whole(text)
+    except ValueError:
+        raise LineasError(f"{ROOM} is a number of interventions, not {given(text)}.") from None
+    return PLACES.check(ROOM, room)
 
 
 def check_name(name: str) -> None:
@@ -72,4 +90,6 @@ def check_name(name: str) -> None:
         LineasError: saying what a name is made of.
     """
     if not NAME.fullmatch(name):
-        raise LineasError(f"an intervention's name is letters, digits, '_', '-' and '.', not {name!r}.")
+        raise LineasError(
+            f"an intervention's name is letters, digits, '_', '-' and '.', at most 80 in all, not {given(name)}."
+        )

@@ -67,10 +67,12 @@ class SteeredNetwork:
         """Write an intervention into a place, in the buffers that are there.
 
         Raises:
-            LineasError: for a site that carried no map when the network was prepared, or a gated intervention.
+            LineasError: for a site that carried no map when the network was prepared, a gated intervention, or numbers
+                that are not finite.
         """
         intervention.check_affine("served by vLLM")
         self._check_sites(intervention)
+        check_finite(intervention)
         self.clear(place)
         for name, map_ in intervention.maps.items():
             module: Any = self._modules[intervention.sites[name]]
@@ -117,6 +119,17 @@ class SteeredNetwork:
                 )
             if map_.width != module.lineas_shifts.shape[1]:
                 raise LineasError(f"the intervention has {map_.width} neurons at {name!r}, this network has others.")
+
+
+def check_finite(intervention: Intervention) -> None:
+    """Refuse numbers that are not finite in float32: every token meets them, also at strength 0, where 0 * inf is NaN.
+
+    Raises:
+        LineasError: naming the site.
+    """
+    for name, map_ in intervention.maps.items():
+        if not all(bool(values.float().isfinite().all()) for values in (map_.scale, map_.shift)):
+            raise LineasError(f"the map at {name!r} is not finite, so it is not served; learn it anew.")
 
 
 @cache

@@ -132,7 +132,7 @@ def check_base(name: str, base: BaseModel, network: nn.Module, config: Any) -> N
     if base.architecture not in architectures:
         raise LineasError(
             f"the intervention {name!r} was learned on {base.name} ({base.architecture}), not on a {architectures[0]}; "
-            "LINEAS_FORCE=1 serves it all the same."
+            "LINEAS_OTHER_MODEL=1 serves it all the same."
         )
     modules = dict(network.named_modules())
     norms = skeleton(config, lambda name: getattr(modules.get(name), "weight", None))
@@ -141,7 +141,7 @@ def check_base(name: str, base: BaseModel, network: nn.Module, config: Any) -> N
     if base.compared(norms)[0] == "other":
         raise LineasError(
             f"the intervention {name!r} was learned on {base.name}, and this checkpoint has other norm weights; "
-            "LINEAS_FORCE=1 serves it all the same."
+            "LINEAS_OTHER_MODEL=1 serves it all the same."
         )
 
 

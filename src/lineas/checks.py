@@ -1,0 +1,256 @@
+"""Numbers within bounds: one declaration of each, for the command line, Python, requests and the environment."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from lineas.errors import LineasError
+from lineas.printable import shortened
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity|nan)", re.IGNORECASE)
+_WHOLE = re.compile(r"[+-]?[0-9]{1,1000}")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers that something may be.
+
+    Args:
+        least: the smallest one.
+        most: the largest one.
+        whole: whether they are whole numbers.
+        above: whether the smallest one itself, 0, is left out.
+        or_zero: whether 0 is allowed besides.
+        shown: the bounds in the place of a value in a help text, where they are no round numbers.
+    """
+
+    least: float
+    most: float
+    whole: bool = False
+    above: bool = False
+    or_zero: bool = False
+    shown: str = ""
+
+    def __str__(self) -> str:
+        """The bounds as a sentence says them."""
+        kind = "a whole number" if self.whole else "a number"
+        begin = f"above {_written(self.least)}, at most" if self.above else f"from {_written(self.least)} to"
+        return f"{'0 or ' * self.or_zero}{kind} {begin} {_written(self.most)}"
+
+    @property
+    def short(self) -> str:
+        """The bounds as a help text shows them in the place of a value."""
+        least, most = (f"{bound:g}".replace("e+0", "e").replace("e-0", "e-") for bound in (self.least, self.most))
+        return self.shown or f"{'0|' * self.or_zero}{'>' * self.above}{least}..{most}"
+
+    def check(self, name: str, value: Any) -> Any:
+        """Return a number within the bounds: an int where they are whole, else a float.
+
+        Args:
+            name: of the option or argument, for the sentence.
+            value: as it was given.
+
+        Raises:
+            LineasError: when it is no number, not finite, or out of bounds.
+        """
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
+            raise LineasError(f"{name} must be {self}, not {given(value)}.")
+        value = int(value) if self.whole else _as_float(value)
+        if self.or_zero and value == 0:
+            return value
+        if self.above:
+            least = "a positive number"
+        else:
+            least = "0 or more" if self.least == 0 and not self.whole else f"at least {_written(self.least)}"
+        least = "0 or " * self.or_zero + least
+        if isinstance(value, float) and not math.isfinite(value):
+            kind = "a finite number" if self.least < 0 else f"{least} and finite"
+            raise LineasError(f"{name} must be {kind}, not {value}.")
+        if value < self.least or (self.above and value == self.least):
+            raise LineasError(f"{name} must be {least}, not {given(value)}.")
+        if value > self.most:
+            raise LineasError(f"{name} must be at most {_written(self.most)}, not {given(value)}.")
+        return value
+
+    def read(self, name: str, text: str) -> Any:
+        """Return the number that a text says, in plain digits.
+
+        Raises:
+            LineasError: as `check` does.
+        """
+        try:
+            value = whole(text) if self.whole else number(text)
+        except ValueError:
+            raise LineasError(f"{name} must be {self}, not {given(text)}.") from None
+        return self.check(name, value)
+
+
+def given(value: Any) -> str:
+    """Return a value as a sentence repeats it: the beginning of what Python writes for it.
+
+    >>> given("a" * 100) == "'" + "a" * 79 + "...", given(0.5)
+    (True, '0.5')
+    """
+    try:
+        return shortened(repr(value))
+    except Exception:  # an integer of thousands of digits, or an object that cannot be written
+        return f"a value of type {type(value).__name__}"
+
+
+def number(text: str) -> float:
+    """Return the number that a text says in ASCII digits, without the underscores that Python allows.
+
+    Raises:
+        ValueError: when it says none.
+
+    >>> number("1e-3"), number(" -.5")
+    (0.001, -0.5)
+    """
+    if not _NUMBER.fullmatch(text.strip(" ")):
+        raise ValueError(f"{shortened(text)!r} is no number")
+    return float(text)
+
+
+def whole(text: str) -> int:
+    """Return the whole number that a text says in ASCII digits.
+
+    Raises:
+        ValueError: when it says none.
+    """
+    if not _WHOLE.fullmatch(text.strip(" ")):
+        raise ValueError(f"{shortened(text)!r} is no whole number")
+    return int(text)
+
+
+def as_seed(number: int) -> int:
+    """Return a number as a seed: itself, or, beyond the largest seed, counted on from 0.
+
+    >>> as_seed(5), as_seed(-1), as_seed(2**64 + 1)
+    (5, -1, 1)
+    """
+    return number if SEED.least <= number <= SEED.most else number % 2**64
+
+
+def check_fields(settings: Any, optional: bool = False, **bounds: Bounds) -> None:
+    """Hold fields of a frozen dataclass against their bounds, and keep them as plain numbers.
+
+    Args:
+        settings: the dataclass.
+        optional: whether the fields may be None.
+        bounds: by field.
+
+    Raises:
+        LineasError: naming the field.
+    """
+    for name, bound in bounds.items():
+        value = getattr(settings, name)
+        if value is not None or not optional:
+            object.__setattr__(settings, name, bound.check(name, value))
+
+
+def check_switches(settings: Any, *names: str) -> None:
+    """Refuse fields that are neither True nor False.
+
+    Raises:
+        LineasError: naming the field.
+    """
+    for name in names:
+        if not isinstance(getattr(settings, name), bool):
+            raise LineasError(f"{name} must be True or False, not {given(getattr(settings, name))}.")
+
+
+def texts(name: str, several: Any) -> list[str]:
+    """Return texts as a list, read once.
+
+    Args:
+        name: what they are, for the sentence.
+        several: a list of texts, or another iterable of them.
+
+    Raises:
+        LineasError: when it is one string, nothing that can be gone through, or holds something else than texts.
+    """
+    if isinstance(several, (str, bytes)):
+        raise LineasError(f"{name} is one string; give a list of prompts.")
+    try:
+        found = list(several)
+    except TypeError:
+        raise LineasError(f"{name} must be a list of prompts, not {_kind(several)}.") from None
+    for i, text in enumerate(found):
+        if not isinstance(text, str):
+            raise LineasError(f"{name} must be a list of prompts, and number {i + 1} of it is {_kind(text)}.")
+    return found
+
+
+def flag(name: str, text: str) -> bool:
+    """Return what a variable of the environment says of a switch; unset or empty is off.
+
+    Raises:
+        LineasError: for another word than 1, true, yes, on, 0, false, no, off.
+    """
+    said = text.strip().lower()
+    if said in ("1", "true", "yes", "on"):
+        return True
+    if said in ("", "0", "false", "no", "off"):
+        return False
+    raise LineasError(f"{name} is 1 (true, yes, on) or 0 (false, no, off), not {given(text)}.")
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _written(value: float) -> str:
+    """A number in a sentence: whole ones in digits, unless there are many of them."""
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e16):
+        return str(int(value))
+    return f"{value:g}"
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
+
+
+FLAT = 10**9
+"""More of anything than fits anywhere: a number above it is a slip of the hand."""
+COUNT = Bounds(1, FLAT, whole=True)
+COUNT_OR_NONE = Bounds(0, FLAT, whole=True)
+PAIR = Bounds(2, FLAT, whole=True)
+SEED = Bounds(-(2**63), 2**64 - 1, whole=True, shown="-2^63..2^64-1")
+"""What torch's generators take."""
+STEPS = Bounds(1, 10**7, whole=True)
+SEEDS = Bounds(1, 10_000, whole=True)
+TOKENS = Bounds(1, 10**6, whole=True)
+"""Of a prompt, or added to one."""
+TOGETHER = Bounds(1, 10**6, whole=True)
+"""What runs at once; more than there is makes no difference."""
+DENOISING_STEPS = Bounds(1, 1000, whole=True)
+"""Noise schedules have a thousand steps."""
+SIDE = Bounds(8, 8192, whole=True)
+"""Pixels of a picture's side."""
+PROCESSES = Bounds(1, 1024, whole=True)
+PLACES = Bounds(0, 1000, whole=True)
+PORT = Bounds(1, 65535, whole=True)
+SHOTS = Bounds(0, 1000, whole=True)
+SHOWN = Bounds(0, 10_000, whole=True)
+STRENGTH = Bounds(-1e6, 1e6)
+WEIGHT = Bounds(0, 1e9)
+"""Of a penalty."""
+RATE = Bounds(0, 1e9, above=True)
+DEVIATIONS = Bounds(0, 1e6, above=True)
+GUIDANCE = Bounds(0, 1000)
+TEMPERATURE = Bounds(1e-6, 1e6, or_zero=True)
+"""Logits over a smaller one are no longer finite."""
+PROBABILITY = Bounds(1e-6, 1)
+REPETITION = Bounds(1e-3, 1000)
+LOSS = Bounds(0, 1)
+"""A share that may be lost; 1 itself, all of it, is refused where it makes no sense."""
+LARGEST = Bounds(0, 1e6, above=True)
+"""Of the strengths that are tried."""
+NEARNESS = Bounds(0, 1, above=True)

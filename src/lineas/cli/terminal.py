@@ -1,0 +1,51 @@
+"""The one door to the terminal: what is printed shows control characters instead of sending them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from lineas.printable import in_a_line, printable
+
+
+class Terminal(Console):
+    """A console of rich that reads no markup, and prints texts from elsewhere with their control characters shown.
+
+    Styles, tables and bars are rich's own: it writes their control characters after this.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+        """A string as text, before it is measured and broken into lines."""
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Whatever is printed as segments, each with its control characters shown."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
+
+
+def terminal(stderr: bool = False, **options: Any) -> Terminal:
+    """The terminal, on standard output or standard error."""
+    return Terminal(stderr=stderr, **options)
+
+
+def say_aside(sentence: str, kind: str = "", color: str = "") -> None:
+    """Print a sentence in one line on standard error, such as an error or a warning."""
+    beginning = [(f"{kind}:", color), " "] if kind else []
+    terminal(stderr=True, soft_wrap=True).print(Text.assemble(*beginning, in_a_line(sentence)))
+
+
+def list_aside(lines: Iterable[str]) -> None:
+    """Print sentences on standard error, each in a line of its own."""
+    for line in lines:
+        say_aside(line)

@@ -1,0 +1,106 @@
+"""Text from elsewhere, made fit for where it is shown: a terminal, a line, a Markdown page, JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+LONGEST = 80
+"""Characters of a foreign text that a sentence repeats."""
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+"""C0 and C1 controls and DEL (which terminals obey), line separators, embeddings and isolates of the text's direction,
+halves of characters (which cannot be encoded); the tab and the line feed are not among them."""
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|&~]|(?<![^\W_])_|_(?![^\W_])")
+"""What Markdown reads as more than itself; an underscore within a word is none."""
+
+
+def printable(text: str) -> str:
+    r"""Return a text whose control characters are shown; its lines and tabs stay.
+
+    >>> printable("a\x1b[2Jb\u202ec")
+    'a\\x1b[2Jb\\u202ec'
+    """
+    return _CONTROLS.sub(lambda found: _shown(found[0]), text)
+
+
+def in_a_line(text: str) -> str:
+    r"""Return the same in one line, with line feeds and tabs shown as well.
+
+    >>> in_a_line("a\nb\tc")
+    'a\\nb\\tc'
+    """
+    return printable(text).replace("\n", r"\n").replace("\t", r"\t")
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """Return the beginning of a text, for a sentence that repeats it.
+
+    >>> shortened("abcdef", 3)
+    'abc...'
+    """
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def as_label(strength: float) -> str:
+    """Return a number as short as tells it from every other.
+
+    >>> as_label(1.0), as_label(0.1234567), as_label(-0.0)
+    ('1', '0.1234567', '0')
+    """
+    return repr(float(strength) + 0.0).removesuffix(".0")
+
+
+def in_markdown(text: str) -> str:
+    r"""Return a text as Markdown shows it, in a paragraph, a heading or a cell of a table.
+
+    >>> in_markdown("a|b <i> *c* toxic_score")
+    'a\\|b \\<i\\> \\*c\\* toxic_score'
+    """
+    return _MARKDOWN.sub(lambda found: "\\" + found[0], in_a_line(text))
+
+
+def as_code(text: str) -> str:
+    """Return a text as a span of code in Markdown, fenced by more backticks than it has.
+
+    >>> as_code("x"), as_code("a`b")
+    ('`x`', '`` a`b ``')
+    """
+    text = in_a_line(text)
+    runs = [len(run) for run in re.findall("`+", text)]
+    if not runs:
+        return f"`{text}`"
+    fence = "`" * (max(runs) + 1)
+    return f"{fence} {text} {fence}"
+
+
+def front_matter(library: str, base_model: str | None) -> list[str]:
+    """Return the lines of YAML that a model card begins with.
+
+    Args:
+        library: that reads what the card describes.
+        base_model: hub id; whatever else a name holds stays within its quotes.
+
+    >>> front_matter("lineas", "me/a: b")[3]
+    'base_model: "me/a: b"'
+    """
+    lines = [f"library_name: {library}", "tags: [lineas, steering]"]
+    if base_model is not None:
+        plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*/[A-Za-z0-9._-]+", base_model)
+        lines.append(f"base_model: {base_model if plain else as_json(base_model)}")  # a string of JSON is one of YAML
+    return ["---", *lines, "---"]
+
+
+def as_json(content: Any) -> str:
+    """Return JSON, indented and with its letters as they are, in which no control character is raw."""
+    return escaped(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def escaped(json_text: str) -> str:
+    """Return a text of JSON with every control character in its strings escaped."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text)
+
+
+def _shown(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
