@@ -52,7 +52,7 @@ def model_card(description: dict[str, Any]) -> str:
 
 
 def unfinished(facts: dict[str, Any]) -> str | None:
-    """Return how far learning came before it was interrupted, also of what it is composed of; None for the finished.
+    """Return the steps that were done when learning was interrupted, also that of a part; None when it was not.
 
     >>> unfinished({"of": [{}, {"interrupted": {"done": 4, "of": 20}}]})
     '4 of 20 steps'

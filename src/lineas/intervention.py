@@ -111,7 +111,7 @@ class Intervention:
 
     @property
     def unfinished(self) -> str | None:
-        """How far learning came before it was interrupted, such as "4 of 20 steps"; None when it came to its end."""
+        """The steps that were done when learning was interrupted, such as "4 of 20 steps"; None when it was not."""
         return card.unfinished(self.facts)
 
     def support(self, tolerance: float = SUPPORT_TOLERANCE) -> float:

@@ -49,7 +49,7 @@ class Command:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Within the block a signal is an exception; whatever a library makes of it, the block ends by one.
+        """Make a signal an exception within the block; whatever a library makes of that, the block ends by one.
 
         So temporary folders are cleared, hooks removed, and what was learned is kept.
         """
@@ -144,7 +144,7 @@ def running(alone: bool) -> Iterator[Command]:
 
 @contextmanager
 def handled(by: Callable[[int, Any], Any], numbers: Collection[int] = ENDING) -> Iterator[None]:
-    """Within the block signals are answered by a function; outside the main thread, which alone may ask for it, not."""
+    """Answer signals by a function within the block; does nothing outside the main thread, which alone may do so."""
     before = _answer(by, numbers)
     try:
         yield
@@ -154,7 +154,7 @@ def handled(by: Callable[[int, Any], Any], numbers: Collection[int] = ENDING) ->
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Signals are answered after the block as before it, whatever a library has set in it."""
+    """Answer signals after the block as before it, whatever a library has set in it."""
     before = {number: signal.getsignal(number) for number in ENDING}
     try:
         yield
@@ -165,7 +165,7 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def blocked(numbers: Collection[int]) -> Iterator[None]:
-    """Signals wait until the end of the block; a process that is begun within it never sees them."""
+    """Let signals wait until the end of the block; a process that is begun within it never sees them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -194,7 +194,7 @@ def _restore(handlers: dict[int, Any]) -> None:
 
 @contextmanager
 def _sent_again(number: Callable[[], int | None]) -> Iterator[None]:
-    """A signal whose exception Python drops, in a destructor or a callback, comes once more a moment later."""
+    """Send a signal again, a moment later, whose exception Python drops, as in a destructor or a callback."""
     before, timers = sys.unraisablehook, []
 
     def hook(dropped: Any) -> None:

@@ -29,7 +29,7 @@ class Steps:
 
 @contextmanager
 def stoppable(done: Callable[[], int], steps: int) -> Iterator[Steps]:
-    """Within the block an interruption ends the block with a warning, once a step is done; gives whether one came.
+    """Let an interruption end the block with a warning, once a step is done; gives whether one came.
 
     Args:
         done: gives the number of steps that are done.

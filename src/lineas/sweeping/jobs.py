@@ -126,7 +126,7 @@ def points(place: Path) -> list[dict[str, Any]]:
 
 
 def _is_point(read: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether a sweep may have written this: what `summary` and the table take from a point is there."""
+    """Return whether a sweep may have written this: what `summary` and the table take from a point is there."""
     if not isinstance(read, dict) or not isinstance(read.get("values"), dict):
         return False
     numbers = [read.get("strength"), *([] if read.get("gamma") is None else [read["gamma"]]), *read["values"].values()]
