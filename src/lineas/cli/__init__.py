@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -120,7 +120,7 @@ def _fail(sentence: str) -> None:
     sys.exit(2)
 
 
-def _tell_of_bug(error: Exception) -> None:
+def _tell_of_bug(error: Exception) -> NoReturn:
     """Say of what is none of ours to raise where it happened and what to do with it, and exit with 1."""
     if _debugging():
         traceback.print_exception(error)
