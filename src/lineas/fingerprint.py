@@ -97,7 +97,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, network: nn.Module) -> Fingerprint:
-        """Read a network's weights; those that are elsewhere or quantised are left out."""
+        """Read a network's weights; those that are elsewhere until they are used count, quantised ones do not."""
         weights, whole = _plain_weights(network)
         by_kind: dict[int, list[_Weight]] = {}
         for weight in weights:
@@ -208,9 +208,9 @@ def norm_digest(network: nn.Module, halved: bool = False) -> str:
 def _norms(network: nn.Module) -> list[tuple[str, torch.Tensor]]:
     known = [(name, _there(module, "weight")) for name, module in network.named_modules() if is_norm(module)]
     known = [(name, vector) for name, vector in known if not vector.is_meta]
-    if not known and type(network).__module__.startswith("diffusers."):
-        known = [(name, vector) for name, vector in network.named_parameters() if name.endswith(".bias")]
-    return known
+    if known or not type(network).__module__.startswith("diffusers."):
+        return known
+    return [(name, vector.data) for name, vector in network.named_parameters() if name.endswith(".bias")]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import sys
 import traceback
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from lineas import signals
 from lineas.errors import first_line
@@ -180,7 +180,7 @@ def _fail(sentence: str) -> None:
     sys.exit(2)
 
 
-def _tell_of_bug(error: Exception) -> None:
+def _tell_of_bug(error: Exception) -> NoReturn:
     """Say of what is none of ours to raise where it happened and what to do with it, and exit with 1."""
     if _debugging():
         traceback.print_exception(error)

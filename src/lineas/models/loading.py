@@ -17,7 +17,7 @@ from huggingface_hub import file_exists, try_to_load_from_cache
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
-from transformers.utils import find_adapter_config_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from lineas.errors import LineasError, reading
 from lineas.models import embedded
