@@ -26,6 +26,7 @@ from lineas.folding import fold as fold_in
 from lineas.intervention import Intervention
 from lineas.learning.memory import as_bytes
 from lineas.models import checkpoint
+from lineas.printable import as_label
 from lineas.weights import Lost
 
 
