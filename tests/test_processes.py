@@ -16,9 +16,10 @@ WORK = """
 import threading
 from pathlib import Path
 from lineas.files import new_folder
+from lineas.ownership import FolderKind
 
 def work(name):
-    with new_folder(Path(name)):
+    with new_folder(Path(name), FolderKind("work", "work", "whole")):
         with open("heard", "w") as heard:
             heard.write("x")
         threading.Event().wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Mapping
 from os import PathLike
@@ -16,6 +17,7 @@ from lineas import card, description, files, strict_json
 from lineas.errors import LineasError, first_line, shown
 from lineas.gates import Gate
 from lineas.maps import AffineMap
+from lineas.ownership import FolderKind, check_folder
 
 OPERATION = (
     "At strength s, neuron j of each site's activation z becomes (1 + s * (scale[j] - 1)) * z[j] + s * shift[j], in "
@@ -43,16 +45,26 @@ def write(
     Raises:
         LineasError: when something is there, or for what `read` would refuse; then nothing is written.
     """
-    check_free(path, overwrite)
+    check_folder(path, overwrite, KIND)
     content = packed(described, maps, gates or {})
-    with files.new_folder(path, others=True) as beside:
+    with files.new_folder(path, KIND, overwrite) as beside:
         _write_files(beside, *content)
     return path
 
 
-def check_free(path: Path, overwrite: bool) -> None:
-    """Refuse to write over something that exists, or over a folder that is no artifact even when asked to."""
-    files.check_free(path, overwrite, DESCRIPTION, "an intervention")
+def _unmarked(folder: Path) -> list[str]:
+    """The files of an artifact that lineas 0.1.0 wrote, which is known by what its JSON says."""
+    try:
+        described = strict_json.loads(strict_json.read_bytes(folder / DESCRIPTION))
+    except LineasError:
+        return []
+    if not isinstance(described, dict) or not {"format", "operation", "sites", "support"} <= described.keys():
+        return []
+    names = [name for name in (TENSORS, DESCRIPTION) if (folder / name).is_file()]
+    return [*names, CARD] if card.is_ours(folder / CARD) else names
+
+
+KIND = FolderKind("an intervention", "intervention", DESCRIPTION, _unmarked)
 
 
 def read(folder: Path) -> description.Parts:
@@ -62,17 +74,27 @@ def read(folder: Path) -> description.Parts:
         LineasError: when it is not such a folder, saying what is wrong.
     """
     try:
-        outline = description.outline(strict_json.loads(strict_json.read_bytes(folder / DESCRIPTION)))
-        return description.filled(outline, _tensors(folder / TENSORS, outline.most_bytes))
+        return files.steadily(folder, _read)
     except LineasError as error:
         raise LineasError(f"{folder} is not a readable intervention: {error}") from None
 
 
-def _tensors(file: Path, most: int) -> dict[str, torch.Tensor]:
-    """The tensors of a file of at most so many bytes."""
+def _read(folder: Path) -> description.Parts:
+    described = strict_json.loads(strict_json.read_bytes(folder / DESCRIPTION))
+    outline = description.outline(described)
+    tensors, written = _tensors(folder / TENSORS, outline.most_bytes)
+    if written is not None and described.get("written", written) != written:
+        raise LineasError(f"its {TENSORS} was written together with another {DESCRIPTION}; write it anew.")
+    return description.filled(outline, tensors)
+
+
+def _tensors(file: Path, most: int) -> tuple[dict[str, torch.Tensor], str | None]:
+    """The tensors of a file of at most so many bytes, and what it says together with which JSON it was written."""
     content = strict_json.read_bytes(file, most)
     try:
-        return load(content)
+        tensors = load(content)
+        header = strict_json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return tensors, header.get("__metadata__", {}).get("written")
     except Exception as error:  # of safetensors or torch, whatever they make of it
         raise LineasError(f"{file.name} is damaged, or no safetensors ({first_line(error)}).") from None
 
@@ -148,15 +170,24 @@ def packed(
         if len(text.encode()) > strict_json.MOST_BYTES:
             raise LineasError(f"its JSON has more than {strict_json.MOST_BYTES:,} bytes.")
         description.check(strict_json.loads(text), tensors)
+        text = strict_json.dumps({**full, "written": _written(text, tensors)})
     except LineasError as error:
         raise LineasError(f"this intervention cannot be saved, as it could not be read again: {error}") from None
     return text + "\n", card.model_card(full), tensors
 
 
+def _written(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """What both files say, so that one of them beside another's is noticed."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _write_files(folder: Path, text: str, model_card: str, tensors: dict[str, torch.Tensor]) -> None:
-    metadata = {"format": "pt", "lineas": str(strict_json.loads(text)["format"])}
+    described = strict_json.loads(text)
+    metadata = {"format": "pt", "lineas": str(described["format"]), "written": described["written"]}
     save_file(tensors, folder / TENSORS, metadata=metadata)
-    (folder / TENSORS).chmod(0o644)  # safetensors makes it readable by its owner alone
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
     (folder / CARD).write_text(model_card, encoding="utf-8")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from lineas.printable import as_code, front_matter, in_markdown
@@ -82,3 +83,11 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else in_markdown(str(value))
+
+
+def is_ours(file: Path) -> bool:
+    """Return whether a README.md is a model card of lineas."""
+    try:
+        return "\nlibrary_name: lineas\n" in file.read_text(encoding="utf-8")[:200]
+    except (OSError, ValueError):
+        return False

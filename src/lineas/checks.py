@@ -6,7 +6,7 @@ import math
 import numbers
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from lineas.errors import LineasError
 from lineas.printable import shortened
@@ -59,7 +59,7 @@ class Bounds:
         """
         if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
             raise LineasError(f"{name} must be {self}, not {given(value)}.")
-        value = int(value) if self.whole else _as_float(value)
+        value = int(cast(Any, value)) if self.whole else _as_float(value)
         if self.or_zero and value == 0:
             return value
         if self.above:

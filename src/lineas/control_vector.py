@@ -13,6 +13,7 @@ from lineas.errors import LineasError
 from lineas.files import new_file
 from lineas.intervention import Intervention
 from lineas.maps import SUPPORT_TOLERANCE
+from lineas.ownership import written_by
 
 BLOCK = re.compile(r"(?:.*\.)?(?:layers|h|blocks|block)\.(\d+)")
 """Names of modules that are blocks: `model.layers.3`, `transformer.h.3`."""
@@ -88,6 +89,7 @@ class ControlVector:
         with new_file(path) as beside:
             writer: Any = GGUFWriter(beside, "controlvector")
             writer.add_string("controlvector.model_hint", re.sub(r"For\w+|LMHeadModel", "", architecture).lower())
+            writer.add_string("lineas.version", written_by())  # by which it is known to be ours
             writer.add_uint32("controlvector.layer_count", len(self.directions))
             for block, direction in sorted(self.directions.items()):
                 writer.add_tensor(f"direction.{block}", direction.detach().float().cpu().numpy())

@@ -11,9 +11,10 @@ import stat
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from lineas import signals
 from lineas.errors import LineasError
@@ -28,6 +29,7 @@ TEMPORARY = ".lineas-"
 """How the names of files and folders begin that are written beside their place; they are locked while that goes on."""
 READS = 50
 """Attempts to read a folder that is being replaced meanwhile."""
+Read = TypeVar("Read")
 
 
 # ---- before the work
@@ -152,6 +154,23 @@ def cached_folder(path: Path) -> Iterator[Path]:
         except OSError:  # another process was first
             if not path.exists():
                 raise
+
+
+def steadily(folder: Path, read: Callable[[Path], Read]) -> Read:
+    """Return what a function reads of a folder, which may be replaced meanwhile: the old or the new, never of both.
+
+    Args:
+        folder: to be read.
+        read: from a path to the folder to what it holds; raises LineasError where it is not whole.
+    """
+    for _ in range(READS):
+        with pinned(folder) as place:
+            try:
+                return read(place)
+            except LineasError:
+                if os.path.samestat(place.stat(), folder.stat()):
+                    raise  # it was not replaced meanwhile, so this is what it holds
+    return read(folder)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -43,24 +44,30 @@ class FileKind:
 
     Args:
         name: as sentences call it, such as "a report of lineas".
-        sign: what stands in the beginning of each.
+        sign: a pattern of what stands in the beginning of each.
     """
 
     name: str
     sign: bytes
 
 
-JSON = FileKind("JSON that lineas wrote", b'"written_by": "lineas ')
-HTML = FileKind("a report that lineas wrote", b'<meta name="generator" content="lineas')
-GGUF = FileKind("a control vector that lineas wrote", b"lineas.version")
+HTML = FileKind("a report that lineas wrote", rb'<meta name="generator" content="lineas')
+GGUF = FileKind("a control vector that lineas wrote", rb"lineas\.version")
+PNG = FileKind("a picture that lineas wrote", rb"Software\0lineas")
 
 
-def written_by() -> str:
+def json_of(verb: str) -> FileKind:
+    """The JSON that a verb of the command line writes."""
+    return FileKind(f"JSON that lineas {verb} wrote", rb'"written_by": "lineas [^"\n]*, %s"' % re.escape(verb).encode())
+
+
+def written_by(verb: str = "") -> str:
     """Return how lineas signs what it writes."""
     try:
-        return f"lineas {version('lineas')}"
+        signed = f"lineas {version('lineas')}"
     except PackageNotFoundError:  # run from its sources
-        return "lineas of its sources"
+        signed = "lineas of its sources"
+    return f"{signed}, {verb}" if verb else signed
 
 
 def check_folder(path: Path, overwrite: bool, kind: FolderKind) -> None:
@@ -129,7 +136,7 @@ def check_file(path: Path, overwrite: bool, kind: FileKind) -> None:
     if not overwrite:
         raise LineasError(f"{path} exists already; choose another file or pass --force.")
     with path.open("rb") as file:
-        if kind.sign not in file.read(BEGINNING):
+        if path.name == MARK or not re.search(kind.sign, file.read(BEGINNING)):
             raise LineasError(f"{path} is not {kind.name}, so it is not overwritten; choose another file.")
 
 

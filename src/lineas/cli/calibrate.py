@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from lineas import artifact
 from lineas.checks import LARGEST, SEEDS
 from lineas.cli.common import (
     DtypeOption,
+    ForceOption,
     JsonOption,
-    check_writable,
     model_for,
     progress_bar,
     say,
@@ -23,13 +24,17 @@ from lineas.cli.common import (
 )
 from lineas.cli.judged import ClassifierOption, JudgeOption, LimitOption, NeutralOption, PromptsOption, ShowsOption
 from lineas.cli.numbers import number
+from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
 from lineas.evaluation.calibration import Goal, told
 from lineas.evaluation.calibration import calibrate as find_strength
 from lineas.evaluation.classifiers import PROFANITY
 from lineas.evaluation.measures import Measures
 from lineas.evaluation.systems import Steered, Untouched
+from lineas.files import check_place
 from lineas.intervention import Intervention
+from lineas.learning.interruption import place_of_unfinished
+from lineas.ownership import check_folder
 from lineas.printable import as_label
 from lineas.prompts import described, read_prompts
 from lineas.stamp import stamp
@@ -56,9 +61,12 @@ def calibrate(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to make; default: DIR itself.")] = None,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Find the strength by bisection on held-out prompts, and write it and the curve into the model card."""
-    check_writable(json)
+    places = [] if out is None else [Output("--out", out, artifact.KIND)]
+    reads = [prompts, neutral, model, *([] if out is None else [intervention])]
+    check_outputs("calibrate", json, *places, force=force, inputs=reads)
     if tolerance >= largest:
         raise LineasError(
             f"the tolerance is above 0 and below the largest strength, not --tolerance {as_label(tolerance)} with "
@@ -74,12 +82,11 @@ def calibrate(
         raise LineasError("there is nothing to draw; give --prompts FILE.")
     learned = Intervention.load(intervention)
     place = out or Path(intervention)
-    if out is not None and out.exists():
-        raise LineasError(
-            f"{out} exists already; choose another folder, or leave out --out to write into the artifact."
-        )
-    if out is None and not place.is_dir():
-        raise LineasError(f"{intervention} is not a folder here; name one to write with --out.")
+    if out is None:
+        if not place.is_dir():
+            raise LineasError(f"{intervention} is not a folder here; name one to write with --out.")
+        check_place(place)
+        check_folder(place, overwrite=True, kind=artifact.KIND)
     texts = read_prompts(prompts)[:limit] if prompts else []
     sentences = read_prompts(neutral)[:limit] if neutral else []
     _warn_of_known(learned, {"--prompts": texts, "--neutral": sentences})
@@ -115,7 +122,10 @@ def calibrate(
     }
     facts = {**told(found, effect, damage), "data": data, **how, **stamp()}
     curve = [{name: value for name, value in row.items() if math.isfinite(value)} for row in found.curve]
-    learned.with_facts(calibration=facts, measurements=curve).save(place, overwrite=True)
+    calibrated = learned.with_facts(calibration=facts, measurements=curve)
+    if out is None:
+        _check_same(learned, place, calibrated)
+    save_or_rescue(calibrated, place, force or out is None)
     talk = say(json)
     shown = [goal.measure for goal in (effect, damage) if goal is not None]
     table = Table(box=None, header_style="bold")
@@ -128,7 +138,16 @@ def calibrate(
     talk.print(f"calibrated: strength {found.strength:.3g}, written into {place}")
     if not found.reached:
         talk.print(f"{target_effect} is not reached within {max_damage}; this is the largest strength within it.")
-    write_json(json, {"out": str(place), **facts, "curve": found.curve})
+    write_json(json, {"out": str(place), **facts, "curve": found.curve}, "calibrate")
+
+
+def _check_same(read: Intervention, place: Path, calibrated: Intervention) -> None:
+    """Refuse to write over an artifact that another process has replaced since it was read; keep what was found."""
+    there = Intervention.load(place)
+    if there.digest() != read.digest() or there.facts != read.facts:
+        elsewhere = place_of_unfinished(place, "calibrated")
+        calibrated.save(elsewhere)
+        raise LineasError(f"{place} was changed meanwhile, so it stays; what was calibrated is in {elsewhere}.")
 
 
 def _warn_of_known(learned: Intervention, given: dict[str, list[str]]) -> None:

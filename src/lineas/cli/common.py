@@ -28,6 +28,7 @@ from lineas.models.bars import no_bars
 from lineas.models.embedded import NAME
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
+from lineas.ownership import written_by
 from lineas.printable import escaped
 from lineas.strict_json import dumps
 
@@ -158,21 +159,18 @@ def accepts_other(other_model: bool, force: bool, learned: Intervention, network
     return False
 
 
-def write_json(path: Path | None, content: Any) -> None:
-    """Write JSON to a file, whole or not at all, or to standard output for `-`; null where a number is not finite."""
+def write_json(path: Path | None, content: dict[str, Any], verb: str) -> None:
+    """Write JSON to a file, whole or not at all, or to standard output for `-`; null where a number is not finite.
+
+    Its first key says which verb wrote it, so that no file of others is taken for it.
+    """
     if path is None:
         return
-    text = escaped(dumps(content, gaps=True)) + "\n"
+    text = escaped(dumps({"written_by": written_by(verb), **content}, gaps=True)) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
     else:
         write_text(path, text)
-
-
-def check_writable(path: Path | None) -> None:
-    """Refuse, before any work, a file that could not be written at its end."""
-    if path is not None and str(path) != "-" and not path.resolve().parent.is_dir():
-        raise LineasError(f"the folder of {path} does not exist; make it first.")
 
 
 @contextmanager

@@ -11,8 +11,9 @@ import typer
 
 from lineas import artifact
 from lineas.checks import STRENGTH
-from lineas.cli.common import ForceOption, JsonOption, check_writable, say, write_json
+from lineas.cli.common import ForceOption, JsonOption, say, write_json
 from lineas.cli.numbers import number
+from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
 from lineas.intervention import Intervention, mix
 from lineas.steering import warn_if_outside
@@ -36,8 +37,7 @@ def compose(
     strengths = strength or [1.0] * len(interventions)
     if len(strengths) != len(interventions):
         raise LineasError(f"{len(interventions)} interventions take as many strengths, not {len(strengths)}.")
-    check_writable(json)
-    artifact.check_free(out, force)
+    check_outputs("compose", json, Output("--out", out, artifact.KIND), force=force, inputs=interventions)
     parts = [Intervention.load(source) for source in interventions]
     if mixed:
         whole, differs = mix(dict(zip(parts, strengths))), 0.0
@@ -46,7 +46,7 @@ def compose(
         whole = reduce(Intervention.then, steps)
         differs = whole.distance(reduce(Intervention.then, reversed(steps)))
     warn_if_outside(torch.tensor(strengths))
-    whole.with_facts(name=out.name).save(out, overwrite=force)
+    save_or_rescue(whole.with_facts(name=out.name), out, force)
     talk = say(json)
     talk.print(f"composed {out}: support {whole.support():.1%} of the neurons at {len(whole.maps)} sites")
     if not mixed:
@@ -61,4 +61,5 @@ def compose(
             "support": whole.support(),
             "other_order_differs": differs,
         },
+        "compose",
     )

@@ -14,7 +14,6 @@ from lineas import artifact
 from lineas.cli.common import (
     ForceOption,
     JsonOption,
-    check_writable,
     end_if_unfinished,
     progress_bar,
     say,
@@ -23,6 +22,7 @@ from lineas.cli.common import (
 )
 from lineas.cli.demo_images import demo_images
 from lineas.cli.generate import side_by_side
+from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.cli.show import draw, site_rows
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
@@ -31,6 +31,7 @@ from lineas.evaluation.report import failures, plot_learned
 from lineas.evaluation.run import evaluate
 from lineas.evaluation.systems import Steered
 from lineas.learning import LinEAS, learn
+from lineas.ownership import PNG
 from lineas.printable import as_label
 from lineas.prompts import read_prompts
 from lineas.steering import steer
@@ -55,12 +56,12 @@ def demo(
     force: ForceOption = False,
 ) -> None:
     """Teach a small language model politeness from 48 rude and 48 polite remarks, in two minutes, and judge it."""
-    check_writable(json)
     if images:
         demo_images(out, json, force)
         return
-    artifact_folder = out / "polite"
-    artifact.check_free(artifact_folder, force)
+    artifact_folder, picture = out / "polite", out / "polite.png"
+    places = Output("--out", artifact_folder, artifact.KIND), Output("the picture", picture, PNG)
+    check_outputs("demo", json, *places, force=force, inputs=[model])
     rude_or_not = classifier(PROFANITY)  # say now, not in two minutes, that it is missing
     text_model = text_model_for(model, None, "auto")
     talk = say(json)
@@ -111,10 +112,10 @@ def demo(
     talk.rule("Where the change sits")
     learned = learned.with_facts(name="polite", measurements=measurements(rows))
     draw(talk, learned, site_rows(learned))
-    learned.save(artifact_folder, overwrite=force)
+    save_or_rescue(learned, artifact_folder, force)
     saved = [str(artifact_folder)]
     try:
-        saved.append(str(plot_learned(learned, rows, out / "polite.png")))
+        saved.append(str(plot_learned(learned, rows, picture)))
     except LineasError as error:
         talk.print(str(error))
     talk.print(
@@ -129,6 +130,7 @@ def demo(
             "continuations": {as_label(row.strength): texts[0] for row, texts in zip(rows, found.continuations)},
             "saved": saved,
         },
+        "demo",
     )
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lineas import files
 from lineas.cli.common import end_if_unfinished, load_quietly, progress_bar, say, write_json
+from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.paint import STRENGTHS, STRIP, painted, write_strips
 from lineas.errors import LineasError
 from lineas.evaluation.images import PicturePlan, evaluate_pictures
@@ -19,10 +20,12 @@ from lineas.evaluation.systems import Steered
 from lineas.learning import LinEAS, learn
 from lineas.models.image import ImageModel
 from lineas.models.loading import SHAPES
+from lineas.ownership import FolderKind
 from lineas.printable import as_label
 from lineas.prompts import read_prompts
 from lineas.sites import Pooling
 
+KIND = FolderKind("a folder of this demo", "demo", STRIP)
 PAINTED = 4
 """Prompts of which strips are shown."""
 
@@ -52,12 +55,11 @@ LESSONS = (
 
 def demo_images(out: Path, json: Path | None, force: bool) -> None:
     """Teach the small image model a style and a removal from 32 + 32 prompts each, judge both, and write strips."""
+    check_outputs("demo", json, *(Output("--out", out / one.prompts, KIND) for one in LESSONS), force=force)
     model = load_quietly(SHAPES)
     if not isinstance(model, ImageModel) or model.judge is None:
         raise LineasError(f"{SHAPES} here is another model than the one that comes with lineas; run this elsewhere.")
     talk, told = say(json), []
-    for lesson in LESSONS:
-        files.check_free(out / lesson.prompts, force, STRIP, "a folder of this demo")
     for lesson in LESSONS:
         sides = {side: read_prompts(f"lineas:{lesson.prompts}/{side}") for side in ("source", "target", "prompts")}
         talk.rule(f"{lesson.title}, from {len(sides['source'])} + {len(sides['target'])} prompts")
@@ -82,10 +84,10 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
         talk.print(table)
         shown = sides["prompts"][:PAINTED]
         rows = painted(model, learned, STRENGTHS, shown)
-        with files.new_folder(out / lesson.prompts) as beside:
+        with files.new_folder(out / lesson.prompts, KIND, force) as beside:
             write_strips(beside, rows, shown, STRENGTHS)
             learned.with_facts(name=lesson.prompts).save(beside / "intervention")
         talk.print(f"saved {out / lesson.prompts}: strip.png, strip.gif, intervention\n")
         values = [{"strength": row.strength, **row.values} for row in found.rows]
         told.append({"lesson": lesson.prompts, "seconds": seconds, "cost": costs, "rows": values})
-    write_json(json, {"model": model.name, **model.facts, "lessons": told})
+    write_json(json, {"model": model.name, **model.facts, "lessons": told}, "demo")

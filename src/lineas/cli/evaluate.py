@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +18,6 @@ from lineas.cli.common import (
     TemperatureOption,
     TokensOption,
     TopPOption,
-    check_writable,
     load_interventions,
     progress_bar,
     say,
@@ -29,6 +27,7 @@ from lineas.cli.common import (
 from lineas.cli.evaluate_pictures import evaluate_pictures
 from lineas.cli.judged import (
     EVALUATION,
+    KIND,
     PARTS,
     PLOT,
     TABLE,
@@ -38,13 +37,15 @@ from lineas.cli.judged import (
     NeutralOption,
     PromptsOption,
     ShowsOption,
-    goes_on_in,
     names_of,
+    old_settings,
     parts_of,
     show,
     steered_systems,
+    worked_in,
 )
 from lineas.cli.numbers import number
+from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.terminal import list_aside, say_aside
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
@@ -52,9 +53,11 @@ from lineas.evaluation.harness import check_tasks
 from lineas.evaluation.records import Evaluation, Plan
 from lineas.evaluation.report import EFFECTS, columns, failures, first_taken, markdown, plot_effect_and_damage
 from lineas.evaluation.run import evaluate as judge
+from lineas.evaluation.run import settings_of
 from lineas.evaluation.systems import Adapted, Prompted, System, Untouched
 from lineas.files import write_text
 from lineas.prompts import read_prompts
+from lineas.working_folder import check_claim
 
 HIDDEN = ("distinct_1", "distinct_2", "distinct_3", "repetition", "empty")
 """Measures that the table on the screen leaves out; the files have them."""
@@ -107,11 +110,10 @@ def evaluate(
     other_model: OtherModelOption = False,
 ) -> None:
     """Measure effect (classifiers of continuations) and damage (perplexity, divergence, tasks) at each strength."""
-    check_writable(json)
-    if out is not None and out.exists() and not out.is_dir():
-        raise LineasError(f"{out} is a file; name a folder.")
-    if out is not None and not os.access(next(p for p in (out, *out.resolve().parents) if p.exists()), os.W_OK):
-        raise LineasError(f"no permission to write {out}; choose another folder.")
+    reads = [prompts, neutral, model, intervention, adapter, concept, not_concept, task_path]
+    check_outputs("evaluate", json, Output("--out", out, None), force=force, inputs=reads)
+    if out is not None:
+        check_claim(out, KIND, old_settings)
     if shows is not None:
         others = {"--neutral": neutral, "--tasks": tasks, "--adapter": adapter, "--prompt-baseline": prompt_baseline}
         others |= {"--concept": concept, "--concept-classifier": concept_classifier}
@@ -153,18 +155,18 @@ def evaluate(
     systems += [Prompted(prompt_baseline)] if prompt_baseline else []
     systems += [Adapted(names[str(folder)], folder, s) for folder in adapter or [] for s in strengths if s != 0]
     whole = max(1, len(plan.prompts) * len(systems) * seeds)
-    goes_on_in(out)
-    with progress_bar("measuring", whole) as advance:
-        found = judge(text_model, systems, plan, out / PARTS if out else None, advance)
-    show(found, json, HIDDEN)
     files = {"prompts": prompts, "neutral": neutral, "interventions": intervention or [], "task_path": task_path}
     files |= {"concept": concept, "not_concept": not_concept, "adapters": [str(folder) for folder in adapter or []]}
-    report = found.as_json() | {"files": files}
-    if out is not None:
-        write_json(out / EVALUATION, report)
-        write_text(out / TABLE, markdown(found))
-        _plot(found, out / PLOT, json)
-    write_json(json, report)
+    with worked_in(out, settings_of(plan, systems, text_model.name, out), force):
+        with progress_bar("measuring", whole) as advance:
+            found = judge(text_model, systems, plan, out / PARTS if out else None, advance)
+        show(found, json, HIDDEN)
+        report = found.as_json() | {"files": files}
+        if out is not None:
+            write_json(out / EVALUATION, report, "evaluate")
+            write_text(out / TABLE, markdown(found))
+            _plot(found, out / PLOT, json)
+    write_json(json, report, "evaluate")
     failed = failures(found.rows)
     if failed:
         list_aside(f"not measured: {failure}" for failure in failed)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lineas.cli.common import load_interventions, model_for, progress_bar, say, write_json
-from lineas.cli.judged import EVALUATION, PARTS, PLOT, TABLE, goes_on_in, names_of, parts_of, show, steered_systems
+from lineas.cli.judged import EVALUATION, PARTS, PLOT, TABLE, names_of, parts_of, show, steered_systems, worked_in
 from lineas.errors import LineasError
-from lineas.evaluation.images import PicturePlan
+from lineas.evaluation.images import PicturePlan, settings_of_pictures
 from lineas.evaluation.images import evaluate_pictures as judge_pictures
 from lineas.evaluation.judges import judge
 from lineas.evaluation.report import markdown, plot_effect_and_damage
@@ -48,16 +48,16 @@ def evaluate_pictures(
     systems: list[Steered | Untouched] = [Untouched()] if 0 in strengths or not learned else []
     systems += steered_systems(names, learned, strengths, loaded.network, force, other_model)
     drawn = len(texts) * seeds * (1 + sum(system.strength != 0 for system in systems))
-    goes_on_in(out)
-    with progress_bar("drawing", drawn) as advance:
-        found = judge_pictures(loaded, systems, plan, None if out is None else out / PARTS, advance)
-    show(found, json)
-    report = found.as_json() | {"files": {"prompts": prompts, "interventions": interventions}}
-    if out is not None:
-        write_json(out / EVALUATION, report)
-        write_text(out / TABLE, markdown(found))
-        try:
-            plot_effect_and_damage(found.rows, out / PLOT, "concept", "img_score")
-        except LineasError as error:
-            say(json).print(str(error))
-    write_json(json, report)
+    with worked_in(out, settings_of_pictures(loaded, systems, plan), force):
+        with progress_bar("drawing", drawn) as advance:
+            found = judge_pictures(loaded, systems, plan, None if out is None else out / PARTS, advance)
+        show(found, json)
+        report = found.as_json() | {"files": {"prompts": prompts, "interventions": interventions}}
+        if out is not None:
+            write_json(out / EVALUATION, report, "evaluate")
+            write_text(out / TABLE, markdown(found))
+            try:
+                plot_effect_and_damage(found.rows, out / PLOT, "concept", "img_score")
+            except LineasError as error:
+                say(json).print(str(error))
+    write_json(json, report, "evaluate")

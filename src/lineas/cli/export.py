@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from lineas.cli.common import ForceOption, JsonOption, as_strength, check_writable, say, write_json
+from lineas.cli.common import ForceOption, JsonOption, as_strength, say, write_json
 from lineas.cli.numbers import strength_option
+from lineas.cli.outputs import Output, check_outputs
 from lineas.control_vector import ControlVector
-from lineas.errors import LineasError
 from lineas.intervention import Intervention
+from lineas.ownership import GGUF
 
 
 def export(
@@ -23,9 +24,7 @@ def export(
     force: ForceOption = False,
 ) -> None:
     """Write the shifts at the outputs of blocks as a control vector for llama.cpp, and say what is lost."""
-    check_writable(json)
-    if out.exists() and not force:
-        raise LineasError(f"{out} exists already; choose another file or pass --force.")
+    check_outputs("export", json, Output("--out", out, GGUF), force=force, inputs=[intervention])
     chosen = Intervention.load(intervention)
     s = as_strength(strength, chosen)
     made = ControlVector.of(chosen.at(s))
@@ -38,4 +37,4 @@ def export(
         console.print(table)
     blocks = sorted(made.directions)
     console.print(f"{len(blocks)} of {len(chosen.maps)} sites are in {out}, for llama.cpp's --control-vector")
-    write_json(json, {"out": str(out), "strength": s, "blocks": blocks, "lost": made.lost})
+    write_json(json, {"out": str(out), "strength": s, "blocks": blocks, "lost": made.lost}, "export")

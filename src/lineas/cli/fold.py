@@ -14,12 +14,12 @@ from lineas.cli.common import (
     OtherModelOption,
     accepts_other,
     as_strength,
-    check_writable,
     load_quietly,
     say,
     write_json,
 )
 from lineas.cli.numbers import strength_option
+from lineas.cli.outputs import Output, check_outputs
 from lineas.errors import LineasError
 from lineas.folding import DoesNotFoldError
 from lineas.folding import fold as fold_in
@@ -44,9 +44,9 @@ def fold(
     other_model: OtherModelOption = False,
 ) -> None:
     """Write a plain checkpoint that does by itself what the intervention does to MODEL at a strength."""
-    check_writable(json)
+    place = Output("--out", out, checkpoint.KIND)
+    check_outputs("fold", json, place, force=force, inputs=[model, intervention])
     largest = as_bytes(shard_size)
-    checkpoint.check_free(out, force)
     chosen = Intervention.load(intervention)
     s = as_strength(strength, chosen)
     chosen.check_affine("folded")
@@ -71,4 +71,4 @@ def fold(
         f"folded {intervention} at strength {as_label(s)} into {len(provenance['sites'])} sites of {base.name}: {out} "
         f"({provenance['architecture']}, {provenance['dtype']}{f', which loses {lost}' if lost else ''})"
     )
-    write_json(json, {"out": str(out), **provenance})
+    write_json(json, {"out": str(out), **provenance}, "fold")

@@ -13,12 +13,12 @@ from lineas.cli.common import (
     DtypeOption,
     ForceOption,
     JsonOption,
-    check_writable,
     model_for,
     say,
     write_json,
 )
 from lineas.cli.numbers import number
+from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.learning.gating import gate as learn_gates
@@ -43,14 +43,14 @@ def gate(
     force: ForceOption = False,
 ) -> None:
     """Let every token have as much of an intervention as it looks like the prompts that need it."""
-    check_writable(json)
-    artifact.check_free(out, force)
+    place = Output("--out", out, artifact.KIND)
+    check_outputs("gate", json, place, force=force, inputs=[intervention, control, source, model])
     learned = Intervention.load(intervention)
     needing = read_prompts(source) if source is not None else _learned_from(learned)
     neutral = draw(read_prompts(control), samples, seed)
     loaded = model_for(model, learned, dtype)
     gated = learn_gates(loaded, learned, needing, neutral, components, max_length, seed)
-    gated.with_facts(name=out.name).save(out, overwrite=force)
+    save_or_rescue(gated.with_facts(name=out.name), out, force)
     facts: dict[str, Any] = gated.facts["gate"]
     told = list(facts["sites"].values())
     shares = {side: sum(one[side] for one in told) / len(told) for side in ("source", "control")}
@@ -58,7 +58,7 @@ def gate(
         f"gated {out}: {len(gated.gates)} sites; a source token gets {shares['source']:.0%} of the change, one of "
         f"the control {shares['control']:.0%} (area under the ROC curve {facts['area']:.2f})"
     )
-    write_json(json, {"out": str(out), **facts})
+    write_json(json, {"out": str(out), **facts}, "gate")
 
 
 def _learned_from(learned: Intervention) -> list[str]:

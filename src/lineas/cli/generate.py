@@ -24,7 +24,6 @@ from lineas.cli.common import (
     TopPOption,
     accepts_other,
     as_strengths,
-    check_writable,
     load_interventions,
     progress_bar,
     say,
@@ -32,6 +31,7 @@ from lineas.cli.common import (
     write_json,
 )
 from lineas.cli.numbers import number
+from lineas.cli.outputs import check_outputs
 from lineas.errors import LineasError
 from lineas.printable import as_label, printable
 from lineas.prompts import read_prompts
@@ -56,7 +56,7 @@ def generate(
     other_model: OtherModelOption = False,
 ) -> None:
     """Continue prompts at several strengths and print them side by side; strength 0 is the untouched model."""
-    check_writable(json)
+    check_outputs("generate", json, force=force, inputs=[*intervention, model, prompts])
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not texts:
         raise LineasError("there is nothing to continue; give --prompt TEXT or --prompts FILE.")
@@ -90,6 +90,7 @@ def generate(
                 for i, text in enumerate(texts)
             ],
         },
+        "generate",
     )  # fmt: skip
 
 

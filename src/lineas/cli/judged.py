@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -14,11 +15,15 @@ from lineas import signals
 from lineas.checks import COUNT
 from lineas.cli.common import accepts_other, say
 from lineas.cli.numbers import number
+from lineas.errors import LineasError
 from lineas.evaluation.records import Evaluation
 from lineas.evaluation.report import cell, columns
 from lineas.evaluation.systems import Steered
 from lineas.intervention import Intervention
+from lineas.ownership import FolderKind
 from lineas.printable import as_label
+from lineas.strict_json import loads, read_bytes
+from lineas.working_folder import claimed
 
 PromptsOption = Annotated[
     str | None, typer.Option(metavar="FILE[:column]", help="Texts to continue, or pictures to draw; held out.")
@@ -38,12 +43,26 @@ JudgeOption = Annotated[
 ]
 LimitOption = Annotated[int | None, number("--limit", COUNT, "Only the first N prompts and sentences.")]
 EVALUATION, TABLE, PLOT, PARTS = "evaluation.json", "evaluation.md", "effect-damage.png", "parts"
+KIND = FolderKind("an evaluation", "evaluation", EVALUATION)
 
 
-def goes_on_in(out: Path | None) -> None:
-    """Say from now on, when the command is interrupted, that what was measured is kept."""
-    if out is not None:
-        signals.keeps(f"interrupted; what was measured is kept, the same command goes on in {out}.")
+def worked_in(
+    out: Path | None, settings: dict[str, Any], force: bool
+) -> AbstractContextManager[tuple[bool, int | None]]:
+    """Within the block a folder is this evaluation's alone; interrupted, the same command goes on there."""
+    if out is None:
+        return nullcontext((True, None))
+    signals.keeps(f"interrupted; what was measured is kept, the same command goes on in {out}.")
+    return claimed(out, KIND, settings, force, old_settings)
+
+
+def old_settings(out: Path) -> dict[str, Any] | None:
+    """Return settings that equal none of today's for a folder of an evaluation of lineas 0.1.0; None of any other."""
+    try:
+        found = loads(read_bytes(out / EVALUATION))
+        return {"version": found["versions"]["lineas"]} if isinstance(found["rows"], list) else None
+    except (LineasError, LookupError, TypeError):
+        return None
 
 
 def parts_of(source: str) -> list[str]:

@@ -21,7 +21,6 @@ from lineas.cli.common import (
     JsonOption,
     ModelArgument,
     SizeOption,
-    check_writable,
     drawing,
     end_if_unfinished,
     load_interventions,
@@ -31,6 +30,7 @@ from lineas.cli.common import (
     write_json,
 )
 from lineas.cli.numbers import number
+from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, MeanAcT, Method, check_sides
@@ -110,6 +110,8 @@ def learn(
     force: ForceOption = False,
 ) -> None:
     """Learn an intervention from two files of prompts, neither paired nor of one length."""
+    place = Output("--out", out, artifact.KIND)
+    check_outputs("learn", json, place, force=force, inputs=[source, target, model, start, on])
     recipe = method_of(
         method,
         {
@@ -129,8 +131,6 @@ def learn(
     pooled, allowed = as_pooling(pooling), None if memory is None else as_bytes(memory)
     begin = None if start is None else Intervention.load(start)
     below = load_interventions(on) if on else None
-    artifact.check_free(out, force)
-    check_writable(json)
     leave, reach = (draw(read_prompts(side), samples, seed) for side in (source, target))
     check_sides(leave, reach)  # before the model is loaded
     loaded = drawing(load_quietly(model, dtype), denoising_steps, guidance_scale, guidance, size)
@@ -156,7 +156,7 @@ def learn(
         warnings.warn(f"nothing was learned: --gamma {gamma:g} leaves no neuron; take a smaller one.", stacklevel=1)
     learned = drawn_from(learned, {"source": source, "target": target}, samples).with_facts(name=out.name)
     end_if_unfinished(learned, out)
-    learned.save(out, overwrite=force)
+    save_or_rescue(learned, out, force)
     costs = learned.facts["cost"]
     say(json).print(
         f"learned {out} in {seconds:.0f} s: cost {_course(costs)}, "
@@ -171,6 +171,7 @@ def learn(
             "sites": list(learned.maps),
             **learned.facts,
         },
+        "learn",
     )
 
 

@@ -24,7 +24,6 @@ from lineas.cli.common import (
     StrengthsOption,
     accepts_other,
     as_strengths,
-    check_writable,
     drawing,
     load_interventions,
     model_for,
@@ -33,9 +32,11 @@ from lineas.cli.common import (
     write_json,
 )
 from lineas.cli.numbers import number
+from lineas.cli.outputs import Output, check_outputs
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.models.image import ImageModel
+from lineas.ownership import FolderKind
 from lineas.printable import as_label
 from lineas.prompts import read_prompts
 from lineas.steering import steer
@@ -43,6 +44,7 @@ from lineas.strips import animate, strip
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 STRIP, ANIMATION = "strip.png", "strip.gif"
+KIND = FolderKind("a folder of lineas paint", "paint", STRIP)
 
 
 def paint(
@@ -65,8 +67,8 @@ def paint(
     other_model: OtherModelOption = False,
 ) -> None:
     """Draw prompts at several strengths: a strip with a row a prompt, every picture, and an animation."""
-    check_writable(json)
-    files.check_free(out, force, STRIP, "a folder of lineas paint")
+    place = Output("--out", out, KIND)
+    check_outputs("paint", json, place, force=force, inputs=[*intervention, model, prompts])
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not texts:
         raise LineasError("there is nothing to draw; give --prompt TEXT or --prompts FILE.")
@@ -81,7 +83,7 @@ def paint(
     other = accepts_other(other_model, force, chosen, image_model.network)
     with progress_bar("painting", len(texts) * len(strengths)) as advance:
         rows = painted(image_model, chosen, strengths, texts, seed, batch_size, other, advance)
-    with files.new_folder(out) as beside:
+    with files.new_folder(out, KIND, force) as beside:
         labels = write_strips(beside, rows, texts, strengths)
         for i, row in enumerate(rows, 1):
             for label, picture in zip(labels, row):
@@ -99,6 +101,7 @@ def paint(
             "prompts": texts,
             "strengths": strengths,
         },
+        "paint",
     )
 
 

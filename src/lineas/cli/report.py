@@ -13,7 +13,6 @@ from lineas.cli.common import (
     ForceOption,
     JsonOption,
     as_strengths,
-    check_writable,
     load_interventions,
     model_for,
     progress_bar,
@@ -22,11 +21,13 @@ from lineas.cli.common import (
 )
 from lineas.cli.judged import names_of, parts_of
 from lineas.cli.numbers import number, strength_option
+from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.paint import painted
 from lineas.errors import LineasError
 from lineas.files import write_text
 from lineas.intervention import Intervention
 from lineas.models.image import ImageModel
+from lineas.ownership import HTML
 from lineas.page import Content, page
 from lineas.page.facts import largest_neurons
 from lineas.printable import as_label
@@ -59,11 +60,8 @@ def report(
     force: ForceOption = False,
 ) -> None:
     """Write one self-contained page, readable in light and dark; nothing in it is loaded from elsewhere."""
-    check_writable(json)
-    if out.exists() and not force:
-        raise LineasError(f"{out} exists already; choose another file or pass --force.")
-    if out.is_dir():
-        raise LineasError(f"{out} is a folder; name a file, such as {out / 'report.html'}.")
+    place = Output("--out", out, HTML)
+    check_outputs("report", json, place, force=force, inputs=[*interventions, prompts, evaluation, model])
     names = names_of(interventions)
     loaded = {names[source]: load_interventions(parts_of(source)) for source in interventions}
     texts = read_prompts(prompts) if prompts else []
@@ -85,7 +83,7 @@ def report(
         said, picture = _samples(running, first, texts[:samples], strengths, seed, max_new_tokens)
     write_text(out, page(Content(loaded, largest, curves, said, picture)))
     say(json).print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB)")
-    write_json(json, {"out": str(out), "interventions": list(loaded), "prompts": len(texts)})
+    write_json(json, {"out": str(out), "interventions": list(loaded), "prompts": len(texts)}, "report")
 
 
 def _samples(

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lineas import card
-from lineas.cli.common import JsonOption, check_writable, say, write_json
+from lineas.cli.common import ForceOption, JsonOption, say, write_json
+from lineas.cli.outputs import check_outputs
 from lineas.intervention import Intervention
 
 BAR = 12
@@ -22,9 +23,10 @@ WIDE = 110
 def show(
     intervention: Annotated[str, typer.Argument(metavar="DIR", help="Folder, name of a shipped one, or hub id.")],
     json: JsonOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Draw where the maps act: sites by share of touched neurons and size of the change; support, folding, origin."""
-    check_writable(json)
+    check_outputs("show", json, force=force, inputs=[intervention])
     loaded = Intervention.load(intervention)
     rows = site_rows(loaded)
     draw(say(json), loaded, rows)
@@ -37,6 +39,7 @@ def show(
             "sites": rows,
             "facts": loaded.facts,
         },
+        "show",
     )
 
 

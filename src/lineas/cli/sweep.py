@@ -14,7 +14,6 @@ from lineas.checks import COUNT, LOSS, PROCESSES, SEEDS, STEPS, STRENGTH, TOKENS
 from lineas.cli.common import (
     DtypeOption,
     JsonOption,
-    check_writable,
     progress_bar,
     say,
     write_json,
@@ -22,6 +21,7 @@ from lineas.cli.common import (
 from lineas.cli.judged import ClassifierOption, JudgeOption, LimitOption, NeutralOption, PromptsOption, ShowsOption
 from lineas.cli.learn import METHODS, method_of
 from lineas.cli.numbers import number
+from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.terminal import list_aside
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
@@ -37,8 +37,9 @@ from lineas.prompts import described, draw, read_prompts
 from lineas.sites import as_pooling
 from lineas.stamp import stamp
 from lineas.sweeping import Job, Line, choose, points, run_jobs, summary
-from lineas.sweeping.folder import CHOSEN, PLOT, SWEEP, TABLE, claimed, give_up, keep
+from lineas.sweeping.folder import CHOSEN, KIND, PLOT, SWEEP, TABLE, claimed, give_up, keep, old_settings
 from lineas.sweeping.summary import aim_of, chosen_point, effect_of, markdown, plot
+from lineas.working_folder import check_claim
 
 GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 NEEDS = {"toxicity": "prompts", "perplexity": "neutral", "concept": "shows"}
@@ -98,7 +99,9 @@ def sweep(
     ] = False,
 ) -> None:
     """Learn along gamma, judge every point, and choose the sparsest that keeps the effect."""
-    check_writable(json)
+    place = Output("--out", out, None)
+    check_outputs("sweep", json, place, force=force, inputs=[source, target, prompts, neutral, model])
+    check_claim(out, KIND, old_settings)
     if on not in ("processes", "ray"):
         raise LineasError(f"--on is processes or ray, not '{on}'.")
     if tolerance == 1:
@@ -191,13 +194,13 @@ def sweep(
         )
     else:
         talk.print(f"nothing was chosen: {_why_nothing(rows, effect or measure)}", soft_wrap=True)
-    write_json(out / SWEEP, told)
+    write_json(out / SWEEP, told, "sweep")
     write_text(out / TABLE, markdown(lines, chosen, about))
     try:
         plot(lines, out / PLOT, measure)
     except LineasError as error:
         talk.print(str(error))
-    write_json(json, told)
+    write_json(json, told, "sweep")
     failed = [f"{row['method']} {row['gamma']}, {name}: {why}" for row in rows for name, why in row["errors"].items()]
     if failed:
         list_aside(f"not measured: {failure}" for failure in failed)

@@ -132,7 +132,19 @@ def evaluate_pictures(
             row.values[name] = mean(row.by_seed[name])
             row.intervals[name] = interval([mean(values) for values in zip(*(one[name] for one in measures))])
         rows.append(row)
-    facts: dict[str, Any] = {
+    return Evaluation(rows, [], {**_asked(model, plan), **stamp()})
+
+
+def settings_of_pictures(
+    model: ImageModel, systems: Sequence[Steered | Untouched], plan: PicturePlan
+) -> dict[str, Any]:
+    """Return everything an evaluation of pictures was asked for, as JSON holds it."""
+    judged = [{"name": system.name, "strength": system.strength, **system.identity()} for system in systems]
+    return {**_asked(model, plan), "batch_size": plan.batch_size, "systems": judged}
+
+
+def _asked(model: ImageModel, plan: PicturePlan) -> dict[str, Any]:
+    return {
         "model": model.name,
         "dtype": str(model.dtype).removeprefix("torch."),
         "prompts": described(plan.prompts),
@@ -140,9 +152,7 @@ def evaluate_pictures(
         "concept": plan.concept,
         "judge": plan.judge.name,
         **model.facts,
-        **stamp(),
     }
-    return Evaluation(rows, [], facts)
 
 
 def _seen(

@@ -9,7 +9,9 @@ from typing import Any
 
 from lineas.errors import LineasError
 from lineas.evaluation.records import Evaluation, Row
+from lineas.files import new_file
 from lineas.intervention import Intervention
+from lineas.ownership import written_by
 from lineas.printable import as_label, in_a_line, in_markdown
 
 PLAIN = ("perplexity", "kl", "distinct_1", "distinct_2", "distinct_3", "repetition", "empty")
@@ -138,7 +140,7 @@ def plot_effect_and_damage(rows: Sequence[Row], path: Path, effect: str = "toxic
         judged.set_yscale("log")
         damages.set_yscale("log")
     judged.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
     return path
 
 
@@ -169,7 +171,7 @@ def plot_learned(intervention: Intervention, rows: Sequence[Row], path: Path) ->
         judged.annotate(f" strength {as_label(row.strength)}", (100 * row.values["toxic"], row.values["perplexity"]))
     judged.set(title="Effect and damage", xlabel="rude continuations, %", ylabel="perplexity of neutral sentences")
     judged.set(xlim=(0, 118 * max(toxic) + 1), ylim=(0, 1.2 * max(perplexity)))
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
     return path
 
 
@@ -188,3 +190,9 @@ def figure_of(panels: int) -> tuple[Any, Any]:
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as a PNG that is known to be lineas', whole or not at all."""
+    with new_file(path) as beside:
+        figure.savefig(beside, dpi=110, format="png", metadata={"Software": written_by()})

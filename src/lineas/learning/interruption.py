@@ -46,14 +46,14 @@ def stoppable(done: Callable[[], int], steps: int) -> Iterator[Steps]:
         warnings.warn(said, InterruptedLearning, stacklevel=4)
 
 
-def place_of_unfinished(finished: Path) -> Path:
+def place_of_unfinished(finished: Path, ending: str = "interrupted") -> Path:
     """Return where the unfinished goes: beside the place of the finished, and never where something is.
 
     >>> place_of_unfinished(Path("nowhere/good")).as_posix()
     'nowhere/good.interrupted'
     """
     finished = finished if finished.name not in ("", "..") else finished.resolve()
-    names = (f"{finished.name}.interrupted{'' if number == 1 else f'-{number}'}" for number in count(1))
+    names = (f"{finished.name}.{ending}{'' if number == 1 else f'-{number}'}" for number in count(1))
     return next(place for name in names if not os.path.lexists(place := finished.with_name(name)))
 
 

@@ -18,10 +18,14 @@ from lineas.learning.interruption import place_of_unfinished, stoppable
 from lineas.models.adapters import NOT_INSTALLED, restored
 from lineas.models.scoring import predictions, scored_parts
 from lineas.models.text import TextModel
+from lineas.ownership import FolderKind
 from lineas.sites import beside_text
 
 ROUTERS = r".*\.router"
 """Linears that choose experts; some return two tensors, where peft expects one."""
+
+
+ADAPTER = FolderKind("an adapter", "adapter", "adapter_config.json")
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ class LoRA:
                         if progress:
                             progress(len(losses), steps, loss)
             place = place_of_unfinished(folder) if done.interrupted else folder
-            with new_folder(place) as beside:
+            with new_folder(place, ADAPTER) as beside:
                 adapted.save_pretrained(str(beside))
         if done.interrupted:
             raise KeyboardInterrupt(f"after {len(losses)} of {steps} steps; the adapter so far is in {place}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ from lineas import files
 from lineas.errors import LineasError, reading
 from lineas.models.weights import check_report, holds_pickles, no_pickles
 from lineas.models.written import verify_written
+from lineas.ownership import FolderKind, check_folder, files_in
 from lineas.printable import as_code, as_label, front_matter, in_markdown
 from lineas.sites import is_norm
 
@@ -33,8 +35,8 @@ def save(
     shard: str | int,
 ) -> Path:
     """Write all files, or none."""
-    check_free(folder, overwrite)
-    with files.new_folder(folder) as beside:
+    check_folder(folder, overwrite, KIND)
+    with files.new_folder(folder, KIND, overwrite) as beside:
         if not hasattr(network, "save_pretrained"):
             raise LineasError(f"a {type(network).__name__} cannot write itself; give a network of transformers.")
         network.save_pretrained(beside, max_shard_size=shard)  # type: ignore[operator]
@@ -47,9 +49,24 @@ def save(
     return folder
 
 
-def check_free(folder: Path, overwrite: bool) -> None:
-    """Refuse to write over something that exists, or over what is no checkpoint even when asked to."""
-    files.check_free(folder, overwrite, ("config.json", "model_index.json"), "a checkpoint")
+def _unmarked(folder: Path) -> list[str]:
+    """The files of a checkpoint that lineas 0.1.0 folded, which is known by what its provenance says."""
+    try:
+        if json.loads((folder / PROVENANCE).read_text(encoding="utf-8")).get("made_by") != "lineas.fold":
+            return []
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [name for name in files_in(folder) if OF_CHECKPOINTS.fullmatch(name)]
+
+
+OF_CHECKPOINTS = re.compile(
+    r"((unet|vae|transformer|scheduler|(text_encoder|tokenizer)(_[23])?)/)?"
+    r"((generation_|tokenizer_|scheduler_)?config\.json|(model|diffusion_pytorch_model)[-0-9a-z]*\.safetensors"
+    r"|\w+\.safetensors\.index\.json|tokenizer\.json|(special_tokens|added_tokens)\w*\.json|chat_template\.jinja"
+    r"|vocab\.json|merges\.txt|spiece\.model|model_index\.json|drawing\.json|lineas\.json|README\.md)"
+)
+"""Names of the files that a checkpoint or a pipeline consists of."""
+KIND = FolderKind("a checkpoint", "checkpoint", "config.json", _unmarked)
 
 
 def skeleton(config: Any, weight_of: Callable[[str], torch.Tensor | None]) -> nn.Module:

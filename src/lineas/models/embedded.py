@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from lineas.errors import LineasError, reading
-from lineas.files import new_folder
+from lineas.files import cached_folder
 from lineas.models import checkpoint
 from lineas.models.weights import load_weights
 
@@ -101,7 +101,7 @@ def _convert(gguf: Path, stored: Path) -> Path:
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
     tokenizer = _tokenizer(read)
-    with new_folder(stored, keep=True) as beside:
+    with cached_folder(stored) as beside:
         network.to(torch.bfloat16).save_pretrained(beside)
         checkpoint.save_tokenizer(beside, tokenizer)
     return stored

@@ -23,6 +23,7 @@ from lineas.models.drawing import AREA, DrawnPart, seeds_of
 from lineas.models.pipeline import ENCODERS, Guidance, PipelineNetwork, call
 from lineas.models.placement import input_device, weights_type
 from lineas.models.written import read_alike, verify_pipeline
+from lineas.ownership import check_folder
 from lineas.sites import Site, find_sites, norm_sites
 
 SETTINGS = "drawing.json"
@@ -152,8 +153,8 @@ class ImageModel:
             LineasError: when the folder exists and is not to be replaced, or is no pipeline.
         """
         folder = Path(folder)
-        checkpoint.check_free(folder, overwrite)
-        with files.new_folder(folder) as beside:
+        check_folder(folder, overwrite, checkpoint.KIND)
+        with files.new_folder(folder, checkpoint.KIND, overwrite) as beside:
             self.pipeline.save_pretrained(beside, max_shard_size=max_shard_size)
             verify_pipeline(beside, self.pipeline)
             read_alike(beside, self.pipeline)

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from lineas import card
 from lineas.evaluation.report import DAMAGES, EFFECTS, first_taken
 from lineas.intervention import Intervention
+from lineas.ownership import written_by
 from lineas.page import charts
 from lineas.page.facts import Neuron, by_layer, overlap
 from lineas.printable import as_label, printable
@@ -54,6 +55,7 @@ def page(content: Content) -> str:
     these = content.interventions
     costs = {name: list(enumerate(one.facts.get("cost", []), 1)) for name, one in these.items()}
     return environment.get_template("report.html.jinja").render(
+        written_by=written_by(),
         heads=[_head(name, one) for name, one in these.items()],
         learning=charts.lines({name: cost for name, cost in costs.items() if len(cost) > 1}, "step", "cost"),
         judged=_judged(content.curves),

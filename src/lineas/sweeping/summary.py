@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from lineas.errors import LineasError
-from lineas.evaluation.report import DAMAGES, EFFECTS, FAR_APART, figure_of, first_taken, in_a_plot
+from lineas.evaluation.report import DAMAGES, EFFECTS, FAR_APART, figure_of, first_taken, in_a_plot, save_figure
 from lineas.printable import as_label, in_markdown
 from lineas.sweeping.jobs import UNTOUCHED
 
@@ -166,7 +166,7 @@ def plot(lines: Sequence[Line], path: Path, effect: str | None = None) -> Path:
         axis.set(title=title, xlabel="neurons touched, %", xscale="log")
         axis.xaxis.set_major_formatter("{x:g}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
     return path
 
 
