@@ -242,7 +242,7 @@ SHOWN = Bounds(0, 10_000, whole=True)
 STRENGTH = Bounds(-1e6, 1e6)
 WEIGHT = Bounds(0, 1e9)
 """Of a penalty."""
-RATE = Bounds(0, 1e9, above=True)
+RATE = Bounds(0, 1e30, above=True)
 DEVIATIONS = Bounds(0, 1e6, above=True)
 GUIDANCE = Bounds(0, 1000)
 TEMPERATURE = Bounds(1e-6, 1e6, or_zero=True)
