@@ -59,7 +59,8 @@ class Bounds:
         """
         if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
             raise LineasError(f"{name} must be {self}, not {given(value)}.")
-        value = int(value) if self.whole else _as_float(value)
+        number: Any = value  # of either kind, which a type checker cannot tell
+        value = int(number) if self.whole else _as_float(number)
         if self.or_zero and value == 0:
             return value
         if self.above:
