@@ -6,7 +6,7 @@ import math
 import numbers
 import re
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from lineas.errors import LineasError
 from lineas.printable import shortened
@@ -59,7 +59,8 @@ class Bounds:
         """
         if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
             raise LineasError(f"{name} must be {self}, not {given(value)}.")
-        value = int(cast(Any, value)) if self.whole else _as_float(value)
+        number: Any = value  # of either kind, which a type checker cannot tell
+        value = int(number) if self.whole else _as_float(number)
         if self.or_zero and value == 0:
             return value
         if self.above:
@@ -242,7 +243,7 @@ SHOWN = Bounds(0, 10_000, whole=True)
 STRENGTH = Bounds(-1e6, 1e6)
 WEIGHT = Bounds(0, 1e9)
 """Of a penalty."""
-RATE = Bounds(0, 1e9, above=True)
+RATE = Bounds(0, 1e30, above=True)
 DEVIATIONS = Bounds(0, 1e6, above=True)
 GUIDANCE = Bounds(0, 1000)
 TEMPERATURE = Bounds(1e-6, 1e6, or_zero=True)

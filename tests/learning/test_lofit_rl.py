@@ -118,7 +118,7 @@ def test_wrong_settings_and_models_are_said(stories: lineas.TextModel) -> None:
         LoFITRL("profanity")  # type: ignore[arg-type]
     with pytest.raises(LineasError, match="samples must be at least 2, not 1"):
         LoFITRL(has_vowel, samples=1)
-    with pytest.raises(LineasError, match="must be positive"):
+    with pytest.raises(LineasError, match="kl must be 0 or more, not -1"):
         LoFITRL(has_vowel, kl=-1.0)
 
     class Other:
