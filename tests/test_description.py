@@ -227,6 +227,7 @@ def test_what_a_later_version_may_add_is_passed_over(folder: Path, calm: Interve
         ('{"a": 1e999}', "a is inf"),
         ('{"a": 1, "a": 1}', "the key 'a' twice"),
         ('{"a": "\\ud800"}', "half a surrogate pair"),
+        ('{"a\\nb": {"c d": 1e999}}', r"\['a\\nb'\]\['c d'\] is inf"),
         (b'{"a": "\xff"}', "no text in UTF-8"),
         (b"\xef\xbb\xbf{}", "BOM"),
     ],

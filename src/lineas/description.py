@@ -15,6 +15,7 @@ from lineas.errors import LineasError, shown
 from lineas.gates import Gate
 from lineas.maps import AffineMap, as_number, check_numbers, in_float32
 from lineas.sites import Site
+from lineas.strict_json import step_to
 
 FORMAT, GATED = 1, 2
 """Of the folder; with gates it is the second, which a lineas that knows none refuses."""
@@ -218,9 +219,9 @@ def _method(value: Any, place: str) -> None:
 def _data(value: Any, place: str) -> None:
     _object(value, place)
     for side, told in value.items():
-        _object(told, f"{place}.{side}")
+        _object(told, f"{place}{step_to(side)}")
         for key in told.keys() & {"file", "sha256"}:
-            _text(told[key], f"{place}.{side}.{key}")
+            _text(told[key], f"{place}{step_to(side)}.{key}")
 
 
 def _calibration(value: Any, place: str) -> None:
@@ -236,7 +237,7 @@ def _measurements(value: Any, place: str) -> None:
         _object(row, f"{place}[{i}]")
         _of(row, "strength", f"{place}[{i}]")
         for name, number in row.items():
-            _number(number, f"{place}[{i}].{name}")
+            _number(number, f"{place}[{i}]{step_to(name)}")
 
 
 def _cost(value: Any, place: str) -> None:
@@ -248,7 +249,7 @@ def _cost(value: Any, place: str) -> None:
 def _folds(value: Any, place: str) -> None:
     _object(value, place)
     for site, how in value.items():
-        _text(how, f"{place}.{site}")
+        _text(how, f"{place}{step_to(site)}")
 
 
 def _gate(value: Any, place: str) -> None:

@@ -68,7 +68,7 @@ class Intervention:
                 raise LineasError(f"the site {shown(site.name)} stands under another name, {shown(name)}.")
         for name, gate in self.gates.items():
             if name not in self.maps or gate.width != self.maps[name].width:
-                raise LineasError(f"the gate at {name} belongs to no map of its width.")
+                raise LineasError(f"the gate at {shown(name)} belongs to no map of its width.")
 
     def __repr__(self) -> str:
         base = self.base.name if self.base else "any network"
@@ -166,7 +166,7 @@ class Intervention:
             place = [name, site.module, site.output, site.axis, map_.width, gate is not None]
             found.update(json.dumps(place).encode() + b"\0")
             for tensor in (map_.scale, map_.shift, *((gate.weight, gate.bias) if gate else ())):
-                found.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+                found.update((tensor.detach().float().cpu() + 0.0).numpy().tobytes())  # + 0.0: no -0.0
         return found.hexdigest()
 
     def is_identity(self) -> bool:

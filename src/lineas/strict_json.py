@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ DEEPEST = 400
 """Lists and objects inside each other."""
 LARGEST = 2**64
 """Whole numbers are smaller than this, and larger than the same below zero."""
+NAME = re.compile(r"[\w-]{1,40}", re.ASCII)
 MOST_BYTES = 2**26
 """Of a file of JSON; 64 MiB."""
 
@@ -138,8 +140,17 @@ def _written(place: Any) -> str:
     steps: list[str] = []
     while place is not None:
         place, step = place
-        steps.append(f"[{step}]" if isinstance(step, int) else f".{step}")
+        steps.append(step_to(step))
     return "".join(reversed(steps)).removeprefix(".")[:200] or "it"
+
+
+def step_to(key: str | int) -> str:
+    """Return the end of a place that a key or a number leads to; keys that are no names are quoted.
+
+    >>> "facts" + step_to("cost") + step_to(3) + step_to("a b")
+    "facts.cost[3]['a b']"
+    """
+    return f".{key}" if isinstance(key, str) and NAME.fullmatch(key) else f"[{shown(key)}]"
 
 
 def _with_gaps(value: Any) -> Any:
