@@ -26,8 +26,9 @@ from lineas.maps import AffineMap
 from lineas.models.frozen import frozen
 from lineas.models.trial import outputs
 from lineas.printable import shortened
+from lineas.probing import is_linear
 from lineas.prompts import described
-from lineas.sites import Pooling, Site, as_pooling
+from lineas.sites import Pooling, Site, as_pooling, is_norm
 from lineas.stamp import stamp
 from lineas.steering import steer
 
@@ -192,10 +193,12 @@ def _base(model: Model) -> BaseModel | None:
 def _moves(model: Model, learned: Intervention, source: Sequence[str], max_length: int) -> bool:
     """Warn where maps move nothing that a network puts out, as at a router's gate; True where they do or may.
 
-    Tried on a little text first, and on all prompts before anything is said. A pipeline is not asked, as drawing takes
-    long.
+    Tried on a little text first, and on all prompts before anything is said. Norms and linears are not asked: they put
+    out one tensor, which is what the network goes on with; nor is a pipeline, as drawing takes long.
     """
-    if learned.is_identity() or known_by(model.network) is not model.network:
+    modules = [model.network.get_submodule(site.module) for site in learned.sites.values()]
+    plain_ones = all(is_norm(module) or is_linear(module) for module in modules)
+    if learned.is_identity() or plain_ones or known_by(model.network) is not model.network:
         return True
     try:
         for prompts, length in ((source[:2], min(max_length, SHORT)), (source, max_length)):
