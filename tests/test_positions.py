@@ -390,7 +390,7 @@ def test_generate_is_itself_again_in_whatever_order_nested_steering_ends(order: 
 @pytest.mark.parametrize("wrong", ["all of them", "Prompt", "", None, 3], ids=repr)
 def test_an_unknown_choice_of_tokens_is_refused_in_a_sentence(wrong: Any) -> None:
     network = tiny("llama")
-    with pytest.raises(LineasError, match="'all', 'prompt' or 'generated'"):
+    with pytest.raises(LineasError, match="'all', 'prompt', 'generated' or 'answer'"):
         steer(network, some_intervention(network), tokens=wrong)
 
 
@@ -448,31 +448,30 @@ def test_columns_are_counted_from_the_start_of_the_text_through_the_cache() -> N
     cache = DynamicCache()
     positions.prompt_length = 3
     expected = {0: [True, True], 2: [True, False], 4: [False, False]}
+    answers = {0: [False, False], 2: [True, True], 4: [True, True]}
     for past, in_prompt in expected.items():
-        network(input_ids=torch.zeros(1, 2), past_key_values=cache)
-        for tokens, chosen in (("prompt", in_prompt), ("generated", [not x for x in in_prompt])):
-            got = positions.chosen(tokens)
+        place = positions.begin(network, (), {"input_ids": torch.zeros(1, 2), "past_key_values": cache})
+        choices = {"prompt": in_prompt, "generated": [not x for x in in_prompt], "answer": answers[past]}
+        for tokens, chosen in choices.items():
+            got = place.chosen(tokens)  # type: ignore[arg-type]
             assert got is not None
             assert got.tolist() == [chosen], past
-        assert positions.chosen("all") is None
+        assert place.chosen("all") is None
         cache.update(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4), 0)
-    network(inputs_embeds=torch.zeros(2, 4, 8))  # without a cache, the text begins anew
     positions.prompt_length = torch.tensor([1, 4])
-    assert positions.chosen("prompt").tolist() == [[True, False, False, False], [True] * 4]  # type: ignore[union-attr]
+    place = positions.begin(network, (), {"inputs_embeds": torch.zeros(2, 4, 8)})  # without a cache, it begins anew
+    assert place.chosen("prompt").tolist() == [[True, False, False, False], [True] * 4]  # type: ignore[union-attr]
 
 
 def test_flattened_activations_are_put_back_into_rows_and_others_left() -> None:
     network = Root()
     positions = Positions(network)
     flat = torch.arange(24.0).view(6, 4)
-    assert positions.by_row(flat) is flat  # nothing has run yet
-    network(torch.zeros(2, 3))
-    assert torch.equal(positions.by_row(flat), flat.view(2, 3, 4))
+    assert positions.apart().by_row(flat) is flat  # the network does not run
+    place = positions.begin(network, (torch.zeros(2, 3),), {})
+    assert torch.equal(place.by_row(flat), flat.view(2, 3, 4))
     for other in (flat.view(2, 3, 4), flat[:2], flat.view(2, 3, 2, 2)):
-        assert positions.by_row(other) is other
-    positions.remove()
-    positions.remove()
-    assert not network._forward_pre_hooks
+        assert place.by_row(other) is other
 
 
 def test_a_part_of_a_network_called_alone_has_no_positions() -> None:

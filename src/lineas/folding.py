@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lineas import modulation
+from lineas.alone import undisturbed
 from lineas.base import accepts_other, known_by
 from lineas.errors import LineasError
 from lineas.folds import Slots, is_like_llama, is_linear, is_quantised, norm_offset, slots, switches_for
@@ -21,6 +22,7 @@ from lineas.stamp import stamp
 Foldable = TypeVar("Foldable", bound=TextModel | ImageModel | nn.Module)
 
 
+@undisturbed
 @torch.no_grad()
 def fold(
     model: Foldable,
@@ -65,8 +67,6 @@ def fold(
     if refused:
         listed = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise LineasError(f"{len(refused)} of {len(wanted.maps)} sites do not fold: {listed}.")
-    if any(hook.__module__ == "lineas.edits" for m in network.modules() for hook in m._forward_hooks.values()):
-        raise LineasError("this model is being steered; detach first, then fold.")
     biases = {slot for name, at in places.items() if wanted.maps[name].shift.any() for slot in at.shift}
     switches = switches_for(network, biases)
     folded = _with_biases(network if in_place else _copy(network), switches)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lineas.alone import undisturbed
 from lineas.errors import LineasError
 from lineas.evaluation.judges import PictureJudge
 from lineas.evaluation.kept import Kept
@@ -45,6 +46,7 @@ class PicturePlan:
             raise LineasError("measuring needs at least one prompt to draw and one seed.")
 
 
+@undisturbed
 def evaluate_pictures(
     model: ImageModel,
     systems: Sequence[Steered | Untouched],

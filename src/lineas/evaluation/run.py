@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from lineas.alone import undisturbed
 from lineas.errors import LineasError
 from lineas.evaluation import texts as text_measures
 from lineas.evaluation.classifiers import Classifier
@@ -28,6 +29,7 @@ YES = 0.5
 """A text shows a concept when its classifier gives this or more."""
 
 
+@undisturbed
 def evaluate(
     model: TextModel,
     systems: Sequence[System],

@@ -8,6 +8,7 @@ from statistics import mean
 
 import torch
 
+from lineas.alone import undisturbed
 from lineas.errors import LineasError
 from lineas.gates import Gate
 from lineas.intervention import Intervention
@@ -38,6 +39,7 @@ class Told:
     control: float
 
 
+@undisturbed
 def gate(
     model: Model,
     intervention: Intervention,

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from tqdm.auto import tqdm
 
+from lineas.alone import undisturbed
 from lineas.base import BaseModel
 from lineas.errors import LineasError
 from lineas.folds import folding
@@ -26,6 +27,7 @@ from lineas.stamp import stamp
 from lineas.steering import steer
 
 
+@undisturbed
 def learn(
     model: Model,
     source: Sequence[str],

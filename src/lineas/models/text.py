@@ -192,11 +192,10 @@ class TextModel:
         unused = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}  # a checkpoint's own would be warned of
         sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": repetition_penalty, **unused}
         if temperature > 0:
-            sampling["logits_processor"] = [Nucleus(temperature, top_p)]
+            sampling["logits_processor"] = [Nucleus(temperature, top_p, seed)]  # one for the whole call
         out: list[list[int]] = [[] for _ in encoded]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # alike lengths together: less padding
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), torch.no_grad():
-            torch.manual_seed(seed)
+        with torch.no_grad():
             for start in range(0, len(order), batch_size):
                 rows = sorted(order[start : start + batch_size])  # in the order given, as strengths a row are
                 width = max(len(encoded[i]) for i in rows)
