@@ -49,7 +49,8 @@ def guarded(network: nn.Module) -> Iterator[None]:
     with _lock:
         check_free(network)
         guard = None if _guards(network) else _Guard()
-        guards = [] if guard is None else [m.register_forward_pre_hook(guard) for m in (network, *network.children())]
+        doors = [network, *(child for child in network.children() if any(child.children()))]  # no pass ends at these
+        handles = [] if guard is None else [door.register_forward_pre_hook(guard) for door in doors]
     if guard is None:
         yield
         return
@@ -57,7 +58,7 @@ def guarded(network: nn.Module) -> Iterator[None]:
         with scopes.holding(guard.key):
             yield
     finally:
-        for handle in guards:
+        for handle in handles:
             handle.remove()
 
 

@@ -34,7 +34,7 @@ def edited(network: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
         edits: by site, a function of the activation that returns one of the same shape and type.
     """
     key = object()
-    writers = {site: scopes.Scoped(key, _writer(site, on_rows(network, site, edit))) for site, edit in edits.items()}
+    writers = {site: scopes.Scoped(key, _writer(network, site, edit)) for site, edit in edits.items()}
     hooks = install(network, writers)
     try:
         with scopes.holding(key):
@@ -81,17 +81,13 @@ def install(network: nn.Module, hooks: Mapping[Site, Callable[..., Any]]) -> lis
     return placed
 
 
-def on_rows(network: nn.Module, site: Site, edit: Edit) -> Edit:
-    """An edit on those rows alone that a network says it is for."""
-    return partial(network.edit_rows, site, edit) if isinstance(network, ChoosesRows) else edit
+def _writer(network: nn.Module, site: Site, edit: Edit) -> Callable[..., Any]:
+    if isinstance(network, ChoosesRows):
+        edit = partial(network.edit_rows, site, edit)
 
+    def hook(module: nn.Module, args: Any, result: Any) -> Any:
+        before = site.pick(result)
+        after = edit(before)
+        return None if after is before else site.replace(result, after)
 
-def write(site: Site, edit: Edit, result: Any) -> Any:
-    """What a module returned, with the edit at one site of it; the same object where nothing changed."""
-    before = site.pick(result)
-    after = edit(before)
-    return result if after is before else site.replace(result, after)
-
-
-def _writer(site: Site, edit: Edit) -> Callable[..., Any]:
-    return lambda module, args, result: write(site, edit, result)
+    return hook

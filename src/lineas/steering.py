@@ -18,7 +18,7 @@ from torch import nn
 from lineas import scopes
 from lineas.alone import check_free
 from lineas.base import accepts_other, other_width
-from lineas.edits import Placed, install, on_rows, write
+from lineas.edits import ChoosesRows, Placed, install
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.maps import AffineMap, affine
@@ -127,7 +127,6 @@ class Steering:
         self._lock = RLock()
         self._running: set[int] = set()  # threads within a forward pass
         self._waiting: set[ref[_Backward]] = set()  # for backward passes in which blocks run again
-        self._again: dict[int, _Pass] = {}  # by backward pass
         self._on, self._seen_compiling = True, False
         self._hooks: list[Placed] = []
         self._ends: list[Any] = []
@@ -135,7 +134,7 @@ class Steering:
             network.positions(tokens) if isinstance(network, HasPositions) else Positions(network, tokens)
         )
         self._setting = _Setting(0.0, {})
-        self._shared = _Pass(self._setting, self._positions.shared, None)
+        self._shared = _Pass(self._setting, self._positions.shared)
         try:
             moving = [site for site, live in self._maps.items() if not live.map.is_identity()]
             for root in self._positions.roots:
@@ -216,17 +215,17 @@ class Steering:
         place = self._positions.begin(module, args, kwargs)
         if self._key in held:
             self._running.add(get_ident())  # before the strength is read, see `_set`
-            scopes.put(self._key, _Pass(self._setting, place, held[self._key]))
+            scopes.put(self._key, _Pass(self._setting, place, held[self._key], held))
 
     def _end(self, module: nn.Module, args: Any, result: Any) -> None:
         """After every forward pass, also after one that failed."""
         if scopes.is_compiling() or (done := scopes.here().get(self._key)) is None:
             return
+        if done.runs_again:
+            self._wait_for_backward(done, result)
         scopes.put(self._key, done.outer)
         if done.outer is None:
             self._running.discard(get_ident())
-        if done.runs_again:
-            self._wait_for_backward(done, result)
         if not self._attached or not self._setting.acts:
             self._settle()
 
@@ -235,16 +234,17 @@ class Steering:
         if scopes.is_compiling() or self._seen_compiling:
             return self._shared
         backward = torch._C._current_graph_task_id()  # -1: none
-        if backward != -1 and (again := self._again.get(backward)) is not None:
-            return again
+        if backward != -1 and backward in _again:
+            return _again[backward].get(self._key)
         found = scopes.here().get(self._key, _NOT_HELD)
         if found is None:  # a part of the network was called alone
-            return _Pass(self._setting, self._positions.apart(), None) if self._attached else None
+            return _Pass(self._setting, self._positions.apart()) if self._attached else None
         return None if found is _NOT_HELD else found.noting_checkpoints()
 
     def _wait_for_backward(self, done: _Pass, result: Any) -> None:
         """Blocks of this pass run again in its backward pass, in whichever thread: then as they ran now."""
-        mark = _Backward(self._again, done)
+        beside = [key for held in (done.held, scopes.here()) for key, now in held.items() if isinstance(now, _Pass)]
+        mark = _Backward(self._key, done, beside)
         found = [tensor for tensor in _tensors(result) if tensor.requires_grad]
         for tensor in found:
             tensor.register_hook(mark)
@@ -257,14 +257,16 @@ class Steering:
         self._settle()
 
     def _writer(self, site: Site) -> Callable[..., Any]:
-        network = self._network
         edit = self._edit(site)
+        edit_rows = self._network.edit_rows if isinstance(self._network, ChoosesRows) else None
 
         def hook(module: nn.Module, args: Any, result: Any) -> Any:
             now = self._now()
             if now is None or not (now.setting.acts or scopes.is_compiling()):
                 return None
-            return write(site, on_rows(network, site, partial(edit, now)), result)
+            before = site.pick(result)
+            after = edit(now, before) if edit_rows is None else edit_rows(site, partial(edit, now), before)
+            return None if after is before else site.replace(result, after)
 
         return hook
 
@@ -411,6 +413,8 @@ class Steering:
 
 
 _NOT_HELD = object()
+_again: dict[int, dict[object, _Pass]] = {}
+"""By backward pass, what steered the forward pass whose blocks it runs again."""
 
 
 class _Own(scopes.Hook):
@@ -459,12 +463,15 @@ class _Pass:
         setting: the strength that it keeps to.
         place: where it is in its texts.
         outer: the pass within which it runs.
+        held: what else held when it began.
     """
 
-    __slots__ = ("_saving", "outer", "place", "runs_again", "setting")
+    __slots__ = ("_saving", "held", "outer", "place", "runs_again", "setting")
 
-    def __init__(self, setting: _Setting, place: Any, outer: _Pass | None) -> None:
-        self.setting, self.place, self.outer = setting, place, outer
+    def __init__(
+        self, setting: _Setting, place: Any, outer: _Pass | None = None, held: Mapping[object, Any] | None = None
+    ) -> None:
+        self.setting, self.place, self.outer, self.held = setting, place, outer, held or {}
         self.runs_again = False
         self._saving = _ways_of_saving()
 
@@ -481,16 +488,23 @@ def _ways_of_saving() -> Any:
 
 
 class _Backward:
-    """A hook on the outputs of a pass: blocks that run again in this backward pass run as they did in that pass."""
+    """A hook on the outputs of a pass: blocks that run again in this backward pass run as they did in that pass.
 
-    def __init__(self, again: dict[int, _Pass], done: _Pass) -> None:
-        self._again, self._done = again, done
+    Args:
+        key: of the steering.
+        done: its pass.
+        beside: keys of all that steered the same forward pass.
+    """
+
+    def __init__(self, key: object, done: _Pass, beside: Sequence[object]) -> None:
+        self._key, self._done, self._beside = key, done, {key, *beside}
 
     def __call__(self, gradient: torch.Tensor) -> None:
         backward = torch._C._current_graph_task_id()
-        if backward not in self._again:
-            torch.autograd.Variable._execution_engine.queue_callback(partial(self._again.pop, backward, None))
-        self._again[backward] = self._done
+        if backward not in _again:
+            torch.autograd.Variable._execution_engine.queue_callback(partial(_again.pop, backward, None))
+        before = _again.get(backward, {})  # of a later forward pass, through which the gradient has gone already
+        _again[backward] = {key: now for key, now in before.items() if key in self._beside} | {self._key: self._done}
 
 
 def _tensors(result: Any) -> Iterator[torch.Tensor]:
