@@ -226,7 +226,7 @@ class Steering:
         scopes.put(self._key, done.outer)
         if done.outer is None:
             self._running.discard(get_ident())
-        if not self._attached or not self._setting.acts:
+        if not self._attached or (self._on and not self._setting.acts):
             self._settle()
 
     def _now(self) -> _Pass | None:
