@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any
 
 import pytest
@@ -80,7 +81,7 @@ def reference(network: nn.Module, ids: torch.Tensor, intervention: Intervention,
 def side(tokens: str, length: int, width: int) -> torch.Tensor:
     """The columns meant by `tokens` in a text of `width` columns whose prompt has `length`, `[1, width]`."""
     columns = torch.arange(width).unsqueeze(0)
-    return columns < length if tokens == "prompt" else columns >= length
+    return columns < length if tokens == "prompt" else columns >= length - (tokens == "answer")
 
 
 def reference_text(network: nn.Module, row: torch.Tensor, intervention: Intervention, tokens: str) -> list[int]:
@@ -129,7 +130,7 @@ def test_generate_steers_the_tokens_meant(family: str, tokens: Any, cache: dict[
     assert made != continued(network, prompt())
 
 
-@pytest.mark.parametrize("tokens", SIDES)
+@pytest.mark.parametrize("tokens", [*SIDES, "answer"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_scores_of_every_step_of_generate_are_those_of_one_pass(family: str, tokens: Any) -> None:
     network = tiny(family)
@@ -160,7 +161,7 @@ def test_the_prompt_is_known_however_it_is_given_to_generate(tokens: Any, how: s
 
 
 @pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "uncached"])
-@pytest.mark.parametrize("tokens", SIDES)
+@pytest.mark.parametrize("tokens", [*SIDES, "answer"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_padded_on_the_left_are_steered_as_each_alone(family: str, tokens: Any, use_cache: bool) -> None:
     network = tiny(family)
@@ -211,7 +212,7 @@ def test_beams_and_strengths_a_row_keep_to_the_tokens_meant(family: str, tokens:
 
 @pytest.mark.skipif(BEFORE_5, reason="transformers 4 prefills in chunks around the network's call: lineas refuses")
 @pytest.mark.parametrize("chunk", [1, 2, 4, 5])
-@pytest.mark.parametrize("tokens", SIDES)
+@pytest.mark.parametrize("tokens", [*SIDES, "answer"])
 def test_a_prefill_in_chunks_by_generate_is_all_prompt(tokens: Any, chunk: int) -> None:
     network = tiny("llama")
     intervention = some_intervention(network)
@@ -220,7 +221,7 @@ def test_a_prefill_in_chunks_by_generate_is_all_prompt(tokens: Any, chunk: int) 
     assert made == [reference_text(network, prompt(1)[0], intervention, tokens)]
 
 
-@pytest.mark.parametrize("tokens", SIDES)
+@pytest.mark.parametrize("tokens", [*SIDES, "answer"])
 def test_the_head_that_sees_the_last_token_only_is_steered_by_position_too(tokens: Any) -> None:
     network = tiny("llama")
     intervention = some_intervention(network, "lm_head")
@@ -253,7 +254,7 @@ def test_a_second_turn_on_the_cache_of_the_first_is_prompt_from_where_the_cache_
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4])
-@pytest.mark.parametrize("tokens", SIDES)
+@pytest.mark.parametrize("tokens", [*SIDES, "answer"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_prompt_read_in_two_chunks_and_continued_by_hand(family: str, tokens: Any, cut: int) -> None:
     network = tiny(family)
@@ -287,7 +288,7 @@ def test_a_cache_given_as_a_positional_argument_counts(family: str, tokens: Any)
 
 
 @pytest.mark.parametrize("strength", [1.0, torch.tensor([1.0, 0.0, 0.6])], ids=["number", "rows"])
-@pytest.mark.parametrize("tokens", SIDES)
+@pytest.mark.parametrize("tokens", [*SIDES, "answer"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_finished_texts_are_scored_with_a_prompt_length_a_row(family: str, tokens: Any, strength: Any) -> None:
     network = tiny(family)
@@ -390,7 +391,7 @@ def test_generate_is_itself_again_in_whatever_order_nested_steering_ends(order: 
 @pytest.mark.parametrize("wrong", ["all of them", "Prompt", "", None, 3], ids=repr)
 def test_an_unknown_choice_of_tokens_is_refused_in_a_sentence(wrong: Any) -> None:
     network = tiny("llama")
-    with pytest.raises(LineasError, match="'all', 'prompt' or 'generated'"):
+    with pytest.raises(LineasError, match="'all', 'prompt', 'generated' or 'answer'"):
         steer(network, some_intervention(network), tokens=wrong)
 
 
@@ -448,31 +449,71 @@ def test_columns_are_counted_from_the_start_of_the_text_through_the_cache() -> N
     cache = DynamicCache()
     positions.prompt_length = 3
     expected = {0: [True, True], 2: [True, False], 4: [False, False]}
+    answers = {0: [False, False], 2: [True, True], 4: [True, True]}
     for past, in_prompt in expected.items():
-        network(input_ids=torch.zeros(1, 2), past_key_values=cache)
-        for tokens, chosen in (("prompt", in_prompt), ("generated", [not x for x in in_prompt])):
-            got = positions.chosen(tokens)
+        place = positions.begin(network, (), {"input_ids": torch.zeros(1, 2), "past_key_values": cache})
+        choices = {"prompt": in_prompt, "generated": [not x for x in in_prompt], "answer": answers[past]}
+        for tokens, chosen in choices.items():
+            got = place.chosen(tokens)  # type: ignore[arg-type]
             assert got is not None
             assert got.tolist() == [chosen], past
-        assert positions.chosen("all") is None
+        assert place.chosen("all") is None
         cache.update(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4), 0)
-    network(inputs_embeds=torch.zeros(2, 4, 8))  # without a cache, the text begins anew
     positions.prompt_length = torch.tensor([1, 4])
-    assert positions.chosen("prompt").tolist() == [[True, False, False, False], [True] * 4]  # type: ignore[union-attr]
+    place = positions.begin(network, (), {"inputs_embeds": torch.zeros(2, 4, 8)})  # without a cache, it begins anew
+    assert place.chosen("prompt").tolist() == [[True, False, False, False], [True] * 4]  # type: ignore[union-attr]
 
 
 def test_flattened_activations_are_put_back_into_rows_and_others_left() -> None:
     network = Root()
     positions = Positions(network)
     flat = torch.arange(24.0).view(6, 4)
-    assert positions.by_row(flat) is flat  # nothing has run yet
-    network(torch.zeros(2, 3))
-    assert torch.equal(positions.by_row(flat), flat.view(2, 3, 4))
+    assert positions.apart().by_row(flat) is flat  # the network does not run
+    place = positions.begin(network, (torch.zeros(2, 3),), {})
+    assert torch.equal(place.by_row(flat), flat.view(2, 3, 4))
     for other in (flat.view(2, 3, 4), flat[:2], flat.view(2, 3, 2, 2)):
-        assert positions.by_row(other) is other
-    positions.remove()
-    positions.remove()
-    assert not network._forward_pre_hooks
+        assert place.by_row(other) is other
+
+
+@pytest.mark.parametrize("tokens", [*SIDES, "answer"])
+def test_a_loop_of_ones_own_that_says_no_prompt_length_is_warned_once(tokens: Any) -> None:
+    network = tiny("llama")
+    kept = network.generate
+    with warnings.catch_warnings(record=True) as seen, steer(network, some_intervention(network), tokens=tokens):
+        warnings.simplefilter("always")
+        kept(prompt(), max_new_tokens=4, do_sample=False)
+        cache = DynamicCache(config=network.config)
+        for chunk in (prompt(), prompt(2, 1)):
+            logits(network, chunk, past_key_values=cache, use_cache=True)
+    assert ["continues a cache" in str(one.message) for one in seen].count(True) == 1
+    for said in (True, False):
+        with warnings.catch_warnings(), steer(network, some_intervention(network), tokens=tokens) as live:
+            warnings.simplefilter("error")
+            continued(network, prompt())
+            cache = DynamicCache(config=network.config)
+            live.prompt_length = 5 if said else None
+            for chunk in (prompt(), prompt(2, 1)) if said else (prompt(),):
+                logits(network, chunk, past_key_values=cache, use_cache=True)
+
+
+def test_the_first_new_token_is_steered_under_answer_alone() -> None:
+    network = tiny("llama")
+    intervention = some_intervention(network)
+    options: dict[str, Any] = {"max_new_tokens": 2, "do_sample": False, "pad_token_id": 0, "output_logits": True}
+    plain = network.generate(prompt(), return_dict_in_generate=True, **options).logits[0]
+    for tokens, moved in (("generated", False), ("answer", True)):
+        with steer(network, intervention, tokens=tokens):  # type: ignore[arg-type]
+            first = network.generate(prompt(), return_dict_in_generate=True, **options).logits[0]
+        assert torch.equal(first, plain) is not moved
+
+
+def test_a_text_from_nothing_has_a_prompt_of_one_token() -> None:
+    network = tiny("llama")
+    network.generation_config.bos_token_id = 1
+    intervention = some_intervention(network)
+    options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    with steer(network, intervention, tokens="generated"):
+        assert torch.equal(network.generate(**options), network.generate(torch.tensor([[1]]), **options))
 
 
 def test_a_part_of_a_network_called_alone_has_no_positions() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from lineas import scopes
 from lineas.sites import Site
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
@@ -26,21 +27,24 @@ class ChoosesRows(Protocol):
 
 @contextmanager
 def edited(network: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
-    """Within the block, the activation of every site passes through its edit, `z -> edit(z)`.
+    """Within the block, the activation of every site passes through its edit, `z -> edit(z)`; of this thread or task.
 
     Args:
         network: the module whose submodules the sites name.
         edits: by site, a function of the activation that returns one of the same shape and type.
     """
-    hooks = install(network, edits)
+    key = object()
+    writers = {site: scopes.Scoped(key, _writer(network, site, edit)) for site, edit in edits.items()}
+    hooks = install(network, writers)
     try:
-        yield
+        with scopes.holding(key):
+            yield
     finally:
         for hook in hooks:
             hook.off()
 
 
-class Hook:
+class Placed:
     """A forward hook that can be taken off and put back at its old place among a module's hooks."""
 
     def __init__(self, module: nn.Module, hook: Callable[..., Any]) -> None:
@@ -56,32 +60,34 @@ class Hook:
         """Put it back, where it is off."""
         if self._handle.id in self._hooks:
             return
-        earlier = [place for place, key in enumerate(self._hooks, 1) if key < self._handle.id]
-        later = list(self._hooks)[earlier[-1] if earlier else 0 :]
+        keys = list(self._hooks)
+        earlier = [place for place, key in enumerate(keys, 1) if key < self._handle.id]
+        later = keys[earlier[-1] if earlier else 0 :]
         self._hooks[self._handle.id] = self._hook
         for key in later:
             self._hooks.move_to_end(key)
 
 
-def install(network: nn.Module, edits: Mapping[Site, Edit]) -> list[Hook]:
-    """Hook every site's module, or none where one of them fails; `edited` for good."""
-    hooks: list[Hook] = []
+def install(network: nn.Module, hooks: Mapping[Site, Callable[..., Any]]) -> list[Placed]:
+    """Hook every site's module, or none where one of them fails."""
+    placed: list[Placed] = []
     try:
-        for site, edit in edits.items():
-            if isinstance(network, ChoosesRows):
-                edit = partial(network.edit_rows, site, edit)
-            hooks.append(Hook(network.get_submodule(site.module), _writer(site, edit)))
+        for site, hook in hooks.items():
+            placed.append(Placed(network.get_submodule(site.module), hook))
     except BaseException:
-        for hook in hooks:
-            hook.off()
+        for one in placed:
+            one.off()
         raise
-    return hooks
+    return placed
 
 
-def _writer(site: Site, edit: Edit) -> Callable[..., Any]:
+def _writer(network: nn.Module, site: Site, edit: Edit) -> Callable[..., Any]:
+    if isinstance(network, ChoosesRows):
+        edit = partial(network.edit_rows, site, edit)
+
     def hook(module: nn.Module, args: Any, result: Any) -> Any:
         before = site.pick(result)
         after = edit(before)
-        return result if after is before else site.replace(result, after)
+        return None if after is before else site.replace(result, after)
 
     return hook

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import nn
 
+from lineas.alone import undisturbed
 from lineas.base import accepts_other, known_by
 from lineas.biases import with_biases
 from lineas.errors import LineasError, first_line
@@ -53,6 +54,7 @@ class DoesNotFoldError(LineasError):
         self.reasons, self.of = reasons, of
 
 
+@undisturbed
 @torch.no_grad()
 def fold(
     model: Foldable,

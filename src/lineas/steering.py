@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Sequence
-from functools import reduce
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial, reduce
+from pathlib import PurePath
+from threading import RLock, get_ident
+from typing import Any, Literal, ParamSpec, TypeVar
+from weakref import ref
 
 import torch
 from torch import nn
 
+from lineas import scopes
+from lineas.alone import check_free
 from lineas.base import accepts_other, other_width
-from lineas.edits import Edit, Hook, install
+from lineas.edits import ChoosesRows, Placed, install
 from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.maps import AffineMap, affine
-from lineas.positions import HasPositions, Positions
+from lineas.positions import HasPositions, Positions, Tokens, check_tokens
 from lineas.sites import Site
 
 SPARSE_SHARE, SPARSE_NUMEL = 1 / 8, 2**17
 """On a CPU in half precision, maps of at most this share of neurons touch those alone, where the activation has at
 least so many numbers: there converting all of them costs more than picking a few (benchmarks/steering.py)."""
-Tokens = Literal["all", "prompt", "generated"]
+P, R = ParamSpec("P"), TypeVar("R")
 
 
 def steer(
@@ -34,13 +41,19 @@ def steer(
 ) -> Steering:
     """Apply an intervention to a live model until the block ends or `detach()` is called.
 
+    It acts in the thread or asyncio task that called this, and in tasks begun there; others may use the same network at
+    the same time, steered otherwise or not at all. A new thread begins unsteered, see `Steering.run`. A network that
+    is compiled after it was steered is steered for all threads. A copy of a steered network is not steered.
+
     Args:
         model: a TextModel, an ImageModel, or any torch module the intervention's sites belong to.
         intervention: one, or several to be applied one after the other; several become one map a site first.
         strength: 0 leaves the model as it is, 1 is what was learned; a tensor `[batch]` steers each row by its own;
             "calibrated" is what `lineas calibrate` found.
-        tokens: which tokens are edited: "all", "prompt" (those given to `generate`), or "generated" (the others); of
-            images always all.
+        tokens: which tokens are edited: "all", "prompt" (those given to `generate`), "generated" (the others), or
+            "answer". The last token of the prompt makes the first new one, so under "generated" the first new token
+            is chosen unsteered, and the second is the first that steering has a say in; "answer" begins one earlier,
+            at the last token of the prompt. Of images always all.
         other_model: steer even when the intervention was learned on another network (the widths must still fit).
         force: the old name of `other_model`; it goes away after this version.
 
@@ -48,18 +61,16 @@ def steer(
         Steering: its `strength` may be changed at any time.
 
     Raises:
-        LineasError: when the network does not match, is compiled, or a site is missing.
+        LineasError: when the network does not match, is compiled, or a site is missing, or while another thread
+            learns on the network.
     """
     network = model if isinstance(model, nn.Module) else getattr(model, "network", None)
-    if network is None:
+    if not isinstance(network, nn.Module):
         raise LineasError(
             f"a {type(model).__name__} cannot be steered as it is; wrap it in lineas.TextModel, or a pipeline of "
             "diffusers in lineas.ImageModel."
         )
-    if isinstance(intervention, Sequence):
-        if not intervention:
-            raise LineasError("steer needs at least one intervention, an empty list was given.")
-        intervention = reduce(Intervention.then, intervention)
+    intervention = _as_one(intervention)
     if isinstance(strength, str):
         if strength != "calibrated":
             raise LineasError(f"strength is a number or 'calibrated', not {strength!r}.")
@@ -67,8 +78,27 @@ def steer(
     return Steering(network, intervention, strength, tokens, accepts_other(other_model, force))
 
 
+def _as_one(given: Any) -> Intervention:
+    """Several interventions as one.
+
+    Raises:
+        LineasError: when something else is among them, or there is none.
+    """
+    several = list(given) if isinstance(given, Sequence) and not isinstance(given, (str, bytes)) else [given]
+    if not several:
+        raise LineasError("steer needs at least one intervention, an empty list was given.")
+    for one in several:
+        if not isinstance(one, Intervention):
+            reads = f"; Intervention.load({_shown(one)}) reads one" if isinstance(one, (str, PurePath)) else ""
+            raise LineasError(f"steer takes an Intervention, or a list of them, not a {type(one).__name__}{reads}.")
+    return reduce(Intervention.then, several)
+
+
 class Steering:
-    """A live intervention on a network; what `steer` returns, and a context manager that detaches at its end."""
+    """A live intervention on a network; what `steer` returns, and a context manager that detaches at its end.
+
+    It acts in the thread or task that made it, in tasks begun there, and where `run` or a `with` of its own says so.
+    """
 
     def __init__(
         self,
@@ -78,77 +108,229 @@ class Steering:
         tokens: Tokens,
         other_model: bool,
     ) -> None:
-        if tokens not in ("all", "prompt", "generated"):
-            raise LineasError(f"tokens must be 'all', 'prompt' or 'generated', not {tokens!r}.")
+        check_tokens(tokens)
+        strength = _checked(strength)
+        check_free(network)
         _refuse_compiled(network)
+        _refuse_parallel(network)
         intervention.check_fits(network, other_model)
+        _warn_if_compiled_before(network)
         self._network = network
         self._intervention = intervention
-        self._tokens = tokens
+        self._tokens: Tokens = tokens
         self._maps = {
             site: _LiveMap(intervention.maps[site.name], _device(network.get_submodule(site.module), network))
             for site in intervention.sites.values()
         }
+        self._key = object()  # what the contexts hold in which it acts
         self._attached = True
-        self._positions = network.positions(tokens) if isinstance(network, HasPositions) else Positions(network)
+        self._lock = RLock()
+        self._running: set[int] = set()  # threads within a forward pass
+        self._waiting: set[ref[_Backward]] = set()  # for backward passes in which blocks run again
         self._on, self._seen_compiling = True, False
-        self._hooks: list[Hook] = []
-        self._watcher = network.register_forward_pre_hook(self._watch)
+        self._hooks: list[Placed] = []
+        self._ends: list[Any] = []
+        self._positions: Any = (
+            network.positions(tokens) if isinstance(network, HasPositions) else Positions(network, tokens)
+        )
+        self._setting = _Setting(0.0, {})
+        self._shared = _Pass(self._setting, self._positions.shared)
         try:
-            moving = {site: self._edit(site) for site, live in self._maps.items() if not live.map.is_identity()}
-            self._hooks = install(network, moving)
-            self.strength = strength
+            moving = [site for site, live in self._maps.items() if not live.map.is_identity()]
+            for root in self._positions.roots:
+                self._ends += [
+                    root.register_forward_pre_hook(_Own(self, self._begin), with_kwargs=True),
+                    root.register_forward_hook(_Own(self, self._end), always_call=True),
+                ]
+            self._hooks = install(network, {site: _Own(self, self._writer(site)) for site in moving})
+            check_free(network)  # again, where another thread began in between
+            warn_if_outside(strength)
+            self._set(strength)
         except BaseException:
             self.detach()
             raise
+        scopes.put(self._key)  # last, so that no pass of this context sees half of it
 
     @property
     def strength(self) -> float | torch.Tensor:
         """0 is the untouched network, 1 the learned map; a tensor `[batch]` gives each row its own."""
-        return self._strength.clone() if isinstance(self._strength, torch.Tensor) else self._strength
+        strength = self._setting.strength
+        return strength.clone() if isinstance(strength, torch.Tensor) else strength
 
     @strength.setter
     def strength(self, value: float | torch.Tensor) -> None:
-        given = torch.as_tensor(value, dtype=torch.float32).detach().clone()
-        if given.dim() > 1 or not given.numel():
-            raise LineasError(f"strength is a number or one number a row [batch], not of shape {list(given.shape)}.")
-        if not bool(torch.isfinite(given).all()):
-            raise LineasError(f"strength must be finite, not {value}.")
-        warn_if_outside(given)
-        self._set(given if given.dim() else float(value))
+        strength = _checked(value)
+        warn_if_outside(strength)
+        self._set(strength)
 
     def _set(self, strength: float | torch.Tensor) -> None:
-        """Take a strength that was checked; at 0 nothing is hooked, as never is a site whose map is the identity."""
-        on = self._attached and bool(torch.as_tensor(strength).any())
-        if self._attached and on != self._on and (self._seen_compiling or _is_compiled(self._network)):
-            if on:
+        """Take a strength that was checked; at 0 nothing is hooked, as never is a site whose map is the identity.
+
+        All that follows from it is one object, and a forward pass keeps to the one that it began with. So hooks are on
+        before it is there, and come off when no pass needs them.
+        """
+        setting = _Setting(strength, self._maps)
+        with self._lock:
+            goes_on = self._attached and setting.acts and not self._on
+            if goes_on and (self._seen_compiling or _is_compiled(self._network)):
                 raise LineasError(
                     "this network was compiled while its intervention was at strength 0, so no other strength reaches "
                     "it; steer it at another strength before it is compiled."
                 )
-            on = True  # the hooks are compiled in, and at strength 0 they do nothing
-        self._strength = strength
-        self._by_row_strength = strength if isinstance(strength, torch.Tensor) else None
-        self._some_untouched = isinstance(strength, torch.Tensor) and not bool(strength.all())
-        for live in self._maps.values():
-            live.take(strength)
-        for hook in self._hooks:
-            hook.on() if on else hook.off()
-        self._on = on
+            if goes_on:
+                for hook in self._hooks:
+                    hook.on()
+                self._on = True
+            self._setting = self._shared.setting = setting
+            for live in self._maps.values():
+                live.take(setting)
+            self._settle()
 
-    def _watch(self, *_: Any) -> None:
-        """Before every forward pass of the network: notice that it is being compiled, hooks and all."""
-        if torch.compiler.is_compiling():
+    def _settle(self) -> None:
+        """Take off the hooks that are no longer needed, once no pass of another thread needs them."""
+        with self._lock:
+            if self._attached and (self._setting.acts or self._seen_compiling or _is_compiled(self._network)):
+                return  # compiled in, at strength 0 they do nothing
+            if self._running - {get_ident()}:
+                return
+            if not self._waiting:
+                for hook in self._hooks:
+                    hook.off()
+                self._on = False
+            if not self._attached:
+                for handle in self._ends:
+                    handle.remove()
+
+    # ---- forward passes
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> None:
+        """Before every forward pass of the network: where it is in its texts, and the strength that it keeps to."""
+        if scopes.is_compiling():
             self._seen_compiling = True
+            self._positions.begin(module, args, kwargs)
+            return
+        held = scopes.here()
+        if kwargs is None or not self._attached or not (self._key in held or self._seen_compiling):
+            return  # kwargs: taken off by another thread while torch was on its way to this hook
+        place = self._positions.begin(module, args, kwargs)
+        if self._key in held:
+            self._running.add(get_ident())  # before the strength is read, see `_set`
+            scopes.put(self._key, _Pass(self._setting, place, held[self._key], held))
+
+    def _end(self, module: nn.Module, args: Any, result: Any) -> None:
+        """After every forward pass, also after one that failed."""
+        if scopes.is_compiling() or (done := scopes.here().get(self._key)) is None:
+            return
+        if done.runs_again:
+            self._wait_for_backward(done, result)
+        scopes.put(self._key, done.outer)
+        if done.outer is None:
+            self._running.discard(get_ident())
+        if not self._attached or (self._on and not self._setting.acts):
+            self._settle()
+
+    def _now(self) -> _Pass | None:
+        """The forward pass that a hook is called in; None where it is not steered."""
+        if scopes.is_compiling() or self._seen_compiling:
+            return self._shared
+        backward = torch._C._current_graph_task_id()  # -1: none
+        if backward != -1 and backward in _again:
+            return _again[backward].get(self._key)
+        found = scopes.here().get(self._key, _NOT_HELD)
+        if found is None:  # a part of the network was called alone
+            return _Pass(self._setting, self._positions.apart()) if self._attached else None
+        return None if found is _NOT_HELD else found.noting_checkpoints()
+
+    def _wait_for_backward(self, done: _Pass, result: Any) -> None:
+        """Blocks of this pass run again in its backward pass, in whichever thread: then as they ran now."""
+        beside = [key for held in (done.held, scopes.here()) for key, now in held.items() if isinstance(now, _Pass)]
+        mark = _Backward(self._key, done, beside)
+        found = [tensor for tensor in _tensors(result) if tensor.requires_grad]
+        for tensor in found:
+            tensor.register_hook(mark)
+        if found:  # else nothing goes backward through it
+            self._waiting.add(ref(mark, self._no_longer_waits))
+
+    def _no_longer_waits(self, gone: ref[_Backward]) -> None:
+        """The graph of a pass is gone."""
+        self._waiting.discard(gone)
+        self._settle()
+
+    def _writer(self, site: Site) -> Callable[..., Any]:
+        edit = self._edit(site)
+        edit_rows = self._network.edit_rows if isinstance(self._network, ChoosesRows) else None
+
+        def hook(module: nn.Module, args: Any, result: Any) -> Any:
+            now = self._now()
+            if now is None or not (now.setting.acts or scopes.is_compiling()):
+                return None
+            before = site.pick(result)
+            after = edit(now, before) if edit_rows is None else edit_rows(site, partial(edit, now), before)
+            return None if after is before else site.replace(result, after)
+
+        return hook
+
+    def _edit(self, site: Site) -> Callable[[_Pass, torch.Tensor], torch.Tensor]:
+        live, gate = self._maps[site], self._intervention.gates.get(site.name)
+        if gate is not None:  # now, so that no forward pass waits for a copy
+            gate = gate.to(_device(self._network.get_submodule(site.module), self._network))
+
+        def gated(z: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+            return after if gate is None else gate.mixed(z, after, site.axis)
+
+        def edit(now: _Pass, z: torch.Tensor) -> torch.Tensor:
+            setting, place = now.setting, now.place
+            width, here = live.map.width, z.shape[site.axis]
+            if width != here:
+                raise other_width(site, width, here)  # blocks and the like: not known before they run
+            by_row = setting.by_row  # not the number itself, on which a compiled network would be specialised
+            chosen = place.chosen(self._tokens)  # None: all; else bool [batch or 1, tokens]
+            values = live.shared(z.device) if _keeps_addresses(z) else setting.values(live, z.device)
+            if by_row is None and chosen is None:
+                return gated(z, _mapped(z, values, site.axis))
+            rows = place.by_row(z)  # [batch, tokens, d], also where a layer flattened the two
+            scale, shift = values[:2]
+            if by_row is not None:
+                scale, shift = (place.spread(x, len(rows)) for x in (scale, shift))
+            after = affine(rows, scale, shift, site.axis)
+            if by_row is not None and setting.some_untouched:  # a row at strength 0 stays bit for bit as it is
+                untouched = place.spread(by_row.to(z.device) == 0, len(rows))
+                after = torch.where(untouched.view(-1, *[1] * (rows.dim() - 1)), rows, after)
+            if chosen is not None:
+                chosen = place.spread(chosen.to(z.device), len(rows), "prompt lengths")[:, -rows.shape[1] :]
+                after = torch.where(chosen.unsqueeze(-1), after, rows)
+            return gated(z, after.view(z.shape))
+
+        return edit
+
+    # ---- for the one who steers
 
     @property
     def prompt_length(self) -> int | torch.Tensor | None:
-        """How many columns are prompt; set by `generate` on its own, settable `[batch]` when scoring finished texts."""
+        """How many columns are prompt, in this thread or task; set by `generate` on its own, settable `[batch]` when
+        scoring finished texts."""
         return self._positions.prompt_length
 
     @prompt_length.setter
     def prompt_length(self, value: int | torch.Tensor | None) -> None:
         self._positions.prompt_length = value
+
+    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function with this intervention in place, also in a thread that did not ask for it.
+
+        A new thread begins without what holds in the one that starts it, so inside a `with` block it is
+        `Thread(target=live.run, args=(network.generate,), kwargs=...)`. Where several are in place,
+        `contextvars.copy_context().run` takes all of them along.
+
+        Raises:
+            LineasError: when it was detached, or the function only begins its work in the call.
+        """
+        if not self._attached:
+            raise LineasError("this intervention was detached, so nothing can be run with it; steer anew.")
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise LineasError("run takes a plain function; a coroutine or a generator would do its work afterwards.")
+        with scopes.holding(self._key):
+            return function(*args, **kwargs)
 
     def verify(self, **inputs: Any) -> float:
         """Run the network with and without the intervention and return the largest change of its output.
@@ -168,7 +350,7 @@ class Steering:
                 )
             device = next(self._network.parameters()).device
             inputs = {"input_ids": (torch.arange(8, device=device) % vocabulary).unsqueeze(0)}
-        now, length = self._strength, self.prompt_length
+        now, length = self._setting.strength, self.prompt_length
         if own and self._tokens != "all" and length is None:
             self.prompt_length = 4  # so that there is some of either
         rows = len(now) if isinstance(now, torch.Tensor) else 1
@@ -178,13 +360,11 @@ class Steering:
         }
         try:
             with torch.no_grad():
-                with torch.random.fork_rng():  # the same dropout in both
+                with self._same_dropout(), scopes.holding(self._key):
                     steered = Site("network").pick(self._network(**inputs)).clone()
-                self._set(0.0)
-                with torch.random.fork_rng():
+                with self._same_dropout(), self._suspended():
                     plain = Site("network").pick(self._network(**inputs))
         finally:
-            self._set(now)
             self.prompt_length = length
         moved = float((steered.float() - plain.float()).abs().max())
         if moved == 0 and not self._intervention.is_identity():
@@ -194,101 +374,209 @@ class Steering:
             )
         return moved
 
+    def _same_dropout(self) -> AbstractContextManager[Any]:
+        """Where something is random, the generators that all threads share are put back."""
+        return torch.random.fork_rng() if any(m.training for m in self._network.modules()) else nullcontext()
+
+    @contextmanager
+    def _suspended(self) -> Iterator[None]:
+        """Within the block this thread or task is not steered; of a compiled network, nobody is."""
+        if not (self._seen_compiling or _is_compiled(self._network)):
+            with scopes.without(self._key):
+                yield
+            return
+        now = self._setting.strength
+        self._set(0.0)
+        try:
+            yield
+        finally:
+            self._set(now)
+
     def detach(self) -> None:
-        """Remove everything from the network; may be called again without effect."""
+        """Remove everything from the network; may be called again without effect.
+
+        What a forward pass of another thread still needs goes when that ends, and so does what runs again in a backward
+        pass.
+        """
         self._attached = False
-        for hook in self._hooks:
-            hook.off()
-        self._watcher.remove()
+        scopes.drop(self._key)
         self._positions.remove()
+        self._settle()
 
     def __enter__(self) -> Steering:
+        if self._attached and self._key not in scopes.here():
+            scopes.put(self._key)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.detach()
 
-    def _edit(self, site: Site) -> Edit:
-        live, gate = self._maps[site], self._intervention.gates.get(site.name)
-        if gate is not None:  # now, so that no forward pass waits for a copy
-            gate = gate.to(_device(self._network.get_submodule(site.module), self._network))
 
-        def gated(z: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-            return after if gate is None else gate.mixed(z, after, site.axis)
+_NOT_HELD = object()
+_again: dict[int, dict[object, _Pass]] = {}
+"""By backward pass, what steered the forward pass whose blocks it runs again."""
 
-        def edit(z: torch.Tensor) -> torch.Tensor:
-            width, here = live.map.width, z.shape[site.axis]
-            if width != here:
-                raise other_width(site, width, here)  # blocks and the like: not known before they run
-            by_row = self._by_row_strength  # not the number itself, on which a compiled network would be specialised
-            chosen = self._positions.chosen(self._tokens)  # None: all; else bool [batch or 1, tokens]
-            if by_row is None and chosen is None:
-                return gated(z, live(z, site.axis))
-            rows = self._positions.by_row(z)  # [batch, tokens, d], also where a layer flattened the two
-            scale, shift = live.at(z.device)
-            if by_row is not None:
-                scale, shift = (self._positions.spread(x, len(rows)) for x in (scale, shift))
-            after = affine(rows, scale, shift, site.axis)
-            if self._some_untouched:  # a row at strength 0 stays bit for bit as it is
-                untouched = torch.as_tensor(self._strength, device=z.device) == 0
-                untouched = self._positions.spread(untouched, len(rows))
-                after = torch.where(untouched.view(-1, *[1] * (rows.dim() - 1)), rows, after)
-            if chosen is not None:
-                chosen = self._positions.spread(chosen.to(z.device), len(rows), "prompt lengths")[:, -rows.shape[1] :]
-                after = torch.where(chosen.unsqueeze(-1), after, rows)
-            return gated(z, after.view(z.shape))
 
-        return edit
+class _Own(scopes.Hook):
+    """A hook of a steering."""
+
+    def __init__(self, steering: Steering, hook: Callable[..., Any]) -> None:
+        self._steering, self._hook = steering, hook
+
+    def __call__(self, module: nn.Module, *arguments: Any) -> Any:
+        return self._hook(module, *arguments)
+
+    def steers(self) -> bool:
+        return self._steering._attached
+
+
+class _Setting:
+    """A strength and all that follows from it.
+
+    Args:
+        strength: a number, or one a row, `[batch]`.
+        maps: whose values at this strength are found now, where they will be needed.
+    """
+
+    def __init__(self, strength: float | torch.Tensor, maps: Mapping[Site, _LiveMap]) -> None:
+        self.strength = strength
+        self.acts = bool(torch.as_tensor(strength).any())
+        self.by_row = strength if isinstance(strength, torch.Tensor) else None
+        self.some_untouched = self.by_row is not None and not bool(self.by_row.all())
+        self._values = {
+            (live, device): live.at(strength, device) for live in maps.values() for device in tuple(live.devices)
+        }
+
+    def values(self, live: _LiveMap, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Scale and shift of a site's map on a device; see `_LiveMap.at`."""
+        found = self._values.get((live, device))
+        if found is None:
+            live.devices.add(device)
+            found = self._values[live, device] = live.at(self.strength, device)
+        return found
+
+
+class _Pass:
+    """One forward pass of a steered network.
+
+    Args:
+        setting: the strength that it keeps to.
+        place: where it is in its texts.
+        outer: the pass within which it runs.
+        held: what else held when it began.
+    """
+
+    __slots__ = ("_saving", "held", "outer", "place", "runs_again", "setting")
+
+    def __init__(
+        self, setting: _Setting, place: Any, outer: _Pass | None = None, held: Mapping[object, Any] | None = None
+    ) -> None:
+        self.setting, self.place, self.outer, self.held = setting, place, outer, held or {}
+        self.runs_again = False
+        self._saving = _ways_of_saving()
+
+    def noting_checkpoints(self) -> _Pass:
+        """The same, after noticing whether it is in a block that will run again in the backward pass."""
+        if self._saving is not None and not self.runs_again:
+            self.runs_again = _ways_of_saving() != self._saving
+        return self
+
+
+def _ways_of_saving() -> Any:
+    """How autograd keeps tensors here, which checkpoints change; None where it keeps none."""
+    return (torch._C._autograd._top_saved_tensors_default_hooks(True),) if torch.is_grad_enabled() else None
+
+
+class _Backward:
+    """A hook on the outputs of a pass: blocks that run again in this backward pass run as they did in that pass.
+
+    Args:
+        key: of the steering.
+        done: its pass.
+        beside: keys of all that steered the same forward pass.
+    """
+
+    def __init__(self, key: object, done: _Pass, beside: Sequence[object]) -> None:
+        self._key, self._done, self._beside = key, done, {key, *beside}
+
+    def __call__(self, gradient: torch.Tensor) -> None:
+        backward = torch._C._current_graph_task_id()
+        if backward not in _again:
+            torch.autograd.Variable._execution_engine.queue_callback(partial(_again.pop, backward, None))
+        before = _again.get(backward, {})  # of a later forward pass, through which the gradient has gone already
+        _again[backward] = {key: now for key, now in before.items() if key in self._beside} | {self._key: self._done}
+
+
+def _tensors(result: Any) -> Iterator[torch.Tensor]:
+    """All tensors in what a network returned."""
+    if isinstance(result, torch.Tensor):
+        yield result
+    elif isinstance(result, (tuple, list, dict)):
+        for part in result.values() if isinstance(result, dict) else result:
+            yield from _tensors(part)
 
 
 class _LiveMap:
-    """One site's map at the current strength, `T_s`, held in buffers that a new strength is written into.
+    """One site's map at any strength, `T_s`, and buffers for it that a new strength is written into.
 
     The buffers keep their place in memory, so that a network that was compiled or captured in a graph after it was
-    steered follows the strength too.
+    steered follows the strength too; nothing else reads them.
     """
 
     def __init__(self, map_: AffineMap, device: torch.device) -> None:
         self.map = map_
+        self.devices = {device}
         self._touched = map_.support(0.0).nonzero().squeeze(1)
         self._is_sparse = len(self._touched) <= SPARSE_SHARE * map_.width
         self._strength: float | torch.Tensor = 0.0
-        self._buffers = {device: self._values(device)}
+        self._buffers: dict[torch.device, tuple[torch.Tensor, ...]] = {}
 
-    def take(self, strength: float | torch.Tensor) -> None:
+    def take(self, setting: _Setting) -> None:
         """Bring the buffers to a strength: in place, unless they change their shape."""
-        same = torch.as_tensor(strength).shape == torch.as_tensor(self._strength).shape
-        self._strength = strength
-        for device, buffers in self._buffers.items():
-            values = self._values(device)
-            if same:
-                for buffer, value in zip(buffers, values):
+        same = torch.as_tensor(setting.strength).shape == torch.as_tensor(self._strength).shape
+        self._strength = setting.strength
+        for device in tuple(self.devices):
+            values = setting.values(self, device)
+            if same and device in self._buffers:
+                for buffer, value in zip(self._buffers[device], values):
                     buffer.copy_(value)
             else:
-                self._buffers[device] = values
+                self._buffers[device] = _copies(values)
 
-    def at(self, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """Scale and shift on a device, `[d]`, or `[batch, d]` for a strength a row; then both for touched neurons."""
+    def shared(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """The buffers on a device."""
         if device not in self._buffers:
-            self._buffers[device] = self._values(device)
+            self._buffers[device] = self.at(self._strength, device)
         return self._buffers[device]
 
-    def __call__(self, z: torch.Tensor, axis: int) -> torch.Tensor:
-        """The map on an activation, of the touched neurons alone where that is faster."""
-        scale, shift, *few = self.at(z.device)
-        if not few or z.dtype == torch.float32 or z.numel() < SPARSE_NUMEL:
-            return affine(z, scale, shift, axis)
-        index, scale, shift = few
-        return z.index_copy(axis, index, affine(z.index_select(axis, index), scale, shift, axis))
-
     @torch.inference_mode(False)  # kept, so they must serve autograd as well
-    def _values(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+    def at(self, strength: float | torch.Tensor, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Scale and shift on a device, `[d]`, or `[batch, d]` for a strength a row; then both for touched neurons."""
         scale, shift = self.map.scale.to(device), self.map.shift.to(device)
-        s = torch.as_tensor(self._strength, device=device).unsqueeze(-1)  # [1] or [batch, 1]
+        s = torch.as_tensor(strength, device=device).unsqueeze(-1)  # [1] or [batch, 1]
         scale, shift = 1 + s * (scale - 1), s * shift
         if not self._is_sparse or device.type != "cpu" or scale.dim() > 1:
             return scale, shift
         return scale, shift, self._touched, scale[self._touched], shift[self._touched]
+
+
+@torch.inference_mode(False)
+def _copies(values: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(value.clone() for value in values)
+
+
+def _mapped(z: torch.Tensor, values: tuple[torch.Tensor, ...], axis: int) -> torch.Tensor:
+    """The map on an activation, of the touched neurons alone where that is faster."""
+    scale, shift, *few = values
+    if not few or z.dtype == torch.float32 or z.numel() < SPARSE_NUMEL:
+        return affine(z, scale, shift, axis)
+    index, scale, shift = few
+    return z.index_copy(axis, index, affine(z.index_select(axis, index), scale, shift, axis))
+
+
+def _keeps_addresses(z: torch.Tensor) -> bool:
+    """Return True where what is computed now is compiled, or captured in a graph that is replayed later."""
+    return scopes.is_compiling() or (z.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _device(module: nn.Module, network: nn.Module) -> torch.device:
@@ -298,12 +586,48 @@ def _device(module: nn.Module, network: nn.Module) -> torch.device:
     return weight.device if weight is not None and not weight.is_meta else torch.device("cpu")
 
 
-def warn_if_outside(strength: torch.Tensor) -> None:
+def warn_if_outside(strength: float | torch.Tensor) -> None:
     """Warn about strengths outside [0, 1]: they extrapolate beyond what was learned."""
-    if bool(((strength < 0) | (strength > 1)).any()):
+    given = torch.as_tensor(strength)
+    if bool(((given < 0) | (given > 1)).any()):
         warnings.warn(
-            f"strength {strength.tolist()} is outside 0 to 1: this goes beyond what was learned, check the text.",
+            f"strength {given.tolist()} is outside 0 to 1: this goes beyond what was learned, check the text.",
             stacklevel=4,
+        )
+
+
+def _checked(value: Any) -> float | torch.Tensor:
+    """A strength as a number, or as float32 `[batch]`, which nobody else holds.
+
+    Raises:
+        LineasError: when it is no finite number, nor one a row.
+    """
+    wanted = "strength is a finite number, or one number a row [batch]"
+    try:
+        given = None if isinstance(value, (str, bytes, bool)) else torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        given = None
+    if given is None or given.is_complex() or given.dtype == torch.bool:
+        raise LineasError(f"{wanted}, not {_shown(value)}.")
+    if given.dim() > 1 or not given.numel():
+        raise LineasError(f"{wanted}, not of shape {list(given.shape)}.")
+    given = given.to(torch.float32, copy=True)
+    if not bool(torch.isfinite(given).all()):
+        raise LineasError(f"{wanted}, not {_shown(value)}.")
+    return given if given.dim() else float(value)
+
+
+def _shown(value: Any) -> str:
+    """A wrong argument, in a few words."""
+    text = repr(value).partition("\n")[0]
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _refuse_parallel(network: nn.Module) -> None:
+    if any(isinstance(module, nn.DataParallel) for module in network.modules()):
+        raise LineasError(
+            "DataParallel runs copies of the network in threads of its own, which would not be steered; steer the "
+            "network inside it on one device, or run a process a device."
         )
 
 
@@ -313,6 +637,26 @@ def _refuse_compiled(network: nn.Module) -> None:
             "this network is compiled, and a compiled network may ignore hooks added later; "
             "steer the network first and compile it afterwards, or fold the intervention into the weights."
         )
+
+
+def _warn_if_compiled_before(network: nn.Module) -> None:
+    """Warn where code of this network's classes was compiled: a wrapper that is kept from then is not steered."""
+    if any(_is_in_the_compilers_cache(kind.forward) for kind in {type(module) for module in network.modules()}):
+        warnings.warn(
+            f"a {type(network).__name__}, or a part of one, was compiled before; what torch.compile returned then is "
+            "not steered now. Steer the network first and compile it afterwards.",
+            stacklevel=4,
+        )
+
+
+def _is_in_the_compilers_cache(forward: Any) -> bool:
+    from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list
+
+    while forward is not None:  # also below decorators
+        if (code := getattr(forward, "__code__", None)) is not None and _debug_get_cache_entry_list(code):
+            return True
+        forward = getattr(forward, "__wrapped__", None)
+    return False
 
 
 def _is_compiled(network: nn.Module) -> bool:

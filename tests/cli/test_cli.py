@@ -228,6 +228,24 @@ def test_a_bug_of_ours_says_where_to_report_it_and_shows_its_traceback_on_reques
     assert "there is not enough memory" in err
 
 
+def test_generate_steers_the_tokens_that_are_named(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, *LEARN)
+    arguments = ("generate", "model", "--intervention", "calm", "--prompt", "Tom was", "--temperature", "0")
+    made = {}
+    for tokens in ("all", "answer"):
+        code, out, _ = run(capsys, *arguments, "--tokens", tokens, "--max-new-tokens", "8", "--json", "-")
+        assert code == 0
+        found = json.loads(out)
+        assert found["tokens"] == tokens
+        made[tokens] = found["continuations"][0]["by_strength"]["1"]
+    model, calm = lineas.load("model"), lineas.Intervention.load("calm")
+    with lineas.steer(model, calm, tokens="answer"):
+        assert model.generate(["Tom was"], max_new_tokens=8, temperature=0) == [made["answer"]]
+    code, _, err = run(capsys, *arguments, "--tokens", "some")
+    assert code == 2
+    assert "generated" in err
+
+
 def test_strength_outside_zero_to_one_is_a_warning(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *LEARN)
     arguments = ("generate", "model", "--intervention", "calm", "--prompt", "Tom", "--strength", "1.5", "-0.5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,86 @@ def test_the_conditional_half_can_be_steered_alone(family: str) -> None:
     assert len(steered) == 4
     assert torch.equal(steered[:2], untouched[:2])
     torch.testing.assert_close(steered[2:], last.maps[site.name](untouched[2:], site.axis))
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS[:2]], ids=["one prompt", "two"])
+def test_guidance_that_is_switched_off_on_the_way_leaves_conditional_rows_alone(prompts: list[str]) -> None:
+    """What diffusers calls dynamic guidance: compared with maps by hand on the rows that have a prompt."""
+    model = lineas.ImageModel(pipelines.pipeline("stable diffusion 1"), steps=3, guidance="conditional", size=(32, 32))
+    pipe, n = model.pipeline, len(prompts)
+
+    def cut(pipe: Any, i: int, t: Any, given: dict[str, Any]) -> dict[str, Any]:
+        if i == 0:
+            pipe._guidance_scale = 0.0
+            given["prompt_embeds"] = given["prompt_embeds"][-n:]
+        return given
+
+    def draw() -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(i) for i in range(n)]
+        return pipe(
+            prompts, num_inference_steps=3, height=32, width=32, output_type="latent", generator=generators,
+            callback_on_step_end=cut, callback_on_step_end_tensor_inputs=["prompt_embeds"],
+        ).images  # fmt: skip
+
+    site = model.sites()[-1]
+    map_ = random_maps(model).maps[site.name]
+    steering = Intervention({site.name: map_}, {site.name: site}, None, {})
+
+    def by_hand(module: Any, args: Any, z: torch.Tensor) -> torch.Tensor:
+        return torch.cat([z[:-n], map_(z[-n:], site.axis)])
+
+    handle = model.network.get_submodule(site.module).register_forward_hook(by_hand)
+    expected = draw()
+    handle.remove()
+    with lineas.steer(model, steering) as live:
+        torch.testing.assert_close(draw(), expected, atol=1e-5, rtol=1e-4)
+        live.strength = torch.ones(n)
+        torch.testing.assert_close(draw(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_rows_that_do_not_add_up_are_refused() -> None:
+    model = lineas.ImageModel(pipelines.pipeline("stable diffusion 1"), steps=1, guidance="conditional", size=(32, 32))
+    unet = model.network.denoiser
+    given = {"timestep": torch.tensor(1), "encoder_hidden_states": torch.zeros(3, 4, 2 * pipelines.WIDTH)}
+    steering = random_maps(model)
+    with lineas.steer(model, steering):
+        drawn(model)
+        with pytest.raises(LineasError, match=r"which of the 3 rows .*2 images"):
+            unet(torch.zeros(3, 4, 16, 16), **given)
+    with (
+        lineas.steer(model.set(guidance="both"), steering, torch.tensor([0.5, 1.0])),
+        pytest.raises(LineasError, match=r"2 strengths .* 3 rows"),
+    ):
+        unet(torch.zeros(3, 4, 16, 16), **given)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_a_part_that_is_replaced_in_the_pipeline_is_the_one_that_is_steered(part: str) -> None:
+    model = lineas.ImageModel(pipelines.pipeline("stable diffusion 1"), steps=1, size=(32, 32))
+    torch.manual_seed(9)
+    other = {"unet": pipelines.unet, "text_encoder": pipelines.clip_encoder}[part]()
+    setattr(model.pipeline, part, other.eval())
+    site = model.sites(rf"{part}\..*norm.*")[-1]
+    width = model.network.get_submodule(site.module).weight.shape[0]
+    map_ = AffineMap(torch.full((width,), 2.0), torch.ones(width))
+    steering = Intervention({site.name: map_}, {site.name: site}, None, {})
+    plain = drawn(model)
+    with lineas.steer(model, steering):
+        assert not torch.equal(drawn(model), plain)
+        setattr(model.pipeline, part, {"unet": pipelines.unet, "text_encoder": pipelines.clip_encoder}[part]())
+        with pytest.raises(LineasError, match=f"another {part} than the one that is steered"):
+            drawn(model)
+    drawn(model)
+
+
+def test_a_copy_of_a_steered_pipeline_is_not_steered() -> None:
+    model = lineas.ImageModel(pipelines.pipeline("stable diffusion 1"), steps=1, size=(32, 32))
+    steering = random_maps(model)
+    plain = drawn(model)
+    with lineas.steer(model, steering):
+        twin = model.with_network(copy.deepcopy(model.network))
+        assert torch.equal(drawn(twin), plain)
+        assert not torch.equal(drawn(model), plain)
 
 
 def test_without_guidance_half_as_much_is_computed() -> None:

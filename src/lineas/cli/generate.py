@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated
 
 import typer
@@ -38,6 +39,15 @@ from lineas.prompts import read_prompts
 from lineas.steering import steer
 
 
+class TokenChoice(str, Enum):
+    """Which tokens are steered."""
+
+    all = "all"
+    prompt = "prompt"
+    generated = "generated"
+    answer = "answer"
+
+
 def generate(
     intervention: InterventionOption,
     model: ModelArgument = None,
@@ -48,6 +58,13 @@ def generate(
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 0.3,
     repetition_penalty: RepetitionOption = 1.2,
+    tokens: Annotated[
+        TokenChoice,
+        typer.Option(
+            help="Which tokens are steered: all, those of the prompt, those generated, or those that make the answer "
+            "(the last of the prompt and those generated)."
+        ),
+    ] = TokenChoice.all,
     chat: Annotated[bool, typer.Option("--chat", help="Prompts are a user's turns in the chat template.")] = False,
     dtype: DtypeOption = "auto",
     seed: Annotated[int, number("--seed", SEED, "Of the sampling; the same at every strength.")] = 0,
@@ -75,7 +92,7 @@ def generate(
     made: dict[float, list[str]] = {}
     with progress_bar("generating", len(texts) * len(strengths)) as advance:
         for s in strengths:
-            with steer(text_model, chosen, strength=s, other_model=other):
+            with steer(text_model, chosen, strength=s, tokens=tokens.value, other_model=other):
                 made[s] = text_model.generate(texts, **sampling, seed=seed, chat=chat, progress=advance)
     side_by_side(say(json), texts, made)
     write_json(
@@ -83,6 +100,7 @@ def generate(
         {
             "model": text_model.name,
             "intervention": intervention,
+            "tokens": tokens.value,
             "seed": seed,
             "sampling": sampling | {"chat": chat},
             "continuations": [

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lineas.alone import undisturbed
 from lineas.errors import LineasError, check_texts
 from lineas.evaluation.judges import PictureJudge
 from lineas.evaluation.kept import Kept, texts
@@ -18,7 +19,6 @@ from lineas.evaluation.statistics import interval
 from lineas.evaluation.systems import Steered, Untouched, check_systems
 from lineas.models.digests import known
 from lineas.models.image import ImageModel
-from lineas.models.untouched import refuse_steered
 from lineas.prompts import described
 from lineas.stamp import stamp
 
@@ -68,6 +68,7 @@ class PicturePlan:
         return seed * len(self.prompts)
 
 
+@undisturbed
 def evaluate_pictures(
     model: ImageModel,
     systems: Sequence[Steered | Untouched],
@@ -100,7 +101,6 @@ def evaluate_pictures(
     if not isinstance(plan, PicturePlan):
         raise LineasError(f"what is drawn is a PicturePlan, not a {type(plan).__name__}.")
     check_systems(systems, (Untouched, Steered))
-    refuse_steered(model.network, "evaluate_pictures")
     for system in systems:
         with system.applied(model):  # what does not fit is said before anything is drawn
             pass

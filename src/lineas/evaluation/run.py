@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from lineas.alone import undisturbed
 from lineas.errors import LineasError, first_line
 from lineas.evaluation import texts as text_measures
 from lineas.evaluation.classifiers import Classifier
@@ -22,7 +23,7 @@ from lineas.evaluation.systems import System, Untouched, check_systems
 from lineas.evaluation.task_files import what_tasks_need
 from lineas.models.digests import weights_digest
 from lineas.models.text import TextModel
-from lineas.models.untouched import Unknowable, refuse_steered
+from lineas.models.untouched import Unknowable
 from lineas.prompts import described
 from lineas.stamp import stamp
 
@@ -31,6 +32,7 @@ YES = 0.5
 """A text shows a concept when its classifier gives this or more."""
 
 
+@undisturbed
 def evaluate(
     model: TextModel,
     systems: Sequence[System],
@@ -61,7 +63,6 @@ def evaluate(
     if not isinstance(plan, Plan):
         raise LineasError(f"what is measured is a Plan, not a {type(plan).__name__}.")
     check_systems(systems)
-    refuse_steered(model.network, "evaluate")
     for system in systems:
         with system.applied(model):  # what does not fit is said before hours of measuring
             pass

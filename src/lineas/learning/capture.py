@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from lineas import scopes
 from lineas.errors import LineasError
 from lineas.sites import Pooling, Reading, Site, repeated
 from lineas.transport import Quantiles
@@ -204,9 +206,12 @@ def _read(
         return hook
 
     handles: list[Any] = []
+    key = object()
     try:
         for site in sites:
-            handles.append(model.network.get_submodule(site.module).register_forward_hook(reader(site)))
+            hook = scopes.Scoped(key, reader(site))
+            handles.append(model.network.get_submodule(site.module).register_forward_hook(hook))
+        scopes.put(key)
         with suppress(_AllSeen):
             model.run(part)
         reading = False
@@ -217,6 +222,7 @@ def _read(
             )
         yield {name: torch.stack(calls, 1) if len(calls) > 1 else calls[0] for name, calls in seen.items()}
     finally:
+        scopes.drop(key)
         for handle in handles:
             handle.remove()
 
@@ -229,16 +235,33 @@ def _checkpointed(model: Model, part: Part, last: str) -> Iterator[None]:
     """
     found = [block for name, block in repeated(model.network) if not last.startswith(f"{name}.")]
     patched = [block for block in found if "forward" not in vars(block)]
+    key = object()
+
+    def of(block: nn.Module) -> Callable[..., Any]:
+        plain = block.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if key not in scopes.here():  # a pass of another thread
+                return plain(*args, **kwargs)
+            context, runs = copy_context(), iter((plain,))
+
+            def anew(*args: Any, **kwargs: Any) -> Any:
+                with part.running(model.network):
+                    return plain(*args, **kwargs)
+
+            def run(*args: Any, **kwargs: Any) -> Any:
+                """The first time as it is; in the backward pass, be that in a thread of its own, with all that held."""
+                return next(runs, partial(context.run, anew))(*args, **kwargs)
+
+            return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+        return forward
+
     for block in patched:
-        vars(block)["forward"] = partial(
-            checkpoint,
-            block.forward,
-            use_reentrant=False,
-            preserve_rng_state=False,
-            context_fn=lambda: (nullcontext(), part.running(model.network)),
-        )
+        vars(block)["forward"] = of(block)
     try:
-        yield
+        with scopes.holding(key):
+            yield
     finally:
         for block in patched:
             del vars(block)["forward"]

@@ -8,6 +8,7 @@ from statistics import mean
 
 import torch
 
+from lineas.alone import undisturbed
 from lineas.checks import COUNT, SEED, TOKENS, texts
 from lineas.errors import DESTROYED, LineasError
 from lineas.gates import Gate
@@ -40,6 +41,7 @@ class Told:
     control: float
 
 
+@undisturbed
 def gate(
     model: Model,
     intervention: Intervention,

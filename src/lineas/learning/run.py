@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from lineas.alone import undisturbed
 from lineas.base import BaseModel, known_by
 from lineas.checks import SEED, TOKENS, texts
 from lineas.errors import LineasError, first_line
@@ -36,6 +37,7 @@ SHORT = 16
 """Tokens of each of two prompts on which maps are tried once they are learned."""
 
 
+@undisturbed
 def learn(
     model: Model,
     source: Sequence[str],

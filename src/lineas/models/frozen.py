@@ -7,19 +7,25 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from lineas.alone import alone
+
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Within the block no weight asks for a gradient and dropout is off; afterwards all is as before."""
-    asked = [p for p in network.parameters() if p.requires_grad]
-    was_training = [m for m in network.modules() if m.training]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    network.eval()
-    try:
-        yield
-    finally:
+    """Within the block no weight asks for a gradient and dropout is off; afterwards all is as before.
+
+    The network belongs to this thread or task meanwhile (see `lineas.alone`).
+    """
+    with alone(network):
+        asked = [p for p in network.parameters() if p.requires_grad]
+        was_training = [m for m in network.modules() if m.training]
         for parameter in asked:
-            parameter.requires_grad_(True)
-        for module in was_training:
-            module.training = True
+            parameter.requires_grad_(False)
+        network.eval()
+        try:
+            yield
+        finally:
+            for parameter in asked:
+                parameter.requires_grad_(True)
+            for module in was_training:
+                module.training = True

@@ -7,6 +7,7 @@ pays for the others of its pack.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from lineas.alone import guarded
 from lineas.errors import first_line
 from lineas.models.placement import input_device
 
@@ -32,6 +34,8 @@ ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-6}
 _layout: ContextVar[Layout] = ContextVar("layout")
 _replaced: ContextVar[set[str]] = ContextVar("replaced")
 _calls: ContextVar[list[str]] = ContextVar("calls")
+_ways: dict[int, str] = {}
+"""By the id of a config, the attention that it names while no pack runs."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +84,21 @@ def alike(lengths: Sequence[int], limit: int | None = None) -> list[list[int]]:
 
 @contextmanager
 def packed(network: nn.Module, layout: Layout) -> Iterator[None]:
-    """Within the block, attention sees each prompt of the pack alone."""
+    """Within the block, attention sees each prompt of the pack alone; other threads are kept off the network."""
     configs: dict[int, Any] = {id(m.config): m.config for m in network.modules() if hasattr(m, "config")}
-    before = [(c, c._attn_implementation) for c in configs.values() if hasattr(c, "_attn_implementation")]
-    token, replaced = _layout.set(layout), _replaced.set({implementation for _, implementation in before})
-    try:
-        for config, _ in before:
-            config._attn_implementation = NAME
-        yield
-    finally:
-        for config, implementation in before:
-            config._attn_implementation = implementation
-        _layout.reset(token)
-        _replaced.reset(replaced)
+    with guarded(network):
+        before = [(c, c._attn_implementation) for c in configs.values() if hasattr(c, "_attn_implementation")]
+        _ways.update({id(c): implementation for c, implementation in before if implementation != NAME})
+        token, replaced = _layout.set(layout), _replaced.set({_ways[id(c)] for c, _ in before})
+        try:
+            for config, _ in before:
+                config._attn_implementation = NAME
+            yield
+        finally:
+            for config, implementation in before:
+                config._attn_implementation = implementation
+            _layout.reset(token)
+            _replaced.reset(replaced)
 
 
 @torch.no_grad()
@@ -105,6 +111,12 @@ def why_not(network: nn.Module) -> str | None:
         return "its config does not say how many layers it has"
     if set(getattr(text, "layer_types", None) or []) - {"full_attention", "sliding_attention"}:
         return "not all of its layers are causal attention"
+    with guarded(network):
+        return _why_it_differs(network, text, layers)
+
+
+def _why_it_differs(network: nn.Module, text: Any, layers: int) -> str | None:
+    """The same, of a network whose config promises that it can."""
     device = input_device(network)
     lengths = [3, 5, 6]
     ids = (torch.arange(sum(lengths), device=device) + text.vocab_size // 2) % text.vocab_size
@@ -132,7 +144,20 @@ def why_not(network: nn.Module) -> str | None:
     return None
 
 
-def attend(
+def attend(module: nn.Module, *tensors: Any, **others: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention in the form in which transformers calls it: over a pack, where one runs in this thread or task.
+
+    A pass of another thread that was under way when a pack began goes on as it began.
+    """
+    if _layout.get(None) is not None:
+        return _attend(module, *tensors, **others)
+    config: Any = module.config
+    own = vars(sys.modules[type(module).__module__]).get("eager_attention_forward")
+    attention: Any = AttentionInterface().get(_ways[id(config)], own)
+    return attention(module, *tensors, **others)
+
+
+def _attend(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -143,7 +168,7 @@ def attend(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over a pack, in the form in which transformers calls it.
+    """Attention over a pack.
 
     Args:
         query: `[1, heads, tokens, width]`.

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from lineas import scopes
 from lineas.edits import Edit
 from lineas.errors import LineasError
 from lineas.sites import Site
@@ -49,13 +50,31 @@ class PipelineNetwork(nn.Module):
                 f"a {type(pipeline).__name__} is no text-to-image pipeline with a U-Net or a transformer that denoises."
             )
         self.denoises = found[0]
-        self.pipeline, self.guidance = pipeline, guidance
+        self.guidance = guidance
         if not isinstance(pipeline.encode_prompt, Prompts):
             vars(pipeline)["encode_prompt"] = Prompts(pipeline)
         self.prompts: Prompts = pipeline.encode_prompt
+        self.pipeline = pipeline
+        self._look_up()
+
+    def _look_up(self) -> None:
+        """Take the parts that the pipeline has now: one may have been replaced since."""
         for name in (self.denoises, *ENCODERS):
-            if isinstance(part := getattr(pipeline, name, None), nn.Module):
-                self.add_module(name, part)
+            part = getattr(self.pipeline, name, None)
+            if isinstance(part, nn.Module):
+                self._modules[name] = part
+            else:
+                self._modules.pop(name, None)
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """The parts, as the pipeline has them now, and all that is in them."""
+        self._look_up()
+        return super().named_modules(*args, **kwargs)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """A module by its name, of the part that the pipeline has now."""
+        self._look_up()
+        return super().get_submodule(target)
 
     @property
     def denoiser(self) -> nn.Module:
@@ -77,8 +96,20 @@ class PipelineNetwork(nn.Module):
         return Rows(self)
 
     def edit_rows(self, site: Site, edit: Edit, z: torch.Tensor) -> torch.Tensor:
-        """An activation with an edit on its conditional half alone, where that is what was asked for."""
-        if self.guidance != "conditional" or not self.prompts.guided or not self.is_denoisers(site):
+        """An activation with an edit on its conditional rows alone, where that is what was asked for.
+
+        These are all, or where there are two for every image, the last half: a pipeline may stop to guide on its way.
+        """
+        if self.guidance != "conditional" or not self.is_denoisers(site):
+            return edit(z)
+        images, rows = self.prompts.images, z.shape[0]
+        if images is None or rows not in (images, 2 * images):
+            known = "no prompt was encoded" if images is None else f"{images} images"
+            raise LineasError(
+                f"guidance='conditional' cannot tell which of the {rows} rows at {site.name} have a prompt ({known}); "
+                "draw through the pipeline, or steer with guidance='both'."
+            )
+        if rows == images:
             return edit(z)
         without, told = z.chunk(2)
         after = edit(told)
@@ -94,38 +125,50 @@ class PipelineNetwork(nn.Module):
 
 
 class Prompts:
-    """A pipeline's `encode_prompt`, which tells whether the pipeline guides, and can encode equal prompts once.
+    """A pipeline's `encode_prompt`, which knows how many images are drawn, and can encode equal prompts once.
 
     Args:
         pipeline: whose method it stands in for.
     """
 
     def __init__(self, pipeline: Any) -> None:
-        self.guided = False
+        self.steered: list[Rows] = []
         self._pipeline, self._original = pipeline, pipeline.encode_prompt
         self._signature = inspect.signature(self._original)
-        self._kept: dict[str, Any] | None = None
+        self._kept, self._drawn = object(), object()  # what threads and tasks hold
+
+    @property
+    def images(self) -> int | None:
+        """How many images this thread or task draws, by the embeddings that it encoded last."""
+        return scopes.here().get(self._drawn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = self._signature.bind(*args, **kwargs)
-        given.apply_defaults()
-        self.guided = bool(given.arguments.get("do_classifier_free_guidance", False))
-        if self._kept is None:
-            return self._original(*args, **kwargs)
-        key = repr(given.arguments)
-        if key not in self._kept:
-            with torch.no_grad():
-                self._kept[key] = self._original(*args, **kwargs)
-        return self._kept[key]
+        for rows in tuple(self.steered):
+            rows.check_parts()
+        kept = scopes.here().get(self._kept)
+        if kept is None:
+            encoded = self._original(*args, **kwargs)
+        else:
+            given = self._signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            key = repr(given.arguments)
+            if key not in kept:
+                with torch.no_grad():
+                    kept[key] = self._original(*args, **kwargs)
+            encoded = kept[key]
+        first = encoded[0] if isinstance(encoded, (tuple, list)) else encoded
+        scopes.put(self._drawn, len(first) if isinstance(first, torch.Tensor) else None)
+        return encoded
 
     @contextmanager
     def keeping(self, kept: dict[str, Any]) -> Iterator[None]:
         """Within the block prompts that are in `kept` are not encoded again, and no gradient reaches the encoders."""
-        before, self._kept = self._kept, kept
+        before = scopes.here().get(self._kept)
+        scopes.put(self._kept, kept)
         try:
             yield
         finally:
-            self._kept = before
+            scopes.put(self._kept, before)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # a copy of the pipeline encodes with its own encoders
         of_class: Any = type(self._pipeline)
@@ -135,6 +178,8 @@ class Prompts:
 class Rows:
     """Which rows of an activation belong to which image: those without the prompt come first, where it guides.
 
+    Stands in for `lineas.positions.Positions` and, as it is the same in every pass, for `Place`.
+
     Args:
         network: whose pipeline runs.
     """
@@ -142,7 +187,35 @@ class Rows:
     prompt_length = None
 
     def __init__(self, network: PipelineNetwork) -> None:
-        self._network = network
+        self.roots = [network.denoiser]
+        self._parts = dict(network.named_children())
+        self._prompts, self._pipeline = network.prompts, network.pipeline
+        self._prompts.steered.append(self)
+
+    @property
+    def shared(self) -> Rows:
+        """The same for all threads."""
+        return self
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rows:
+        """The same in every pass."""
+        return self
+
+    def apart(self) -> Rows:
+        """The same in every part."""
+        return self
+
+    def check_parts(self) -> None:
+        """Refuse to draw with a part that was put into the pipeline after it was steered.
+
+        Raises:
+            LineasError: naming the part.
+        """
+        other = [name for name, part in self._parts.items() if getattr(self._pipeline, name, None) is not part]
+        if other:
+            raise LineasError(
+                f"the pipeline has another {other[0]} than the one that is steered; detach, and steer it anew."
+            )
 
     def chosen(self, tokens: str) -> None:
         """All pixels are meant."""
@@ -153,13 +226,16 @@ class Rows:
 
     def spread(self, x: torch.Tensor, n: int, what: str = "strengths") -> torch.Tensor:
         """One entry an image, `[images, ...]` or `[1, ...]`, as one a row of n."""
-        twice = 2 if self._network.prompts.guided and n % 2 == 0 and n == 2 * x.shape[0] else 1
-        if x.shape[0] not in (1, n // twice):
-            raise LineasError(f"{x.shape[0]} {what} were given for {n} rows; give one an image.")
-        return x.repeat(twice if x.shape[0] > 1 else n, *[1] * (x.dim() - 1))
+        given = x.shape[0]
+        twice = given == self._prompts.images and n == 2 * given
+        if given not in (1, n) and not twice:
+            raise LineasError(f"{given} {what} were given for {n} rows; give one an image.")
+        return x.repeat(2 if twice else n // given, *[1] * (x.dim() - 1))
 
     def remove(self) -> None:
-        """Nothing was added."""
+        """Stop watching the pipeline's parts; may be repeated."""
+        if self in self._prompts.steered:
+            self._prompts.steered.remove(self)
 
 
 def call(pipeline: Any, **arguments: Any) -> Any:
@@ -171,11 +247,13 @@ def call(pipeline: Any, **arguments: Any) -> Any:
     denoiser = next(getattr(pipeline, name) for name in DENOISERS if getattr(pipeline, name, None) is not None)
     if "clean_caption" in inspect.signature(type(pipeline).__call__).parameters:  # else PixArt warns at every call
         arguments.setdefault("clean_caption", find_spec("bs4") is not None and find_spec("ftfy") is not None)
-    handle = denoiser.register_forward_hook(_cut)
+    key = object()
+    handle = denoiser.register_forward_hook(scopes.Scoped(key, _cut))
     shown = getattr(pipeline, "_progress_bar_config", None)
     pipeline.set_progress_bar_config(disable=True)
     try:
-        return inspect.unwrap(type(pipeline).__call__)(pipeline, **arguments, return_dict=False)[0]
+        with scopes.holding(key):
+            return inspect.unwrap(type(pipeline).__call__)(pipeline, **arguments, return_dict=False)[0]
     finally:
         handle.remove()
         pipeline._progress_bar_config = shown or {}

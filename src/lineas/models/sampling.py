@@ -34,15 +34,20 @@ class Nucleus(LogitsProcessor):
     Args:
         temperature: above 0.
         top_p: 0 to 1; 1 keeps everything.
+        seed: of the draws, whose random numbers are their own: threads that sample at the same time share none. None
+            takes them from torch's, which all threads share.
     """
 
-    def __init__(self, temperature: float, top_p: float) -> None:
-        self.temperature, self.top_p = temperature, top_p
+    def __init__(self, temperature: float, top_p: float, seed: int | None = None) -> None:
+        self.temperature, self.top_p, self._seed = temperature, top_p, seed
+        self._generator: torch.Generator | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Logits `[b, vocabulary]` with all but the drawn token at minus infinity, so that the largest is the draw."""
         logits, tokens = self.nucleus(scores)
-        drawn = tokens.gather(-1, torch.multinomial(logits.softmax(-1), 1))
+        if self._generator is None and self._seed is not None:
+            self._generator = torch.Generator(scores.device).manual_seed(self._seed)
+        drawn = tokens.gather(-1, torch.multinomial(logits.softmax(-1), 1, generator=self._generator))
         return torch.full_like(scores, -torch.inf).scatter_(-1, drawn, 0.0)
 
     def nucleus(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -275,12 +275,11 @@ class TextModel:
         """The same as `generate` from token ids to token ids, filled up after the end of a text."""
         unused = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}  # a checkpoint's own would be warned of
         sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": repetition_penalty, **unused}
-        sampling["logits_processor"] = [Finite(), *([Nucleus(temperature, top_p)] if temperature > 0 else [])]
+        sampling["logits_processor"] = [Finite(), *([Nucleus(temperature, top_p, seed)] if temperature > 0 else [])]
         self.check_length(max(map(len, encoded), default=0), max_new_tokens)
         out: list[list[int]] = [[] for _ in encoded]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # alike lengths together: less padding
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), torch.no_grad():
-            torch.manual_seed(seed)
+        with torch.no_grad():
             for start in range(0, len(order), batch_size):
                 rows = sorted(order[start : start + batch_size])  # in the order given, as strengths a row are
                 width = max(len(encoded[i]) for i in rows)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules import module as every_module
 from torch.nn.utils import parametrize
 
+from lineas.alone import is_steered
 from lineas.errors import LineasError
 
 LIBRARIES = ("lineas", "torch", "transformers", "accelerate", "diffusers", "peft")
@@ -27,9 +28,9 @@ def refuse_steered(network: nn.Module, what: str) -> None:
         what: the verb that needs it so, such as "evaluate".
 
     Raises:
-        LineasError: when somebody steers it, or reads its activations.
+        LineasError: when somebody steers it.
     """
-    if any(_root(hook) == "lineas" for module in network.modules() for hook in _hooks(module)):
+    if is_steered(network):
         raise LineasError(
             f"this network is being steered, and {what} needs it untouched; end the block of steer (or call detach()) "
             "first."
