@@ -18,6 +18,7 @@ from lineas.errors import LineasError, first_line, shown
 from lineas.gates import Gate
 from lineas.maps import AffineMap
 from lineas.ownership import FolderKind, check_folder
+from lineas.steady import steadily
 
 OPERATION = (
     "At strength s, neuron j of each site's activation z becomes (1 + s * (scale[j] - 1)) * z[j] + s * shift[j], in "
@@ -74,7 +75,7 @@ def read(folder: Path) -> description.Parts:
         LineasError: when it is not such a folder, saying what is wrong.
     """
     try:
-        return files.steadily(folder, _read)
+        return steadily(folder, _read)
     except LineasError as error:
         raise LineasError(f"{folder} is not a readable intervention: {error}") from None
 

@@ -11,14 +11,14 @@ import stat
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
 from lineas import signals
 from lineas.errors import LineasError
 from lineas.ownership import MARK, FolderKind, check_folder, files_in, mark_text, own_files, read_mark, write_mark
+from lineas.steady import steadily
 
 try:
     import fcntl
@@ -27,9 +27,6 @@ except ImportError:  # on Windows
 
 TEMPORARY = ".lineas-"
 """How the names of files and folders begin that are written beside their place; they are locked while that goes on."""
-READS = 50
-"""Attempts to read a folder that is being replaced meanwhile."""
-Read = TypeVar("Read")
 
 
 # ---- before the work
@@ -131,10 +128,10 @@ def new_folder(path: Path, kind: FolderKind, overwrite: bool = False) -> Iterato
             yield beside
             names = write_mark(beside, kind)
             _set_modes(beside)
-            if path.exists():
+            if not path.exists() and not _moved(beside, path):  # another process may have been first
+                check_folder(path, overwrite, kind)
+            if beside.exists():
                 _replace(path, beside, kind, names)
-            else:
-                beside.rename(path)
             signals.wrote(named)
     except OSError as error:
         raise _of_place(error, named) from None
@@ -154,36 +151,6 @@ def cached_folder(path: Path) -> Iterator[Path]:
         except OSError:  # another process was first
             if not path.exists():
                 raise
-
-
-def steadily(folder: Path, read: Callable[[Path], Read]) -> Read:
-    """Return what a function reads of a folder, which may be replaced meanwhile: the old or the new, never of both.
-
-    Args:
-        folder: to be read.
-        read: from a path to the folder to what it holds; raises LineasError where it is not whole.
-    """
-    for _ in range(READS):
-        with pinned(folder) as place:
-            try:
-                return read(place)
-            except LineasError:
-                if os.path.samestat(place.stat(), folder.stat()):
-                    raise  # it was not replaced meanwhile, so this is what it holds
-    return read(folder)
-
-
-@contextmanager
-def pinned(folder: Path) -> Iterator[Path]:
-    """A path to a folder that leads to the same one until the end of the block, also when it is replaced."""
-    if not sys.platform.startswith("linux"):
-        yield folder
-        return
-    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield Path(f"/proc/self/fd/{place}")
-    finally:
-        os.close(place)
 
 
 def remove_own(folder: Path, kind: FolderKind) -> None:
@@ -225,23 +192,37 @@ def alone(folder: Path) -> Iterator[int | None]:
 
 def _replace(path: Path, new: Path, kind: FolderKind, names: frozenset[str]) -> None:
     """Put a new folder where one of its kind is; files of others go along."""
-    own = own_files(path, kind)
-    others = [name for name in files_in(path) if name not in own]
-    taken = [name for name in others if name in names]
-    if taken:
-        raise LineasError(f"{path / taken[0]} was not written by lineas, so it is not overwritten; move it away.")
-    if _exchanges(path.parent):
-        try:
-            _link_others(path, new, others)
-        except OSError:  # a file system without hard links, or something that has none
-            _drop_links(path, new, others)
-        else:
-            new.chmod(stat.S_IMODE(path.stat().st_mode))
-            with signals.blocked(signals.ENDING):
-                _exchange(path, new)
-            _clear_old(new, path, own)
-            return
-    _replace_files(path, new, kind, own, names)
+    exchanges = _exchanges(path.parent)
+
+    def prepare(place: Path) -> tuple[frozenset[str], bool]:
+        """Return lineas' own files there, and whether the new folder has those of others as well by now."""
+        own = own_files(place, kind, path)
+        others = [name for name in files_in(place) if name not in own]
+        taken = [name for name in others if name in names]
+        if taken:
+            raise LineasError(f"{path / taken[0]} was not written by lineas, so it is not overwritten; move it away.")
+        return own, exchanges and _link_others(place, new, others)
+
+    own, is_whole = steadily(path, prepare)
+    if not is_whole:
+        _replace_files(path, new, kind, own, names)
+        return
+    new.chmod(stat.S_IMODE(path.stat().st_mode))
+    with signals.blocked(signals.ENDING):
+        _exchange(path, new)
+    with suppress(FileNotFoundError):  # another process has cleared it up: nobody holds it now
+        _clear_old(new, path, own)
+
+
+def _moved(new: Path, path: Path) -> bool:
+    """Put a new folder where nothing is; False where there is something by now."""
+    try:
+        new.rename(path)
+    except OSError:
+        if not path.exists():
+            raise
+        return False
+    return True
 
 
 def _replace_files(path: Path, new: Path, kind: FolderKind, own: frozenset[str], names: frozenset[str]) -> None:
@@ -259,20 +240,29 @@ def _replace_files(path: Path, new: Path, kind: FolderKind, own: frozenset[str],
         (new / MARK).replace(path / MARK)
 
 
-def _link_others(path: Path, new: Path, others: list[str]) -> None:
-    """Give a new folder the files of others that lie in the old one, as further names of the same files."""
+def _link_others(path: Path, new: Path, others: list[str]) -> bool:
+    """Give a new folder the files of others that lie in the old one, as further names of the same files.
+
+    False where the file system has no hard links, or something there can have none; then it has none of them.
+
+    Raises:
+        FileNotFoundError: when one of them has gone.
+    """
     for folder in sorted(p for p in path.rglob("*") if p.is_dir() and not p.is_symlink()):
         made = new / folder.relative_to(path)
         made.mkdir(exist_ok=True)
         made.chmod(stat.S_IMODE(folder.stat().st_mode))
     for name in others:
-        os.link(path / name, new / name, follow_symlinks=False)
-
-
-def _drop_links(path: Path, new: Path, others: list[str]) -> None:
-    for name in others:
-        if (new / name).is_symlink() or (new / name).exists():
-            (new / name).unlink()
+        try:
+            (new / name).unlink(missing_ok=True)  # of an attempt before
+            os.link(path / name, new / name, follow_symlinks=False)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            for linked in others:
+                (new / linked).unlink(missing_ok=True)
+            return False
+    return True
 
 
 def _clear_old(old: Path, path: Path, own: frozenset[str]) -> None:
@@ -280,7 +270,7 @@ def _clear_old(old: Path, path: Path, own: frozenset[str]) -> None:
     for name in files_in(old):
         file, there = old / name, path / name
         if name in own or (os.path.lexists(there) and os.path.samestat(file.lstat(), there.lstat())):
-            file.unlink()
+            file.unlink(missing_ok=True)
         elif not os.path.lexists(there):
             there.parent.mkdir(parents=True, exist_ok=True)
             file.rename(there)
@@ -335,10 +325,8 @@ def _temporary(folder: Path, is_folder: bool) -> Iterator[Path]:
     try:
         yield beside
     finally:
-        if is_folder:
+        with suppress(FileNotFoundError):  # what was exchanged nobody holds: another process may clear it up
             _remove_temporary(beside)
-        else:
-            beside.unlink(missing_ok=True)
         if lock is not None:
             os.close(lock)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lineas.errors import LineasError
+from lineas.steady import steadily
 
 MARK = ".lineas.json"
 """In every folder that lineas writes: its kind, and the files it wrote there with their sizes and digests."""
@@ -85,33 +86,39 @@ def check_folder(path: Path, overwrite: bool, kind: FolderKind) -> None:
         return
     if not overwrite:
         raise LineasError(f"{path} exists already; choose another folder or pass --force (overwrite=True).")
-    own_files(path, kind)
+    steadily(path, lambda place: own_files(place, kind, path))
 
 
-def own_files(path: Path, kind: FolderKind) -> frozenset[str]:
+def own_files(path: Path, kind: FolderKind, named: Path | None = None) -> frozenset[str]:
     """Return the files in a folder that lineas wrote, by their names in it.
+
+    Args:
+        path: the folder.
+        kind: its kind.
+        named: the folder as the user calls it, where that is not the same.
 
     Raises:
         LineasError: when it is no folder of this kind, or such a file was changed by others.
     """
+    named = path if named is None else named
     if not path.is_dir():
-        raise LineasError(f"{path} exists and is not {kind.name}, so it is not overwritten; choose another folder.")
+        raise LineasError(f"{named} exists and is not {kind.name}, so it is not overwritten; choose another folder.")
     marked = read_mark(path)
     if marked is None:
         found = frozenset(kind.unmarked(path))
         if not found and any(path.iterdir()):
             raise LineasError(
-                f"{path} exists and is not {kind.name} that lineas wrote, so it is not overwritten; choose another "
+                f"{named} exists and is not {kind.name} that lineas wrote, so it is not overwritten; choose another "
                 "folder."
             )
         return found
     if marked.get("kind") != kind.mark:
-        raise LineasError(f"{path} exists and is not {kind.name}, so it is not overwritten; choose another folder.")
+        raise LineasError(f"{named} exists and is not {kind.name}, so it is not overwritten; choose another folder.")
     changed = [name for name, facts in marked["files"].items() if _is_changed(path / name, facts)]
     if changed:
         raise LineasError(
-            f"{path / changed[0]} was changed after lineas wrote it, so it is not overwritten; move it away, or choose "
-            "another folder."
+            f"{named / changed[0]} was changed after lineas wrote it, so it is not overwritten; move it away, or "
+            "choose another folder."
         )
     return frozenset(name for name in marked["files"] if (path / name).is_file()) | {MARK}
 
