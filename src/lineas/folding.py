@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import reduce
 from numbers import Real
@@ -18,26 +17,19 @@ from torch import nn
 from lineas.alone import undisturbed
 from lineas.base import accepts_other, known_by
 from lineas.biases import with_biases
+from lineas.comparing import coarsest, compare, live_outputs
 from lineas.errors import LineasError, first_line
 from lineas.folds import Slots, slots, switches_for
 from lineas.intervention import Intervention
 from lineas.maps import AffineMap
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
-from lineas.models.trial import trial_of
 from lineas.stamp import stamp
-from lineas.steering import steer, warn_if_outside
+from lineas.steering import warn_if_outside
 from lineas.weights import Lost, Taken, new_weights, put
 from lineas.wrapping import why_not_whole
 
 Foldable = TypeVar("Foldable", bound=TextModel | ImageModel | nn.Module)
-ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-4}
-"""By type, how far the outputs of a folded network may be from the live one's, relative to them; else an eighth of the
-type's own rounding."""
-TF32 = 2**-10
-"""The rounding of float32 in a GPU's products and convolutions."""
-NOISE = 2
-"""Further off they may be by so many times what the outputs move when the new weights move by their rounding."""
 
 
 class DoesNotFoldError(LineasError):
@@ -120,7 +112,7 @@ def fold(
     kind = next((p.dtype for p in target.parameters() if p.is_floating_point()), torch.float32)
     new = {name: new_weights(target.get_submodule(name), part, kind) for name, part in taken.items()}
     lost = reduce(add, (one for _, one in new.values()), Lost())
-    live = _live(model, target, wanted) if places else None
+    live = live_outputs(model, target, wanted) if places else None
     with ExitStack() as undo:
         remembered = undo if in_place else None
         folded = with_biases(target, switches, remembered)
@@ -128,11 +120,11 @@ def fold(
         for name in taken:
             put(folded, name, new.pop(name)[0], remembered)
         if live is not None:
-            _compare(model, folded, live, written)
+            compare(model, folded, live, written)
         undo.pop_all()
     if str(lost):
         warnings.warn(
-            f"{lost} are lost to {str(_coarsest(folded)).removeprefix('torch.')}"
+            f"{lost} are lost to {str(coarsest(folded)).removeprefix('torch.')}"
             + (", so the folded model is the untouched one; " if lost.everything else "; ")
             + "fold in float32 (--dtype float32).",
             stacklevel=3,
@@ -227,96 +219,6 @@ def _copy(network: nn.Module) -> nn.Module:
     except Exception as error:  # whatever a class of others cannot copy
         reason = first_line(error).partition(". ")[0]
         raise LineasError(f"this network cannot be copied ({reason}); fold it with in_place=True.") from None
-
-
-# ---- comparing
-
-
-def _live(model: Any, network: nn.Module, wanted: Intervention) -> torch.Tensor | None:
-    """The outputs of a steered network for a few fixed inputs; None, with a warning, where it cannot be tried.
-
-    Raises:
-        LineasError: when they are not finite.
-    """
-    trial = trial_of(model)
-    try:
-        if trial is None:
-            raise LineasError("it is no language model or pipeline whose inputs are known")
-        with steer(network, Intervention(wanted.maps, wanted.sites)):  # without a base, which was checked
-            live = trial(network)
-    except Exception as error:  # a network that wants other inputs, or is compiled
-        warnings.warn(f"the folded network was not compared with the steered one: {first_line(error)}.", stacklevel=5)
-        return None
-    if live.isnan().any() or not live.isfinite().any():
-        raise LineasError(
-            "what the steered model puts out is not finite, so there is nothing worth folding; take a smaller strength."
-        )
-    return live
-
-
-def _compare(model: Any, folded: nn.Module, live: torch.Tensor, written: Sequence[tuple[str, str]]) -> None:
-    """Refuse a folded network whose outputs are further from the steered one's than rounding carries them.
-
-    Where they differ by more than a bound of their type, the new weights are moved by their rounding for a moment,
-    which tells how far that alone carries the outputs.
-
-    Args:
-        model: that is folded.
-        folded: its network.
-        live: the outputs of the steered one.
-        written: the module and the name of each tensor that is new.
-
-    Raises:
-        LineasError: saying how far they are off.
-    """
-    trial, kind = trial_of(model), _coarsest(folded)
-    assert trial is not None
-    made, finite, eps = trial(folded), live.isfinite(), torch.finfo(kind).eps
-    on_gpu = kind == torch.float32 and live.device.type != "cpu"
-    eps = TF32 if on_gpu else eps
-    same = torch.equal(made.isfinite(), finite)
-    off, size = (_size(values, finite, kind) for values in (made - live, live))
-    allowed = (TF32 if on_gpu else ROUNDING.get(kind, eps / 8)) * size
-    if same and off <= allowed:
-        return
-    with _jittered(folded, written, eps):
-        allowed += NOISE * _size(trial(folded) - made, finite, kind)
-    if not same or off > allowed:
-        raise LineasError(
-            f"folded, this {type(known_by(folded)).__name__} does not put out what it does steered: its outputs are "
-            f"off by {off:.3g} of {size:.3g}, and rounding explains {allowed:.3g}; the model was left as it was. "
-            "Something in it computes more than its weights say; steer it live."
-        )
-
-
-@contextmanager
-def _jittered(network: nn.Module, tensors: Sequence[tuple[str, str]], eps: float) -> Iterator[None]:
-    """Within the block some tensors are off by up to a rounding, at random."""
-    generator = torch.Generator().manual_seed(0)
-    exact = [(value := getattr(network.get_submodule(name), key).data, value.clone()) for name, key in tensors]
-    try:
-        for value, _ in exact:
-            by = 2 * torch.rand(value.shape, generator=generator).to(value.device) - 1
-            value.copy_(value.float() * (1 + eps * by))
-        yield
-    finally:
-        for value, before in exact:
-            value.copy_(before)
-
-
-def _size(values: torch.Tensor, where: torch.Tensor, kind: torch.dtype) -> float:
-    """The size of outputs `[..., d]`: the largest of them, or in half precision that of the median row.
-
-    There rounding alone now and then sends a token to another expert, and its outputs far away.
-    """
-    rows = values.masked_fill(~where, 0).reshape(-1, values.shape[-1])
-    return float(rows.abs().max() if kind in ROUNDING else rows.square().mean(-1).sqrt().median())
-
-
-def _coarsest(network: nn.Module) -> torch.dtype:
-    """The type of a network's weights that rounds most, of those in plain numbers."""
-    plain = (p.dtype for p in network.parameters() if p.is_floating_point() and p.element_size() > 1)
-    return max(plain, key=lambda kind: torch.finfo(kind).eps, default=torch.float32)
 
 
 # ---- where it came from

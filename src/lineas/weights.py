@@ -107,7 +107,7 @@ def new_weights(module: Any, taken: Taken, kind: torch.dtype) -> tuple[dict[str,
         if not bool(value.isfinite().all()):
             raise LineasError(
                 f"the {key} that takes the map at {taken.sites[0]} is not finite in {_name(value.dtype)}, so nothing "
-                "was folded; fold in bfloat16 or float32, or at a smaller strength."
+                "was folded; take a smaller strength, or a type that holds more."
             )
     lost = Lost()
     if "weight" in new:
