@@ -20,9 +20,10 @@ from stress import IDS, Stress, intervention
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import LogitsProcessorList
+from transformers.generation.streamers import BaseStreamer
 
 import lineas
-from lineas import AffineMap, Intervention, LineasError, steer
+from lineas import AffineMap, Intervention, LineasError, scopes, steer
 from lineas.alone import is_steered
 from lineas.evaluation import Plan, Steered, evaluate
 from lineas.learning import gate
@@ -180,6 +181,39 @@ def test_prompt_lengths_belong_to_the_thread_that_set_them(network: Any, calm: I
         assert torch.equal(elsewhere(there), expected[7])
         assert live.prompt_length == 2
         assert torch.equal(logits(network, ids), expected[2])
+
+
+def test_a_text_that_streams_out_of_a_thread_is_steered_by_run(network: Any, calm: Intervention) -> None:
+    asked: dict[str, Any] = dict(input_ids=IDS[:1], max_new_tokens=5, do_sample=False, pad_token_id=0)
+    for tokens in ("all", "generated", "answer"):
+        with steer(network, calm, tokens=tokens) as live:  # type: ignore[arg-type]
+            expected, pieces = network.generate(**asked), []
+
+            class Streamer(BaseStreamer):
+                def put(self, value: torch.Tensor, pieces: list[Any] = pieces) -> None:
+                    pieces.append(value.flatten())
+
+                def end(self) -> None: ...
+
+            thread = threading.Thread(
+                target=live.run, args=(network.generate,), kwargs={**asked, "streamer": Streamer()}
+            )
+            thread.start()
+            thread.join()
+        assert torch.equal(torch.cat(pieces), expected[0])
+
+
+def test_nothing_stays_behind_in_threads_that_go_on(network: Any, calm: Intervention) -> None:
+    before = scopes.here()
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(3):
+            with steer(network, calm, tokens="generated") as live:
+                context = contextvars.copy_context()
+                pool.submit(network.generate, IDS, max_new_tokens=2, pad_token_id=0).result()
+                pool.submit(live.run, logits, network).result()
+                context.run(logits, network)
+        assert dict(pool.submit(scopes.here).result()) == {}
+    assert scopes.here() == before
 
 
 def test_verify_leaves_other_threads_steered(network: Any, calm: Intervention) -> None:
@@ -465,6 +499,22 @@ def test_a_wrapper_that_was_compiled_before_is_warned_of(network: Any, calm: Int
     fast(torch.ones(1, 1, 32))
     with pytest.warns(UserWarning, match="compiled before"), steer(network, calm):
         pass
+    torch._dynamo.reset()
+
+
+def test_a_network_that_was_compiled_while_steered_is_steered_for_all_threads_and_takes_no_second() -> None:
+    torch._dynamo.reset()
+    part, x = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), torch.randn(2, 4)
+    given = Intervention({"1": AffineMap(torch.full((4,), 2.0), torch.ones(4))})
+    with steer(part, given) as live:
+        fast = torch.compile(part, backend="eager")
+        steered = fast(x)
+        torch.testing.assert_close(steered, part(x))
+        torch.testing.assert_close(elsewhere(lambda: fast(x)), steered)
+        with pytest.raises(LineasError, match="takes no second intervention"):
+            steer(part, given)
+        live.strength = 0.5
+        torch.testing.assert_close(fast(x), part(x))
     torch._dynamo.reset()
 
 

@@ -14,7 +14,8 @@ from torch import nn
 from lineas import scopes
 from lineas.errors import LineasError
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 _lock = RLock()
 
 

@@ -177,12 +177,14 @@ class Positions:
     @contextmanager
     def generating(self, prompts: int, length: int) -> Iterator[None]:
         """Within the block, `generate` continues so many prompts of so many columns."""
-        before = self._known
+        is_known, before = self._key in scopes.here(), self._known
         self._know(prompts, length)
         try:
             yield
         finally:
             self._know(*before)
+            if not is_known:  # threads outlive what is steered
+                scopes.drop(self._key)
 
 
 class _Generate:

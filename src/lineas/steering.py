@@ -28,7 +28,8 @@ from lineas.sites import Site
 SPARSE_SHARE, SPARSE_NUMEL = 1 / 8, 2**17
 """On a CPU in half precision, maps of at most this share of neurons touch those alone, where the activation has at
 least so many numbers: there converting all of them costs more than picking a few (benchmarks/steering.py)."""
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def steer(
@@ -84,7 +85,7 @@ def _as_one(given: Any) -> Intervention:
     Raises:
         LineasError: when something else is among them, or there is none.
     """
-    several = list(given) if isinstance(given, Sequence) and not isinstance(given, (str, bytes)) else [given]
+    several: list[Any] = list(given) if isinstance(given, Sequence) and not isinstance(given, (str, bytes)) else [given]
     if not several:
         raise LineasError("steer needs at least one intervention, an empty list was given.")
     for one in several:
@@ -112,6 +113,7 @@ class Steering:
         strength = _checked(strength)
         check_free(network)
         _refuse_compiled(network)
+        _refuse_compiled_with_another(network)
         _refuse_parallel(network)
         intervention.check_fits(network, other_model)
         _warn_if_compiled_before(network)
@@ -223,7 +225,10 @@ class Steering:
             return
         if done.runs_again:
             self._wait_for_backward(done, result)
-        scopes.put(self._key, done.outer)
+        if self._attached:
+            scopes.put(self._key, done.outer)
+        else:  # ended by another thread meanwhile
+            scopes.drop(self._key)
         if done.outer is None:
             self._running.discard(get_ident())
         if not self._attached or (self._on and not self._setting.acts):
@@ -429,6 +434,10 @@ class _Own(scopes.Hook):
     def steers(self) -> bool:
         return self._steering._attached
 
+    def is_compiled_in(self) -> bool:
+        """Return True where a compiler has seen it, and it is still in place."""
+        return self._steering._attached and self._steering._seen_compiling
+
 
 class _Setting:
     """A strength and all that follows from it.
@@ -484,7 +493,8 @@ class _Pass:
 
 def _ways_of_saving() -> Any:
     """How autograd keeps tensors here, which checkpoints change; None where it keeps none."""
-    return (torch._C._autograd._top_saved_tensors_default_hooks(True),) if torch.is_grad_enabled() else None
+    of_torch: Any = torch._C
+    return (of_torch._autograd._top_saved_tensors_default_hooks(True),) if torch.is_grad_enabled() else None
 
 
 class _Backward:
@@ -502,7 +512,8 @@ class _Backward:
     def __call__(self, gradient: torch.Tensor) -> None:
         backward = torch._C._current_graph_task_id()
         if backward not in _again:
-            torch.autograd.Variable._execution_engine.queue_callback(partial(_again.pop, backward, None))
+            engine: Any = torch.autograd.Variable._execution_engine
+            engine.queue_callback(partial(_again.pop, backward, None))
         before = _again.get(backward, {})  # of a later forward pass, through which the gradient has gone already
         _again[backward] = {key: now for key, now in before.items() if key in self._beside} | {self._key: self._done}
 
@@ -621,6 +632,16 @@ def _shown(value: Any) -> str:
     """A wrong argument, in a few words."""
     text = repr(value).partition("\n")[0]
     return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _refuse_compiled_with_another(network: nn.Module) -> None:
+    """A network that was compiled while it was steered is the same for all threads, and keeps what was compiled in."""
+    hooks = [hook for module in network.modules() for hook in tuple(module._forward_pre_hooks.values())]
+    if any(isinstance(hook, _Own) and hook.is_compiled_in() for hook in hooks):
+        raise LineasError(
+            "this network was compiled while it was steered, so it takes no second intervention; detach the first, "
+            "compile anew, or give steer both in a list."
+        )
 
 
 def _refuse_parallel(network: nn.Module) -> None:

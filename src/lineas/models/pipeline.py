@@ -66,10 +66,12 @@ class PipelineNetwork(nn.Module):
             else:
                 self._modules.pop(name, None)
 
-    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[Any]:
         """The parts, as the pipeline has them now, and all that is in them."""
         self._look_up()
-        return super().named_modules(*args, **kwargs)
+        return super().named_modules(memo, prefix, remove_duplicate)
 
     def get_submodule(self, target: str) -> nn.Module:
         """A module by its name, of the part that the pipeline has now."""
