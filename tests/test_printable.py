@@ -89,7 +89,7 @@ def test_the_front_matter_of_a_card_holds_any_name(name: str) -> None:
     front = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
     assert front == {"library_name": "lineas", "tags": ["lineas", "steering"], "base_model": name}
     provenance = {"base": name, "strength": 0.5, "sites": ["a"], "architecture": "Llama"}
-    folded = checkpoint._card(provenance)
+    folded = checkpoint.card(provenance)
     assert yaml.safe_load(folded.split("\n---\n")[0].removeprefix("---\n"))["base_model"] == name
     assert "\x1b" not in card + folded
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from lineas.files import TEMPORARY
+
 WORK = """
 import threading
 from pathlib import Path
@@ -84,7 +86,7 @@ def test_workers_end_with_the_first_process_and_hold_its_lock_until_then(
         begun = b""
         while len(begun) < 2:
             begun += os.read(heard, 2)
-        assert sum(path.name.startswith((".a.", ".b.")) for path in room.iterdir()) == 2
+        assert sum(path.name.startswith(TEMPORARY) for path in room.iterdir()) == 2
         with pytest.raises(BlockingIOError):
             fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
         (os.killpg if to_all else os.kill)(process.pid, number)

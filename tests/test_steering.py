@@ -1140,9 +1140,7 @@ def assert_forced(network: Any, intervention: Intervention) -> None:
 def test_another_architecture_is_refused_by_name_unless_forced() -> None:
     network, intervention = tiny("mistral"), learned_on(tiny("llama"))
     before = hooks_and_attributes(network)
-    with pytest.raises(
-        LineasError, match=r"home/model \(LlamaForCausalLM\), not on a Mistral.*other_model=True"
-    ):
+    with pytest.raises(LineasError, match=r"home/model \(LlamaForCausalLM\), not on a Mistral.*other_model=True"):
         steer(network, intervention)
     assert hooks_and_attributes(network) == before
     assert_forced(network, intervention)

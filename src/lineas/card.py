@@ -42,7 +42,7 @@ def model_card(description: dict[str, Any]) -> str:
         found = facts["calibration"]
         goals = ", ".join(f"{name} {in_markdown(str(found[name]))}" for name in ("effect", "damage") if name in found)
         lines += [
-            f"Calibrated strength: **{found['strength']:.3g}** ({goals}{'' if found['reached'] else '; not reached'}); "
+            f"Calibrated strength: **{found['strength']:.3g}** ({goals}{'' if found.get('reached', True) else '; not reached'}); "
             '`steer(..., strength="calibrated")`.',
             "",
         ]

@@ -227,7 +227,7 @@ def _data(value: Any, place: str) -> None:
 def _calibration(value: Any, place: str) -> None:
     _object(value, place)
     _number(_of(value, "strength", place), f"{place}.strength")
-    if not isinstance(_of(value, "reached", place), bool):
+    if not isinstance(value.get("reached", True), bool):
         raise LineasError(f"{place}.reached is {shown(value['reached'])}, not true or false.")
 
 
@@ -235,7 +235,6 @@ def _measurements(value: Any, place: str) -> None:
     _list(value, place)
     for i, row in enumerate(value):
         _object(row, f"{place}[{i}]")
-        _of(row, "strength", f"{place}[{i}]")
         for name, number in row.items():
             _number(number, f"{place}[{i}]{step_to(name)}")
 

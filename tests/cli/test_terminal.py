@@ -59,7 +59,7 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "data": {"source": {"file": EVIL, "count": 1, "sha256": EVIL}},
         "method": {"name": EVIL, EVIL: EVIL},
         "made_by": EVIL,
-        "measurements": [{EVIL: EVIL}],
+        "measurements": [{EVIL: 1.0}],
         "folds": {site: EVIL},
         "name": EVIL,
     }

@@ -192,7 +192,7 @@ def test_the_strength_is_written_into_the_artifact_and_taken_from_there(
     assert all(within)
     assert any(row["kl"] > 0.02 for row in calm.facts["measurements"] if row["strength"] <= strength + 0.021)
     card = (learned / "calm" / "README.md").read_text()
-    assert f"Calibrated strength: **{strength:.3g}** (damage kl<=0.02)" in card
+    assert f"Calibrated strength: **{strength:.3g}** (damage kl\\<=0.02)" in card
     assert "| strength |" in card
 
     stories = lineas.load("model", dtype="float32")

@@ -78,7 +78,9 @@ class Goal:
         absolute = re.fullmatch(rf"\s*(\w+)\s*(<=|>=)\s*{number}\s*(%?)\s*", text)
         relative = re.fullmatch(rf"\s*(\w+)\s*([+-])\s*{number}\s*%\s*", text)
         found = absolute or relative
-        if found is None or not math.isfinite(float(found[3])):
+        if found is not None and not math.isfinite(float(found[3])):
+            raise LineasError(f"'{shortened(text)}' is no finite number, so it bounds nothing.")
+        if found is None:
             raise LineasError(
                 f"'{shortened(text)}' is no goal; write NAME-50% or NAME+5% for a change, NAME<=0.02 or NAME>=80% for "
                 "a value."
