@@ -365,9 +365,9 @@ class Steering:
         }
         try:
             with torch.no_grad():
-                with self._same_dropout(), scopes.holding(self._key):
+                with self._same_randomness(), scopes.holding(self._key):
                     steered = Site("network").pick(self._network(**inputs)).clone()
-                with self._same_dropout(), self._suspended():
+                with self._same_randomness(), self._suspended():
                     plain = Site("network").pick(self._network(**inputs))
         finally:
             self.prompt_length = length
@@ -379,9 +379,10 @@ class Steering:
             )
         return moved
 
-    def _same_dropout(self) -> AbstractContextManager[Any]:
-        """Where something is random, the generators that all threads share are put back."""
-        return torch.random.fork_rng() if any(m.training for m in self._network.modules()) else nullcontext()
+    def _same_randomness(self) -> AbstractContextManager[Any]:
+        """Put the generators back, which all threads share, where something may be random: dropout, noise."""
+        is_sure = hasattr(self._network, "generate") and not any(module.training for module in self._network.modules())
+        return nullcontext() if is_sure else torch.random.fork_rng()
 
     @contextmanager
     def _suspended(self) -> Iterator[None]:

@@ -337,6 +337,14 @@ def test_a_part_that_is_replaced_in_the_pipeline_is_the_one_that_is_steered(part
     drawn(model)
 
 
+def test_verify_draws_from_the_same_noise_twice() -> None:
+    model = image_model("stable diffusion 1")
+    site = model.sites()[-1]
+    steering = Intervention({site.name: AffineMap.identity(pipelines.WIDTH)}, {site.name: site}, None, {})
+    with lineas.steer(model, steering) as live:
+        assert live.verify(prompt=["a star"], height=32, width=32) == 0.0
+
+
 def test_a_copy_of_a_steered_pipeline_is_not_steered() -> None:
     model = lineas.ImageModel(pipelines.pipeline("stable diffusion 1"), steps=1, size=(32, 32))
     steering = random_maps(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import MethodType
@@ -68,7 +68,7 @@ class PipelineNetwork(nn.Module):
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, Any, Any]:
         """The parts, as the pipeline has them now, and all that is in them."""
         self._look_up()
         return super().named_modules(memo, prefix, remove_duplicate)
