@@ -56,7 +56,7 @@ def test_nothing_to_carry_is_refused(names: tuple[str, ...]) -> None:
 def test_shifts_of_zero_are_not_blamed_on_the_sites(strength: float) -> None:
     scales = lineas.Intervention({"model.layers.1": lineas.AffineMap(torch.full((WIDTH,), 2.0), torch.zeros(WIDTH))})
     with pytest.raises(
-        lineas.LineasError, match="every shift at the outputs of blocks is 0|this intervention changes nothing"
+        lineas.LineasError, match=r"every shift at the outputs of blocks is 0|this intervention changes nothing"
     ):
         ControlVector.of((shifts("model.layers.1") if strength == 0 else scales).at(strength))
 

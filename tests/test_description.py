@@ -176,10 +176,7 @@ SITE = ("sites", 0)
         *(put(v, "facts") for v in (None, [], "x", 5)),
         *(put(v, "facts", "method") for v in ("x", {}, {"name": 5}, None)),
         *(put(v, "facts", "data") for v in ([1], {"source": 1}, {"source": {"sha256": 1}}, {"source": {"file": 1}})),
-        *(
-            put(v, "facts", "calibration")
-            for v in ({}, {"strength": "a", "reached": True}, {"strength": 1.0, "reached": 1}, None, 1)
-        ),
+        *(put(v, "facts", "calibration") for v in ({}, {"strength": "a"}, {"strength": 1.0, "reached": 1}, None, 1)),
         *(put(v, "facts", "measurements") for v in ([1], {}, [{"strength": "1"}], [{"strength": 1, "kl": None}])),
         *(put(v, "facts", "cost") for v in ("abc", [None], 1.0, ["1"], {})),
         *(put(v, "facts", "folds") for v in ([], {"norm": 1}, None)),

@@ -558,7 +558,7 @@ def test_tokens_are_one_of_four_words(network: Any, calm: Intervention, wrong: A
         steer(network, calm, tokens=wrong)
 
 
-@pytest.mark.parametrize("wrong", [None, "model", 5, nn.Linear, object()], ids=repr)
+@pytest.mark.parametrize("wrong", [None, "model", 5, nn.Linear, object()], ids=lambda wrong: type(wrong).__name__)
 def test_what_is_no_network_is_refused(calm: Intervention, wrong: Any) -> None:
     with pytest.raises(LineasError, match="cannot be steered as it is"):
         steer(wrong, calm)

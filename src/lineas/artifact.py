@@ -120,9 +120,8 @@ def find(source: str | PathLike[str], revision: str | None = None) -> Path:
     if (shipped / DESCRIPTION).exists():
         return shipped
     names = ", ".join(sorted(p.name for p in SHIPPED.iterdir())) if SHIPPED.is_dir() else "none"
-    sentence = (
-        f"no intervention at '{shortened(str(source), 200)}': not a folder, not one that ships with lineas ({names})"
-    )
+    asked = shortened(str(source), 200)
+    sentence = f"no intervention at '{asked}': not a folder, not one that ships with lineas ({names})"
     if str(source).count("/") != 1:
         raise LineasError(f"{sentence}.")
     try:

@@ -41,9 +41,9 @@ def model_card(description: dict[str, Any]) -> str:
     if "calibration" in facts:
         found = facts["calibration"]
         goals = ", ".join(f"{name} {in_markdown(str(found[name]))}" for name in ("effect", "damage") if name in found)
+        missed = "" if found.get("reached", True) else "; not reached"
         lines += [
-            f"Calibrated strength: **{found['strength']:.3g}** ({goals}{'' if found.get('reached', True) else '; not reached'}); "
-            '`steer(..., strength="calibrated")`.',
+            f'Calibrated strength: **{found["strength"]:.3g}** ({goals}{missed}); `steer(..., strength="calibrated")`.',
             "",
         ]
     learned = {key: facts[key] for key in HOW if key in facts}

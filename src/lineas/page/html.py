@@ -111,11 +111,8 @@ def _judged(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
         notes = None
         if len(curves) == 1:
             (only,) = curves.values()
-            notes = [
-                as_label(row["strength"]) if "strength" in row else ""
-                for row in only
-                if effect in row and damage in row
-            ]
+            whole = [row for row in only if effect in row and damage in row]
+            notes = [as_label(row["strength"]) if "strength" in row else "" for row in whole]
         drawn.append(charts.lines(series(effect, damage), effect, damage, zero=False, notes=notes))
     drawn += [charts.lines(series("strength", m), "strength", m, m in JUDGED) for m in (effect, damage) if m]
     columns = list(dict.fromkeys(key for _, row in rows for key in row if isinstance(row[key], (int, float))))
