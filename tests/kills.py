@@ -30,16 +30,20 @@ import families
 import pipelines
 import torch
 from console import SOURCE, TARGET
+from safetensors.torch import load_file
 
 import lineas
 from lineas.cli import main
+from lineas.files import TEMPORARY
+from lineas.ownership import MARK
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LONGEST = 120
 """Seconds after which a run counts as hanging."""
-VOLATILE = ("created", "seconds", "versions")
+VOLATILE = ("created", "seconds", "versions", "written")
 """Keys of JSON that differ from run to run."""
 NOTES = "mine, and of nobody else"
+PLOTS = ("effect-damage.png", "sweep.png", "polite.png", "sweep.md")
 
 
 @dataclass(frozen=True)
@@ -143,18 +147,20 @@ def begin(command: str) -> int:
     child = os.fork()
     if child:
         return child
+    code = 99
     try:
         for stream in (0, 1, 2):
             os.dup2(os.open(os.devnull if stream == 0 else "log.txt", os.O_RDWR | os.O_CREAT | os.O_APPEND), stream)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
         os.setpgid(0, 0)
         main(command.split())
+        code = 0
     except SystemExit as stop:
-        os._exit(int(stop.code or 0))
+        code = int(stop.code or 0)
     except BaseException:
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(99)
-    os._exit(0)
+    finally:
+        os._exit(code)
 
 
 def finish(child: int) -> int:
@@ -180,19 +186,19 @@ def content(path: Path) -> Any:
         }
     if path.suffix == ".json":
         return steady(json.loads(path.read_text()))
+    if path.suffix == ".jsonl":  # a kill may have cut a line off
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        return [steady(json.loads(line)) for line in lines]
+    if path.suffix == ".safetensors":
+        return {name: tensor.tolist() for name, tensor in load_file(path).items()}
     if path.name == "README.md" or path.suffix == ".html":
         return sorted(line for line in path.read_text().splitlines() if not any(key in line for key in VOLATILE))
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def counts(file: Path) -> bool:
-    """Whether a file is part of the result; the list of files that lineas keeps in a folder is not, nor are parts."""
-    return (
-        file.name != "notes.md"
-        and file.name != ".lineas.json"
-        and file.suffix not in (".png", ".lock")
-        and ("parts" not in file.parts)
-    )
+    """Return whether a file is part of the result: plots and tables show times, parts and marks are lineas' own."""
+    return file.name not in ("notes.md", MARK, *PLOTS) and "parts" not in file.parts
 
 
 def steady(value: Any) -> Any:
@@ -215,7 +221,7 @@ def others(folder: Path, verb: Verb) -> dict[str, str]:
 
 def is_leftover(name: str) -> bool:
     """Whether a killed process may leave a file of this name, until the next run."""
-    return any(part.startswith(".lineas-") or part.endswith(".interrupted") for part in name.split("/"))
+    return any(part.startswith(TEMPORARY) or part.endswith(".interrupted") for part in name.split("/"))
 
 
 class Kills:
@@ -256,6 +262,7 @@ class Kills:
         place = self.scratch / f"{self.name}-{number}"
         shutil.copytree(self.before, place)
         os.chdir(place)
+        Path("log.txt").unlink(missing_ok=True)
         untouched = others(place, self.verb)
         with_signal, after = chance.choice(SIGNALS), chance.uniform(0, 1.05 * self.seconds)
         child = begin(self.verb.new)
@@ -272,14 +279,10 @@ class Kills:
         assert others(place, self.verb) == untouched, f"something else has changed: {about}"
         left = self._contents(place)
         state = self._state(left, about)
-        assert (
-            run_quietly(
-                self.verb.new + (" --force" if "--force" not in self.verb.new and not self.verb.resumes else "")
-            )
-            == 0
-        ), f"the next run failed: {about}\n{(place / 'log.txt').read_text()}"
+        again = run_quietly(self.verb.new)
+        assert again == 0, f"the next run failed: {about}\n{(place / 'log.txt').read_text()}"
         assert self._contents(place) == self.new, f"the next run makes something else: {about}"
-        temporary = [p.name for p in place.rglob(".lineas-*")]
+        temporary = [p.name for p in place.rglob(f"{TEMPORARY}*")]
         assert not temporary, f"{temporary} stayed: {about}"
         shutil.rmtree(place)
         return state
