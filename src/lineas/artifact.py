@@ -18,7 +18,7 @@ from lineas.errors import LineasError, first_line, shown
 from lineas.gates import Gate
 from lineas.maps import AffineMap
 from lineas.ownership import FolderKind, check_folder
-from lineas.printable import shortened
+from lineas.printable import in_a_line, shortened
 from lineas.steady import steadily
 
 OPERATION = (
@@ -120,7 +120,7 @@ def find(source: str | PathLike[str], revision: str | None = None) -> Path:
     if (shipped / DESCRIPTION).exists():
         return shipped
     names = ", ".join(sorted(p.name for p in SHIPPED.iterdir())) if SHIPPED.is_dir() else "none"
-    asked = shortened(str(source), 200)
+    asked = in_a_line(shortened(str(source), 200))
     sentence = f"no intervention at '{asked}': not a folder, not one that ships with lineas ({names})"
     if str(source).count("/") != 1:
         raise LineasError(f"{sentence}.")

@@ -240,7 +240,8 @@ PLACES = Bounds(0, 1000, whole=True)
 PORT = Bounds(1, 65535, whole=True)
 SHOTS = Bounds(0, 1000, whole=True)
 SHOWN = Bounds(0, 10_000, whole=True)
-STRENGTH = Bounds(-1e6, 1e6)
+STRENGTH = Bounds(-3e38, 3e38, shown="NUMBER")
+"""What float32 holds; what such strengths do to a model is told by its predictions."""
 WEIGHT = Bounds(0, 1e9)
 """Of a penalty."""
 RATE = Bounds(0, 1e30, above=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import secrets
+import re
 import shutil
 import stat
 import sys
@@ -27,6 +27,8 @@ except ImportError:  # on Windows
 
 TEMPORARY = ".lineas-"
 """How the names of files and folders begin that are written beside their place; they are locked while that goes on."""
+LEFTOVER = re.compile(rf"{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")
+"""The whole of such a name, as Python's tempfile makes it."""
 
 
 # ---- before the work
@@ -334,11 +336,11 @@ def _temporary(folder: Path, is_folder: bool) -> Iterator[Path]:
 def _begun(folder: Path, is_folder: bool) -> tuple[Path, int | None]:
     """Make a temporary file or folder and lock it; where another process has cleared it away in between, anew."""
     while True:
-        beside = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
         if is_folder:
-            beside.mkdir(mode=0o700)
+            beside = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
         else:
-            os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            with tempfile.NamedTemporaryFile(prefix=TEMPORARY, dir=folder, delete=False) as file:
+                beside = Path(file.name)
         if fcntl is None:
             return beside, None
         try:
@@ -357,7 +359,7 @@ def _clear_leftovers(folder: Path) -> None:
     if fcntl is None:
         return
     for left in folder.glob(f"{TEMPORARY}*"):
-        if len(left.name) != len(TEMPORARY) + 16 or left.is_symlink():
+        if not LEFTOVER.fullmatch(left.name) or left.is_symlink():
             continue
         try:
             lock = os.open(left, os.O_RDONLY | os.O_NONBLOCK)

@@ -107,9 +107,9 @@ def own_files(path: Path, kind: FolderKind, named: Path | None = None) -> frozen
     if marked is None:
         found = frozenset(kind.unmarked(path))
         if not found and any(path.iterdir()):
+            like = " that lineas wrote" if (path / kind.last).exists() else ""
             raise LineasError(
-                f"{named} exists and is not {kind.name} that lineas wrote, so it is not overwritten; choose another "
-                "folder."
+                f"{named} exists and is not {kind.name}{like}, so it is not overwritten; choose another folder."
             )
         return found
     if marked.get("kind") != kind.mark:

@@ -58,7 +58,7 @@ def test_numbers_out_of_bounds_are_refused_with_the_option_s_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     many = "9" * 5000
-    for value in ("nan", "inf", "-inf", "1e999", "-1e30", many, f"-{many}", "1_0", "\uff11", "\u0663", "many", ""):
+    for value in ("nan", "inf", "-inf", "1e999", "-1e39", many, f"-{many}", "1_0", "\uff11", "\u0663", "many", ""):
         for given in (value, [value]):
             with pytest.raises(
                 LineasError, match=rf"{option}( must be|: a strength is)|a size looks like 512x768"
@@ -79,7 +79,7 @@ def test_numbers_out_of_bounds_are_refused_with_the_option_s_name(
         (("generate", "--top-p", "0"), "--top-p must be at least 1e-06"),
         (("generate", "--max-new-tokens", str(10**12)), "--max-new-tokens must be at most 1000000"),
         (("generate", "--seed", str(2**64)), "--seed must be at most 18446744073709551615"),
-        (("generate", "--strength", "0", "1e39"), "--strength must be at most 1000000, not 1e+39"),
+        (("generate", "--strength", "0", "1e39"), "--strength must be at most 3e+38, not 1e+39"),
         (("generate", "--strength", "half"), "--strength: a strength is a number or 'calibrated', not 'half'"),
         (("learn", "--seed", str(-(2**63) - 1)), "--seed must be at least -9223372036854775808"),
         (("learn", "--alpha", "1e39"), "--alpha must be at most 1000000"),
@@ -88,7 +88,7 @@ def test_numbers_out_of_bounds_are_refused_with_the_option_s_name(
         (("sweep", "--jobs", "1000000"), "--jobs must be at most 1024"),
         (("serve", "m", "--port", "70000"), "--port must be at most 65535"),
         (("calibrate", "polite", "--tolerance", "2"), "below the largest strength, not --tolerance 2 with --largest 1"),
-        (("calibrate", "polite", "--max-damage", "ppl+1e400%", "--neutral", "x"), "'ppl+1e400%' is no goal"),
+        (("calibrate", "polite", "--max-damage", "ppl+1e400%", "--neutral", "x"), "'ppl+1e400%' is no finite number"),
         (("fold", "m", "polite", "--out", "x", "--shard-size", "\u0663GB"), "a size looks like 8GiB"),
         (("fold", "m", "polite", "--out", "x", "--shard-size", "9" * 400 + "GB"), "a size looks like 8GiB"),
     ],

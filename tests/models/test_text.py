@@ -169,7 +169,7 @@ def test_a_gate_of_a_destroyed_model_is_refused() -> None:
         gate(model, learned, families.PROMPTS, families.OTHER_PROMPTS)
 
 
-@pytest.mark.parametrize("prompts", [["caf\udce9"], ["Tom", 5], [b"Tom"], None, iter(["Tom"])])
+@pytest.mark.parametrize("prompts", [["caf\udce9"], ["Tom", 5], [b"Tom"], None])
 def test_what_is_no_text_is_refused(prompts: Any) -> None:
     model = families.model("llama")
     for read in (model.generate, model.batch, lambda some: perplexities(model, some), lambda some: Plan(some)):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ from lineas.intervention import Intervention
 from lineas.ownership import FolderKind
 from lineas.printable import as_label
 from lineas.strict_json import loads, read_bytes
-from lineas.working_folder import claimed
+from lineas.working_folder import claimed, give_up
 
 PromptsOption = Annotated[
     str | None, typer.Option(metavar="FILE[:column]", help="Texts to continue, or pictures to draw; held out.")
@@ -46,14 +46,20 @@ EVALUATION, TABLE, PLOT, PARTS = "evaluation.json", "evaluation.md", "effect-dam
 KIND = FolderKind("an evaluation", "evaluation", EVALUATION)
 
 
-def worked_in(
-    out: Path | None, settings: dict[str, Any], force: bool
-) -> AbstractContextManager[tuple[bool, int | None]]:
-    """Within the block a folder is this evaluation's alone; interrupted, the same command goes on there."""
+@contextmanager
+def worked_in(out: Path | None, settings: dict[str, Any], force: bool) -> Iterator[None]:
+    """A folder that is this evaluation's alone within the block; interrupted, the same command goes on there."""
     if out is None:
-        return nullcontext((True, None))
+        yield
+        return
     signals.keeps(f"interrupted; what was measured is kept, the same command goes on in {out}.")
-    return claimed(out, KIND, settings, force, old_settings)
+    with claimed(out, KIND, settings, force, old_settings) as (is_new, _):
+        try:
+            yield
+        except LineasError:
+            if is_new and not (out / PARTS).exists():  # nothing came of it
+                give_up(out)
+            raise
 
 
 def old_settings(out: Path) -> dict[str, Any] | None:

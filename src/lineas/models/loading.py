@@ -191,9 +191,13 @@ def _load_pipeline(where: str, name: str, wanted: Any, device: str, options: dic
         pipeline.register_to_config(_name_or_path=where)
         pipeline = pipeline.to(device)
     settings = folder / SETTINGS
-    with reading(f"{settings} says nothing about how '{where}' is meant to draw"):
+    failure = f"{settings} says nothing about how '{where}' is meant to draw"
+    with reading(failure):
         drawing = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-        model = ImageModel(pipeline, name, options["revision"], **drawing)
+        try:
+            model = ImageModel(pipeline, name, options["revision"], **drawing)
+        except LineasError as error:
+            raise LineasError(f"{failure}: {error}") from None
     model.judge = str(folder) if (folder / JUDGE).is_file() else None
     return model
 
