@@ -187,7 +187,8 @@ def path(
         method: the recipe of the first solution; its own gamma is not used, nor is a refit.
         sites: as in `lineas.learn`.
         seed: of everything random.
-        known: by gamma, solutions of this path that are there already; they are not learned again.
+        known: by gamma, solutions of this path that are there already; they are not learned again. Whoever adds one to
+            it, when it is yielded, has the next one begin with that, such as with what was saved of it.
         options: further arguments of `lineas.learn`, but no start: each solution has its own.
 
     Raises:
@@ -218,7 +219,7 @@ def path(
             settings = {name: value for name, value in options.items() if name != "progress"}
             objective = Objective(model, source, target, list(learned.sites.values()), **settings)
         yield Solution(learned, recipe, objective)
-        start = learned
+        start = (known or {}).get(gamma, learned)
 
 
 def later_steps(first: int, points: int) -> int:

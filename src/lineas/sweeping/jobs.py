@@ -205,7 +205,7 @@ def _learned(
     for solution in path(model, job.source, job.target, job.gammas, job.method, known=known, **options):
         gamma, learned = solution.gamma, solution.intervention
         if gamma not in known:
-            learned = _kept(job, learned, gamma, False, time.perf_counter() - started)
+            learned = known[gamma] = _kept(job, learned, gamma, False, time.perf_counter() - started)
         if (gamma, False) in missing:
             facts = {"cost": solution.cost, "unmet": solution.unmet, "steps": solution.steps}
             yield _told(job, learned, gamma, False, **facts), learned
