@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lineas import files
+from lineas import files, strict_json
 from lineas.errors import LineasError, reading
 from lineas.models.weights import check_report, holds_pickles, no_pickles
 from lineas.models.written import verify_written
@@ -43,7 +43,7 @@ def save(
         verify_written(beside, network)
         save_tokenizer(beside, tokenizer)
         if provenance:
-            text = json.dumps(provenance, indent=1, ensure_ascii=False) + "\n"
+            text = strict_json.dumps(provenance) + "\n"
             (beside / PROVENANCE).write_text(text, encoding="utf-8")
             (beside / CARD).write_text(card(provenance), encoding="utf-8")
     return folder
