@@ -340,7 +340,7 @@ def test_what_rounding_takes_away_is_counted() -> None:
 @pytest.mark.parametrize("strength", [1e-3, 1e-2, 1.0])
 def test_rounding_of_what_is_put_out_is_no_fault(kind: torch.dtype, strength: float, stories: lineas.TextModel) -> None:
     model = lineas.TextModel(copy.deepcopy(stories.network).to(kind), stories.tokenizer)
-    map_ = AffineMap(torch.ones(64), torch.randn(64, generator=torch.Generator().manual_seed(0)))
+    map_ = AffineMap(torch.ones(64), 0.05 * torch.randn(64, generator=torch.Generator().manual_seed(0)))
     found = Intervention({f"model.layers.{i}.self_attn.o_proj": map_ for i in range(5)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -224,6 +224,11 @@ def test_what_cannot_be_kept_is_measured_all_the_same(tmp_path: Path, monkeypatc
         Kept(tmp_path / "file", {})
 
 
+def test_a_number_that_is_none_is_not_kept(tmp_path: Path) -> None:
+    assert Kept(tmp_path, {}).get({"part": "x"}, lambda: [float("inf")]) == ([float("inf")], False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_texts_are_told_apart_where_their_lines_are_the_same() -> None:
     assert texts(["a\nb", "c"]) != texts(["a", "b\nc"])
 

@@ -81,7 +81,11 @@ class Kept:
             pass  # not there, of another form, or cut off by whatever ended the run
         result = make()
         try:
-            write_text(file, json.dumps({"key": key, "result": result}))
+            text = strict_json.dumps({"key": key, "result": result}, indent=None)
+        except LineasError:  # a number that is not finite is measured anew
+            return result, False
+        try:
+            write_text(file, text)
         except OSError as error:  # what is measured is not lost for it
             warnings.warn(f"a part of the evaluation could not be kept in {self._folder}: {error}.", stacklevel=2)
         return result, False
