@@ -52,9 +52,9 @@ def save(
 def _unmarked(folder: Path) -> list[str]:
     """The files of a checkpoint that lineas 0.1.0 folded, which is known by what its provenance says."""
     try:
-        if json.loads((folder / PROVENANCE).read_text(encoding="utf-8")).get("made_by") != "lineas.fold":
+        if strict_json.loads(strict_json.read_bytes(folder / PROVENANCE)).get("made_by") != "lineas.fold":
             return []
-    except (OSError, ValueError, AttributeError):
+    except (LineasError, AttributeError):
         return []
     return [name for name in files_in(folder) if OF_CHECKPOINTS.fullmatch(name)]
 
