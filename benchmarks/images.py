@@ -27,10 +27,10 @@ import numpy as np
 from record import about, kept, save
 
 import lineas
-from lineas.base import fingerprint
 from lineas.evaluation.images import PicturePlan, evaluate_pictures
 from lineas.evaluation.judges import judge
 from lineas.evaluation.systems import Steered, Untouched
+from lineas.fingerprint import norm_digest
 from lineas.learning.interruption import whole_or_nothing
 from lineas.sites import Pooling
 from lineas.strips import strip
@@ -109,7 +109,7 @@ def main() -> None:
     options = parser.parse_args()
     model = lineas.load(options.model)
     asked = {name: getattr(options, name) for name in ("model", "draws", "prompts")}
-    asked["weights"] = fingerprint(model.network)
+    asked["weights"] = norm_digest(model.network)
     made = {}
     for part in options.parts:
         make, given = (compare, [CONCEPTS[part]]) if part in CONCEPTS else (penalised, points[part])
@@ -189,7 +189,7 @@ def learned_with(model: Any, name: str, gamma: float, draw: int, prompts: int) -
     """A point of a path, learned or as it was learned before, and what is drawn."""
     concept, pooling, _ = PATHS[name]
     source, target, drawn = sides(concept, draw, prompts)
-    folder = RUNS / f"{fingerprint(model.network)[:8]}-{name}-{gamma:g}-{draw}"
+    folder = RUNS / f"{norm_digest(model.network)[:8]}-{name}-{gamma:g}-{draw}"
     if folder.exists():
         return lineas.Intervention.load(folder), drawn
     method = lineas.LinEAS(gamma=gamma, steps=GAMMA_STEPS)

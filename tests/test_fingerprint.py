@@ -110,6 +110,14 @@ def test_other_norms_are_another_checkpoint(network: nn.Module) -> None:
     assert not same(fingerprint(network), fingerprint(other))
 
 
+@pytest.mark.parametrize("wrong", ["", "x", "v2:", "v2:AAAA", "v2:é", "F" * 64, "f" * 63, "f" * 65, "v3:" + "f" * 61])
+def test_what_no_lineas_recorded_is_refused_where_it_is_read(wrong: str, network: nn.Module) -> None:
+    with pytest.raises(LineasError, match="is no fingerprint of a network"):
+        BaseModel("base", "LlamaForCausalLM", wrong)
+    for right in (fingerprint(network), norm_digest(network)):
+        assert BaseModel("base", "LlamaForCausalLM", right).fingerprint == right
+
+
 def test_what_lineas_0_1_recorded_is_still_known(copies: dict[str, nn.Module]) -> None:
     digest = norm_digest(copies["float32"])
     assert compared(digest, copies["float32"]) == compared(digest, copies["bfloat16"]) == ("same", "")

@@ -336,6 +336,17 @@ def test_what_rounding_takes_away_is_counted() -> None:
         lineas.fold(families.model("llama"), at(BEFORE_MLP, half))
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("strength", [1e-3, 1e-2, 1.0])
+def test_rounding_of_what_is_put_out_is_no_fault(kind: torch.dtype, strength: float, stories: lineas.TextModel) -> None:
+    model = lineas.TextModel(copy.deepcopy(stories.network).to(kind), stories.tokenizer)
+    map_ = AffineMap(torch.ones(64), 0.05 * torch.randn(64, generator=torch.Generator().manual_seed(0)))
+    found = Intervention({f"model.layers.{i}.self_attn.o_proj": map_ for i in range(5)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lineas.fold(model, found, strength)
+
+
 def test_strengths_are_taken_as_steer_takes_them() -> None:
     model = families.model("llama")
     found = at(BEFORE_MLP).with_facts(calibration={"strength": 0.5})

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload, disk_offload
 from families import BEFORE_5, PROMPT_LOOKUP
 from torch import nn
 from transformers import (
@@ -1097,6 +1098,33 @@ def test_verify_raises_when_the_output_does_not_move() -> None:
         live.strength = 0.0
         with pytest.raises(LineasError, match="strength 0"):
             live.verify(x=x)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_verify_refuses_a_destroyed_model(family: str) -> None:
+    network = tiny(family)
+    found = some_intervention(network)
+    enormous = {name: AffineMap(m.scale, torch.full_like(m.shift, 3e38)) for name, m in found.maps.items()}
+    with steer(network, Intervention(enormous, found.sites)) as live, pytest.raises(LineasError, match="is destroyed"):
+        live.verify()
+
+
+def test_verify_looks_at_numbers_alone_where_a_network_masks_some() -> None:
+    network, x = WithUnused().eval(), torch.randn(2, 4)
+    network.register_forward_hook(lambda _, __, result: result.index_fill(1, torch.tensor([2]), -torch.inf))
+    with steer(network, Intervention({"used": some_map(0, 4)})) as live:
+        assert 0 < live.verify(x=x) < torch.inf
+
+
+@pytest.mark.parametrize("offload", [cpu_offload, disk_offload])
+def test_verify_finds_where_the_inputs_of_an_offloaded_network_go(offload: Any, tmp_path: Any) -> None:
+    network = tiny("llama")
+    found = some_intervention(network)
+    with steer(network, found) as live:
+        moved = live.verify()
+    offload(network, *([tmp_path] if offload is disk_offload else []), execution_device=torch.device("cpu"))
+    with steer(network, found) as live:
+        assert live.verify() == pytest.approx(moved)
 
 
 def test_verify_is_not_deceived_by_dropout() -> None:

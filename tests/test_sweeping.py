@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -14,11 +15,12 @@ import pytest
 from console import LEARN, SOURCE, TARGET, check_refused, run
 
 import lineas
-from lineas import LinAcT, LinEAS
+from lineas import LinAcT, LinEAS, strict_json
 from lineas.evaluation.measures import Measures
 from lineas.files import TEMPORARY, alone
 from lineas.learning.capture import backpropagate
 from lineas.sweeping import Job, choose, points, run_jobs, summary
+from lineas.sweeping import jobs as jobs_of_sweeps
 from lineas.sweeping.summary import chosen_point, markdown, plot
 
 GAMMAS = [0.0, 1e-3, 2e-3]
@@ -176,6 +178,22 @@ def test_a_line_that_no_sweep_wrote_is_passed_over_and_named(judged: Path) -> No
         run_jobs(these)
     with pytest.warns(UserWarning, match=r"line 1 of .*points\.jsonl"):
         assert rows(these) == found
+
+
+def test_numbers_that_are_none_are_gaps_and_the_point_is_done(judged: Path) -> None:
+    these = jobs(judged / "s")[:1]
+    run_jobs(these)
+    file = these[0].place / "points.jsonl"
+    (point,) = rows(these)
+    file.unlink()
+    gap = point | {"values": point["values"] | {"toxic": math.nan}, "intervals": {"toxic": [math.nan, 1.0]}}
+    jobs_of_sweeps._append(file, gap | {"cost": math.inf})
+    assert strict_json.loads(file.read_bytes())["values"]["toxic"] is None
+    (again,) = rows(these)
+    assert "toxic" not in again["values"]
+    assert "cost" not in again
+    assert not these[0].missing()
+    assert summary([again])[0].values.keys() == again["values"].keys() | ({"support", "seconds"} & again.keys())
 
 
 def test_an_interruption_leaves_no_half_learned_point(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,12 +89,13 @@ def is_steered(network: nn.Module) -> bool:
 
 
 def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function have the network of its argument `model` for itself."""
+    """Let a function have the network of its argument `model`, or of its `task`, for itself."""
     signature = inspect.signature(function)
 
     @wraps(function)
     def runs_alone(*args: P.args, **kwargs: P.kwargs) -> R:
-        model: Any = signature.bind_partial(*args, **kwargs).arguments.get("model")
+        given = signature.bind_partial(*args, **kwargs).arguments
+        model: Any = given.get("model", getattr(given.get("task"), "model", None))
         network = model if isinstance(model, nn.Module) else getattr(model, "network", None)
         if not isinstance(network, nn.Module):  # the function says what is wrong with it
             return function(*args, **kwargs)

@@ -26,7 +26,7 @@ class BaseModel:
         revision: the hub commit, where known.
 
     Raises:
-        LineasError: when one of them is no text.
+        LineasError: when one of them is no text, or the fingerprint is none.
     """
 
     name: str
@@ -39,6 +39,7 @@ class BaseModel:
             value = getattr(self, one.name)
             if not isinstance(value, str) and not (value is None and one.default is None):
                 raise LineasError(f"the {one.name} of a network is a text, not {shown(value)}.")
+        fingerprints.check(self.fingerprint)
 
     @classmethod
     def of(cls, network: nn.Module, name: str | None = None, revision: str | None = None) -> BaseModel:

@@ -22,7 +22,7 @@ type's own rounding."""
 TF32 = 2**-10
 """The rounding of float32 in a GPU's products and convolutions."""
 NOISE = 2
-"""Further off they may be by so many times what the outputs move when the new weights move by their rounding."""
+"""Further off they may be by so many times what the outputs move when the modules with new weights move by rounding."""
 
 
 def live_outputs(model: Any, network: nn.Module, wanted: Intervention) -> torch.Tensor | None:
@@ -47,17 +47,18 @@ def live_outputs(model: Any, network: nn.Module, wanted: Intervention) -> torch.
     return live
 
 
-def compare(model: Any, folded: nn.Module, live: torch.Tensor, written: Sequence[tuple[str, str]]) -> None:
+def compare(model: Any, folded: nn.Module, live: torch.Tensor, written: Sequence[str]) -> None:
     """Refuse a folded network whose outputs are further from the steered one's than rounding carries them.
 
-    Where they differ by more than a bound of their type, the new weights are moved by their rounding for a moment,
-    which tells how far that alone carries the outputs.
+    Where they differ by more than a bound of their type, the weights of the modules that have new ones are moved by
+    their rounding for a moment, which tells how far rounding alone, also of what these modules put out, carries the
+    outputs.
 
     Args:
         model: that is folded.
         folded: its network.
         live: the outputs of the steered one.
-        written: the module and the name of each tensor that is new.
+        written: the modules that have new tensors.
 
     Raises:
         LineasError: saying how far they are off.
@@ -83,10 +84,11 @@ def compare(model: Any, folded: nn.Module, live: torch.Tensor, written: Sequence
 
 
 @contextmanager
-def _jittered(network: nn.Module, tensors: Sequence[tuple[str, str]], eps: float) -> Iterator[None]:
-    """Within the block some tensors are off by up to a rounding, at random."""
+def _jittered(network: nn.Module, names: Sequence[str], eps: float) -> Iterator[None]:
+    """Within the block the weights of some modules are off by up to a rounding, at random."""
     generator = torch.Generator().manual_seed(0)
-    exact = [(value := getattr(network.get_submodule(name), key).data, value.clone()) for name, key in tensors]
+    weights = [weight.data for name in names for weight in network.get_submodule(name).parameters(recurse=False)]
+    exact = [(value, value.clone()) for value in weights if value.is_floating_point() and value.element_size() > 1]
     try:
         for value, _ in exact:
             by = 2 * torch.rand(value.shape, generator=generator).to(value.device) - 1

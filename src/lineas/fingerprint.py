@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, shown
 from lineas.sites import is_norm
 
 PREFIX = "v2:"
 """Before a fingerprint of this form; without it, it is the sha256 of norm weights that lineas 0.1 wrote."""
+SHA256 = re.compile(r"[0-9a-f]{64}")
 PROJECTIONS, SAMPLE = 2, 2**14
 """Random projections of every kind of weight, and the entries of a tensor that are read for them."""
 EXACT = 2e-6
@@ -162,6 +163,18 @@ class Fingerprint:
             if verdict != "same" and not found[1]:
                 found = ("close", self.names.get(key, ""))
         return found
+
+
+def check(recorded: str) -> None:
+    """Refuse what no lineas recorded of a network.
+
+    Raises:
+        LineasError: when it is neither a fingerprint nor a sha256.
+    """
+    if recorded.startswith(PREFIX):
+        Fingerprint.read(recorded)
+    elif not SHA256.fullmatch(recorded):
+        raise LineasError(f"{shown(recorded, 40)} is no fingerprint of a network: not {PREFIX}... and no sha256.")
 
 
 def compared(recorded: str, network: nn.Module) -> tuple[Verdict, str]:

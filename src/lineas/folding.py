@@ -116,7 +116,7 @@ def fold(
     with ExitStack() as undo:
         remembered = undo if in_place else None
         folded = with_biases(target, switches, remembered)
-        written = [(name, key) for name, (values, _) in new.items() for key in values]
+        written = [name for name, (values, _) in new.items() if values]
         for name in taken:
             put(folded, name, new.pop(name)[0], remembered)
         if live is not None:

@@ -19,9 +19,10 @@ from lineas import scopes
 from lineas.alone import check_free
 from lineas.base import accepts_other, other_width
 from lineas.edits import ChoosesRows, Placed, install
-from lineas.errors import LineasError
+from lineas.errors import DESTROYED, LineasError
 from lineas.intervention import Intervention
 from lineas.maps import AffineMap, affine
+from lineas.placement import input_device
 from lineas.positions import HasPositions, Positions, Tokens, check_tokens
 from lineas.sites import Site
 
@@ -344,7 +345,8 @@ class Steering:
             inputs: keyword arguments of the network; by default eight token ids, for language models.
 
         Raises:
-            LineasError: when the output does not move although the intervention is not the identity.
+            LineasError: when the output does not move although the intervention is not the identity, or is not
+                finite any more.
         """
         own = not inputs
         if own:
@@ -353,7 +355,7 @@ class Steering:
                 raise LineasError(
                     "verify needs the network's inputs as keyword arguments here; it is no language model."
                 )
-            device = next(self._network.parameters()).device
+            device = input_device(self._network)
             inputs = {"input_ids": (torch.arange(8, device=device) % vocabulary).unsqueeze(0)}
         now, length = self._setting.strength, self.prompt_length
         if own and self._tokens != "all" and length is None:
@@ -371,7 +373,7 @@ class Steering:
                     plain = Site("network").pick(self._network(**inputs))
         finally:
             self.prompt_length = length
-        moved = float((steered.float() - plain.float()).abs().max())
+        moved = _largest_change(steered.detach().float(), plain.detach().float())
         if moved == 0 and not self._intervention.is_identity():
             raise LineasError(
                 f"the output did not move: the intervention at strength {now} on tokens={self._tokens!r} changed "
@@ -591,11 +593,21 @@ def _keeps_addresses(z: torch.Tensor) -> bool:
     return scopes.is_compiling() or (z.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
+def _largest_change(steered: torch.Tensor, plain: torch.Tensor) -> float:
+    """The largest difference, where both are finite; a masked logit or a row of padding is not, steered or not.
+
+    Raises:
+        LineasError: when the steered output is not finite where the plain one is, or nowhere.
+    """
+    finite, was = steered.isfinite(), plain.isfinite()
+    if bool((was & ~finite).any()) or not bool(finite.any()):
+        raise LineasError(DESTROYED)
+    return float((steered - plain)[finite & was].abs().max())
+
+
 def _device(module: nn.Module, network: nn.Module) -> torch.device:
     """Where a module's activation will be, as far as its own weights, or else the network's, tell."""
-    weight = next(module.parameters(), None)
-    weight = weight if weight is not None else next(network.parameters(), None)
-    return weight.device if weight is not None and not weight.is_meta else torch.device("cpu")
+    return input_device(module if next(module.parameters(), None) is not None else network)
 
 
 def warn_if_outside(strength: float | torch.Tensor) -> None:

@@ -67,6 +67,7 @@ def test_a_folder_that_is_there_is_kept(desk: Path, capsys: pytest.CaptureFixtur
     run(capsys, *LEARN)
     (desk / "mine").mkdir()
     (desk / "mine" / "letter.txt").write_text("dear")
+    (desk / "mine" / "lineas.json").write_text("[" * 100_000)
     check_refused(capsys, desk, "mine exists already", "fold", "model", "calm", "--out", "mine")
     check_refused(
         capsys, desk, "mine exists and is not a checkpoint", "fold", "model", "calm", "--out", "mine", "--force"

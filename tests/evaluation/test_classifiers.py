@@ -117,3 +117,14 @@ def test_a_fitted_classifier_knows_its_style_on_texts_it_was_not_fitted_on() -> 
         fitted(formal, formal)
     with pytest.raises(LineasError, match="at least 5 texts a side, the other side has 2"):
         fitted(formal, plain[:2])
+
+
+def test_a_classifier_is_loaded_anew_where_its_folder_holds_another(folder: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(folder, tmp_path / "classifier"))
+    before = classifier(str(copied))
+    assert classifier(str(copied)) is before
+    weights = load_file(copied / "model.safetensors")
+    save_file(
+        {name: -w if name == "classifier.weight" else w for name, w in weights.items()}, copied / "model.safetensors"
+    )
+    assert classifier(str(copied))(["The dog ran."]) != before(["The dog ran."])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import families
 import numpy as np
 import pytest
@@ -95,3 +97,10 @@ def test_variety_and_repetition() -> None:
     assert distinct(["", "a"], 2) == 0
     assert repetition(["a b c d a b c d"]) == pytest.approx(1 - 4 / 5)
     assert repetition([]) == 0
+
+
+def test_the_perplexity_of_a_destroyed_model_is_no_number() -> None:
+    model = families.model("llama")
+    model.network.model.norm.weight.data.fill_(math.nan)
+    with pytest.raises(LineasError, match="the model is destroyed"):
+        perplexity(model, SENTENCES)

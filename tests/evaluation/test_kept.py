@@ -206,8 +206,9 @@ def test_a_kept_file_says_what_it_depends_on_and_one_that_says_otherwise_is_left
         file.write_text(json.dumps(content))
         assert perplexity(model, tmp_path) == true
         assert json.loads(file.read_text()) == told
-    file.write_bytes(b"\xff\xfe")
-    assert perplexity(model, tmp_path) == true
+    for unreadable in (b"\xff\xfe", b"[" * 100_000, b'{"key": ' + b"1" * 5_000 + b"}"):
+        file.write_bytes(unreadable)
+        assert perplexity(model, tmp_path) == true
 
 
 def test_what_cannot_be_kept_is_measured_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +222,11 @@ def test_what_cannot_be_kept_is_measured_all_the_same(tmp_path: Path, monkeypatc
     (tmp_path / "file").write_text("mine")
     with pytest.raises(LineasError, match="is a file; name a folder"):
         Kept(tmp_path / "file", {})
+
+
+def test_a_number_that_is_none_is_not_kept(tmp_path: Path) -> None:
+    assert Kept(tmp_path, {}).get({"part": "x"}, lambda: [float("inf")]) == ([float("inf")], False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_texts_are_told_apart_where_their_lines_are_the_same() -> None:

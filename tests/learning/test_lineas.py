@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 import lineas
 from lineas import LinEAS, LineasError, transport
 from lineas.edits import edited
+from lineas.learning import check_sides
 from lineas.learning.capture import capture
 from lineas.models.frozen import frozen
 
@@ -209,6 +211,10 @@ def test_prompts_that_are_too_few_empty_or_one_string_are_refused(stories: linea
         lineas.learn(stories, SOURCE, ["one"], progress=False)
     with pytest.raises(LineasError, match="the source is one string"):
         lineas.learn(stories, "one string", TARGET, progress=False)
+    wrong: list[tuple[Any, str]] = [(None, "not None"), (iter(SOURCE), "only once"), ([1, 2], "number 1 of it is")]
+    for source, sentence in wrong:
+        with pytest.raises(LineasError, match=f"the source .*{sentence}"):
+            check_sides(source, TARGET)
 
 
 @pytest.mark.filterwarnings("ignore:5 of 5 target")

@@ -21,6 +21,7 @@ import lineas
 from lineas import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, LineasError, MeanAcT, TextModel, transport
 from lineas.learning import Method
 from lineas.learning.aura import auroc
+from lineas.learning.fitting import Task
 from lineas.sites import Site
 
 METHODS: list[Method] = [
@@ -291,3 +292,16 @@ def test_default_sites_are_there_in_every_family(family: str) -> None:
     for method, count in per_block.items():
         assert len(model.sites(method.default_sites)) == count * families.LAYERS
     assert len(model.sites(AurA.default_sites)) >= families.LAYERS
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+def test_a_method_by_itself_is_not_fitted_on_a_steered_network(method: Method) -> None:
+    model = families.model("llama")
+    sites = model.default_sites(method.default_sites)
+    task = Task(model, PROMPTS, OTHER_PROMPTS, sites)
+    change = lineas.AffineMap(torch.ones(32), torch.ones(32))
+    with (
+        lineas.steer(model, lineas.Intervention({"model.norm": change})),
+        pytest.raises(LineasError, match="being steered; detach first"),
+    ):
+        method.fit(task)

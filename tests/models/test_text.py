@@ -10,6 +10,8 @@ import families
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import lineas
 from lineas import LineasError
@@ -17,6 +19,7 @@ from lineas.evaluation.perplexity import perplexities
 from lineas.evaluation.records import Plan
 from lineas.learning.gating import gate
 from lineas.models import loading
+from lineas.models.batches import PackedPart, PaddedPart
 from lineas.models.likelihoods import likelihoods
 
 
@@ -45,6 +48,21 @@ def test_packs_hold_every_prompt_once_without_padding_up_to_a_limit(stories: lin
         found |= dict(zip(part.rows.tolist(), part.ids[0].split([len(expected[row]) for row in part.rows])))
     assert {row: ids.tolist() for row, ids in found.items()} == dict(enumerate(expected))
     assert (len(batch.parts) == 1) == (limit is None)
+
+
+def test_packing_is_tried_anew_when_attention_is_computed_in_another_way() -> None:
+    def twice(*args: Any, **kwargs: Any) -> Any:
+        made, weights = sdpa_attention_forward(*args, **kwargs)
+        return 2 * made, weights
+
+    AttentionInterface.register("twice", twice)
+    model = families.model("llama")
+    assert isinstance(model.batch(["Tom ran"]).parts[0], PackedPart)
+    model.network.set_attn_implementation("twice")  # type: ignore[operator]
+    with pytest.warns(UserWarning, match="padded instead of packed"):
+        assert isinstance(model.batch(["Tom ran"]).parts[0], PaddedPart)
+    model.network.set_attn_implementation("sdpa")  # type: ignore[operator]
+    assert isinstance(model.batch(["Tom ran"]).parts[0], PackedPart)
 
 
 def test_the_same_seed_gives_the_same_texts_and_touches_no_global_state(stories: lineas.TextModel) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from lineas.errors import LineasError
 from lineas.vllm_plugin import admin
 from lineas.vllm_plugin.frontend import Registry
 from lineas.vllm_plugin.settings import Settings
+from lineas.vllm_plugin.worker import _name_graphs
 
 
 @pytest.mark.parametrize(
@@ -144,3 +146,13 @@ def test_places_are_given_once() -> None:
     del registry.loaded["polite"]
     assert registry.free_place("archaic") == 0
     assert torch.tensor(registry.loaded["formal"].support).item() > 0
+
+
+def test_graphs_are_named_also_where_lineas_runs_without_being_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("lineas.stamp.version", missing)
+    config = SimpleNamespace(additional_config={})
+    _name_graphs(config, Settings({}, room=1, admin_key="k"), {})
+    assert config.additional_config["lineas"]["version"] == "unknown"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lineas.errors import LineasError, check_texts, reading
+from lineas.evaluation.kept import content_of
 from lineas.models.weights import load_weights
 
 Classifier = Callable[[Sequence[str]], list[float]]
@@ -47,7 +48,7 @@ def classifier(name: str | Classifier) -> Classifier:
     module, colon, function = name.partition(":")
     if colon and not Path(name).exists():
         return _function(module, function)
-    return _pipeline(*_model_and_label(name))
+    return _pipeline(*_model_and_label(name), content_of(name))
 
 
 def fitted(concept: Sequence[str], other: Sequence[str], seed: int = 0) -> tuple[Classifier, float]:
@@ -140,8 +141,8 @@ def _model_and_label(name: str) -> tuple[str, str | None]:
 
 
 @lru_cache(maxsize=4)
-def _pipeline(name: str, label: str | None) -> Classifier:
-    """A text-classification model of transformers."""
+def _pipeline(name: str, label: str | None, content: str | None) -> Classifier:
+    """A text-classification model of transformers, loaded anew where its content is another."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
     options: dict[str, Any] = {"top_k": None, "truncation": True, "batch_size": BATCH}

@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
+from lineas import strict_json
 from lineas.errors import LineasError
 from lineas.files import write_text
 from lineas.models.digests import description, files_digest
@@ -73,14 +74,18 @@ class Kept:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:24]
         file = self._folder / f"{what['part']}-{digest}.json"
         try:
-            told = json.loads(file.read_text(encoding="utf-8"))
+            told = strict_json.loads(strict_json.read_bytes(file))
             if told["key"] == key and fits(told["result"]):
                 return told["result"], True
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (LineasError, LookupError, TypeError, AttributeError):
             pass  # not there, of another form, or cut off by whatever ended the run
         result = make()
         try:
-            write_text(file, json.dumps({"key": key, "result": result}))
+            text = strict_json.dumps({"key": key, "result": result}, indent=None)
+        except LineasError:  # a number that is not finite is measured anew
+            return result, False
+        try:
+            write_text(file, text)
         except OSError as error:  # what is measured is not lost for it
             warnings.warn(f"a part of the evaluation could not be kept in {self._folder}: {error}.", stacklevel=2)
         return result, False

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
-from lineas.errors import LineasError
+from lineas.errors import DESTROYED, LineasError
 from lineas.models.batches import PaddedPart
 from lineas.models.scoring import predictions, scored_parts, token_mean
 from lineas.models.text import TextModel
@@ -41,8 +42,14 @@ def perplexities(model: TextModel, sentences: Sequence[str], max_length: int = 5
 
 
 def perplexity(model: TextModel, sentences: Sequence[str], max_length: int = 50, prefix: str = "") -> float:
-    """The mean of `perplexities` over the sentences."""
+    """The mean of `perplexities` over the sentences.
+
+    Raises:
+        LineasError: when no sentence has two tokens, or the model is destroyed.
+    """
     values = perplexities(model, sentences, max_length, prefix)
+    if not all(map(math.isfinite, values)):
+        raise LineasError(DESTROYED)
     return sum(values) / len(values)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from lineas.alone import undisturbed
 from lineas.errors import LineasError
 from lineas.learning.capture import samples
 from lineas.learning.fitting import BLOCK, Fit, Task
@@ -30,6 +31,7 @@ class CAA:
         if self.layers not in ("middle", "all"):
             raise LineasError(f"the layers of CAA are 'middle' or 'all', not {self.layers!r}.")
 
+    @undisturbed
     def fit(self, task: Task) -> Fit:
         """Learn one map a site, or one map in all."""
         if self.layers == "middle":

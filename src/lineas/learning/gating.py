@@ -15,7 +15,7 @@ from lineas.gates import Gate
 from lineas.intervention import Intervention
 from lineas.learning.capture import SOME_TOKENS, Model, capture_part, samples, warn_if_cut
 from lineas.models.frozen import frozen
-from lineas.models.placement import weights_type
+from lineas.placement import weights_type
 from lineas.prompts import described
 from lineas.sites import Site
 from lineas.stamp import stamp

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from lineas.alone import undisturbed
 from lineas.checks import DEVIATIONS, check_fields
 from lineas.errors import LineasError
 from lineas.learning.capture import samples
@@ -34,6 +35,7 @@ class ITIc:
     def __post_init__(self) -> None:
         check_fields(self, alpha=DEVIATIONS)
 
+    @undisturbed
     def fit(self, task: Task) -> Fit:
         """Learn one map a site."""
         left, reached = task.left(), task.reached()

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from lineas.alone import undisturbed
 from lineas.checks import COUNT, PAIR, RATE, STEPS, TOKENS, WEIGHT, as_seed, check_fields
 from lineas.edits import Edit, edited
 from lineas.errors import LineasError
@@ -60,6 +61,7 @@ class LoFITRL:
         check_fields(self, steps=STEPS, samples=PAIR, max_new_tokens=TOKENS, learning_rate=RATE, kl=WEIGHT)
         check_fields(self, optional=True, prompts=COUNT)
 
+    @undisturbed
     def fit(self, task: Task) -> Fit:
         """Learn one map a site; `costs` are the mean probabilities of what should go away, before each update.
 

@@ -12,7 +12,7 @@ import torch
 from lineas.edits import edited
 from lineas.errors import LineasError
 from lineas.learning.capture import Model, Part, capture_part
-from lineas.models.placement import input_device
+from lineas.placement import input_device
 from lineas.printable import shortened
 from lineas.sites import Site, repeated
 

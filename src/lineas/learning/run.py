@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any
@@ -244,9 +244,11 @@ def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
     """Refuse prompts that are no distribution; `learn` calls it, and may be spared a model that is loaded in vain.
 
     Raises:
-        LineasError: when a side is one string or has fewer than 2 prompts.
+        LineasError: when a side is no list of texts or has fewer than 2 prompts.
     """
     for side, prompts in (("source", source), ("target", target)):
+        if isinstance(prompts, Iterator):
+            raise LineasError(f"the {side} can be gone through only once, by this check; give a list of prompts.")
         count = len(texts(f"the {side}", prompts))
         if count < 2:
             raise LineasError(f"the {side} has {count} prompt; a distribution needs at least 2 prompts a side.")

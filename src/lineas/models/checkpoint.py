@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lineas import files
+from lineas import files, strict_json
 from lineas.errors import LineasError, reading
 from lineas.models.weights import check_report, holds_pickles, no_pickles
 from lineas.models.written import verify_written
@@ -43,7 +43,7 @@ def save(
         verify_written(beside, network)
         save_tokenizer(beside, tokenizer)
         if provenance:
-            text = json.dumps(provenance, indent=1, ensure_ascii=False) + "\n"
+            text = strict_json.dumps(provenance) + "\n"
             (beside / PROVENANCE).write_text(text, encoding="utf-8")
             (beside / CARD).write_text(card(provenance), encoding="utf-8")
     return folder
@@ -52,9 +52,9 @@ def save(
 def _unmarked(folder: Path) -> list[str]:
     """The files of a checkpoint that lineas 0.1.0 folded, which is known by what its provenance says."""
     try:
-        if json.loads((folder / PROVENANCE).read_text(encoding="utf-8")).get("made_by") != "lineas.fold":
+        if strict_json.loads(strict_json.read_bytes(folder / PROVENANCE)).get("made_by") != "lineas.fold":
             return []
-    except (OSError, ValueError, AttributeError):
+    except (LineasError, AttributeError):
         return []
     return [name for name in files_in(folder) if OF_CHECKPOINTS.fullmatch(name)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,16 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from lineas import files
+from lineas import files, strict_json
 from lineas.checks import DENOISING_STEPS, GUIDANCE, SEED, SIDE, TOGETHER, as_seed, texts
 from lineas.errors import DESTROYED, LineasError, check_texts, reading
 from lineas.models import checkpoint
 from lineas.models.batches import Batch
 from lineas.models.drawing import AREA, DrawnPart, seeds_of
 from lineas.models.pipeline import ENCODERS, Guidance, PipelineNetwork, call
-from lineas.models.placement import input_device, weights_type
 from lineas.models.written import read_alike, verify_pipeline
 from lineas.ownership import check_folder
+from lineas.placement import input_device, weights_type
 from lineas.sites import Site, find_sites, norm_sites
 
 SETTINGS = "drawing.json"
@@ -159,9 +158,9 @@ class ImageModel:
             verify_pipeline(beside, self.pipeline)
             read_alike(beside, self.pipeline)
             settings = {"steps": self.steps, "guidance_scale": self.guidance_scale}
-            files.write_text(beside / SETTINGS, json.dumps(settings, indent=1) + "\n")
+            files.write_text(beside / SETTINGS, strict_json.dumps(settings) + "\n")
             if self.provenance:
-                text = json.dumps(self.provenance, indent=1, ensure_ascii=False) + "\n"
+                text = strict_json.dumps(self.provenance) + "\n"
                 files.write_text(beside / checkpoint.PROVENANCE, text)
                 files.write_text(beside / checkpoint.CARD, checkpoint.card(self.provenance, "diffusers"))
         return folder

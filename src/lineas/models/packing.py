@@ -21,7 +21,7 @@ from transformers import AttentionInterface
 
 from lineas.alone import guarded
 from lineas.errors import first_line
-from lineas.models.placement import input_device
+from lineas.placement import input_device
 
 NAME = "lineas_packed"
 PADDING_SHARE = 0.2

@@ -17,8 +17,8 @@ from lineas.errors import LineasError, check_texts, reading
 from lineas.models import checkpoint
 from lineas.models.batches import Batch, PackedPart, PaddedPart, pack, pad
 from lineas.models.packing import why_not
-from lineas.models.placement import input_device, weights_type
 from lineas.models.sampling import Finite, Nucleus
+from lineas.placement import input_device, weights_type
 from lineas.sites import Site, beside_text, find_sites
 
 
@@ -41,6 +41,7 @@ class TextModel:
         self.name = name or getattr(config, "_name_or_path", "") or type(network).__name__
         self.revision = revision or getattr(config, "_commit_hash", None)
         self._said_too_long = False
+        self._packs_by_way: dict[str | None, bool] = {}
         self.provenance: dict[str, Any] | None = None  # of a folded model: what is in its weights
 
     def __repr__(self) -> str:
@@ -196,12 +197,21 @@ class TextModel:
         rows = [rows for name, rows in tables if not any(name.startswith(f"{part}.") for part in beside)]
         return (min([*rows, *([said] if said else [])]), True) if rows else (said, False)
 
-    @cached_property
+    @property
     def _packs(self) -> bool:
+        """Whether prompts can be packed; tried anew where attention is computed in another way since."""
+        config: Any = getattr(self.network, "config", None)
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        way = getattr(text, "_attn_implementation", None)
+        if way not in self._packs_by_way:
+            self._packs_by_way[way] = self._can_pack()
+        return self._packs_by_way[way]
+
+    def _can_pack(self) -> bool:
         reason = why_not(self.network)
         if reason:
             warnings.warn(
-                f"prompts of {self.name} are padded instead of packed, which is slower: {reason}.", stacklevel=4
+                f"prompts of {self.name} are padded instead of packed, which is slower: {reason}.", stacklevel=5
             )
         return reason is None
 

@@ -12,6 +12,7 @@ from torch import nn
 from lineas.models.frozen import frozen
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
+from lineas.placement import input_device
 from lineas.sites import Site
 
 ROWS, TOKENS = 2, 8
@@ -67,9 +68,8 @@ def _token_ids(network: Any) -> torch.Tensor | None:
 
 @torch.no_grad()
 def _read(network: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    device = next((weight.device for weight in network.parameters() if not weight.is_meta), torch.device("cpu"))
     with frozen(network) if network.training else nullcontext():
-        return Site("network").pick(network(input_ids=ids.to(device))).float().clone()
+        return Site("network").pick(network(input_ids=ids.to(input_device(network)))).float().clone()
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ A job is plain data, so any process on any machine that sees the folder can run 
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -14,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from lineas import strict_json
+from lineas.errors import LineasError
 from lineas.evaluation.measures import Measures
 from lineas.evaluation.systems import Steered, Untouched
 from lineas.intervention import Intervention
@@ -112,17 +113,26 @@ def points(place: Path) -> list[dict[str, Any]]:
     file = place / POINTS
     for number, line in enumerate(file.read_bytes().split(b"\n") if file.exists() else (), start=1):
         try:
-            point = json.loads(line.decode("utf-8"))
-        except json.JSONDecodeError:
-            continue
-        except (UnicodeDecodeError, RecursionError):
+            point = strict_json.loads(line)
+        except LineasError:
+            if not line.strip() or (line.startswith(b"{") and not line.endswith(b"}")):  # empty, or cut off
+                continue
             point = None
+        point = _without_gaps(point)
         if _is_point(point):
             found[point["gamma"], point["refit"], point["strength"]] = point  # two processes may have made the same
         else:
             said = f"line {number} of {file} is no point of a sweep; it is passed over, and its point is measured anew."
             warnings.warn(said, stacklevel=2)
     return list(found.values())
+
+
+def _without_gaps(read: Any) -> Any:
+    """A point without the numbers that were none; JSON has null for those."""
+    if not isinstance(read, dict) or not isinstance(read.get("values"), dict):
+        return read
+    values = {name: value for name, value in read["values"].items() if value is not None}
+    return {name: v for name, v in read.items() if v is not None or name not in NUMBERS} | {"values": values}
 
 
 def _is_point(read: Any) -> TypeGuard[dict[str, Any]]:
@@ -181,7 +191,7 @@ def _append(file: Path, point: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     cut_off = file.exists() and not file.read_bytes().endswith(b"\n")
     with file.open("a", encoding="utf-8") as opened:
-        opened.write("\n" * cut_off + json.dumps(point) + "\n")
+        opened.write("\n" * cut_off + strict_json.dumps(point, indent=None, gaps=True) + "\n")
 
 
 def _learned(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from lineas.errors import LineasError
 from lineas.intervention import Intervention
 from lineas.models.checkpoint import skeleton
 from lineas.sites import find_sites, is_norm
+from lineas.stamp import packages
 from lineas.vllm_plugin.settings import Settings
 from lineas.vllm_plugin.steered import SteeredNetwork
 
@@ -109,7 +109,7 @@ def _name_graphs(config: Any, settings: Settings, interventions: Mapping[str, In
     if not isinstance(config.additional_config, dict):
         raise LineasError("lineas needs vLLM's additional_config to be a dictionary.")
     config.additional_config["lineas"] = {
-        "version": version("lineas"),
+        "version": packages()["lineas"],
         "sites": sorted({site.name for one in interventions.values() for site in one.sites.values()}),
         "places": settings.places,
         "later": settings.sites if settings.room else "",
