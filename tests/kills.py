@@ -198,7 +198,8 @@ def content(path: Path) -> Any:
 
 def counts(file: Path) -> bool:
     """Return whether a file is part of the result: plots and tables show times, parts and marks are lineas' own."""
-    return file.name not in ("notes.md", MARK, *PLOTS) and "parts" not in file.parts
+    hidden = file.name in ("notes.md", MARK, *PLOTS) or "parts" in file.parts
+    return not hidden and not is_leftover(file.as_posix())
 
 
 def steady(value: Any) -> Any:
