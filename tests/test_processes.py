@@ -34,10 +34,10 @@ import os
 from pathlib import Path
 import work_of_test
 from lineas import signals
-from lineas.files import alone
+from lineas.files import locked
 from lineas.processes import processes
 
-with signals.running(alone=True) as command, command.interruptible(), alone(Path(".")) as lock:
+with signals.running(alone=True) as command, command.interruptible(), locked(Path(".")) as lock:
     with processes(2, lock) as call:
         running = [call(work_of_test.work, name) for name in ("a", "b")]
         os.close(lock)  # the workers have copies

@@ -17,7 +17,7 @@ from console import LEARN, SOURCE, TARGET, check_refused, run
 import lineas
 from lineas import LinAcT, LinEAS, strict_json
 from lineas.evaluation.measures import Measures
-from lineas.files import TEMPORARY, alone
+from lineas.files import TEMPORARY, locked
 from lineas.learning.capture import backpropagate
 from lineas.sweeping import Job, choose, points, run_jobs, summary
 from lineas.sweeping import jobs as jobs_of_sweeps
@@ -451,7 +451,7 @@ def test_a_signal_to_the_first_process_ends_all_and_leaves_no_half_learned_point
     assert process.returncode == 143, err
     assert err.splitlines()[-1].endswith("the same command goes on in s.")
     assert "Traceback" not in err
-    with alone(judged / "s"):  # no worker holds it any more
+    with locked(judged / "s"):  # no worker holds it any more
         assert not list((judged / "s").rglob("intervention.json"))
         assert not list((judged / "s").rglob(f"{TEMPORARY}*"))
 

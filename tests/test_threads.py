@@ -24,8 +24,8 @@ from transformers.generation.streamers import BaseStreamer
 
 import lineas
 from lineas import AffineMap, Intervention, LineasError, scopes, steer
-from lineas.alone import is_steered
 from lineas.evaluation import Plan, Steered, evaluate
+from lineas.exclusive import is_steered
 from lineas.learning import gate
 from lineas.learning.paths import Objective
 from lineas.models.sampling import Nucleus

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lineas.folded_weights import remember
 from lineas.folds import Switch, is_like_llama
 from lineas.probing import is_linear
-from lineas.weights import remember
 
 
 def with_biases(network: nn.Module, switches: Sequence[Switch] | None, undo: ExitStack | None) -> nn.Module:

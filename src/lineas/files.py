@@ -163,7 +163,7 @@ def remove_own(folder: Path, kind: FolderKind) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[int | None]:
+def locked(folder: Path) -> Iterator[int | None]:
     """Hold a folder until the end of the block or of the process, where the system has locks; nothing is written.
 
     Gives the open file that holds it: a process that has a copy of it holds the folder too. None without locks.

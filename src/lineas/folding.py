@@ -14,11 +14,12 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import nn
 
-from lineas.alone import undisturbed
 from lineas.base import accepts_other, known_by
 from lineas.biases import with_biases
 from lineas.comparing import coarsest, compare, live_outputs
 from lineas.errors import LineasError, first_line
+from lineas.exclusive import exclusively
+from lineas.folded_weights import Lost, Taken, new_weights, put
 from lineas.folds import Slots, slots, switches_for
 from lineas.intervention import Intervention
 from lineas.maps import AffineMap
@@ -26,7 +27,6 @@ from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
 from lineas.stamp import stamp
 from lineas.steering import warn_if_outside
-from lineas.weights import Lost, Taken, new_weights, put
 from lineas.wrapping import why_not_whole
 
 Foldable = TypeVar("Foldable", bound=TextModel | ImageModel | nn.Module)
@@ -46,7 +46,7 @@ class DoesNotFoldError(LineasError):
         self.reasons, self.of = reasons, of
 
 
-@undisturbed
+@exclusively
 @torch.no_grad()
 def fold(
     model: Foldable,

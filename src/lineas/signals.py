@@ -153,7 +153,7 @@ def handled(by: Callable[[int, Any], Any], numbers: Collection[int] = ENDING) ->
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def restoring_handlers() -> Iterator[None]:
     """Answer signals after the block as before it, whatever a library has set in it."""
     before = {number: signal.getsignal(number) for number in ENDING}
     try:

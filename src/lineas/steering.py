@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from lineas import scopes
-from lineas.alone import check_free
 from lineas.base import accepts_other, other_width
 from lineas.edits import ChoosesRows, Placed, install
 from lineas.errors import DESTROYED, LineasError
+from lineas.exclusive import check_free
 from lineas.intervention import Intervention
 from lineas.maps import AffineMap, affine
 from lineas.placement import input_device

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lineas.errors import LineasError
-from lineas.files import alone, check_place, write_text
+from lineas.files import check_place, locked, write_text
 from lineas.ownership import MARK, FolderKind, read_mark, written_by
 
 Settings = dict[str, Any]
@@ -59,7 +59,7 @@ def claimed(
     """
     check_claim(out, kind, old_settings)
     out.mkdir(parents=True, exist_ok=True)
-    with alone(out) as lock:
+    with locked(out) as lock:
         before, now = _settings_of(out, kind, old_settings), json.loads(json.dumps(settings))
         if before == now:
             yield False, lock

@@ -213,7 +213,7 @@ def test_an_evaluation_goes_on_in_its_own_folder_alone(desk: Path, capsys: pytes
     assert (code, "found holds an evaluation of other settings" in err) == (2, True)
     assert run(capsys, *other, "--force")[0] == 0
     assert json.loads((desk / "found" / "evaluation.json").read_text())["neutral"]["count"] == 2
-    with files.alone(desk / "found"):
+    with files.locked(desk / "found"):
         code, _, err = run(capsys, *other)
     assert (code, "another run works in found" in err) == (2, True)
     assert (desk / "found" / "notes.md").read_text() == MINE

@@ -21,13 +21,13 @@ from lineas.cli.common import (
 from lineas.cli.numbers import strength_option
 from lineas.cli.outputs import Output, check_outputs
 from lineas.errors import LineasError
+from lineas.folded_weights import Lost
 from lineas.folding import DoesNotFoldError
 from lineas.folding import fold as fold_in
 from lineas.intervention import Intervention
 from lineas.learning.memory import as_bytes
 from lineas.models import checkpoint
 from lineas.printable import as_label
-from lineas.weights import Lost
 
 
 def fold(

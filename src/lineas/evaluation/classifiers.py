@@ -12,7 +12,7 @@ from typing import Any
 
 from lineas.errors import LineasError, check_texts, reading
 from lineas.evaluation.kept import content_of
-from lineas.models.weights import load_weights
+from lineas.models.loader_report import load_weights
 
 Classifier = Callable[[Sequence[str]], list[float]]
 """From texts to each one's probability of showing the concept; 0.5 or more counts as yes."""

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from lineas.alone import undisturbed
 from lineas.errors import LineasError, check_texts
 from lineas.evaluation.judges import PictureJudge
 from lineas.evaluation.kept import Kept, texts
 from lineas.evaluation.records import SEEDS, Evaluation, Row, seeds_of, texts_of
 from lineas.evaluation.statistics import interval
 from lineas.evaluation.systems import Steered, Untouched, check_systems
+from lineas.exclusive import exclusively
 from lineas.models.digests import known
 from lineas.models.image import ImageModel
 from lineas.prompts import described
@@ -68,7 +68,7 @@ class PicturePlan:
         return seed * len(self.prompts)
 
 
-@undisturbed
+@exclusively
 def evaluate_pictures(
     model: ImageModel,
     systems: Sequence[Steered | Untouched],

@@ -15,8 +15,8 @@ from torch import nn
 
 from lineas.errors import LineasError, check_texts, reading
 from lineas.models.digests import known
+from lineas.models.loader_report import load_weights
 from lineas.models.loading import JUDGE
-from lineas.models.weights import load_weights
 
 CLIP, DINO = "openai/clip-vit-base-patch32", "facebook/dinov2-small"
 BATCH = 32

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lineas.alone import undisturbed
 from lineas.errors import LineasError, first_line
 from lineas.evaluation import texts as text_measures
 from lineas.evaluation.classifiers import Classifier
@@ -21,6 +20,7 @@ from lineas.evaluation.records import Evaluation, Plan, Row
 from lineas.evaluation.statistics import interval
 from lineas.evaluation.systems import System, Untouched, check_systems
 from lineas.evaluation.task_files import what_tasks_need
+from lineas.exclusive import exclusively
 from lineas.models.digests import weights_digest
 from lineas.models.text import TextModel
 from lineas.models.untouched import Unknowable
@@ -32,7 +32,7 @@ YES = 0.5
 """A text shows a concept when its classifier gives this or more."""
 
 
-@undisturbed
+@exclusively
 def evaluate(
     model: TextModel,
     systems: Sequence[System],

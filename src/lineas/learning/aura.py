@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from lineas.alone import undisturbed
+from lineas.exclusive import exclusively
 from lineas.learning.capture import samples
 from lineas.learning.fitting import MLP_LINEARS, Fit, Task
 from lineas.maps import AffineMap
@@ -23,7 +23,7 @@ class AurA:
 
     default_sites: ClassVar[str | None] = MLP_LINEARS
 
-    @undisturbed
+    @exclusively
     def fit(self, task: Task) -> Fit:
         """Learn one map a site."""
         left, reached = task.left("max"), task.reached("max")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from lineas.alone import undisturbed
 from lineas.errors import LineasError
+from lineas.exclusive import exclusively
 from lineas.learning.capture import samples
 from lineas.learning.fitting import BLOCK, Fit, Task
 from lineas.transport import mean_map
@@ -31,7 +31,7 @@ class CAA:
         if self.layers not in ("middle", "all"):
             raise LineasError(f"the layers of CAA are 'middle' or 'all', not {self.layers!r}.")
 
-    @undisturbed
+    @exclusively
     def fit(self, task: Task) -> Fit:
         """Learn one map a site, or one map in all."""
         if self.layers == "middle":

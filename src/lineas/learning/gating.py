@@ -8,9 +8,9 @@ from statistics import mean
 
 import torch
 
-from lineas.alone import undisturbed
 from lineas.checks import COUNT, SEED, TOKENS, texts
 from lineas.errors import DESTROYED, LineasError
+from lineas.exclusive import exclusively
 from lineas.gates import Gate
 from lineas.intervention import Intervention
 from lineas.learning.capture import SOME_TOKENS, Model, capture_part, samples, warn_if_cut
@@ -41,7 +41,7 @@ class Told:
     control: float
 
 
-@undisturbed
+@exclusively
 def gate(
     model: Model,
     intervention: Intervention,

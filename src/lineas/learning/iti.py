@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from lineas.alone import undisturbed
 from lineas.checks import DEVIATIONS, check_fields
 from lineas.errors import LineasError
+from lineas.exclusive import exclusively
 from lineas.learning.capture import samples
 from lineas.learning.fitting import ATTENTION_OUT, Fit, Task
 from lineas.maps import AffineMap
@@ -35,7 +35,7 @@ class ITIc:
     def __post_init__(self) -> None:
         check_fields(self, alpha=DEVIATIONS)
 
-    @undisturbed
+    @exclusively
     def fit(self, task: Task) -> Fit:
         """Learn one map a site."""
         left, reached = task.left(), task.reached()

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from lineas import penalty
-from lineas.alone import undisturbed
 from lineas.checks import PAIR, RATE, STEPS, WEIGHT, check_fields, check_switches
 from lineas.edits import edited
 from lineas.errors import LineasError
+from lineas.exclusive import exclusively
 from lineas.folds import slots
 from lineas.learning.capture import backpropagate
 from lineas.learning.fitting import Fit, Progress, Task
@@ -91,7 +91,7 @@ class LinEAS:
         """The published recipe for text-to-image models: Adam, learning rate 1e-4, 1,000 steps of 4 prompts."""
         return cls(steps=1000, optimizer="adam", learning_rate=1e-4, batch_size=4, gamma=gamma)
 
-    @undisturbed
+    @exclusively
     def fit(self, task: Task) -> Fit:
         """Learn one map a site.
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from lineas.alone import undisturbed
 from lineas.checks import COUNT, PAIR, RATE, STEPS, TOKENS, WEIGHT, as_seed, check_fields
 from lineas.edits import Edit, edited
 from lineas.errors import LineasError
+from lineas.exclusive import exclusively
 from lineas.learning.fitting import Fit, Task
 from lineas.learning.interruption import stoppable
 from lineas.learning.optimizers import Relative
@@ -61,7 +61,7 @@ class LoFITRL:
         check_fields(self, steps=STEPS, samples=PAIR, max_new_tokens=TOKENS, learning_rate=RATE, kl=WEIGHT)
         check_fields(self, optional=True, prompts=COUNT)
 
-    @undisturbed
+    @exclusively
     def fit(self, task: Task) -> Fit:
         """Learn one map a site; `costs` are the mean probabilities of what should go away, before each update.
 

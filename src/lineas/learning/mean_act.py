@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lineas.alone import undisturbed
+from lineas.exclusive import exclusively
 from lineas.learning.fitting import ATTENTION_OUT, Fit, Task
 from lineas.learning.layerwise import fit_layerwise
 from lineas.transport import mean_map
@@ -21,7 +21,7 @@ class MeanAcT:
 
     default_sites: ClassVar[str | None] = ATTENTION_OUT
 
-    @undisturbed
+    @exclusively
     def fit(self, task: Task) -> Fit:
         """Learn one map a site."""
         return fit_layerwise(task, mean_map)

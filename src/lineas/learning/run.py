@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from lineas.alone import undisturbed
 from lineas.base import BaseModel, known_by
 from lineas.checks import SEED, TOKENS, texts
 from lineas.errors import LineasError, first_line
+from lineas.exclusive import exclusively
 from lineas.folds import folding
 from lineas.intervention import Intervention
 from lineas.learning.capture import Model, warn_if_cut
@@ -37,7 +37,7 @@ SHORT = 16
 """Tokens of each of two prompts on which maps are tried once they are learned."""
 
 
-@undisturbed
+@exclusively
 def learn(
     model: Model,
     source: Sequence[str],

@@ -13,7 +13,7 @@ from torch import nn
 
 from lineas.errors import LineasError, first_line
 from lineas.models.frozen import frozen
-from lineas.models.weights import holds_pickles, no_pickles
+from lineas.models.loader_report import holds_pickles, no_pickles
 
 NOT_INSTALLED = "adapters need peft: pip install 'lineas[evaluate]'."
 PLAIN_STARTS = (True, False, "gaussian")

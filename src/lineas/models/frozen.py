@@ -7,16 +7,16 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from lineas.alone import alone
+from lineas.exclusive import exclusive
 
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Within the block no weight asks for a gradient and dropout is off; afterwards all is as before.
 
-    The network belongs to this thread or task meanwhile (see `lineas.alone`).
+    The network belongs to this thread or task meanwhile (see `lineas.exclusive`).
     """
-    with alone(network):
+    with exclusive(network):
         asked = [p for p in network.parameters() if p.requires_grad]
         was_training = [m for m in network.modules() if m.training]
         for parameter in asked:

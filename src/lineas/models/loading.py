@@ -22,8 +22,8 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from lineas.errors import LineasError, reading
 from lineas.models import embedded
 from lineas.models.image import SETTINGS, ImageModel
+from lineas.models.loader_report import holds_pickles, load_weights, no_pickles
 from lineas.models.text import TextModel
-from lineas.models.weights import holds_pickles, load_weights, no_pickles
 
 SHAPES = "shapes"
 """The image model that comes with lineas."""

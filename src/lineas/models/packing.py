@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
-from lineas.alone import guarded
 from lineas.errors import first_line
+from lineas.exclusive import guarded
 from lineas.placement import input_device
 
 NAME = "lineas_packed"

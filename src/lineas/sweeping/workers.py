@@ -20,7 +20,7 @@ from lineas.models import load
 from lineas.models.bars import no_bars
 from lineas.printable import in_a_line
 from lineas.processes import processes
-from lineas.signals import undisturbed
+from lineas.signals import restoring_handlers
 from lineas.sweeping.jobs import Job, points, run_job
 
 Where = Literal["processes", "ray"]
@@ -45,7 +45,7 @@ def run_jobs(
         where: here, or on Ray: the cluster of `ray.init()`, by `RAY_ADDRESS`, else one started on this machine. Its
             workers must see the folder.
         progress: called with the number of points done since the last call.
-        lock: the open file that holds the sweep's folder (see `lineas.files.alone`): processes hold it too, until the
+        lock: the open file that holds the sweep's folder (see `lineas.files.locked`): processes hold it too, until the
             last of them has ended. Ray's workers do not; Ray ends them after the process that began them.
 
     Raises:
@@ -143,7 +143,7 @@ def _on_ray(jobs: Sequence[Job]) -> Iterator[Callable[[], bool]]:
 
     try:
         if started:
-            with undisturbed():  # Ray would answer TERM by itself, and exit with 1
+            with restoring_handlers():  # Ray would answer TERM by itself, and exit with 1
                 ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
         remote = ray.remote(max_retries=TRIES)(run_job)
         left = [remote.remote(job) for job in jobs]

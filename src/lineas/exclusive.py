@@ -1,4 +1,4 @@
-"""Alone: what needs a network for itself, such as learning, is refused while others use it, and keeps them off."""
+"""Exclusive use: what needs a network for itself, such as learning, is refused while others use it, and keeps them off."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def guarded(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def alone(network: nn.Module) -> Iterator[None]:
+def exclusive(network: nn.Module) -> Iterator[None]:
     """Within the block the network belongs to this thread or task; what is steered within the block is its own.
 
     Raises:
@@ -88,7 +88,7 @@ def is_steered(network: nn.Module) -> bool:
     )
 
 
-def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
+def exclusively(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function have the network of its argument `model`, or of its `task`, for itself."""
     signature = inspect.signature(function)
 
@@ -99,7 +99,7 @@ def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
         network = model if isinstance(model, nn.Module) else getattr(model, "network", None)
         if not isinstance(network, nn.Module):  # the function says what is wrong with it
             return function(*args, **kwargs)
-        with alone(network):
+        with exclusive(network):
             return function(*args, **kwargs)
 
     return runs_alone
