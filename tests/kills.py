@@ -177,7 +177,7 @@ def finish(child: int) -> int:
 
 
 def content(path: Path) -> Any:
-    """What an output holds, without what differs from run to run; None where it is not there."""
+    """Return what an output holds, without what differs from run to run; None where it is not there."""
     if not path.exists():
         return None
     if path.is_dir():
@@ -221,7 +221,7 @@ def others(folder: Path, verb: Verb) -> dict[str, str]:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a killed process may leave a file of this name, until the next run."""
+    """Return whether a killed process may leave a file of this name, until the next run."""
     return any(part.startswith(TEMPORARY) or part.endswith(".interrupted") for part in name.split("/"))
 
 

@@ -52,7 +52,7 @@ class Stress:
             self.alone(key)
 
     def _alone(self, key: str) -> Any:
-        """What a pass gives when nothing else runs: such as "A0.3B1.0" for A at 0.3, then B at 1."""
+        """Return what a pass gives when nothing else runs: such as "A0.3B1.0" for A at 0.3, then B at 1."""
         if key == "rows":
             with lineas.steer(self.network, self.maps["A"], torch.tensor([0.0, 0.6])):
                 return self.run()

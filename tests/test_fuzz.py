@@ -88,7 +88,7 @@ def same(one: Intervention, other: Intervention) -> bool:
 
 
 def attempt(action: Callable[[], Any]) -> tuple[Any, str]:
-    """What an action gives, or the sentence that refuses it; any other error is a failure."""
+    """Return what an action gives, or the sentence that refuses it; any other error is a failure."""
     try:
         return action(), ""
     except LineasError as error:
@@ -96,7 +96,7 @@ def attempt(action: Callable[[], Any]) -> tuple[Any, str]:
 
 
 def judge(place: Path) -> bool:
-    """Whether a folder is read; then all that needs no model has to work with it."""
+    """Return whether a folder is read; then all that needs no model has to work with it."""
     read, sentence = attempt(lambda: Intervention.load(place / "damaged"))
     if read is None:
         assert "not a readable intervention: " in sentence

@@ -39,7 +39,7 @@ def logits(network: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
 
 
 def elsewhere(function: Callable[[], Any]) -> Any:
-    """What a function gives, or raises, in a new thread."""
+    """Return what a function gives, or raises, in a new thread."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function).result()
 

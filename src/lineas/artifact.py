@@ -180,7 +180,7 @@ def packed(
 
 
 def _written(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    """What both files say, so that one of them beside another's is noticed."""
+    """Return what both files say, so that one of them beside another's is noticed."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode() + tensor.numpy().tobytes())

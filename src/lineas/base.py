@@ -79,11 +79,11 @@ class BaseModel:
             )
 
     def compared(self, network: nn.Module) -> tuple[Verdict, str]:
-        """How alike a network's weights are to those that were learned on, and one that differs."""
+        """Return how alike a network's weights are to those that were learned on, and one that differs."""
         return fingerprints.compared(self.fingerprint, known_by(network))
 
     def is_same(self, other: BaseModel) -> bool:
-        """Whether two interventions were learned on one checkpoint, or on fine-tunes of one."""
+        """Return whether two interventions were learned on one checkpoint, or on fine-tunes of one."""
         return self.architecture == other.architecture and fingerprints.same(self.fingerprint, other.fingerprint)
 
 
@@ -136,7 +136,7 @@ def other_width(site: Site, ours: int, here: int) -> LineasError:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """What a network's weights are known by, as it is recorded."""
+    """Return what a network's weights are known by, as it is recorded."""
     return str(Fingerprint.of(network))
 
 
@@ -145,7 +145,7 @@ def _warn(sentence: str) -> None:
 
 
 def _called(network: nn.Module) -> str:
-    """What a network says that it was loaded from, and its class."""
+    """Return what a network says that it was loaded from, and its class."""
     name = getattr(getattr(network, "config", None), "_name_or_path", "") or getattr(network, "name_or_path", "")
     return f"{name} ({type(network).__name__})" if name else f"this {type(network).__name__}"
 

@@ -224,13 +224,13 @@ COUNT = Bounds(1, FLAT, whole=True)
 COUNT_OR_NONE = Bounds(0, FLAT, whole=True)
 PAIR = Bounds(2, FLAT, whole=True)
 SEED = Bounds(-(2**63), 2**64 - 1, whole=True, shown="-2^63..2^64-1")
-"""What torch's generators take."""
+"""Seeds that torch's generators take."""
 STEPS = Bounds(1, 10**7, whole=True)
 SEEDS = Bounds(1, 10_000, whole=True)
 TOKENS = Bounds(1, 10**6, whole=True)
-"""Of a prompt, or added to one."""
+"""Tokens of a prompt, or added to one."""
 TOGETHER = Bounds(1, 10**6, whole=True)
-"""What runs at once; more than there is makes no difference."""
+"""Prompts that run at once; more than there are make no difference."""
 DENOISING_STEPS = Bounds(1, 1000, whole=True)
 """Noise schedules have a thousand steps."""
 SIDE = Bounds(8, 8192, whole=True)
@@ -241,9 +241,9 @@ PORT = Bounds(1, 65535, whole=True)
 SHOTS = Bounds(0, 1000, whole=True)
 SHOWN = Bounds(0, 10_000, whole=True)
 STRENGTH = Bounds(-3e38, 3e38, shown="NUMBER")
-"""What float32 holds; what such strengths do to a model is told by its predictions."""
+"""Strengths that float32 holds; the model's predictions tell which of them destroy it."""
 WEIGHT = Bounds(0, 1e9)
-"""Of a penalty."""
+"""Weights of a penalty."""
 RATE = Bounds(0, 1e30, above=True)
 DEVIATIONS = Bounds(0, 1e6, above=True)
 GUIDANCE = Bounds(0, 1000)
@@ -254,5 +254,5 @@ REPETITION = Bounds(1e-3, 1000)
 LOSS = Bounds(0, 1)
 """A share that may be lost; 1 itself, all of it, is refused where it makes no sense."""
 LARGEST = Bounds(0, 1e6, above=True)
-"""Of the strengths that are tried."""
+"""The largest of the strengths that are tried."""
 NEARNESS = Bounds(0, 1, above=True)

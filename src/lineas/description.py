@@ -1,4 +1,4 @@
-"""What an artifact says: its JSON and its tensors, checked against each other as docs/artifact.md has it in words."""
+"""The content of an artifact: its JSON and its tensors, checked against each other as docs/artifact.md has it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from lineas.sites import Site
 from lineas.strict_json import step_to
 
 FORMAT, GATED = 1, 2
-"""Of the folder; with gates it is the second, which a lineas that knows none refuses."""
+"""Versions of the folder; with gates it is the second, which a lineas that knows none refuses."""
 MOST_NEURONS = 2**20
-"""Of one site: more than any network has."""
+"""Neurons of one site: more than any network has."""
 MOST_IN_ALL = 2**28
 """Neurons of all sites."""
 MOST_FILLED = 2**26
 """Neurons of all sites that store some of them by an index: in memory they are whole."""
 BYTES_A_NEURON, BYTES_A_SITE = 32, 4096
-"""What the tensors of a site take at most: two numbers, an index and a gate, in the widest types; their names."""
+"""Bytes that the tensors of a site take at most: two numbers, an index and a gate, in the widest types; their names."""
 MAP_KINDS, GATE_KINDS = ("scale", "shift"), ("gate_weight", "gate_bias")
 SITE_KEYS = {"module", "output", "neuron_axis", "width", "touched", "folds"}
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What an artifact is made of.
+    """The parts of an artifact.
 
     Args:
         maps: by site name, in the order of the JSON.
@@ -52,7 +52,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Outline:
-    """What the JSON alone says, before any tensor is read.
+    """The content of the JSON alone, before any tensor is read.
 
     Args:
         gated: whether there are gates.

@@ -1,4 +1,4 @@
-"""Exclusive use: what needs a network for itself, such as learning, is refused while others use it, and keeps them off."""
+"""Exclusive use of a network: learning and its like are refused while others use it, and keep them off."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ except ImportError:  # on Windows
     fcntl = None
 
 TEMPORARY = ".lineas-"
-"""How the names of files and folders begin that are written beside their place; they are locked while that goes on."""
+"""The beginning of the names of files and folders that are written beside their place, and locked meanwhile."""
 LEFTOVER = re.compile(rf"{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")
 """The whole of such a name, as Python's tempfile makes it."""
 
@@ -308,7 +308,7 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def _exchanges(folder: Path) -> bool:
-    """Whether folders in this one can change places in one step, found out by trying."""
+    """Return whether folders in this one can change places in one step, found out by trying."""
     with _temporary(folder, is_folder=True) as one, _temporary(folder, is_folder=True) as other:
         try:
             _exchange(one, other)

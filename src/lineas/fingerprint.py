@@ -61,7 +61,7 @@ class Kind:
     values: tuple[float, ...]
 
     def compared(self, other: Kind) -> Verdict:
-        """How alike two networks' weights of a kind are."""
+        """Return how alike two networks' weights of a kind are."""
         pairs = [(mine, its) for mine in self._ways() for its in other._ways()]
         size = max(self.size, other.size)
         if any(_apart(mine, its) <= EXACT * size for mine, its in pairs):
@@ -77,7 +77,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is known of a checkpoint's weights.
+    """The facts by which a checkpoint's weights are known.
 
     Norms and other weights are projected on fixed random signs, kind by kind, after they were rounded to bfloat16: a
     copy in another type has the same projections, and a change of weights by a share d of their size moves the
@@ -142,7 +142,7 @@ class Fingerprint:
         return cls((directly.hex(), halved.hex()), whole, kinds)
 
     def compared(self, other: Fingerprint) -> tuple[Verdict, str]:
-        """How alike two networks are, and a weight that differs; "" where it is one that this network lacks.
+        """Return how alike two networks are, and a weight that differs; "" where it is one that this network lacks.
 
         Other weights make a network a close one as long as the norms are not other ones: a fine-tune, or one that
         carries an adapter.
@@ -178,7 +178,7 @@ def check(recorded: str) -> None:
 
 
 def compared(recorded: str, network: nn.Module) -> tuple[Verdict, str]:
-    """How alike a network is to the one of a recorded fingerprint, and a weight that differs.
+    """Return how alike a network is to the one of a recorded fingerprint, and a weight that differs.
 
     Args:
         recorded: a fingerprint, or the sha256 of norms that lineas 0.1 wrote.
@@ -195,7 +195,7 @@ def compared(recorded: str, network: nn.Module) -> tuple[Verdict, str]:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two recorded fingerprints are of one checkpoint, fine-tunes among it."""
+    """Return whether two recorded fingerprints are of one checkpoint, fine-tunes among it."""
     news = [Fingerprint.read(text) for text in (one, other) if text.startswith(PREFIX)]
     if len(news) == 2:
         return news[0].compared(news[1])[0] != "other"

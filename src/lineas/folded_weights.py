@@ -18,7 +18,7 @@ from lineas.probing import is_linear, is_quantised, norm_offset
 
 @dataclass(frozen=True)
 class Taken:
-    """What one module takes into its weight and bias.
+    """The part of a fold that one module takes into its weight and bias.
 
     Args:
         arriving: the shift of the norm that it reads, `[d of its input]`.
@@ -34,14 +34,14 @@ class Taken:
 
     @property
     def shifts(self) -> bool:
-        """Whether the module needs a bias."""
+        """Return whether the module needs a bias."""
         own = self.own is not None and bool(self.own.shift.any())
         return own or self.arriving is not None or bool(self.modulated)
 
 
 @dataclass(frozen=True)
 class Lost:
-    """How much of what was to be written rounding takes away: scales, and shifts.
+    """The scales and shifts that rounding takes away, of those that were to be written.
 
     Args:
         scales: rows of a weight of which less than half of the change is left, by float type.
@@ -65,7 +65,7 @@ class Lost:
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is left."""
+        """Return whether nothing is left."""
         return self.scales + self.shifts > 0 and (self.scales, self.shifts) == (self.of_scales, self.of_shifts)
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class Lost:
 
 
 def new_weights(module: Any, taken: Taken, kind: torch.dtype) -> tuple[dict[str, torch.Tensor], Lost]:
-    """What a module's weight and bias become; those that stay as they are are left out.
+    """Return what a module's weight and bias become; those that stay as they are are left out.
 
     Args:
         module: as it is; one without a bias gets one where it needs it.
@@ -160,7 +160,7 @@ def _unshare(network: Any, module: Any, key: str, undo: ExitStack | None) -> Non
 
 
 def _outputs(linear: Any) -> int:
-    """How many neurons a linear puts out."""
+    """Return how many neurons a linear puts out."""
     found = (getattr(linear, name, None) for name in ("out_features", "out_channels", "nf"))
     return next(width for width in found if width is not None)
 
@@ -187,7 +187,7 @@ def _through(linear: Any, shift: torch.Tensor, kind: torch.dtype) -> torch.Tenso
 
 
 def _count(before: torch.Tensor, exact: torch.Tensor, new: torch.Tensor) -> tuple[int, int]:
-    """Of the rows that were to change, `[n, k]`, how many keep less than half of it once they are rounded; and all."""
+    """Count the rows that were to change, `[n, k]`, and those that keep less than half once they are rounded."""
     wanted = exact - before.float()
     size = wanted.square().sum(1)
     got = ((new.float() - before.float()) * wanted).sum(1) if new.dtype != torch.float32 else size

@@ -240,7 +240,7 @@ class Intervention:
         return Intervention(self.maps, self.sites, self.base, {**self.facts, **facts}, self.gates)
 
     def _folds(self) -> Mapping[str, str]:
-        """How each site folds, where the facts say so."""
+        """Return how each site folds, where the facts say so."""
         check_facts({"folds": self.facts.get("folds", {})})
         return self.facts.get("folds", {})
 

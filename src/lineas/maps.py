@@ -260,7 +260,7 @@ def _few(numbers: torch.Tensor) -> torch.Tensor:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, in a message."""
+    """Return what a value is, in a message."""
     if isinstance(value, torch.Tensor):
         return f"a tensor {list(value.shape)} of {_name(value.dtype)}"
     return shown(value) if isinstance(value, str) else kind_of(value)

@@ -1,4 +1,4 @@
-"""Who wrote what is in a place: only what lineas wrote is ever replaced, and only with consent."""
+"""Ownership of files: only what lineas wrote is ever replaced, and only with consent."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def file_facts(file: Path) -> dict[str, Any]:
 
 
 def _is_changed(file: Path, facts: Any) -> bool:
-    """Whether a file is there and is not the one that the mark tells of."""
+    """Return whether a file is there and is not the one that the mark tells of."""
     known = facts if isinstance(facts, list) else [facts]
     return file.is_symlink() or (file.exists() and (not file.is_file() or file_facts(file) not in known))
 

@@ -30,7 +30,7 @@ class HasPositions(Protocol):
     """A network that knows better than its forward pass tells which rows and columns there are."""
 
     def positions(self, tokens: str) -> Any:
-        """What stands in for `Positions`."""
+        """Return what stands in for `Positions`."""
         ...
 
 
@@ -128,7 +128,7 @@ class Positions:
 
     @property
     def prompt_length(self) -> int | torch.Tensor | None:
-        """How many columns are prompt: a number, one a row `[batch]`, or None where it is not known."""
+        """Return how many columns are prompt: a number, one a row `[batch]`, or None where it is not known."""
         return self._known[1]
 
     @prompt_length.setter
@@ -137,7 +137,7 @@ class Positions:
 
     @property
     def _known(self) -> tuple[int | None, int | torch.Tensor | None]:
-        """How many prompts there are, and how many columns are prompt, in this thread or task."""
+        """Return how many prompts there are, and how many columns are prompt, in this thread or task."""
         return scopes.here().get(self._key, (None, None))
 
     def _know(self, prompts: int | None, length: int | torch.Tensor | None) -> None:

@@ -12,7 +12,7 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 """C0 and C1 controls and DEL (which terminals obey), line separators, embeddings and isolates of the text's direction,
 halves of characters (which cannot be encoded); the tab and the line feed are not among them."""
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~]|(?<![^\W_])_|_(?![^\W_])")
-"""What Markdown reads as more than itself; an underscore within a word is none."""
+"""Characters that Markdown reads as more than themselves; an underscore within a word is none."""
 
 
 def printable(text: str) -> str:

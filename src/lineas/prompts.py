@@ -21,7 +21,7 @@ HUB = "hf://datasets/"
 SHIPPED = "lineas:"
 DATA = Path(__file__).parent / "data"
 GIVEN = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
-"""What a shell hands over is read although it is no regular file; another pipe would be waited for without end."""
+"""Files that a shell hands over are read although they are no regular files; another pipe would never end."""
 FILES = "txt, csv, tsv, jsonl, json or parquet"
 OTHERS = {
     **dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), "is a spreadsheet; save it as .csv"),
@@ -124,7 +124,7 @@ def _located(source: str) -> tuple[Path, str | None]:
 
 
 def _kind(path: Path) -> int | None:
-    """What is at a place, as `stat` says it; None where nothing is, and where nothing can be."""
+    """Return what is at a place, as `stat` says it; None where nothing is, and where nothing can be."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:

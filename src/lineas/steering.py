@@ -313,7 +313,7 @@ class Steering:
 
     @property
     def prompt_length(self) -> int | torch.Tensor | None:
-        """How many columns are prompt, in this thread or task; set by `generate` on its own, settable `[batch]` when
+        """The number of prompt columns, in this thread or task; set by `generate` on its own, settable `[batch]` when
         scoring finished texts."""
         return self._positions.prompt_length
 
@@ -495,7 +495,7 @@ class _Pass:
 
 
 def _ways_of_saving() -> Any:
-    """How autograd keeps tensors here, which checkpoints change; None where it keeps none."""
+    """Return how autograd keeps tensors here, which checkpoints change; None where it keeps none."""
     of_torch: Any = torch._C
     return (of_torch._autograd._top_saved_tensors_default_hooks(True),) if torch.is_grad_enabled() else None
 

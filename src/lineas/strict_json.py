@@ -17,7 +17,7 @@ LARGEST = 2**64
 """Whole numbers are smaller than this, and larger than the same below zero."""
 NAME = re.compile(r"[\w-]{1,40}", re.ASCII)
 MOST_BYTES = 2**26
-"""Of a file of JSON; 64 MiB."""
+"""Bytes of a file of JSON; 64 MiB."""
 
 
 def loads(text: str | bytes) -> Any:

@@ -163,6 +163,8 @@ def linear_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
 
 
 def _size(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """How large a neuron's activations are, `[d]`, from its mean squares on both sides: no unit enters, so activations
-    that are all c times as large have the same scales."""
+    """Return the size of each neuron's activations, `[d]`, from its mean squares on both sides.
+
+    No unit enters, so activations that are all c times as large have the same scales.
+    """
     return ((source + target) / 2).sqrt()

@@ -1,4 +1,4 @@
-"""What wraps or extends a network, so that its own weights are not all that it computes."""
+"""Wrappers and adapters of a network, with which its own weights are not all that it computes."""
 
 from __future__ import annotations
 

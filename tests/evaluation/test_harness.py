@@ -137,7 +137,7 @@ def test_the_command_line_of_lm_eval_knows_the_model_type(
 
 
 def answers(asked: Any, cache: Path) -> tuple[Any, ...]:
-    """What lm-eval gets of a model whose answers it keeps in a file."""
+    """Return what lm-eval gets of a model whose answers it keeps in a file."""
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import CachingLM
 

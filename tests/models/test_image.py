@@ -269,7 +269,7 @@ def test_the_conditional_half_can_be_steered_alone(family: str) -> None:
 
 @pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS[:2]], ids=["one prompt", "two"])
 def test_guidance_that_is_switched_off_on_the_way_leaves_conditional_rows_alone(prompts: list[str]) -> None:
-    """What diffusers calls dynamic guidance: compared with maps by hand on the rows that have a prompt."""
+    """Return what diffusers calls dynamic guidance: compared with maps by hand on the rows that have a prompt."""
     model = lineas.ImageModel(pipelines.pipeline("stable diffusion 1"), steps=3, guidance="conditional", size=(32, 32))
     pipe, n = model.pipeline, len(prompts)
 

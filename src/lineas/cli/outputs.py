@@ -1,4 +1,4 @@
-"""What a command writes, checked before any work: against what is there, what it reads, and its other outputs."""
+"""The outputs of a command, checked before any work: against what is there, what it reads, and its other outputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Output:
 
     @property
     def is_written(self) -> bool:
-        """Whether a place on the disk is written."""
+        """Return whether a place on the disk is written."""
         return self.path is not None and str(self.path) != "-"
 
 
@@ -93,7 +93,7 @@ def save_or_rescue(learned: Intervention, out: Path, force: bool) -> None:
 
 
 def _places(given: object) -> list[tuple[str, Path]]:
-    """What a text that names an input leads to on the disk: as it is, without its column, and each part of `a+b`."""
+    """Return the places on the disk that a named input leads to: as it is, without its column, each part of `a+b`."""
     if isinstance(given, (list, tuple)):
         return [place for one in given for place in _places(one)]
     if given is None:

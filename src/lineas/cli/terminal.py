@@ -26,7 +26,7 @@ class Terminal(Console):
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Whatever is printed as segments, each with its control characters shown."""
+        """Return what is printed as segments, each with its control characters shown."""
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment

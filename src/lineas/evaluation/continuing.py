@@ -46,7 +46,7 @@ def continuing(base: Any) -> Any:
             return ids[:, :kept], mask[:, :kept]
 
         def _added_after(self, text: str, ids: list[int]) -> int:
-            """How many tokens the tokenizer put after a text."""
+            """Return how many tokens the tokenizer put after a text."""
             after = special_around(self.tokenizer)[1]
             if not after or ids[-after:] != list(self.tokenizer("a").input_ids)[-after:]:
                 return 0

@@ -79,7 +79,7 @@ class HubJudge:
         return f"{self.clip}+{self.dino}"
 
     def identity(self) -> dict[str, Any]:
-        """What its answers depend on, as JSON holds it: the bytes of both models, and how pictures are prepared."""
+        """Return what its answers depend on, as JSON: the bytes of both models, and how pictures are prepared."""
         (clip, seen), (dino, alike) = self._clip, self._dino
         prepared = [seen.image_processor, seen.tokenizer, alike]
         return {"clip": known(clip), "dino": known(dino), "prepared": [known(part) for part in prepared]}
@@ -179,7 +179,7 @@ class WorldJudge:
         return f"{self.folder.name} (a classifier of its world)"
 
     def identity(self) -> dict[str, Any]:
-        """What its answers depend on, as JSON holds it."""
+        """Return what its answers depend on, as JSON holds it."""
         return {"labels": self.labels, "network": known(self._network)}
 
     @torch.no_grad()

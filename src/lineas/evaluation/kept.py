@@ -21,7 +21,7 @@ from lineas.models.untouched import Unknowable
 from lineas.stamp import packages
 
 SCHEME = 2
-"""Of the keys; parts that were kept under an earlier one are left alone."""
+"""Version of the keys; parts that were kept under an earlier one are left alone."""
 
 
 class Kept:

@@ -120,7 +120,7 @@ def model_class() -> type:
             answers.encode_key = key
 
         def _depends_on(self) -> dict[str, Any]:
-            """What answers depend on beside the request and the strength."""
+            """Return what answers depend on beside the request and the strength."""
             strength = None if self.live is None else self.live.strength
             if self.live is not None:
                 self.live.detach()  # so that what is left is somebody else's
@@ -138,14 +138,14 @@ def model_class() -> type:
 
         @property
         def tokenizer_name(self) -> str:
-            """What prepared requests (`--cache_requests`) are kept under: the tokenizer's name and what it does."""
+            """Return the key of prepared requests (`--cache_requests`): the tokenizer's name and what it does."""
             told = json.dumps(known(self.read.tokenizer))
             return f"{super().tokenizer_name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
         def _loglikelihood_tokens(
             self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None
         ) -> list[tuple[float, bool]]:
-            """What lm-eval asks of every (texts, context ids, continuation ids); examples that many share run once."""
+            """Answer every (texts, context ids, continuation ids) of lm-eval; examples that many share run once."""
             if self._tokens != "all":
                 raise LineasError(
                     f"tokens={self._tokens} is for tasks that generate; where likelihoods are compared, use tokens=all."

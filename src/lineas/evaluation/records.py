@@ -14,9 +14,9 @@ from lineas.evaluation.classifiers import Classifier
 BATCH = 64
 """Prompts that the command line continues together: the same number in every verb, since samples depend on it."""
 SAMPLING = ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "batch_size", "chat")
-"""What `TextModel.generate` takes of a plan."""
+"""Arguments of `TextModel.generate` that a plan may give."""
 SEEDS = range(-(2**63), 2**64)
-"""Those that torch takes."""
+"""Seeds that torch takes."""
 
 
 @dataclass(frozen=True)

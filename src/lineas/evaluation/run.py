@@ -181,7 +181,7 @@ def _continued(
 
 
 def _asked(part: str, system: System) -> dict[str, Any]:
-    """What every part of a system depends on."""
+    """Return what every part of a system depends on."""
     return {"part": part, **system.identity(), "prefix": system.prefix}
 
 

@@ -180,7 +180,7 @@ def _folds(network: nn.Module, sites: Sequence[Site]) -> dict[str, str]:
 
 
 def _base(model: Model) -> BaseModel | None:
-    """What the maps will belong to; None, with a warning, where a network has no fingerprint."""
+    """Return what the maps will belong to; None, with a warning, where a network has no fingerprint."""
     try:
         return BaseModel.of(model.network, model.name, model.revision)
     except Exception as error:  # whatever a class of others does with its weights

@@ -29,7 +29,7 @@ PLAIN_FIELDS = (
 
 @contextmanager
 def restored(network: nn.Module) -> Iterator[None]:
-    """Whatever adapters are put on the network within the block are gone afterwards, also after a failure.
+    """Adapters that are put on the network within the block are gone afterwards, also after a failure.
 
     Raises:
         LineasError: when the network carries some already, which would be gone as well.

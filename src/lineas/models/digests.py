@@ -1,4 +1,4 @@
-"""What a model's results depend on, as digests: bytes of weights, settings, schedulers and tokenizers."""
+"""Digests of all that a model's results depend on: bytes of weights, settings, schedulers and tokenizers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def description(model: TextModel | ImageModel) -> dict[str, Any]:
 
 
 def known(thing: Any) -> Any:
-    """What is known of a part of a model or of a judge, as JSON holds it.
+    """Return what is known of a part of a model or of a judge, as JSON holds it.
 
     Raises:
         Unknowable: when it is of no kind whose state can be read.
@@ -109,7 +109,7 @@ def _network(network: nn.Module) -> dict[str, Any]:
 
 
 def _attribute(value: Any) -> Any:
-    """What a module's attribute says: itself, where it is a number or the like, or what kind of thing it is."""
+    """Return what a module's attribute says: itself, where it is a number or the like, or what kind of thing it is."""
     if _is_plain(value):
         return _plain(value)
     return f"{value.__module__}.{value.__qualname__}" if inspect.isroutine(value) else _kind(value)

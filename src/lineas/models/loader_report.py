@@ -46,7 +46,7 @@ def load_weights(kind: Any, where: str | Path, unused: str | None = None, **opti
 
 
 def holds_pickles(folder: Path) -> bool:
-    """Whether a folder has weights as pickles and none as safetensors."""
+    """Return whether a folder has weights as pickles and none as safetensors."""
     if not folder.is_dir():
         return False
     endings = {file.suffix for file in folder.iterdir()}
@@ -118,7 +118,7 @@ def check_report(network: nn.Module, report: Mapping[str, Any], where: str, unus
 
 
 def _computes(network: nn.Module, key: str) -> bool:
-    """Whether a weight without a place belongs to what the network computes, rather than to a part beside it."""
+    """Return whether a weight without a place belongs to what the network computes, rather than to a part beside it."""
     if type(network).__module__.startswith("diffusers."):
         return True
     if getattr(getattr(network, "config", None), "quantization_config", None) and not key.endswith(

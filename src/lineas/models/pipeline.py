@@ -141,7 +141,7 @@ class Prompts:
 
     @property
     def images(self) -> int | None:
-        """How many images this thread or task draws, by the embeddings that it encoded last."""
+        """Return how many images this thread or task draws, by the embeddings that it encoded last."""
         return scopes.here().get(self._drawn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

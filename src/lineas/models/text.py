@@ -59,7 +59,7 @@ class TextModel:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What decides, beside the prompts, what a text activates: whether an end of text was taken off them."""
+        """Return what decides, beside the prompts, what a text activates: whether an end of text was taken off them."""
         return {"end_of_text": "left out"} if self._around[1] else {}
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False, max_shard_size: str | int = "5GB") -> Path:
@@ -146,12 +146,12 @@ class TextModel:
 
     @property
     def special_before(self) -> int:
-        """How many tokens such as `<s>` the tokenizer puts in front of every text."""
+        """Return how many tokens such as `<s>` the tokenizer puts in front of every text."""
         return self._around[0]
 
     @property
     def _around(self) -> tuple[int, int]:
-        """How many tokens the tokenizer puts before and after every text."""
+        """Return how many tokens the tokenizer puts before and after every text."""
         return special_around(self.tokenizer)
 
     def check_length(self, longest: int, new: int = 0) -> None:
@@ -180,7 +180,7 @@ class TextModel:
 
     @cached_property
     def _reads(self) -> tuple[int | None, bool]:
-        """How many tokens the network was made for, and whether it has a table with no place for more."""
+        """Return how many tokens the network was made for, and whether it has a table with no place for more."""
         config: Any = getattr(self.network, "config", None)
         text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
         names = ("max_position_embeddings", "n_positions", "max_seq_len")
@@ -199,7 +199,7 @@ class TextModel:
 
     @property
     def _packs(self) -> bool:
-        """Whether prompts can be packed; tried anew where attention is computed in another way since."""
+        """Return whether prompts can be packed; tried anew where attention is computed in another way since."""
         config: Any = getattr(self.network, "config", None)
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
         way = getattr(text, "_attn_implementation", None)
@@ -343,7 +343,7 @@ class TextModel:
 
 
 def special_around(tokenizer: Any) -> tuple[int, int]:
-    """How many tokens a tokenizer puts before and after every text, such as `<s>` and `</s>`."""
+    """Return how many tokens a tokenizer puts before and after every text, such as `<s>` and `</s>`."""
     whole, plain = tokenizer("a").input_ids, tokenizer("a", add_special_tokens=False).input_ids
     most = len(whole) - len(plain)
     before = next((k for k in range(most + 1) if whole[k : k + len(plain)] == plain), None)

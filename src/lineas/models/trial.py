@@ -40,7 +40,7 @@ def trial_of(model: TextModel | ImageModel | nn.Module) -> Trial | None:
 
 
 def outputs(model: Any, prompts: Sequence[str], max_length: int) -> torch.Tensor | None:
-    """What a model's network puts out while it runs prompts, flat; None where it is not run as one."""
+    """Return what a model's network puts out while it runs prompts, flat; None where it is not run as one."""
     seen: list[torch.Tensor] = []
     hook = model.network.register_forward_hook(lambda _, __, result: seen.append(Site("network").pick(result)))
     try:

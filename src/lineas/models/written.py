@@ -1,4 +1,4 @@
-"""What was written is read back: whether a folder holds the model that it was written from, whole."""
+"""Reading back: a folder that was written holds the model that it was written from, whole."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def page(content: Content) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """What the template puts in, with control characters shown; it is escaped after this."""
+    """Return what the template puts in, with control characters shown; it is escaped after this."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

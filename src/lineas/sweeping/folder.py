@@ -74,7 +74,7 @@ def _remove(out: Path, jobs: Iterable[Path]) -> None:
 
 
 def _is_intervention(place: Path) -> bool:
-    """Whether a folder is one that lineas wrote; one that was changed since then is refused, and nothing removed."""
+    """Return whether lineas wrote a folder; one that was changed since then is refused, and nothing removed."""
     if not (place / artifact.DESCRIPTION).exists():
         return False
     own_files(place, artifact.KIND)

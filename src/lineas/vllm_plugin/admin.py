@@ -85,7 +85,7 @@ class Interventions:
             app.add_api_route(path, function, methods=[method], response_model=None)
 
     def _listing(self, whole: bool) -> dict[str, Any]:
-        """What is loaded: names alone, and the rest for who has the key."""
+        """Return what is loaded: names alone, and the rest for who has the key."""
         known = registry()
         if not whole:
             return {"interventions": [{"name": name} for name in known.loaded]}
@@ -147,7 +147,7 @@ def read_post(body: bytes) -> tuple[str, str]:
 
 
 async def _body(request: Any) -> bytes:
-    """What a client posted, so far as it is of a size that is read.
+    """Return what a client posted, so far as it is of a size that is read.
 
     Raises:
         LineasError: when it is larger.

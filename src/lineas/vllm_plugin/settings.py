@@ -73,7 +73,7 @@ class Settings:
 
 
 def _room(text: str, otherwise: int) -> int:
-    """How many places a variable asks for."""
+    """Return how many places a variable asks for."""
     if not text.strip():
         return otherwise
     try:
