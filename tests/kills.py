@@ -307,7 +307,7 @@ def killed(count: int, seed: int, scratch: Path, show: Callable[[str], None] = l
     start = scratch / "start"
     start.mkdir()
     desk(start)
-    tables = {name: Kills(start, scratch, name) for name in list(VERBS)[: max(1, min(count, len(VERBS)))]}
+    tables = {name: Kills(start, scratch, name) for name in list(VERBS)[: max(1, min(count // 2, len(VERBS)))]}
     states: dict[str, int] = {}
     for number in range(count):
         name = list(tables)[number % len(tables)]

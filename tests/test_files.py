@@ -146,6 +146,31 @@ def test_what_lineas_no_longer_writes_goes_and_what_is_anothers_stays(tmp_path: 
     assert (tmp_path / "thing" / "mine").lstat().st_ino == inode
 
 
+def test_a_folder_that_was_moved_away_and_linked_back_is_not_written_through(tmp_path: Path) -> None:
+    with files.new_folder(tmp_path / "thing", KIND) as beside:
+        (beside / "sub").mkdir()
+        (beside / "sub" / "a").write_text("1")
+    (tmp_path / "thing" / "sub").rename(tmp_path / "elsewhere")
+    (tmp_path / "thing" / "sub").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(LineasError, match=r"sub/a was changed"), files.new_folder(tmp_path / "thing", KIND, True):
+        pass
+    assert (tmp_path / "elsewhere" / "a").read_text() == "1"
+    (tmp_path / "thing" / ".lineas.json").unlink()
+    with files.new_folder(tmp_path / "other", KIND) as beside:
+        (beside / "b").write_text("1")
+    (tmp_path / "other" / "sub").symlink_to(tmp_path / "elsewhere")
+
+    def write() -> None:
+        with files.new_folder(tmp_path / "other", KIND, overwrite=True) as beside:
+            (beside / "sub").mkdir()
+            (beside / "sub" / "a").write_text("2")
+
+    with pytest.raises(LineasError, match=r"sub was not written by lineas"):
+        write()
+    assert (tmp_path / "elsewhere" / "a").read_text() == "1"
+    assert leftovers(tmp_path) == []
+
+
 def test_an_intervention_of_lineas_0_1_is_known_by_its_content(tmp_path: Path) -> None:
     OLD.save(tmp_path / "calm")
     (tmp_path / "calm" / MARK).unlink()

@@ -45,7 +45,7 @@ def check_place(path: Path) -> None:
     """
     name = str(path)
     if name in ("", "."):
-        raise LineasError("an empty name is no place to write to; name a file or folder.")
+        raise LineasError("an empty name, or this folder itself, is no place to write to; name a file or folder.")
     try:
         path = path.resolve()
         above = next(p for p in path.parents if p.exists() or p.is_symlink())
@@ -200,7 +200,8 @@ def _replace(path: Path, new: Path, kind: FolderKind, names: frozenset[str]) -> 
         """Return lineas' own files there, and whether the new folder has those of others as well by now."""
         own = own_files(place, kind, path)
         others = [name for name in files_in(place) if name not in own]
-        taken = [name for name in others if name in names]
+        within = {above.as_posix() for name in names for above in Path(name).parents}
+        taken = [name for name in others if name in names or name in within]
         if taken:
             raise LineasError(f"{path / taken[0]} was not written by lineas, so it is not overwritten; move it away.")
         return own, exchanges and _link_others(place, new, others)
@@ -318,6 +319,13 @@ def _exchanges(folder: Path) -> bool:
 
 
 # ---- temporary names
+
+
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """A folder within another to write into, gone at the end of the block with what is still in it."""
+    with _temporary(folder, is_folder=True) as scratch:
+        yield scratch
 
 
 @contextmanager

@@ -114,7 +114,11 @@ def own_files(path: Path, kind: FolderKind, named: Path | None = None) -> frozen
         return found
     if marked.get("kind") != kind.mark:
         raise LineasError(f"{named} exists and is not {kind.name}, so it is not overwritten; choose another folder.")
-    changed = [name for name, facts in marked["files"].items() if _is_changed(path / name, facts)]
+    changed = [
+        name
+        for name, facts in marked["files"].items()
+        if is_changed(path / name, facts) or any((path / above).is_symlink() for above in Path(name).parents[:-1])
+    ]
     if changed:
         raise LineasError(
             f"{named / changed[0]} was changed after lineas wrote it, so it is not overwritten; move it away, or "
@@ -187,8 +191,8 @@ def file_facts(file: Path) -> dict[str, Any]:
     return {"bytes": size} | ({"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if size <= HASHED else {})
 
 
-def _is_changed(file: Path, facts: Any) -> bool:
-    """Return whether a file is there and is not the one that the mark tells of."""
+def is_changed(file: Path, facts: Any) -> bool:
+    """Return whether a file is there and is not the one of these facts, or of one of several."""
     known = facts if isinstance(facts, list) else [facts]
     return file.is_symlink() or (file.exists() and (not file.is_file() or file_facts(file) not in known))
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lineas.errors import LineasError
-from lineas.files import check_place, locked, write_text
-from lineas.ownership import MARK, FolderKind, read_mark, written_by
+from lineas.files import check_place, locked, scratch_folder, write_text
+from lineas.ownership import MARK, FolderKind, file_facts, is_changed, read_mark, written_by
 
 Settings = dict[str, Any]
 
@@ -41,6 +41,7 @@ def claimed(
     force: bool,
     old_settings: Callable[[Path], Settings | None] = lambda folder: None,
     forget: Callable[[Path, Settings], None] = lambda folder, before: None,
+    results: Collection[str] = (),
 ) -> Iterator[tuple[bool, int | None]]:
     """Take a folder, or go on in one of the same settings, alone until the block ends.
 
@@ -53,6 +54,7 @@ def claimed(
         force: take it from work of other settings.
         old_settings: as in `check_claim`.
         forget: removes what work of other settings has written, and nothing else.
+        results: names of the files that will be written by `result`.
 
     Raises:
         LineasError: when something else is there, or another run works in it.
@@ -61,6 +63,11 @@ def claimed(
     out.mkdir(parents=True, exist_ok=True)
     with locked(out) as lock:
         before, now = _settings_of(out, kind, old_settings), json.loads(json.dumps(settings))
+        known = (read_mark(out) or {}).get("files", {})
+        if read_mark(out) is None and before is not None:  # of lineas 0.1.0, which kept no list of what it wrote
+            known = {name: file_facts(out / name) for name in results if (out / name).is_file()}
+        for name in results:
+            _check_result(out, name, known)
         if before == now:
             yield False, lock
             return
@@ -68,9 +75,38 @@ def claimed(
             if not force:
                 raise LineasError(f"{out} holds {kind.name} of other settings; choose another folder or pass --force.")
             forget(out, before)
-        mark = {"written_by": written_by(), "kind": kind.mark, "files": {}, "settings": now}
+        mark = {"written_by": written_by(), "kind": kind.mark, "files": known, "settings": now}
         write_text(out / MARK, json.dumps(mark, indent=1, ensure_ascii=False) + "\n")
         yield True, lock
+
+
+@contextmanager
+def result(out: Path, name: str) -> Iterator[Path]:
+    """A result to write into a claimed folder, which takes its place at the end of the block.
+
+    Raises:
+        LineasError: when a file of others is there, or one that was changed since lineas wrote it.
+    """
+    mark = read_mark(out) or {}
+    known = mark.get("files", {})
+    _check_result(out, name, known)
+    with scratch_folder(out) as scratch:
+        beside = scratch / name
+        yield beside
+        before = known.get(name, [])
+        facts = [*(before if isinstance(before, list) else [before])[-1:], file_facts(beside)]
+        text = json.dumps({**mark, "files": {**known, name: facts}}, indent=1, ensure_ascii=False)
+        write_text(out / MARK, text + "\n")  # before the file takes its place: either is known
+        beside.replace(out / name)
+
+
+def _check_result(out: Path, name: str, known: Mapping[str, Any]) -> None:
+    """Refuse to write over a file of a claimed folder that lineas did not write, or that was changed."""
+    place = out / name
+    if (place.exists() or place.is_symlink()) and (name not in known or is_changed(place, known[name])):
+        raise LineasError(
+            f"{place} was not written by lineas, or was changed since, so it is not overwritten; move it away."
+        )
 
 
 def give_up(out: Path) -> None:

@@ -219,6 +219,22 @@ def test_an_evaluation_goes_on_in_its_own_folder_alone(desk: Path, capsys: pytes
     assert (desk / "found" / "notes.md").read_text() == MINE
 
 
+@pytest.mark.parametrize("change", ["words", "link"])
+def test_a_changed_result_of_a_working_folder_is_not_replaced(
+    change: str, desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate = ("evaluate", "model", "--neutral", "target.txt", "--dtype", "float32", "--out", "found")
+    assert run(capsys, *evaluate)[0] == 0
+    (desk / "precious.txt").write_text(MINE)
+    place = desk / "found" / "evaluation.json"
+    place.unlink()
+    place.write_text(MINE) if change == "words" else place.symlink_to("../precious.txt")
+    for more in ((), ("--force",), ("--limit", "2", "--force")):
+        code, _, err = run(capsys, *evaluate, *more)
+        assert (code, "evaluation.json was not written by lineas, or was changed since" in err) == (2, True)
+    assert (place.read_text(), (desk / "precious.txt").read_text()) == (MINE, MINE)
+
+
 def test_calibrating_does_not_undo_what_another_process_has_written(
     desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

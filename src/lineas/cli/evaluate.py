@@ -57,7 +57,7 @@ from lineas.evaluation.run import settings_of
 from lineas.evaluation.systems import Adapted, Prompted, System, Untouched
 from lineas.files import write_text
 from lineas.prompts import read_prompts
-from lineas.working_folder import check_claim
+from lineas.working_folder import check_claim, result
 
 HIDDEN = ("distinct_1", "distinct_2", "distinct_3", "repetition", "empty")
 """Measures that the table on the screen leaves out; the files have them."""
@@ -163,9 +163,11 @@ def evaluate(
         show(found, json, HIDDEN)
         report = found.as_json() | {"files": files}
         if out is not None:
-            write_json(out / EVALUATION, report, "evaluate")
-            write_text(out / TABLE, markdown(found))
-            _plot(found, out / PLOT, json)
+            with result(out, EVALUATION) as beside:
+                write_json(beside, report, "evaluate")
+            with result(out, TABLE) as beside:
+                write_text(beside, markdown(found))
+            _plot(found, out, json)
     write_json(json, report, "evaluate")
     failed = failures(found.rows)
     if failed:
@@ -188,11 +190,12 @@ def _classifiers(toxicity: str, concept: str | None, shows: str | None, shows_no
     return found
 
 
-def _plot(found: Evaluation, path: Path, json: Path | None) -> None:
+def _plot(found: Evaluation, out: Path, json: Path | None) -> None:
     effect = first_taken(EFFECTS, (row.values for row in found.rows))
     if effect is None or "perplexity" not in columns(found.rows):
         return
     try:
-        plot_effect_and_damage(found.rows, path, effect)
+        with result(out, PLOT) as beside:
+            plot_effect_and_damage(found.rows, beside, effect)
     except LineasError as error:
         say(json).print(str(error))

@@ -15,6 +15,7 @@ from lineas.evaluation.systems import Steered, Untouched
 from lineas.files import write_text
 from lineas.models.image import ImageModel
 from lineas.prompts import read_prompts
+from lineas.working_folder import result
 
 
 def evaluate_pictures(
@@ -54,10 +55,13 @@ def evaluate_pictures(
         show(found, json)
         report = found.as_json() | {"files": {"prompts": prompts, "interventions": interventions}}
         if out is not None:
-            write_json(out / EVALUATION, report, "evaluate")
-            write_text(out / TABLE, markdown(found))
+            with result(out, EVALUATION) as beside:
+                write_json(beside, report, "evaluate")
+            with result(out, TABLE) as beside:
+                write_text(beside, markdown(found))
             try:
-                plot_effect_and_damage(found.rows, out / PLOT, "concept", "img_score")
+                with result(out, PLOT) as beside:
+                    plot_effect_and_damage(found.rows, beside, "concept", "img_score")
             except LineasError as error:
                 say(json).print(str(error))
     write_json(json, report, "evaluate")

@@ -53,7 +53,7 @@ def worked_in(out: Path | None, settings: dict[str, Any], force: bool) -> Iterat
         yield
         return
     signals.keeps(f"interrupted; what was measured is kept, the same command goes on in {out}.")
-    with claimed(out, KIND, settings, force, old_settings) as (is_new, _):
+    with claimed(out, KIND, settings, force, old_settings, results=(EVALUATION, TABLE, PLOT)) as (is_new, _):
         try:
             yield
         except LineasError:

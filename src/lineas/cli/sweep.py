@@ -39,7 +39,7 @@ from lineas.stamp import stamp
 from lineas.sweeping import Job, Line, choose, points, run_jobs, summary
 from lineas.sweeping.folder import CHOSEN, KIND, PLOT, SWEEP, TABLE, claimed, give_up, keep, old_settings
 from lineas.sweeping.summary import aim_of, chosen_point, effect_of, markdown, plot
-from lineas.working_folder import check_claim
+from lineas.working_folder import check_claim, result
 
 GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 NEEDS = {"toxicity": "prompts", "perplexity": "neutral", "concept": "shows"}
@@ -194,10 +194,13 @@ def sweep(
         )
     else:
         talk.print(f"nothing was chosen: {_why_nothing(rows, effect or measure)}", soft_wrap=True)
-    write_json(out / SWEEP, told, "sweep")
-    write_text(out / TABLE, markdown(lines, chosen, about))
+    with result(out, SWEEP) as beside:
+        write_json(beside, told, "sweep")
+    with result(out, TABLE) as beside:
+        write_text(beside, markdown(lines, chosen, about))
     try:
-        plot(lines, out / PLOT, measure)
+        with result(out, PLOT) as beside:
+            plot(lines, beside, measure)
     except LineasError as error:
         talk.print(str(error))
     write_json(json, told, "sweep")

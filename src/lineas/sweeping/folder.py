@@ -26,7 +26,7 @@ METHOD = re.compile(r"[a-z][a-z-]*")
 
 def claimed(out: Path, settings: dict[str, Any], force: bool) -> AbstractContextManager[tuple[bool, int | None]]:
     """Take a folder for a sweep, or go on in one of the same settings; see `lineas.working_folder.claimed`."""
-    return working_folder.claimed(out, KIND, settings, force, old_settings, _forget)
+    return working_folder.claimed(out, KIND, settings, force, old_settings, _forget, (SWEEP, TABLE, PLOT))
 
 
 def old_settings(out: Path) -> dict[str, Any] | None:
