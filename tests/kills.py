@@ -153,7 +153,9 @@ def begin(command: str) -> int:
             os.dup2(os.open(os.devnull if stream == 0 else "log.txt", os.O_RDWR | os.O_CREAT | os.O_APPEND), stream)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
         os.setpgid(0, 0)
-        main(command.split())
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command answers signals
+        sys.argv = ["lineas", *command.split()]
+        main()
         code = 0
     except SystemExit as stop:
         code = int(stop.code or 0)
