@@ -134,6 +134,15 @@ def test_a_norm_is_what_it_computes_as_it_is() -> None:
     assert norm_offset(hooked) is None
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_a_norm_in_half_precision_is_known_whatever_its_weights(kind: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        for module in (nn.LayerNorm(8), nn.RMSNorm(8)):
+            module.weight.data.normal_(generator=generator)
+            assert norm_offset(module.to(kind)) == 0
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_linears_that_compute_more_are_named_and_facts_say_so(kind: torch.dtype) -> None:
     model = families.model("llama", mlp_bias=True)

@@ -76,6 +76,9 @@ def norm_offset(norm: nn.Module) -> float | None:
         probe.bias.zero_()
     width = probe.weight.shape[0]
     z = torch.linspace(-1, 2, 4 * width).view((1, width, 2, 2) if isinstance(probe, nn.GroupNorm) else (1, 4, width))
+    kind: Any = norm.weight.dtype
+    if kind.is_floating_point:
+        z = z.to(kind).float()  # what the norm itself is given: else the rounding of z counts as a difference
 
     def of_weight(value: float) -> torch.Tensor | None:
         probe.weight.fill_(value)
