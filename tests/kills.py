@@ -2,12 +2,14 @@
 
 After every kill each output is what it was before, or what the undisturbed command makes of it, or goes on when the
 same command is given again; nothing else in the folder has changed, and the next run leaves nothing beside its outputs.
+Commands run in copies of this process, which imports all that they need and computes nothing: threads are not copied.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process that has threads is not copied whole
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import families
 import pipelines
@@ -116,7 +118,6 @@ VERBS: dict[str, Verb] = {
 
 def desk(folder: Path) -> None:
     """Fill a folder with a tiny model, prompts and three interventions."""
-    os.chdir(folder)
     families.model("llama").save_pretrained(folder / "model")
     families.model("llama", seed=1).save_pretrained(folder / "other")
     painter = pipelines.image_model("stable diffusion 1")
@@ -139,11 +140,33 @@ def desk(folder: Path) -> None:
 
 def run_quietly(command: str) -> int:
     """Run a command in a process of its own and return its exit code."""
-    return finish(begin(command))
+    return finish(begin(lambda: commanded(command)))
 
 
-def begin(command: str) -> int:
-    """Start a command in a copy of this process; return the process id."""
+def rehearse(work: Callable[[], None]) -> None:
+    """Do a piece of work in a copy of this process, then import here what it imported, so that later copies have it."""
+    with tempfile.NamedTemporaryFile("r") as told:
+
+        def and_tell() -> None:
+            try:
+                work()
+            finally:
+                Path(told.name).write_text("\n".join(sys.modules))
+
+        assert finish(begin(and_tell)) == 0, Path("log.txt").read_text()
+        for name in told.read().split("\n"):
+            with suppress(ImportError):  # a module that another one makes while it is imported
+                importlib.import_module(name)
+
+
+def commanded(command: str) -> None:
+    """Do what the command line does with a command."""
+    sys.argv = ["lineas", *command.split()]
+    main()
+
+
+def begin(work: Callable[[], None]) -> int:
+    """Start a piece of work in a copy of this process; return the process id."""
     child = os.fork()
     if child:
         return child
@@ -154,8 +177,7 @@ def begin(command: str) -> int:
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command answers signals
-        sys.argv = ["lineas", *command.split()]
-        main()
+        work()
         code = 0
     except SystemExit as stop:
         code = int(stop.code or 0)
@@ -242,7 +264,7 @@ class Kills:
         shutil.copytree(start, self.before)
         os.chdir(self.before)
         if self.verb.old:
-            assert run_quietly(self.verb.old) == 0, Path("log.txt").read_text()
+            rehearse(lambda: commanded(self.verb.old))
             for output in self.verb.outputs:
                 if Path(output).is_dir():
                     (Path(output) / "notes.md").write_text(NOTES)
@@ -250,6 +272,11 @@ class Kills:
         after = scratch / f"{name}-after"
         shutil.copytree(self.before, after)
         os.chdir(after)
+        if not self.verb.old:
+            rehearse(lambda: commanded(self.verb.new))
+            shutil.rmtree(after)
+            shutil.copytree(self.before, after)
+            os.chdir(after)
         begun = time.monotonic()
         assert run_quietly(self.verb.new) == 0, Path("log.txt").read_text()
         self.seconds = time.monotonic() - begun
@@ -268,7 +295,7 @@ class Kills:
         Path("log.txt").unlink(missing_ok=True)
         untouched = others(place, self.verb)
         with_signal, after = chance.choice(SIGNALS), chance.uniform(0, 1.05 * self.seconds)
-        child = begin(self.verb.new)
+        child = begin(lambda: commanded(self.verb.new))
         time.sleep(after)
         with suppress(ProcessLookupError):
             os.kill(child, with_signal)
@@ -308,7 +335,8 @@ def killed(count: int, seed: int, scratch: Path, show: Callable[[str], None] = l
     chance = random.Random(seed)
     start = scratch / "start"
     start.mkdir()
-    desk(start)
+    os.chdir(start)
+    rehearse(lambda: desk(start))
     tables = {name: Kills(start, scratch, name) for name in list(VERBS)[: max(1, min(count // 2, len(VERBS)))]}
     states: dict[str, int] = {}
     for number in range(count):
@@ -325,5 +353,5 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(killed(given.count, given.seed, Path(folder), lambda line: print(line, flush=True)))
+        print(json.dumps(killed(given.count, given.seed, Path(folder), lambda line: print(line, flush=True))))
         os.chdir("/")

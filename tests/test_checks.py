@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 
 import lineas
 from lineas import LineasError
-from lineas.checks import COUNT, PROBABILITY, SEED, STRENGTH, TEMPERATURE, Bounds, as_seed, flag, number, texts, whole
+from lineas.checks import (
+    COUNT,
+    PROBABILITY,
+    SEED,
+    STRENGTH,
+    TEMPERATURE,
+    Bounds,
+    as_seed,
+    as_texts,
+    flag,
+    number,
+    whole,
+)
 from lineas.learning import Fit, path
 
 BOUNDS = [COUNT, SEED, STRENGTH, PROBABILITY, TEMPERATURE]
@@ -68,11 +80,11 @@ def test_switches_of_the_environment(text: str, on: bool) -> None:
 @pytest.mark.parametrize("given", ["one", None, 5, ["a", 5], ["a", None], b"a"])
 def test_texts_are_a_list_of_texts(given: Any) -> None:
     with pytest.raises(LineasError, match=r"^the source "):
-        texts("the source", given)
+        as_texts("the source", given)
 
 
 def test_a_generator_is_read_once() -> None:
-    assert texts("it", (word for word in "ab")) == ["a", "b"]
+    assert as_texts("it", (word for word in "ab")) == ["a", "b"]
 
 
 SIDES = (["a b", "c d"], ["e f", "g h"])

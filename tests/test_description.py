@@ -1,4 +1,4 @@
-"""What an artifact says is checked before it is believed, and before it is written: one sentence for each fault."""
+"""Descriptions of artifacts are checked before they are believed or written: one sentence for each fault."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -28,6 +29,11 @@ def intervention(value: float, neurons: int = 6) -> lineas.Intervention:
 OLD, NEW = intervention(2.0), intervention(3.0, 7)
 
 
+def as_without_exchange(one: Path, other: Path) -> None:
+    """Fail as on a file system where folders cannot change places."""
+    raise OSError(errno.EINVAL, "Invalid argument", str(one))
+
+
 def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob(f"{files.TEMPORARY}*")]
 
@@ -36,10 +42,8 @@ def leftovers(folder: Path) -> list[str]:
 def test_a_folder_is_old_or_new_whenever_saving_is_interrupted(
     there: str, exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if (
-        not exchanges
-    ):  # as on a file system without such a step: then the old one is not promised, but the next run mends
-        monkeypatch.setattr(files, "_exchanges", lambda folder: False)
+    if not exchanges:  # then the old one is not promised, but the next run mends
+        monkeypatch.setattr(files, "_exchange", as_without_exchange)
     place, start = tmp_path / "calm", tmp_path.with_name(tmp_path.name + "-start")
     start.mkdir()
     if there != "nothing":

@@ -1,4 +1,4 @@
-"""What folding checks: modules compute what their weights say, nothing else is carried, and it came out right."""
+"""Folding checks that modules compute what their weights say, that nothing else is carried, and its own result."""
 
 from __future__ import annotations
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 COUNT = int(os.environ.get("LINEAS_KILLS", "20"))
+SCRIPT = Path(__file__).with_name("kills.py")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="commands are begun as copies of this process, which needs fork")
-def test_random_kills_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kills import killed
-
-    monkeypatch.chdir(tmp_path)
-    states = killed(COUNT, seed=COUNT, scratch=tmp_path)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="commands are begun as copies of a process, which needs fork")
+def test_random_kills_lose_nothing() -> None:
+    command = [sys.executable, SCRIPT, "--count", str(COUNT), "--seed", str(COUNT)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    states = json.loads(ended.stdout.splitlines()[-1])
     assert sum(states.values()) == COUNT

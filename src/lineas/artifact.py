@@ -17,7 +17,7 @@ from lineas import card, description, files, strict_json
 from lineas.errors import LineasError, first_line, shown
 from lineas.gates import Gate
 from lineas.maps import AffineMap
-from lineas.ownership import FolderKind, check_folder
+from lineas.ownership import FolderKind
 from lineas.printable import in_a_line, shortened
 from lineas.steady import steadily
 
@@ -47,7 +47,6 @@ def write(
     Raises:
         LineasError: when something is there, or for what `read` would refuse; then nothing is written.
     """
-    check_folder(path, overwrite, KIND)
     content = packed(described, maps, gates or {})
     with files.new_folder(path, KIND, overwrite) as beside:
         _write_files(beside, *content)

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, kind_of, shown
 from lineas.printable import shortened
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity|nan)", re.IGNORECASE)
@@ -58,7 +58,7 @@ class Bounds:
             LineasError: when it is no number, not finite, or out of bounds.
         """
         if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
-            raise LineasError(f"{name} must be {self}, not {given(value)}.")
+            raise LineasError(f"{name} must be {self}, not {shown(value)}.")
         number: Any = value  # of either kind, which a type checker cannot tell
         value = int(number) if self.whole else _as_float(number)
         if self.or_zero and value == 0:
@@ -72,9 +72,9 @@ class Bounds:
             kind = "a finite number" if self.least < 0 else f"{least} and finite"
             raise LineasError(f"{name} must be {kind}, not {value}.")
         if value < self.least or (self.above and value == self.least):
-            raise LineasError(f"{name} must be {least}, not {given(value)}.")
+            raise LineasError(f"{name} must be {least}, not {shown(value)}.")
         if value > self.most:
-            raise LineasError(f"{name} must be at most {_written(self.most)}, not {given(value)}.")
+            raise LineasError(f"{name} must be at most {_written(self.most)}, not {shown(value)}.")
         return value
 
     def read(self, name: str, text: str) -> Any:
@@ -86,20 +86,8 @@ class Bounds:
         try:
             value = whole(text) if self.whole else number(text)
         except ValueError:
-            raise LineasError(f"{name} must be {self}, not {given(text)}.") from None
+            raise LineasError(f"{name} must be {self}, not {shown(text)}.") from None
         return self.check(name, value)
-
-
-def given(value: Any) -> str:
-    """Return a value as a sentence repeats it: the beginning of what Python writes for it.
-
-    >>> given("a" * 100) == "'" + "a" * 79 + "...", given(0.5)
-    (True, '0.5')
-    """
-    try:
-        return shortened(repr(value))
-    except Exception:  # an integer of thousands of digits, or an object that cannot be written
-        return f"a value of type {type(value).__name__}"
 
 
 def number(text: str) -> float:
@@ -161,28 +149,39 @@ def check_switches(settings: Any, *names: str) -> None:
     """
     for name in names:
         if not isinstance(getattr(settings, name), bool):
-            raise LineasError(f"{name} must be True or False, not {given(getattr(settings, name))}.")
+            raise LineasError(f"{name} must be True or False, not {shown(getattr(settings, name))}.")
 
 
-def texts(name: str, several: Any) -> list[str]:
+def as_texts(name: str, several: Any, kind: str = "prompts") -> list[str]:
     """Return texts as a list, read once.
 
     Args:
         name: what they are, for the sentence.
         several: a list of texts, or another iterable of them.
+        kind: what each is, for the sentence.
 
     Raises:
-        LineasError: when it is one string, nothing that can be gone through, or holds something else than texts.
+        LineasError: when it is one string, nothing that can be gone through, or holds something that no tokenizer
+            reads: no text, or text that is no Unicode.
+
+    >>> as_texts("the source", ["caf\\udce9"])
+    Traceback (most recent call last):
+    lineas.errors.LineasError: the source: character 4 of 'caf\\udce9' is no UTF-8; mend or remove it.
     """
     if isinstance(several, (str, bytes)):
-        raise LineasError(f"{name} is one string; give a list of prompts.")
+        raise LineasError(f"{name} is one string; give a list of {kind}, such as ['...'].")
     try:
         found = list(several)
     except TypeError:
-        raise LineasError(f"{name} must be a list of prompts, not {_kind(several)}.") from None
+        raise LineasError(f"{name} must be a list of {kind}, not {kind_of(several)}.") from None
     for i, text in enumerate(found):
         if not isinstance(text, str):
-            raise LineasError(f"{name} must be a list of prompts, and number {i + 1} of it is {_kind(text)}.")
+            raise LineasError(f"{name} must be a list of {kind}, and number {i + 1} of it is {kind_of(text)}.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            where = f"character {error.start + 1} of {shown(text)}"
+            raise LineasError(f"{name}: {where} is no UTF-8; mend or remove it.") from None
     return found
 
 
@@ -197,7 +196,7 @@ def flag(name: str, text: str) -> bool:
         return True
     if said in ("", "0", "false", "no", "off"):
         return False
-    raise LineasError(f"{name} is 1 (true, yes, on) or 0 (false, no, off), not {given(text)}.")
+    raise LineasError(f"{name} is 1 (true, yes, on) or 0 (false, no, off), not {shown(text)}.")
 
 
 def _as_float(value: Any) -> float:
@@ -214,14 +213,9 @@ def _written(value: float) -> str:
     return f"{value:g}"
 
 
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"of type {type(value).__name__}"
-
-
 FLAT = 10**9
 """More of anything than fits anywhere: a number above it is a slip of the hand."""
 COUNT = Bounds(1, FLAT, whole=True)
-COUNT_OR_NONE = Bounds(0, FLAT, whole=True)
 PAIR = Bounds(2, FLAT, whole=True)
 SEED = Bounds(-(2**63), 2**64 - 1, whole=True, shown="-2^63..2^64-1")
 """Seeds that torch's generators take."""
@@ -255,4 +249,3 @@ LOSS = Bounds(0, 1)
 """A share that may be lost; 1 itself, all of it, is refused where it makes no sense."""
 LARGEST = Bounds(0, 1e6, above=True)
 """The largest of the strengths that are tried."""
-NEARNESS = Bounds(0, 1, above=True)

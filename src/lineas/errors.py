@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from lineas.printable import LONGEST, shortened
 
 DESTROYED = "the model is destroyed: its predictions are not finite; a smaller strength may do."
 """For texts and pictures of a network whose outputs are no numbers any more."""
@@ -33,7 +35,7 @@ def kind_of(value: object) -> str:
     return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def shown(value: object, most: int = 80) -> str:
+def shown(value: object, most: int = LONGEST) -> str:
     """Return the beginning of a value as one writes it in Python; its type where that cannot be written.
 
     >>> shown("calm"), shown("x" * 10**7, 5), shown(10**5000)
@@ -43,8 +45,7 @@ def shown(value: object, most: int = 80) -> str:
         text = repr(value[:most] if isinstance(value, (str, bytes)) else value)
     except Exception:  # numbers of too many digits, and whatever a foreign class raises
         return kind_of(value)
-    text = " ".join(text.split())  # tensors are written over several lines
-    return text if len(text) <= most else f"{text[:most]}..."
+    return shortened(" ".join(text.split()), most)  # tensors are written over several lines
 
 
 @contextmanager
@@ -77,30 +78,3 @@ def reading(failure: str, hint: str = "") -> Iterator[None]:
         told = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
         reason = told.split(". ")[0].rstrip(".:")[:300]
         raise LineasError(f"{failure}: {kind}{reason}.{hint and f' {hint}'}") from error
-
-
-def check_texts(texts: object, what: str = "prompt") -> None:
-    """Refuse what no tokenizer reads: anything but strings, and strings that are no Unicode text.
-
-    Args:
-        texts: what was given for a list of texts.
-        what: one of them, for the message.
-
-    Raises:
-        LineasError: naming the first that cannot be read.
-
-    >>> check_texts(["caf\\udce9"])
-    Traceback (most recent call last):
-    lineas.errors.LineasError: the prompt 'caf\\udce9' is no text: character 4 is no UTF-8; mend or remove it.
-    """
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, Collection):
-        raise LineasError(f"a list of {what}s is needed, not {type(texts).__name__}; write ['...'].")
-    for text in texts:
-        if not isinstance(text, str):
-            raise LineasError(f"a {what} is a string, not {type(text).__name__}: {str(text)[:80]!r}.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise LineasError(
-                f"the {what} {text!r:.80} is no text: character {error.start + 1} is no UTF-8; mend or remove it."
-            ) from None

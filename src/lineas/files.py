@@ -194,7 +194,6 @@ def locked(folder: Path) -> Iterator[int | None]:
 
 def _replace(path: Path, new: Path, kind: FolderKind, names: frozenset[str]) -> None:
     """Put a new folder where one of its kind is; files of others go along."""
-    exchanges = _exchanges(path.parent)
 
     def prepare(place: Path) -> tuple[frozenset[str], bool]:
         """Return lineas' own files there, and whether the new folder has those of others as well by now."""
@@ -204,17 +203,28 @@ def _replace(path: Path, new: Path, kind: FolderKind, names: frozenset[str]) -> 
         taken = [name for name in others if name in names or name in within]
         if taken:
             raise LineasError(f"{path / taken[0]} was not written by lineas, so it is not overwritten; move it away.")
-        return own, exchanges and _link_others(place, new, others)
+        return own, _link_others(place, new, others)
 
     own, is_whole = steadily(path, prepare)
-    if not is_whole:
+    if is_whole and _exchanged(path, new):
+        with suppress(FileNotFoundError):  # another process has cleared it up: nobody holds it now
+            _clear_old(new, path, own)
+    else:
         _replace_files(path, new, kind, own, names)
-        return
-    new.chmod(stat.S_IMODE(path.stat().st_mode))
-    with signals.blocked(signals.ENDING):
-        _exchange(path, new)
-    with suppress(FileNotFoundError):  # another process has cleared it up: nobody holds it now
-        _clear_old(new, path, own)
+
+
+def _exchanged(path: Path, new: Path) -> bool:
+    """Let a folder and its successor change places; False, and nothing done, where the file system has no such step."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    new.chmod(mode)
+    try:
+        with signals.blocked(signals.ENDING):
+            _exchange(path, new)
+    except OSError as error:
+        if error.errno not in NO_EXCHANGE:
+            raise
+        return False
+    return True
 
 
 def _moved(new: Path, path: Path) -> bool:
@@ -234,7 +244,7 @@ def _replace_files(path: Path, new: Path, kind: FolderKind, own: frozenset[str],
     either = {name: [facts[name] for facts in (old, made) if name in facts] for name in {**old, **made}}
     order = sorted(names - {MARK}, key=lambda name: (name == kind.last, name))
     with signals.blocked(signals.ENDING):
-        write_text(path / MARK, mark_text(kind, either))
+        write_text(path / MARK, mark_text(kind.mark, either))
         for name in order:
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (new / name).replace(path / name)
@@ -290,6 +300,8 @@ def _remove_empty(folder: Path) -> None:
 
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
+"""What `_exchange` fails with where the system, the file system or a sandbox has no such step."""
 
 
 def _exchange(one: Path, other: Path) -> None:
@@ -306,16 +318,6 @@ def _exchange(one: Path, other: Path) -> None:
     if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(one))
-
-
-def _exchanges(folder: Path) -> bool:
-    """Return whether folders in this one can change places in one step, found out by trying."""
-    with _temporary(folder, is_folder=True) as one, _temporary(folder, is_folder=True) as other:
-        try:
-            _exchange(one, other)
-        except OSError:
-            return False
-    return True
 
 
 # ---- temporary names
@@ -391,7 +393,7 @@ def _remove_temporary(left: Path) -> None:
         return
     marked = read_mark(left)
     if marked is None:  # it was never whole, so nothing in it is anybody's but lineas'
-        _unlink_all(left)
+        shutil.rmtree(left, ignore_errors=True)
     else:
         for name in files_in(left):
             if name == MARK or name in marked["files"] or (left / name).lstat().st_nlink > 1:
@@ -399,10 +401,6 @@ def _remove_temporary(left: Path) -> None:
         _remove_empty(left)
     if left.exists():
         warnings.warn(f"{left} holds files that lineas did not write; they stay there.", stacklevel=2)
-
-
-def _unlink_all(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _set_modes(folder: Path) -> None:

@@ -7,7 +7,6 @@ import warnings
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import reduce
-from numbers import Real
 from operator import add
 from typing import Any, Literal, TypeVar, cast
 
@@ -22,7 +21,7 @@ from lineas.exclusive import exclusively
 from lineas.folded_weights import Lost, Taken, new_weights, put
 from lineas.folds import Slots, slots, switches_for
 from lineas.intervention import Intervention
-from lineas.maps import AffineMap
+from lineas.maps import AffineMap, as_number
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
 from lineas.stamp import stamp
@@ -147,10 +146,9 @@ def why_not(network: nn.Module, intervention: Intervention) -> dict[str, str]:
 def _as_number(strength: Any, intervention: Intervention) -> float:
     if isinstance(strength, str) and strength == "calibrated":
         return intervention.calibrated_strength
-    if isinstance(strength, bool) or not isinstance(strength, Real):
-        raise LineasError(f"the strength of a fold is a number or 'calibrated', not {strength!r}.")
-    warn_if_outside(torch.tensor(float(strength)))
-    return float(strength)
+    number = as_number(strength, "the strength of a fold")
+    warn_if_outside(torch.tensor(number))
+    return number
 
 
 def _check_plain(model: Any, network: nn.Module) -> None:

@@ -16,8 +16,6 @@ from lineas.steady import steadily
 
 MARK = ".lineas.json"
 """In every folder that lineas writes: its kind, and the files it wrote there with their sizes and digests."""
-HASHED = 2**26
-"""Bytes of a file up to which its digest is part of the mark; larger ones are known by their size."""
 BEGINNING = 2**16
 """Bytes of a single file in which lineas says that it wrote it."""
 
@@ -165,18 +163,20 @@ def read_mark(folder: Path) -> dict[str, Any] | None:
 def write_mark(folder: Path, kind: FolderKind) -> frozenset[str]:
     """Write the mark of a folder in which lineas wrote everything; return the names of all its files."""
     facts = {name: file_facts(folder / name) for name in files_in(folder) if name != MARK}
-    (folder / MARK).write_text(mark_text(kind, facts), encoding="utf-8")
+    (folder / MARK).write_text(mark_text(kind.mark, facts), encoding="utf-8")
     return frozenset(facts) | {MARK}
 
 
-def mark_text(kind: FolderKind, files: Mapping[str, Any]) -> str:
+def mark_text(kind: str, files: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> str:
     """Return the text of a mark.
 
     Args:
-        kind: of the folder.
+        kind: of the folder, as the mark calls it.
         files: by name, the facts of the file, or a list of them while it is being replaced.
+        settings: of the work, in a folder that a command works in for long.
     """
-    mark = {"written_by": written_by(), "kind": kind.mark, "files": dict(files)}
+    mark = {"written_by": written_by(), "kind": kind, "files": dict(files)}
+    mark |= {} if settings is None else {"settings": dict(settings)}
     return json.dumps(mark, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -186,15 +186,23 @@ def files_in(folder: Path) -> list[str]:
 
 
 def file_facts(file: Path) -> dict[str, Any]:
-    """Return the size and, of a file that is not large, the sha256 by which it is known again."""
-    size = file.stat().st_size
-    return {"bytes": size} | ({"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if size <= HASHED else {})
+    """Return the size and the sha256 by which a file is known again."""
+    found, size = hashlib.sha256(), 0
+    with file.open("rb") as opened:
+        while piece := opened.read(2**20):
+            found.update(piece)
+            size += len(piece)
+    return {"bytes": size, "sha256": found.hexdigest()}
 
 
 def is_changed(file: Path, facts: Any) -> bool:
     """Return whether a file is there and is not the one of these facts, or of one of several."""
-    known = facts if isinstance(facts, list) else [facts]
-    return file.is_symlink() or (file.exists() and (not file.is_file() or file_facts(file) not in known))
+    if file.is_symlink() or not file.exists():
+        return file.is_symlink()
+    size = file.stat().st_size
+    several = facts if isinstance(facts, list) else [facts]
+    known = [one for one in several if isinstance(one, dict) and one.get("bytes") == size]
+    return not known or not file.is_file() or file_facts(file) not in known
 
 
 def _is_inside(name: str) -> bool:

@@ -36,7 +36,7 @@ class HasPositions(Protocol):
 
 @dataclass
 class Place:
-    """Where one forward pass is in its texts.
+    """The place of one forward pass in its texts.
 
     Args:
         prompts: how many were given to `generate`; None for a row each.

@@ -10,7 +10,7 @@ from typing import Any
 
 from lineas.errors import LineasError
 from lineas.files import check_place, locked, scratch_folder, write_text
-from lineas.ownership import MARK, FolderKind, file_facts, is_changed, read_mark, written_by
+from lineas.ownership import MARK, FolderKind, file_facts, is_changed, mark_text, read_mark
 
 Settings = dict[str, Any]
 
@@ -30,7 +30,7 @@ def check_claim(out: Path, kind: FolderKind, old_settings: Callable[[Path], Sett
         check_place(out)
     if out.exists() and not out.is_dir():
         raise LineasError(f"{out} is a file; name a folder.")
-    _settings_of(out, kind, old_settings)
+    _settings_of(out, read_mark(out), kind, old_settings)
 
 
 @contextmanager
@@ -62,9 +62,10 @@ def claimed(
     check_claim(out, kind, old_settings)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out) as lock:
-        before, now = _settings_of(out, kind, old_settings), json.loads(json.dumps(settings))
-        known = (read_mark(out) or {}).get("files", {})
-        if read_mark(out) is None and before is not None:  # of lineas 0.1.0, which kept no list of what it wrote
+        marked, now = read_mark(out), json.loads(json.dumps(settings))
+        before = _settings_of(out, marked, kind, old_settings)
+        known = {} if marked is None else marked["files"]
+        if marked is None and before is not None:  # of lineas 0.1.0, which kept no list of what it wrote
             known = {name: file_facts(out / name) for name in results if (out / name).is_file()}
         for name in results:
             _check_result(out, name, known)
@@ -75,8 +76,7 @@ def claimed(
             if not force:
                 raise LineasError(f"{out} holds {kind.name} of other settings; choose another folder or pass --force.")
             forget(out, before)
-        mark = {"written_by": written_by(), "kind": kind.mark, "files": known, "settings": now}
-        write_text(out / MARK, json.dumps(mark, indent=1, ensure_ascii=False) + "\n")
+        write_text(out / MARK, mark_text(kind.mark, known, now))
         yield True, lock
 
 
@@ -87,16 +87,18 @@ def result(out: Path, name: str) -> Iterator[Path]:
     Raises:
         LineasError: when a file of others is there, or one that was changed since lineas wrote it.
     """
-    mark = read_mark(out) or {}
-    known = mark.get("files", {})
+    marked = read_mark(out)
+    if marked is None:
+        raise LineasError(f"{out} lost its {MARK} while it was worked in; start again in another folder.")
+    known = marked["files"]
     _check_result(out, name, known)
     with scratch_folder(out) as scratch:
         beside = scratch / name
         yield beside
         before = known.get(name, [])
         facts = [*(before if isinstance(before, list) else [before])[-1:], file_facts(beside)]
-        text = json.dumps({**mark, "files": {**known, name: facts}}, indent=1, ensure_ascii=False)
-        write_text(out / MARK, text + "\n")  # before the file takes its place: either is known
+        text = mark_text(marked["kind"], {**known, name: facts}, marked.get("settings"))
+        write_text(out / MARK, text)  # before the file takes its place: either is known
         beside.replace(out / name)
 
 
@@ -116,7 +118,9 @@ def give_up(out: Path) -> None:
         out.rmdir()
 
 
-def _settings_of(out: Path, kind: FolderKind, old_settings: Callable[[Path], Settings | None]) -> Settings | None:
+def _settings_of(
+    out: Path, marked: Settings | None, kind: FolderKind, old_settings: Callable[[Path], Settings | None]
+) -> Settings | None:
     """The settings of the work in a folder; None where the folder is not there or empty.
 
     Raises:
@@ -124,7 +128,6 @@ def _settings_of(out: Path, kind: FolderKind, old_settings: Callable[[Path], Set
     """
     if not out.is_dir() or not any(out.iterdir()):
         return None
-    marked = read_mark(out)
     found = old_settings(out) if marked is None else marked.get("settings") if marked["kind"] == kind.mark else None
     if not isinstance(found, dict):
         raise LineasError(f"{out} exists and is not {kind.name}; choose another folder.")

@@ -276,7 +276,7 @@ def test_a_signal_that_python_drops_in_a_destructor_comes_again() -> None:
 
 
 def test_a_signal_that_the_process_is_to_ignore_is_ignored(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As nohup asks for."""
+    """Programs begun by nohup have such signals."""
     before = signal.signal(HUP, signal.SIG_IGN)
     try:
         with signals.running(alone=False) as command, command.interruptible():
@@ -304,7 +304,7 @@ main()
 
 
 def listens() -> None:
-    """As in a terminal, whatever runs the tests."""
+    """Give the signals what they have in a terminal, whatever runs the tests."""
     for number in (INT, TERM, HUP):
         signal.signal(number, signal.SIG_DFL)
 

@@ -1,4 +1,4 @@
-"""What a verb writes is checked before any work: nothing of others is replaced, no place is written twice."""
+"""Outputs are checked before any work: nothing of others is replaced, no place is written twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reaches a terminal: texts from elsewhere as they are, with their control characters shown."""
+"""Texts from elsewhere reach a terminal as they are, with their control characters shown."""
 
 from __future__ import annotations
 

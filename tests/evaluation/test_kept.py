@@ -1,4 +1,4 @@
-"""What is kept of an evaluation is taken again for the same model, data and settings alone, and never misread."""
+"""Kept parts of an evaluation are taken again for the same model, data and settings alone, and never misread."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import lineas
 from lineas import LineasError
 from lineas.evaluation.images import PicturePlan, evaluate_pictures
 from lineas.evaluation.judges import JUDGE, WorldNetwork, judge
-from lineas.evaluation.kept import Kept, content_of, texts
+from lineas.evaluation.kept import Kept, content_of, digest_of
 from lineas.evaluation.records import BATCH, Plan
 from lineas.evaluation.run import evaluate, settings_of
 from lineas.evaluation.systems import Adapted, Prompted, Steered, Untouched
@@ -230,7 +230,7 @@ def test_a_number_that_is_none_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_texts_are_told_apart_where_their_lines_are_the_same() -> None:
-    assert texts(["a\nb", "c"]) != texts(["a", "b\nc"])
+    assert digest_of(["a\nb", "c"]) != digest_of(["a", "b\nc"])
 
 
 def test_pictures_depend_on_every_part_of_the_pipeline_and_on_the_judge(tmp_path: Path) -> None:
@@ -339,12 +339,12 @@ def test_the_content_behind_a_name_is_that_of_its_files(tmp_path: Path, monkeypa
 
 
 WRONG: list[tuple[Callable[[], Any], str]] = [
-    (lambda: Plan("Tom was"), "prompts is a list of texts, not one"),
-    (lambda: Plan([1]), "prompts is a list of texts; one of them is 1"),
-    (lambda: Plan([None]), "prompts is a list of texts; one of them is None"),
-    (lambda: Plan(5), "prompts is a list of texts, not 5"),
-    (lambda: Plan([], neutral="a b"), "neutral is a list of texts, not one"),
-    (lambda: Plan([], tasks="mmlu"), "tasks is a list of texts, not one"),
+    (lambda: Plan("Tom was"), "prompts is one string; give a list of prompts"),
+    (lambda: Plan([1]), "prompts must be a list of prompts, and number 1 of it is an int"),
+    (lambda: Plan([None]), "prompts must be a list of prompts, and number 1 of it is None"),
+    (lambda: Plan(5), "prompts must be a list of prompts, not an int"),
+    (lambda: Plan([], neutral="a b"), "neutral is one string; give a list of sentences"),
+    (lambda: Plan([], tasks="mmlu"), "tasks is one string; give a list of tasks"),
     (lambda: Plan([], seeds=3), "seeds is a list of whole numbers such as .*, not 3"),
     (lambda: Plan([], seeds=[0.5]), "a seed is a whole number from .*, not 0.5"),
     (lambda: Plan([], seeds=[2**64]), "a seed is a whole number from"),
@@ -358,7 +358,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: Plan([], task_limit=0), "task_limit is a whole number of at least 1, not 0"),
     (lambda: Plan([], fewshot=-1), "fewshot is a whole number of at least 0"),
     (lambda: Plan([], max_length=1.5), "max_length is a whole number"),
-    (lambda: PicturePlan("a sun", "red", Redness()), "prompts is a list of texts, not one"),
+    (lambda: PicturePlan("a sun", "red", Redness()), "prompts is one string; give a list of prompts"),
     (lambda: PicturePlan(["a"], "", Redness()), "the concept that is looked for is a text"),
     (lambda: PicturePlan(["a"], "red", "clip"), r"judged by what judge\(NAME\) gives, not by 'clip'"),  # type: ignore[arg-type]
     (lambda: PicturePlan(["a"], "red", Redness(), batch_size=0), "batch_size is a whole number"),

@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lineas.errors import LineasError, check_texts, reading
+from lineas.checks import as_texts
+from lineas.errors import LineasError, reading
 from lineas.evaluation.kept import content_of
 from lineas.models.loader_report import load_weights
 
@@ -157,9 +158,9 @@ def _pipeline(name: str, label: str | None, content: str | None) -> Classifier:
     chosen = _label(name, labels, label)
 
     def probabilities(texts: Sequence[str]) -> list[float]:
-        check_texts(texts, "text")
+        texts = as_texts("what is judged", texts, "texts")
         with reading(f"{name} could not judge the texts"):
-            rows = model(list(texts)) if texts else []
+            rows = model(texts) if texts else []
         return [float(next(entry["score"] for entry in row if entry["label"] == chosen)) for row in rows]
 
     probabilities.__name__ = f"{name}@{chosen}"

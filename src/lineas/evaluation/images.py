@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from lineas.errors import LineasError, check_texts
+from lineas.checks import as_texts
+from lineas.errors import LineasError
 from lineas.evaluation.judges import PictureJudge
-from lineas.evaluation.kept import Kept, texts
-from lineas.evaluation.records import SEEDS, Evaluation, Row, seeds_of, texts_of
+from lineas.evaluation.kept import Kept, digest_of
+from lineas.evaluation.records import SEEDS, Evaluation, Row, seeds_of
 from lineas.evaluation.statistics import interval
 from lineas.evaluation.systems import Steered, Untouched, check_systems
 from lineas.exclusive import exclusively
@@ -45,9 +46,8 @@ class PicturePlan:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prompts", texts_of("prompts", self.prompts))
+        object.__setattr__(self, "prompts", tuple(as_texts("prompts", self.prompts)))
         object.__setattr__(self, "seeds", seeds_of(self.seeds))
-        check_texts(self.prompts)
         if not self.prompts:
             raise LineasError("measuring needs at least one prompt to draw and one seed.")
         if not isinstance(self.concept, str) or not self.concept.strip():
@@ -179,7 +179,7 @@ def _seen(
         return len(lists) > 1 and all(len(values) == len(plan.prompts) for values in lists)
 
     what = {"part": "pictures", **system.identity(), "seed": seed, "batch_size": plan.batch_size}
-    seen, was_there = kept.get(what | {"concept": plan.concept, "prompts": texts(plan.prompts)}, look, fits)
+    seen, was_there = kept.get(what | {"concept": plan.concept, "prompts": digest_of(plan.prompts)}, look, fits)
     if was_there and progress:
         progress(len(plan.prompts))
     return seen

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lineas.errors import LineasError, check_texts, reading
+from lineas.checks import as_texts
+from lineas.errors import LineasError, reading
 from lineas.models.digests import known
 from lineas.models.loader_report import load_weights
 from lineas.models.loading import JUDGE
@@ -87,7 +88,7 @@ class HubJudge:
     @torch.no_grad()
     def scores(self, pictures: torch.Tensor, concept: str) -> dict[str, list[float]]:
         """`concept` and `clip_score`."""
-        check_texts([concept], "concept")
+        as_texts("the concepts", [concept], "concepts")
         model, processor = self._clip
         with reading(f"{self.clip} could not judge the pictures"):
             told = processor.tokenizer([concept, "a picture"], padding=True, truncation=True, return_tensors="pt")

@@ -91,9 +91,9 @@ class Kept:
         return result, False
 
 
-def texts(given: Sequence[str]) -> str:
+def digest_of(texts: Sequence[str]) -> str:
     """Return the sha256 of a list of texts, another for every list."""
-    return hashlib.sha256(json.dumps(list(given)).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
 def content_of(name: str, apart: Path | None = None) -> str | None:

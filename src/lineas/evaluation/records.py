@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lineas.errors import LineasError, check_texts
+from lineas.checks import as_texts
+from lineas.errors import LineasError
 from lineas.evaluation.classifiers import Classifier
 
 BATCH = 64
@@ -52,11 +53,9 @@ class Plan:
     max_length: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("prompts", "neutral", "tasks"):
-            object.__setattr__(self, name, texts_of(name, getattr(self, name)))
+        for name, kind in (("prompts", "prompts"), ("neutral", "sentences"), ("tasks", "tasks")):
+            object.__setattr__(self, name, tuple(as_texts(name, getattr(self, name), kind)))
         object.__setattr__(self, "seeds", seeds_of(self.seeds))
-        check_texts(self.prompts)
-        check_texts(self.neutral, "sentence")
         if not isinstance(self.classifiers, Mapping) or not all(map(callable, self.classifiers.values())):
             raise LineasError('classifiers are given by name, such as {"toxic": classifier("profanity-check")}.')
         if self.classifiers and not self.prompts:
@@ -78,21 +77,6 @@ class Plan:
                 raise LineasError(f"sampling knows {', '.join(SAMPLING)}, not {name!r}.")
             if not isinstance(value, (bool, int, float)) or not math.isfinite(value):
                 raise LineasError(f"{name} of the sampling is a finite number, not {value!r}.")
-
-
-def texts_of(name: str, given: Any) -> tuple[str, ...]:
-    """Texts as a tuple.
-
-    Raises:
-        LineasError: when one string, or something else than texts, was given.
-    """
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise LineasError(f"{name} is a list of texts, not {'one' if isinstance(given, str) else repr(given)}.")
-    texts = tuple(given)
-    wrong = next((text for text in texts if not isinstance(text, str)), None)
-    if wrong is not None or None in texts:
-        raise LineasError(f"{name} is a list of texts; one of them is {wrong!r}.")
-    return texts
 
 
 def seeds_of(given: Any) -> tuple[int, ...]:

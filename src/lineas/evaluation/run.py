@@ -14,7 +14,7 @@ from lineas.errors import LineasError, first_line
 from lineas.evaluation import texts as text_measures
 from lineas.evaluation.classifiers import Classifier
 from lineas.evaluation.harness import run_tasks
-from lineas.evaluation.kept import Kept, texts
+from lineas.evaluation.kept import Kept, digest_of
 from lineas.evaluation.perplexity import damages, perplexities
 from lineas.evaluation.records import Evaluation, Plan, Row
 from lineas.evaluation.statistics import interval
@@ -174,7 +174,7 @@ def _continued(
         return len(result) == len(plan.prompts) and all(isinstance(text, str) for text in result)
 
     what = _asked("continuations", system) | {"seed": seed, "sampling": dict(plan.sampling)}
-    made, was_there = kept.get(what | {"prompts": texts(plan.prompts)}, generate, fits)
+    made, was_there = kept.get(what | {"prompts": digest_of(plan.prompts)}, generate, fits)
     if was_there and progress:
         progress(len(made))
     return made
@@ -215,7 +215,7 @@ def _damage(damage: dict[str, list[float]], model: TextModel, system: System, pl
     def fits(result: Any) -> bool:
         return result.keys() == {"perplexity", "kl"} and all(_are_numbers(values) for values in result.values())
 
-    what = _asked("damage", system) | {"neutral": texts(plan.neutral), "max_length": plan.max_length}
+    what = _asked("damage", system) | {"neutral": digest_of(plan.neutral), "max_length": plan.max_length}
     damage.update(kept.get(what, measure, fits)[0])
 
 

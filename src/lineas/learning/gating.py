@@ -8,7 +8,7 @@ from statistics import mean
 
 import torch
 
-from lineas.checks import COUNT, SEED, TOKENS, texts
+from lineas.checks import COUNT, SEED, TOKENS, as_texts
 from lineas.errors import DESTROYED, LineasError
 from lineas.exclusive import exclusively
 from lineas.gates import Gate
@@ -73,7 +73,7 @@ def gate(
         from sklearn.metrics import roc_auc_score
     except ImportError:
         raise LineasError("gates need scikit-learn: pip install 'lineas[evaluate]'.") from None
-    source, control = texts("the source", source), texts("the control", control)
+    source, control = as_texts("the source", source), as_texts("the control", control)
     for side, prompts in (("source", source), ("control", control)):
         if not prompts:
             raise LineasError(f"the {side} needs a list of at least one prompt.")

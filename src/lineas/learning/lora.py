@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lineas.checks import COUNT, RATE, SEED, STEPS, TOGETHER, TOKENS, check_fields, texts
+from lineas.checks import COUNT, RATE, SEED, STEPS, TOGETHER, TOKENS, as_texts, check_fields
 from lineas.errors import LineasError
 from lineas.files import new_folder
 from lineas.learning.interruption import place_of_unfinished, stoppable
@@ -83,7 +83,7 @@ class LoRA:
             from peft import LoraConfig, get_peft_model
         except ImportError:
             raise LineasError(NOT_INSTALLED) from None
-        sentences = texts("the sentences", sentences)
+        sentences = as_texts("the sentences", sentences)
         seed, max_length = SEED.check("seed", seed), TOKENS.check("max_length", max_length)
         folder = Path(folder)
         if folder.exists():

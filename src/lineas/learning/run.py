@@ -14,7 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from lineas.base import BaseModel, known_by
-from lineas.checks import SEED, TOKENS, texts
+from lineas.checks import SEED, TOKENS, as_texts
 from lineas.errors import LineasError, first_line
 from lineas.exclusive import exclusively
 from lineas.folds import folding
@@ -84,8 +84,8 @@ def learn(
     """
     method = LinEAS() if method is None else method
     _check_kinds(model, method, start, on)
-    source, target = texts("the source", source), texts("the target", target)
-    sites = sites if sites is None or isinstance(sites, str) else texts("sites", sites)
+    source, target = as_texts("the source", source), as_texts("the target", target)
+    sites = sites if sites is None or isinstance(sites, str) else as_texts("sites", sites)
     seed, max_length = SEED.check("seed", seed), TOKENS.check("max_length", max_length)
     pooling = as_pooling(pooling)
     allowed = None if memory is None else as_bytes(memory)
@@ -249,7 +249,7 @@ def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
     for side, prompts in (("source", source), ("target", target)):
         if isinstance(prompts, Iterator):
             raise LineasError(f"the {side} can be gone through only once, by this check; give a list of prompts.")
-        count = len(texts(f"the {side}", prompts))
+        count = len(as_texts(f"the {side}", prompts))
         if count < 2:
             raise LineasError(f"the {side} has {count} prompt; a distribution needs at least 2 prompts a side.")
 

@@ -19,7 +19,7 @@ from lineas import files, strict_json
 from lineas.errors import LineasError, reading
 from lineas.models.loader_report import check_report, holds_pickles, no_pickles
 from lineas.models.written import verify_written
-from lineas.ownership import FolderKind, check_folder, files_in
+from lineas.ownership import FolderKind, files_in
 from lineas.printable import as_code, as_label, front_matter, in_markdown
 from lineas.sites import is_norm
 
@@ -35,10 +35,9 @@ def save(
     shard: str | int,
 ) -> Path:
     """Write all files, or none."""
-    check_folder(folder, overwrite, KIND)
+    if not hasattr(network, "save_pretrained"):
+        raise LineasError(f"a {type(network).__name__} cannot write itself; give a network of transformers.")
     with files.new_folder(folder, KIND, overwrite) as beside:
-        if not hasattr(network, "save_pretrained"):
-            raise LineasError(f"a {type(network).__name__} cannot write itself; give a network of transformers.")
         network.save_pretrained(beside, max_shard_size=shard)  # type: ignore[operator]
         verify_written(beside, network)
         save_tokenizer(beside, tokenizer)

@@ -14,14 +14,13 @@ import torch
 from torch import nn
 
 from lineas import files, strict_json
-from lineas.checks import DENOISING_STEPS, GUIDANCE, SEED, SIDE, TOGETHER, as_seed, texts
-from lineas.errors import DESTROYED, LineasError, check_texts, reading
+from lineas.checks import DENOISING_STEPS, GUIDANCE, SEED, SIDE, TOGETHER, as_seed, as_texts
+from lineas.errors import DESTROYED, LineasError, reading
 from lineas.models import checkpoint
 from lineas.models.batches import Batch
 from lineas.models.drawing import AREA, DrawnPart, seeds_of
 from lineas.models.pipeline import ENCODERS, Guidance, PipelineNetwork, call
 from lineas.models.written import read_alike, verify_pipeline
-from lineas.ownership import check_folder
 from lineas.placement import input_device, weights_type
 from lineas.sites import Site, find_sites, norm_sites
 
@@ -152,7 +151,6 @@ class ImageModel:
             LineasError: when the folder exists and is not to be replaced, or is no pipeline.
         """
         folder = Path(folder)
-        check_folder(folder, overwrite, checkpoint.KIND)
         with files.new_folder(folder, checkpoint.KIND, overwrite) as beside:
             self.pipeline.save_pretrained(beside, max_shard_size=max_shard_size)
             verify_pipeline(beside, self.pipeline)
@@ -178,7 +176,7 @@ class ImageModel:
         """
         if not prompts:
             raise LineasError("a batch needs at least one prompt, none was given.")
-        check_texts(prompts)
+        as_texts("the prompts", prompts)
         self._warn_of_unknown(prompts)
         seeds, tokens = seeds_of(prompts, self.seed), self._tokens
         at_once = len(prompts) if limit is None else max(1, limit // tokens)
@@ -226,10 +224,7 @@ class ImageModel:
         Raises:
             LineasError: when the network's predictions are not finite, or the pipeline cannot draw.
         """
-        if isinstance(prompts, str):
-            raise LineasError("generate takes a list of prompts, not one string; write ['...'].")
-        prompts = texts("the prompts", prompts)
-        check_texts(prompts)
+        prompts = as_texts("the prompts", prompts)
         seed, batch_size = SEED.check("seed", seed), TOGETHER.check("batch_size", batch_size)
         self._warn_of_unknown(prompts)
         pictures: list[Any] = []

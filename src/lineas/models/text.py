@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lineas.checks import PROBABILITY, REPETITION, SEED, TEMPERATURE, TOGETHER, TOKENS, texts
-from lineas.errors import LineasError, check_texts, reading
+from lineas.checks import PROBABILITY, REPETITION, SEED, TEMPERATURE, TOGETHER, TOKENS, as_texts
+from lineas.errors import LineasError, reading
 from lineas.models import checkpoint
 from lineas.models.batches import Batch, PackedPart, PaddedPart, pack, pad
 from lineas.models.packing import why_not
@@ -124,6 +124,12 @@ class TextModel:
         for prompt, ids in zip(prompts, encoded):
             if not ids:
                 raise LineasError(f"the prompt {prompt!r} has no tokens; remove it.")
+        longest = max(map(len, encoded))
+        if max_length <= self.special_before < longest:
+            raise LineasError(
+                f"max_length {max_length} leaves no token of any prompt beside the {self.special_before} that the "
+                f"tokenizer puts before it; give at least {self.special_before + 1}."
+            )
         cut = [ids[:max_length] for ids in encoded]
         self.check_length(max(map(len, cut)))
         return cut, sum(len(ids) > max_length for ids in encoded)
@@ -138,7 +144,7 @@ class TextModel:
         Raises:
             LineasError: when one is no text, or the tokenizer cannot read it.
         """
-        check_texts(texts)
+        as_texts("the prompts", texts)
         with reading(f"the tokenizer of {self.name} could not read a text"):
             encoded = [list(self.tokenizer(text, add_special_tokens=special).input_ids) for text in texts]
             after = self._around[1] if special else 0
@@ -253,10 +259,7 @@ class TextModel:
             LineasError: when a prompt has no tokens, is too long together with what is added, or the network's
                 predictions are not finite.
         """
-        if isinstance(prompts, str):
-            raise LineasError("generate takes a list of prompts, not one string; write ['...'].")
-        prompts = texts("the prompts", prompts)
-        check_texts(prompts)
+        prompts = as_texts("the prompts", prompts)
         max_new_tokens, seed = TOKENS.check("max_new_tokens", max_new_tokens), SEED.check("seed", seed)
         temperature, top_p = TEMPERATURE.check("temperature", temperature), PROBABILITY.check("top_p", top_p)
         repetition_penalty = REPETITION.check("repetition_penalty", repetition_penalty)

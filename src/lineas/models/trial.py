@@ -16,9 +16,9 @@ from lineas.placement import input_device
 from lineas.sites import Site
 
 ROWS, TOKENS = 2, 8
-"""How many token ids a language model reads."""
+"""Token ids that a language model reads."""
 SMALL = 16
-"""Of latent pixels a side, where a pipeline draws so small."""
+"""Latent pixels of a side, of a pipeline that draws so small."""
 Trial = Callable[[nn.Module], torch.Tensor]
 """From a network to its outputs, `[n, ...]`."""
 

@@ -27,9 +27,9 @@ from lineas.models import load
 POINTS, PARTS = "points.jsonl", "parts"
 UNTOUCHED = "untouched"
 MEASURED = ("values", "by_seed", "intervals", "errors")
-"""What of an evaluation's row stands in a point."""
+"""Parts of an evaluation's row that stand in a point."""
 NUMBERS = ("support", "sites", "of_sites", "cost", "unmet", "seconds", "steps")
-"""What else of a point is a number, where it is there."""
+"""Further numbers of a point, each of which may be missing."""
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from lineas.checks import given
-from lineas.errors import LineasError, first_line
+from lineas import strict_json
+from lineas.errors import LineasError, first_line, shown
 from lineas.vllm_plugin import registry
 from lineas.vllm_plugin.frontend import Loaded
 from lineas.vllm_plugin.settings import ADMIN_KEY
@@ -110,7 +109,7 @@ class Interventions:
         try:
             loaded = await asyncio.to_thread(Loaded.of, place, folder)
         except OSError as error:
-            raise LineasError(f"the folder {given(folder)} cannot be read: {first_line(error)}.") from None
+            raise LineasError(f"the folder {shown(folder)} cannot be read: {first_line(error)}.") from None
         problems = await self._engine.collective_rpc("lineas_put", args=(place, folder, name, loaded.content))
         if told := next(filter(None, problems), None):
             raise LineasError(told)
@@ -121,7 +120,7 @@ class Interventions:
         gone = registry().loaded.pop(name, None)
         if gone is None:
             names = ", ".join(sorted(registry().loaded)) or "none"
-            raise LineasError(f"there is no intervention {given(name)} here. Loaded: {names}.")
+            raise LineasError(f"there is no intervention {shown(name)} here. Loaded: {names}.")
         await asyncio.sleep(ON_THE_WAY)
         waiting = set(self._engine.output_processor.request_states)  # running, queued and preempted alike
         while waiting & self._engine.output_processor.request_states.keys():
@@ -136,13 +135,13 @@ def read_post(body: bytes) -> tuple[str, str]:
         LineasError: when the body is not JSON with these two, both texts.
     """
     try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
+        said = strict_json.loads(body)
+    except LineasError:
         said = None
     if not isinstance(said, dict) or not all(isinstance(said.get(key), str) for key in ("name", "folder")):
         raise LineasError('what is added is written as {"name": "calm", "folder": "DIR"}, in JSON.')
     if "\0" in said["folder"]:
-        raise LineasError(f"no folder has the name {given(said['folder'])}.")
+        raise LineasError(f"no folder has the name {shown(said['folder'])}.")
     return said["name"], said["folder"]
 
 

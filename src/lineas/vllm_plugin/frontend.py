@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lineas.checks import given
-from lineas.errors import LineasError
+from lineas.errors import LineasError, shown
 from lineas.intervention import Intervention
 from lineas.vllm_plugin.limits import check_config
 from lineas.vllm_plugin.requests import ARGUMENT, parse, salted, split_model
@@ -97,11 +96,11 @@ class Registry:
             base, steering = named
             if not carries:
                 raise LineasError(
-                    f"this endpoint does not steer, so it serves {base!r} and not {given(request.model)}."
+                    f"this endpoint does not steer, so it serves {base!r} and not {shown(request.model)}."
                 )
             if ARGUMENT in said:
                 raise LineasError(
-                    f"steering is said twice: by the model's name {given(request.model)} and by vllm_xargs."
+                    f"steering is said twice: by the model's name {shown(request.model)} and by vllm_xargs."
                 )
             said[ARGUMENT] = steering
             request.model = base

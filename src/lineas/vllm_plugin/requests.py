@@ -7,8 +7,8 @@ import json
 import re
 from collections.abc import Collection
 
-from lineas.checks import Bounds, given
-from lineas.errors import LineasError
+from lineas.checks import Bounds
+from lineas.errors import LineasError, shown
 
 ARGUMENT = "lineas"
 """The key of `vllm_xargs` (in Python: of `SamplingParams.extra_args`) that says how a request is steered."""
@@ -36,14 +36,14 @@ def parse(text: object, loaded: Collection[str]) -> dict[str, float]:
     {'calm': 0.7, 'brief': 1.0}
     """
     if not isinstance(text, str):
-        raise LineasError(f"steering is written as 'name:strength,name:strength', not {given(text)}. {_loaded(loaded)}")
+        raise LineasError(f"steering is written as 'name:strength,name:strength', not {shown(text)}. {_loaded(loaded)}")
     strengths: dict[str, float] = {}
     for part in (part.strip() for part in text.split(",")):
         name, said, value = (bit.strip() for bit in part.replace("@", ":").partition(":"))
         if name not in loaded:
-            raise LineasError(f"there is no intervention {given(name)} here. {_loaded(loaded)}")
+            raise LineasError(f"there is no intervention {shown(name)} here. {_loaded(loaded)}")
         if name in strengths:
-            raise LineasError(f"the intervention {name!r} has two strengths in {given(text)}. {_loaded(loaded)}")
+            raise LineasError(f"the intervention {name!r} has two strengths in {shown(text)}. {_loaded(loaded)}")
         strengths[name] = _strength(name, value, loaded) if said else 1.0
     return {name: strength for name, strength in strengths.items() if strength != 0}
 
@@ -80,7 +80,7 @@ def _strength(name: str, value: str, loaded: Collection[str]) -> float:
     try:
         return STRENGTHS.read("it", value)
     except LineasError:
-        raise LineasError(f"the strength of {name!r} is {given(value)}, not {STRENGTHS}. {_loaded(loaded)}") from None
+        raise LineasError(f"the strength of {name!r} is {shown(value)}, not {STRENGTHS}. {_loaded(loaded)}") from None
 
 
 def _loaded(names: Collection[str]) -> str:

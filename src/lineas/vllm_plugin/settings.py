@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lineas.checks import PLACES, flag, given, whole
-from lineas.errors import LineasError
+from lineas.checks import PLACES, flag, whole
+from lineas.errors import LineasError, shown
 from lineas.vllm_plugin.requests import NAME
 
 INTERVENTIONS = "LINEAS_INTERVENTIONS"
@@ -55,7 +55,7 @@ class Settings:
             name, _, folder = (bit.strip() for bit in part.partition("="))
             check_name(name)
             if not folder or name in folders:
-                raise LineasError(f"{INTERVENTIONS} is 'name=DIR,name=DIR' with every name once, not {given(part)}.")
+                raise LineasError(f"{INTERVENTIONS} is 'name=DIR,name=DIR' with every name once, not {shown(part)}.")
             folders[name] = folder
         key = said.get(ADMIN_KEY) or None
         room = _room(said.get(ROOM, ""), ROOM_WITH_KEY * (key is not None))
@@ -79,7 +79,7 @@ def _room(text: str, otherwise: int) -> int:
     try:
         room = whole(text)
     except ValueError:
-        raise LineasError(f"{ROOM} is a number of interventions, not {given(text)}.") from None
+        raise LineasError(f"{ROOM} is a number of interventions, not {shown(text)}.") from None
     return PLACES.check(ROOM, room)
 
 
@@ -91,5 +91,5 @@ def check_name(name: str) -> None:
     """
     if not NAME.fullmatch(name):
         raise LineasError(
-            f"an intervention's name is letters, digits, '_', '-' and '.', at most 80 in all, not {given(name)}."
+            f"an intervention's name is letters, digits, '_', '-' and '.', at most 80 in all, not {shown(name)}."
         )
