@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: no test may reach the hub
@@ -14,6 +15,9 @@ from hypothesis import settings
 
 import lineas
 
+for number, answer in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # of nohup and of jobs in the background; tests send signals
+        signal.signal(number, answer)
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 settings.register_profile("lineas", deadline=None)  # first calls warm torch up; the machines are noisy
 settings.register_profile("night", deadline=None, max_examples=3334, print_blob=True)  # 10,000 in test_fuzz.py

@@ -87,13 +87,21 @@ def test_a_generator_is_read_once() -> None:
     assert as_texts("it", (word for word in "ab")) == ["a", "b"]
 
 
+class Silent:
+    """An object that cannot be written in a sentence."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
 SIDES = (["a b", "c d"], ["e f", "g h"])
 CALLS: list[tuple[str, Any]] = [
     ("the source must be a list of prompts, not None", lambda m: lineas.learn(m, None, SIDES[1])),
-    ("number 2 of it is of type int", lambda m: lineas.learn(m, ["a", 5], SIDES[1])),
+    ("number 2 of it is an int", lambda m: lineas.learn(m, ["a", 5], SIDES[1])),
     ("such as lineas.LinEAS\\(\\), not 'lineas'", lambda m: lineas.learn(m, *SIDES, "lineas")),
     ("such as lineas.LinEAS\\(\\), not LinEAS", lambda m: lineas.learn(m, *SIDES, lineas.LinEAS)),
-    ("sites must be a list of prompts|sites must be", lambda m: lineas.learn(m, *SIDES, sites=5)),
+    ("sites must be a list of names of modules, not an int", lambda m: lineas.learn(m, *SIDES, sites=5)),
+    ("number 1 of it is a Silent", lambda m: m.generate([Silent()])),
     ("cannot be learned on as it is; wrap it", lambda m: lineas.learn(m.network, *SIDES)),
     ("start must be an intervention", lambda m: lineas.learn(m, *SIDES, start="polite")),
     ("on must be an intervention", lambda m: lineas.learn(m, *SIDES, on="polite")),
@@ -129,10 +137,13 @@ def test_learning_takes_a_generator_and_says_when_nothing_was_learned(stories: l
     method = lineas.LinEAS(steps=1)
     learned = lineas.learn(stories, (side for side in SIDES[0]), SIDES[1], method, progress=False)
     assert learned.facts["data"]["source"]["count"] == 2
-    for more in ({}, {"max_length": 1}):
-        same = SIDES[0] if not more else SIDES[1]
-        with pytest.warns(UserWarning, match="nothing was learned: no neuron is changed"):
-            lineas.learn(stories, SIDES[0], same, method, progress=False, **more)
+    with pytest.warns(UserWarning, match="nothing was learned: no neuron is changed"):
+        lineas.learn(stories, SIDES[0], SIDES[0], method, progress=False)
+
+
+def test_a_length_at_which_all_prompts_are_alike_is_refused(stories: lineas.TextModel) -> None:
+    with pytest.raises(LineasError, match=r"max_length 1 leaves no token .* give at least 2"):
+        lineas.learn(stories, *SIDES, max_length=1)
 
 
 @dataclass(frozen=True)

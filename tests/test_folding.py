@@ -168,6 +168,11 @@ def test_strength_is_folded_in_and_any_folds() -> None:
     intervention = everything(network, block("llama"))
     for strength in (-0.5, 0.3, 1.5):
         assert_folds(network, intervention, strength)
+    as_tensor, as_number = (lineas.fold(network, intervention, s).state_dict() for s in (torch.tensor(0.5), 0.5))
+    assert all(torch.equal(weights, as_number[name]) for name, weights in as_tensor.items())
+    for strength in (10**400, float("nan"), True):
+        with pytest.raises(LineasError, match="the strength of a fold must be a finite number, not "):
+            lineas.fold(network, intervention, strength)  # type: ignore[arg-type]
     still = lineas.fold(network, intervention, 0.0)
     assert all(torch.equal(t, still.state_dict()[name]) for name, t in network.state_dict().items())
 

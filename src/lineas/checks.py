@@ -166,10 +166,10 @@ def as_texts(name: str, several: Any, kind: str = "prompts") -> list[str]:
 
     >>> as_texts("the source", ["caf\\udce9"])
     Traceback (most recent call last):
-    lineas.errors.LineasError: the source: character 4 of 'caf\\udce9' is no UTF-8; mend or remove it.
+    lineas.errors.LineasError: number 1 of the source: character 4 of 'caf\\udce9' is no UTF-8; mend or remove it.
     """
     if isinstance(several, (str, bytes)):
-        raise LineasError(f"{name} is one string; give a list of {kind}, such as ['...'].")
+        raise LineasError(f"{name} must be a list of {kind}, not one string; write ['...'].")
     try:
         found = list(several)
     except TypeError:
@@ -181,7 +181,7 @@ def as_texts(name: str, several: Any, kind: str = "prompts") -> list[str]:
             text.encode()
         except UnicodeEncodeError as error:
             where = f"character {error.start + 1} of {shown(text)}"
-            raise LineasError(f"{name}: {where} is no UTF-8; mend or remove it.") from None
+            raise LineasError(f"number {i + 1} of {name}: {where} is no UTF-8; mend or remove it.") from None
     return found
 
 

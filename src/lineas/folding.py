@@ -16,7 +16,7 @@ from torch import nn
 from lineas.base import accepts_other, known_by
 from lineas.biases import with_biases
 from lineas.comparing import coarsest, compare, live_outputs
-from lineas.errors import LineasError, first_line
+from lineas.errors import LineasError, first_line, shown
 from lineas.exclusive import exclusively
 from lineas.folded_weights import Lost, Taken, new_weights, put
 from lineas.folds import Slots, slots, switches_for
@@ -146,6 +146,8 @@ def why_not(network: nn.Module, intervention: Intervention) -> dict[str, str]:
 def _as_number(strength: Any, intervention: Intervention) -> float:
     if isinstance(strength, str) and strength == "calibrated":
         return intervention.calibrated_strength
+    if isinstance(strength, str):
+        raise LineasError(f"the strength of a fold is a number or 'calibrated', not {shown(strength)}.")
     number = as_number(strength, "the strength of a fold")
     warn_if_outside(torch.tensor(number))
     return number

@@ -76,7 +76,7 @@ def test_a_classifier_without_its_head_is_refused(folder: Path, tmp_path: Path) 
 
 
 def test_what_a_classifier_cannot_read_is_one_sentence(folder: Path) -> None:
-    with pytest.raises(LineasError, match="is no text"):
+    with pytest.raises(LineasError, match="is no UTF-8"):
         classifier(str(folder))(["caf\udce9"])
 
 

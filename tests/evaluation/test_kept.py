@@ -339,12 +339,12 @@ def test_the_content_behind_a_name_is_that_of_its_files(tmp_path: Path, monkeypa
 
 
 WRONG: list[tuple[Callable[[], Any], str]] = [
-    (lambda: Plan("Tom was"), "prompts is one string; give a list of prompts"),
+    (lambda: Plan("Tom was"), "prompts must be a list of prompts, not one string"),
     (lambda: Plan([1]), "prompts must be a list of prompts, and number 1 of it is an int"),
     (lambda: Plan([None]), "prompts must be a list of prompts, and number 1 of it is None"),
     (lambda: Plan(5), "prompts must be a list of prompts, not an int"),
-    (lambda: Plan([], neutral="a b"), "neutral is one string; give a list of sentences"),
-    (lambda: Plan([], tasks="mmlu"), "tasks is one string; give a list of tasks"),
+    (lambda: Plan([], neutral="a b"), "neutral must be a list of sentences, not one string"),
+    (lambda: Plan([], tasks="mmlu"), "tasks must be a list of tasks, not one string"),
     (lambda: Plan([], seeds=3), "seeds is a list of whole numbers such as .*, not 3"),
     (lambda: Plan([], seeds=[0.5]), "a seed is a whole number from .*, not 0.5"),
     (lambda: Plan([], seeds=[2**64]), "a seed is a whole number from"),
@@ -358,7 +358,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: Plan([], task_limit=0), "task_limit is a whole number of at least 1, not 0"),
     (lambda: Plan([], fewshot=-1), "fewshot is a whole number of at least 0"),
     (lambda: Plan([], max_length=1.5), "max_length is a whole number"),
-    (lambda: PicturePlan("a sun", "red", Redness()), "prompts is one string; give a list of prompts"),
+    (lambda: PicturePlan("a sun", "red", Redness()), "prompts must be a list of prompts, not one string"),
     (lambda: PicturePlan(["a"], "", Redness()), "the concept that is looked for is a text"),
     (lambda: PicturePlan(["a"], "red", "clip"), r"judged by what judge\(NAME\) gives, not by 'clip'"),  # type: ignore[arg-type]
     (lambda: PicturePlan(["a"], "red", Redness(), batch_size=0), "batch_size is a whole number"),

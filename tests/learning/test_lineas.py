@@ -209,7 +209,7 @@ def test_settings_that_make_no_sense_are_refused(options: dict, sentence: str) -
 def test_prompts_that_are_too_few_empty_or_one_string_are_refused(stories: lineas.TextModel) -> None:
     with pytest.raises(LineasError, match="the target has 1 prompt"):
         lineas.learn(stories, SOURCE, ["one"], progress=False)
-    with pytest.raises(LineasError, match="the source is one string"):
+    with pytest.raises(LineasError, match="the source must be a list of prompts, not one string"):
         lineas.learn(stories, "one string", TARGET, progress=False)
     wrong: list[tuple[Any, str]] = [(None, "not None"), (iter(SOURCE), "only once"), ([1, 2], "number 1 of it is")]
     for source, sentence in wrong:

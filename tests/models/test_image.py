@@ -475,7 +475,7 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
         lineas.steer(model, random_maps(model), tokens="prompt")
     with pytest.raises(LineasError, match="guidance is one of 'both', 'conditional', 'none'"):
         model.set(guidance="half")  # type: ignore[arg-type]
-    with pytest.raises(LineasError, match="takes a list of prompts"):
+    with pytest.raises(LineasError, match="must be a list of prompts, not one string"):
         model.generate("a cat")
     with pytest.raises(LineasError, match="steps must be at least 1, not -1"):
         model.set(steps=-1)
@@ -506,5 +506,5 @@ def test_pictures_are_the_pipelines_own() -> None:
 
 
 def test_a_prompt_that_is_no_text_is_not_drawn() -> None:
-    with pytest.raises(LineasError, match="is no text"):
+    with pytest.raises(LineasError, match="is no UTF-8"):
         image_model("stable diffusion 1").generate(["a red \ud800 circle"])

@@ -88,6 +88,7 @@ def test_what_is_posted_is_two_texts() -> None:
         b'{"name": 5, "folder": "x"}',
         b'{"name": "x"}',
         b"[" * 10**5,
+        b'{"name": "a", "name": "b", "folder": "x"}',
         b'{"name": "a", "folder": "\\u0000"}',
     ):
         with pytest.raises(LineasError, match=r"in JSON|no folder has the name"):

@@ -85,7 +85,7 @@ def learn(
     method = LinEAS() if method is None else method
     _check_kinds(model, method, start, on)
     source, target = as_texts("the source", source), as_texts("the target", target)
-    sites = sites if sites is None or isinstance(sites, str) else as_texts("sites", sites)
+    sites = sites if sites is None or isinstance(sites, str) else as_texts("sites", sites, "names of modules")
     seed, max_length = SEED.check("seed", seed), TOKENS.check("max_length", max_length)
     pooling = as_pooling(pooling)
     allowed = None if memory is None else as_bytes(memory)
