@@ -18,7 +18,8 @@ from tokenizers.processors import TemplateProcessing
 import lineas
 from lineas import LineasError
 from lineas.cli import main
-from lineas.evaluation.harness import model_class, run_tasks
+from lineas.evaluation import harness
+from lineas.evaluation.harness import check_tasks, model_class, run_tasks
 
 TASK = """\
 task: {name}
@@ -292,6 +293,24 @@ def test_an_unknown_task_is_said(stories: lineas.TextModel) -> None:
         run_tasks(stories, ["truthfulqa"])
     with pytest.raises(LineasError, match="no task 'no_such_task'"):
         run_tasks(stories, ["no_such_task"])
+
+
+def test_task_files_are_read_once_and_anew_when_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Manager:
+        """Stands for lm-eval's own, which takes ten seconds."""
+
+        def __init__(self, include_path: str) -> None:
+            self.all_tags: list[str] = []
+            self.all_tasks = self.all_subtasks = [file.stem for file in Path(include_path).iterdir()]
+
+    monkeypatch.setattr(harness, "_lm_eval", lambda: (None, Manager))
+    (tmp_path / "first.yaml").write_text("task: first")
+    once, again = (check_tasks(["first"], tmp_path) for _ in range(2))
+    assert once is again
+    with pytest.raises(LineasError, match="no task 'second'"):
+        check_tasks(["second"], tmp_path)
+    (tmp_path / "second.yaml").write_text("task: second")
+    assert check_tasks(["second"], tmp_path) is not once
 
 
 def test_contexts_end_without_what_the_tokenizer_adds(stories: lineas.TextModel) -> None:

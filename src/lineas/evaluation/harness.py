@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,7 @@ def check_tasks(tasks: Sequence[str], path: str | Path | None = None) -> Any:
     Returns:
         lm-eval's TaskManager, with the folder's task files.
     """
-    _, manager_of = _lm_eval()
-    manager = manager_of(include_path=None if path is None else str(path))
+    manager = _manager(None, ()) if path is None else _manager(str(path), _state(Path(path)))
     for task in tasks:
         if task in manager.all_tags:
             like = (
@@ -86,6 +86,19 @@ def check_tasks(tasks: Sequence[str], path: str | Path | None = None) -> Any:
                 "given as --task-path."
             )
     return manager
+
+
+@lru_cache(maxsize=4)
+def _manager(path: str | None, state: tuple[Any, ...]) -> Any:
+    """Return lm-eval's TaskManager, which takes ten seconds to read all task files; once a folder and its state."""
+    _, manager_of = _lm_eval()
+    return manager_of(include_path=path)
+
+
+def _state(folder: Path) -> tuple[Any, ...]:
+    """Return what changes with the files in a folder: their names, sizes and times."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return tuple((str(file), (facts := file.stat()).st_size, facts.st_mtime_ns) for file in files)
 
 
 def _lm_eval() -> tuple[Any, Any]:
