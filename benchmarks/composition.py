@@ -27,7 +27,7 @@ import lineas
 from lineas.evaluation.classifiers import Classifier, fitted
 from lineas.evaluation.perplexity import damages
 from lineas.learning import Method
-from lineas.learning.interruption import whole_or_nothing
+from lineas.learning.interruption import discard_partial
 from lineas.prompts import draw, read_prompts
 
 PAIRS = (("archaic", "cheerful"), ("seafaring", "cheerful"), ("formal", "cheerful"), ("archaic", "polite"))
@@ -52,7 +52,7 @@ ASKED = {
 }
 
 
-@whole_or_nothing()
+@discard_partial()
 def main() -> None:
     """Learn, compose, continue, judge, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

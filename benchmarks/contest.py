@@ -23,13 +23,13 @@ from record import UPPER_NORMS, about, learn_at_some_rate
 
 import lineas
 from lineas.evaluation.classifiers import Classifier
-from lineas.evaluation.records import Plan, Row
-from lineas.evaluation.run import evaluate
-from lineas.evaluation.systems import Adapted, Prompted, Steered, System, Untouched
-from lineas.files import write_text
+from lineas.evaluation.evaluate import evaluate
+from lineas.evaluation.results import Plan, Row
+from lineas.evaluation.variants import Adapted, Prompted, Steered, System, Untouched
+from lineas.files.writing import write_text
 from lineas.learning.lora import LoRA
 from lineas.prompts import described
-from lineas.stamp import packages
+from lineas.versions import packages
 
 RUNS = Path(__file__).parent / "runs"
 NORMS = r".*\.post_attention_layernorm"

@@ -17,7 +17,7 @@ from pathlib import Path
 from record import about, save
 
 import lineas
-from lineas.strips import strip
+from lineas.reporting.image_grid import strip
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 import world

@@ -24,12 +24,12 @@ from sparsity import OFFSET
 
 import lineas
 from lineas.evaluation.classifiers import PROFANITY, classifier
+from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.perplexity import damages
-from lineas.evaluation.records import Plan
-from lineas.evaluation.run import evaluate
-from lineas.evaluation.systems import Steered, System, Untouched
+from lineas.evaluation.results import Plan
+from lineas.evaluation.variants import Steered, System, Untouched
 from lineas.learning import gate
-from lineas.learning.interruption import whole_or_nothing
+from lineas.learning.interruption import discard_partial
 from lineas.prompts import draw, read_prompts
 
 STRENGTHS = {"ungated": (0.5, 0.75, 1.0), "gated": (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)}
@@ -58,7 +58,7 @@ def fitted(rows: list[dict]) -> list[dict]:
     return [{**row, "toxic_score": float(score)} for row, score in zip(rows, scores)]
 
 
-@whole_or_nothing()
+@discard_partial()
 def main() -> None:
     """Learn, gate, judge, compare, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

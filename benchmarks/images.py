@@ -27,13 +27,13 @@ import numpy as np
 from record import about, kept, save
 
 import lineas
-from lineas.evaluation.images import PicturePlan, evaluate_pictures
 from lineas.evaluation.judges import judge
-from lineas.evaluation.systems import Steered, Untouched
-from lineas.fingerprint import norm_digest
-from lineas.learning.interruption import whole_or_nothing
+from lineas.evaluation.picture_measures import PicturePlan, evaluate_pictures
+from lineas.evaluation.variants import Steered, Untouched
+from lineas.intervention.fingerprint import norm_digest
+from lineas.learning.interruption import discard_partial
+from lineas.reporting.image_grid import strip
 from lineas.sites import Pooling
-from lineas.strips import strip
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 import world
@@ -96,7 +96,7 @@ def curve(model: Any, learned: lineas.Intervention, plan: PicturePlan, strengths
     return [{"strength": row.strength, **row.values, "intervals": row.intervals} for row in found.rows]
 
 
-@whole_or_nothing()
+@discard_partial()
 def main() -> None:
     """Learn, draw, judge, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -34,7 +34,7 @@ from record import DATA, about, save
 from torch import nn
 
 import lineas
-from lineas import transport
+from lineas.learning import transport
 from lineas.learning.capture import capture
 from lineas.models.frozen import frozen
 from lineas.prompts import draw, read_prompts

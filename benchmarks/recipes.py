@@ -22,11 +22,11 @@ import torch
 from record import DATA, about, learn_at_some_rate, save, toxic_prompts
 
 import lineas
-from lineas import transport
 from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.perplexity import perplexity
+from lineas.learning import transport
 from lineas.learning.capture import capture
-from lineas.learning.interruption import whole_or_nothing
+from lineas.learning.interruption import discard_partial
 from lineas.prompts import draw, read_prompts
 
 RUNS = Path(__file__).parent / "runs"
@@ -122,7 +122,7 @@ def summary(rows: list[dict]) -> list[dict]:
     return lines
 
 
-@whole_or_nothing()
+@discard_partial()
 def main() -> None:
     """Every recipe on every draw, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

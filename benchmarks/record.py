@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 import lineas
-from lineas.files import write_text
+from lineas.files.writing import write_text
 from lineas.learning import Method
-from lineas.learning.interruption import whole_or_nothing
+from lineas.learning.interruption import discard_partial
 from lineas.prompts import draw
 
 RESULTS = Path(__file__).parent / "results"
@@ -98,7 +98,7 @@ def toxic_prompts(count: int) -> list[str]:
     return draw([row["text"] for row in rows if (row["toxicity"] or 0) >= 0.5], count, 0)
 
 
-@whole_or_nothing()
+@discard_partial()
 def learn_at_some_rate(
     model: lineas.TextModel,
     source: Sequence[str],

@@ -20,7 +20,7 @@ from record import about, save
 import lineas
 from lineas.evaluation.classifiers import PROFANITY, classifier, fitted
 from lineas.evaluation.perplexity import perplexity
-from lineas.learning.interruption import whole_or_nothing
+from lineas.learning.interruption import discard_partial
 from lineas.prompts import read_prompts
 
 WHAT = {
@@ -75,7 +75,7 @@ def ship(model: lineas.TextModel, name: str) -> dict:
     }
 
 
-@whole_or_nothing()
+@discard_partial()
 def main() -> None:
     """All of them, or those named."""
     model = lineas.load()

@@ -28,10 +28,11 @@ from record import DATA, RESULTS, UPPER_NORMS, about, save, spread, toxic_prompt
 import lineas
 from lineas.evaluation.classifiers import PROFANITY
 from lineas.evaluation.measures import Measures
-from lineas.files import write_text
+from lineas.files.writing import write_text
 from lineas.prompts import draw, read_prompts
+from lineas.reporting.sweep_report import plot
 from lineas.sweeping import Job, points, run_jobs, summary
-from lineas.sweeping.summary import Line, plot
+from lineas.sweeping.summary import Line
 
 RUNS = Path(__file__).parent / "runs" / "sparsity"
 GAMMAS = {

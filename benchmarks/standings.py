@@ -11,7 +11,7 @@ import record
 from contest import PROMPT, UNTOUCHED, methods
 from matplotlib import colormaps
 
-from lineas.evaluation.report import figure_of
+from lineas.reporting.plots import figure_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 CEILING = 1.6

@@ -36,8 +36,8 @@ from safetensors.torch import load_file
 
 import lineas
 from lineas.cli import main
-from lineas.files import TEMPORARY
-from lineas.ownership import MARK
+from lineas.files.ownership import MARK
+from lineas.files.writing import TEMPORARY
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LONGEST = 120

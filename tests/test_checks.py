@@ -20,13 +20,14 @@ from lineas.checks import (
     STRENGTH,
     TEMPERATURE,
     Bounds,
+    as_bytes,
     as_seed,
     as_texts,
     flag,
     number,
     whole,
 )
-from lineas.learning import Fit, path
+from lineas.learning import Fit, gamma_path
 
 BOUNDS = [COUNT, SEED, STRENGTH, PROBABILITY, TEMPERATURE]
 
@@ -68,6 +69,20 @@ def test_numbers_of_other_libraries_become_plain_ones() -> None:
 
 def test_seeds_go_on_at_zero() -> None:
     assert [as_seed(n) for n in (-1, 2**64 - 1, 2**64)] == [-1, 2**64 - 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("8GiB", 8 * 2**30), ("500 MB", 5 * 10**8), ("0.5g", 5 * 10**8), ("64KiB", 2**16), (1234, 1234), ("77", 77)],
+)
+def test_sizes_are_read_as_people_write_them(text: str | int, expected: int) -> None:
+    assert as_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "3 PiB", "1e9", "GiB"])
+def test_what_is_no_size_is_said(text: str) -> None:
+    with pytest.raises(LineasError, match="looks like 8GiB"):
+        as_bytes(text)
 
 
 @pytest.mark.parametrize(("text", "on"), [("1", True), ("true", True), ("Yes", True), ("0", False), ("", False)])
@@ -120,7 +135,7 @@ CALLS: list[tuple[str, Any]] = [
     ("batch_size must be at least 1", lambda m: m.generate(["a"], batch_size=0)),
     ("the prompts must be a list of prompts, not None", lambda m: m.generate(None)),
     ("number 1 of it is None", lambda m: m.generate([None])),
-    ("gamma must be 0 or more", lambda m: next(path(m, *SIDES, [math.nan]))),
+    ("gamma must be 0 or more", lambda m: next(gamma_path(m, *SIDES, [math.nan]))),
 ]
 
 

@@ -16,16 +16,17 @@ from jinja2 import Environment
 from markupsafe import escape
 
 from lineas import AffineMap, Intervention
-from lineas.base import BaseModel
-from lineas.card import model_card
-from lineas.evaluation.records import Evaluation, Row
-from lineas.evaluation.report import markdown, plot_effect_and_damage
+from lineas.evaluation.results import Evaluation, Row
+from lineas.intervention.model_card import model_card
+from lineas.intervention.model_identity import ModelIdentity
 from lineas.models import checkpoint
-from lineas.page import Content, charts, page
 from lineas.printable import as_code, as_json, as_label, front_matter, in_a_line, in_markdown, printable
-from lineas.strips import strip
+from lineas.reporting import Content, charts, page
+from lineas.reporting.image_grid import strip
+from lineas.reporting.plots import plot_effect_and_damage
+from lineas.reporting.sweep_report import markdown as sweep_markdown
+from lineas.reporting.tables import markdown
 from lineas.sweeping.summary import Line
-from lineas.sweeping.summary import markdown as sweep_markdown
 
 CONTROLS = [
     "\x00",
@@ -125,7 +126,7 @@ def test_tables_in_markdown_keep_their_columns() -> None:
 def test_a_page_escapes_and_shows_what_comes_from_elsewhere() -> None:
     map_ = AffineMap.identity(4)
     map_.shift[0] = 1.0
-    base = BaseModel(FOREIGN, FOREIGN, "0" * 64)
+    base = ModelIdentity(FOREIGN, FOREIGN, "0" * 64)
     facts = {"method": {"name": FOREIGN, FOREIGN: FOREIGN}, "cost": [2.0, 1.0], "made_by": FOREIGN}
     one = Intervention({"layers.0.<b>\x1b": map_}, base=base, facts=facts)
     curves = {FOREIGN: [{"strength": 0.0, "toxic": 0.5, FOREIGN: 1.0}, {"strength": 1.0, "toxic": 0.1, FOREIGN: 2.0}]}

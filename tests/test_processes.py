@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from lineas.files import TEMPORARY
+from lineas.files.writing import TEMPORARY
 
 WORK = """
 import threading
 from pathlib import Path
-from lineas.files import new_folder
-from lineas.ownership import FolderKind
+from lineas.files.writing import new_folder
+from lineas.files.ownership import FolderKind
 
 def work(name):
     with new_folder(Path(name), FolderKind("work", "work", "whole")):
@@ -34,7 +34,7 @@ import os
 from pathlib import Path
 import work_of_test
 from lineas import signals
-from lineas.files import locked
+from lineas.files.writing import locked
 from lineas.processes import processes
 
 with signals.running(alone=True) as command, command.interruptible(), locked(Path(".")) as lock:

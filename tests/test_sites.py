@@ -15,10 +15,10 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from lineas import LineasError
-from lineas.edits import edited
-from lineas.folds import folding
+from lineas.folding.slots import folding
 from lineas.learning.capture import capture
 from lineas.sites import Site, find_sites
+from lineas.steering.hooks import edited
 
 DEFAULTS = {
     "gpt2": ["ln_2"],

@@ -9,19 +9,22 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from console import LEARN, SOURCE, TARGET, check_refused, run
 
 import lineas
-from lineas import LinAcT, LinEAS, strict_json
+from lineas import LinAcT, LinEAS
 from lineas.evaluation.measures import Measures
-from lineas.files import TEMPORARY, locked
+from lineas.files import strict_json
+from lineas.files.writing import TEMPORARY, locked
 from lineas.learning.capture import backpropagate
+from lineas.reporting.sweep_report import markdown, plot
 from lineas.sweeping import Job, choose, points, run_jobs, summary
 from lineas.sweeping import jobs as jobs_of_sweeps
-from lineas.sweeping.summary import chosen_point, markdown, plot
+from lineas.sweeping.summary import chosen_point
 
 GAMMAS = [0.0, 1e-3, 2e-3]
 JUDGES = '''
@@ -146,8 +149,10 @@ def test_what_is_done_is_not_done_again_and_a_line_cut_off_is(judged: Path, monk
     lines = file.read_text().splitlines(keepends=True)
     file.write_text(lines[0] + lines[1] + lines[2][:40])
     calls: list[float] = []
-    learn = lineas.learning.paths.learn
-    monkeypatch.setattr(lineas.learning.paths, "learn", lambda *a, **k: calls.append(a[3].gamma) or learn(*a, **k))
+    learn = import_module("lineas.learning.gamma_path").learn
+    monkeypatch.setattr(
+        import_module("lineas.learning.gamma_path"), "learn", lambda *a, **k: calls.append(a[3].gamma) or learn(*a, **k)
+    )
     shutil.rmtree(cut[1].place / "gamma-0.0")
     run_jobs(cut)
     assert calls == [0.0]
@@ -227,7 +232,7 @@ def test_a_point_of_which_a_measure_failed_is_judged_again_and_nothing_learned_a
     assert [list(row["errors"]) for row in rows(these)] == [["toxic"]] * 13
     monkeypatch.delenv("BROKEN")
     monkeypatch.setattr("lineas.sweeping.jobs.learn", None)
-    monkeypatch.setattr("lineas.learning.paths.learn", None)
+    monkeypatch.setattr(import_module("lineas.learning.gamma_path"), "learn", None)
     run_jobs(these)
     monkeypatch.undo()
     assert all("toxic" in row["values"] and not row["errors"] for row in rows(these))

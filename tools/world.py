@@ -311,7 +311,7 @@ def main() -> None:
     if sys.argv[1] == "prompts":
         write_prompts(Path(sys.argv[2]))
         return
-    from lineas.strips import strip
+    from lineas.reporting.image_grid import strip
 
     chance = np.random.default_rng(0)
     rows, labels = [], []

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lineas.errors import LineasError
-    from lineas.folding import fold
-    from lineas.intervention import Intervention, mix
+    from lineas.folding.fold import fold
+    from lineas.intervention.intervention import Intervention, mix
+    from lineas.intervention.maps import AffineMap
     from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, LoFITRL, MeanAcT, learn
-    from lineas.maps import AffineMap
     from lineas.models import load
     from lineas.models.image import ImageModel
     from lineas.models.text import TextModel
-    from lineas.steering import steer
+    from lineas.steering.steer import steer
 
 __all__ = [
     "CAA",
@@ -40,14 +40,14 @@ __all__ = [
 # Imported when first asked for: the command line answers signals, and shows its help, before torch is read.
 _HOMES = {
     "lineas.errors": ("LineasError",),
-    "lineas.folding": ("fold",),
-    "lineas.intervention": ("Intervention", "mix"),
+    "lineas.folding.fold": ("fold",),
+    "lineas.intervention.intervention": ("Intervention", "mix"),
     "lineas.learning": ("CAA", "AurA", "GaussianAcT", "ITIc", "LinAcT", "LinEAS", "LoFITRL", "MeanAcT", "learn"),
-    "lineas.maps": ("AffineMap",),
+    "lineas.intervention.maps": ("AffineMap",),
     "lineas.models": ("load",),
     "lineas.models.image": ("ImageModel",),
     "lineas.models.text": ("TextModel",),
-    "lineas.steering": ("steer",),
+    "lineas.steering.steer": ("steer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -199,6 +199,29 @@ def flag(name: str, text: str) -> bool:
     raise LineasError(f"{name} is 1 (true, yes, on) or 0 (false, no, off), not {shown(text)}.")
 
 
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+MOST = 2**60
+"""Bytes that no machine has."""
+
+
+def as_bytes(text: str | int) -> int:
+    """Return a size in bytes, as people write it.
+
+    Raises:
+        LineasError: when it is none.
+
+    >>> as_bytes("8GiB"), as_bytes("1.5 GB"), as_bytes(1024)
+    (8589934592, 1500000000, 1024)
+    """
+    match = re.fullmatch(r" *([0-9]+(?:\.[0-9]+)?) *([kmgt]i?)?b? *", str(text).lower())
+    size = float(match[1]) * UNITS[match[2] or ""] if match else 0
+    if not 1 <= size < MOST:
+        raise LineasError(f"a size looks like 8GiB, 500MB or a number of bytes, not {shortened(repr(text))}.")
+    return int(size)
+
+
 def _as_float(value: Any) -> float:
     try:
         return float(value)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lineas.errors import LineasError, shown
+from lineas.modules import blocks, is_norm, is_norm_layer, text_modules
 
 Pooling = Literal["mean", "max"]
 """How the tokens (or pixels) of one sample become one activation."""
@@ -152,17 +153,6 @@ def norm_sites(network: nn.Module, part: str) -> list[Site]:
     return found
 
 
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a normalisation layer with a weight per neuron (LayerNorm, RMSNorm, GroupNorm, ...)."""
-    weight = getattr(module, "weight", None)
-    return "Norm" in type(module).__name__ and isinstance(weight, torch.Tensor) and weight.dim() == 1
-
-
-def is_norm_layer(module: nn.Module) -> bool:
-    """Whether a module normalises, with a weight of its own or without, as those do that a time step modulates."""
-    return "Norm" in type(module).__name__ and not isinstance(module, nn.ModuleList)
-
-
 def _matching(network: nn.Module, pattern: str) -> list[Site]:
     expression, output = pattern, 0
     suffix = re.fullmatch(r"(.*):([0-9]+)", pattern)
@@ -183,63 +173,14 @@ def _callable_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Modules that have a forward pass of their own, by name: everything but the root and plain containers."""
     return [
         (name, module)
-        for name, module in _reached(network)
+        for name, module in text_modules(network)
         if name and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
-    ]
-
-
-def beside_text(network: nn.Module) -> list[str]:
-    """Names of the parts that text alone never reaches, such as a tower for pictures; not of what is in them."""
-    config: Any = getattr(network, "config", None)
-    if not hasattr(config, "get_text_config") or config.get_text_config() is config:
-        return []
-    made: Any = network
-    text = [part for part in (made.get_decoder(), made.get_output_embeddings()) if part is not None]
-    reached = {id(module) for part in text for module in part.modules()}
-    beside: list[str] = []
-    for name, module in network.named_modules():
-        holds_some = any(id(inner) in reached for inner in module.modules())
-        if not holds_some and not any(name.startswith(f"{part}.") for part in beside):
-            beside.append(name)
-    return beside
-
-
-def _reached(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Its modules by name, but those that text alone never reaches."""
-    beside = beside_text(network)
-    return [
-        (name, module)
-        for name, module in network.named_modules()
-        if not any(f"{name}.".startswith(f"{part}.") for part in beside)
     ]
 
 
 def _axis(module: nn.Module) -> int:
     is_channel_first = isinstance(module, (nn.GroupNorm, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm))
     return 1 if is_channel_first or _IMAGES.match(type(module).__module__) else -1
-
-
-def blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The repeated blocks of a transformer, by name: the children of its longest list of modules with norms in them."""
-    best: list[tuple[str, nn.Module]] = []
-    for name, module in _reached(network):
-        if isinstance(module, nn.ModuleList) and len(module) > len(best):
-            children = [(f"{name}.{i}" if name else str(i), child) for i, child in enumerate(module)]
-            if any(is_norm(part) for part in children[0][1].children()):
-                best = children
-    return best
-
-
-def repeated(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The smallest repeated parts with norms in them, by name: a transformer's blocks, a U-Net's residual and
-    transformer blocks."""
-    found: list[tuple[str, nn.Module]] = []
-    for name, module in network.named_modules():
-        if isinstance(module, nn.ModuleList):
-            children = [(f"{name}.{i}" if name else str(i), child) for i, child in enumerate(module)]
-            found += [(at, child) for at, child in children if any(map(is_norm_layer, child.modules()))]
-    names = [name for name, _ in found]
-    return [(name, part) for name, part in found if not any(other.startswith(f"{name}.") for other in names)]
 
 
 def _default_modules(network: nn.Module) -> list[str]:

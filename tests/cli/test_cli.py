@@ -11,8 +11,8 @@ import torch
 from console import LEARN, check_refused, run
 
 import lineas
-from lineas import artifact
 from lineas.cli import _group, _spread
+from lineas.intervention import artifact
 
 
 def test_learn_then_show_then_generate(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

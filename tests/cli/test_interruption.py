@@ -30,8 +30,9 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sends this process a signal when something is called for the n-th time."""
 
     def at(place: str, number: int = TERM, call: int = 1, then: Any = None) -> None:
-        module, _, name = place.rpartition(".")
-        original, calls = getattr(importlib.import_module(module), name), 0
+        home, _, name = place.rpartition(".")
+        module = importlib.import_module(home)
+        original, calls = getattr(module, name), 0
 
         def interrupted(*given: Any, **options: Any) -> Any:
             nonlocal calls
@@ -40,7 +41,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 signal.raise_signal(number)
             return (then or original)(*given, **options)
 
-        monkeypatch.setattr(place, interrupted)
+        monkeypatch.setattr(module, name, interrupted)
 
     return at
 
@@ -51,21 +52,24 @@ SIDES = ("--source", "source.txt", "--target", "target.txt")
 IN_EVERY_VERB = {
     "learn": (LEARN[1:], "lineas.cli.common.load"),
     "generate": (("model", "--intervention", "polite", "--prompt", "a"), "lineas.cli.common.load"),
-    "paint": (("shapes", "--intervention", "polite", "--prompt", "a", "--out", "x"), "lineas.artifact.read"),
-    "show": (("polite",), "lineas.artifact.read"),
+    "paint": (
+        ("shapes", "--intervention", "polite", "--prompt", "a", "--out", "x"),
+        "lineas.intervention.artifact.read",
+    ),
+    "show": (("polite",), "lineas.intervention.artifact.read"),
     "evaluate": (("model", "--neutral", "source.txt"), "lineas.cli.common.load"),
-    "compose": (("polite", "formal", "--out", "x"), "lineas.artifact.read"),
+    "compose": (("polite", "formal", "--out", "x"), "lineas.intervention.artifact.read"),
     "sweep": (("model", *SIDES, "--neutral", "source.txt", "--out", "x"), "lineas.cli.sweep.read_prompts"),
     "calibrate": (
         ("polite", "--out", "x", "--neutral", "source.txt", "--max-damage", "ppl+5%"),
         "lineas.cli.common.load",
     ),
     "gate": (("polite", *SIDES[:2], "--control", "target.txt", "--out", "x"), "lineas.cli.common.load"),
-    "report": (("polite", "--out", "x.html"), "lineas.artifact.read"),
+    "report": (("polite", "--out", "x.html"), "lineas.intervention.artifact.read"),
     "fold": (("model", "polite", "--out", "x"), "lineas.cli.common.load"),
-    "export": (("polite", "--out", "x.gguf"), "lineas.artifact.read"),
+    "export": (("polite", "--out", "x.gguf"), "lineas.intervention.artifact.read"),
     "demo": (("--model", "model", "--out", "x"), "lineas.cli.common.load"),
-    "serve": (("model", "--intervention", "polite"), "lineas.artifact.read"),
+    "serve": (("model", "--intervention", "polite"), "lineas.intervention.artifact.read"),
     "lm-eval": (("--tasks", "none"), "lineas.cli.lm_eval.register"),
 }
 
@@ -169,7 +173,7 @@ def test_a_second_signal_while_saving_ends_at_once_and_leaves_nothing(
 ) -> None:
     before = sorted(desk.rglob("*"))
     interrupt(STEP, INT, call=3)
-    interrupt("lineas.artifact.save_file", TERM)
+    interrupt("lineas.intervention.artifact.save_file", TERM)
     code, _, err = run(capsys, *MORE)
     assert (code, err.splitlines()[-1]) == (130, "interrupted; nothing was written.")
     assert sorted(desk.rglob("*")) == before
@@ -209,13 +213,13 @@ def test_measuring_that_is_interrupted_names_its_folder_and_leaves_no_temporary_
 ) -> None:
     (desk / "t").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(desk / "t"))
-    interrupt("lineas.evaluation.run.perplexities", HUP)
+    interrupt("lineas.evaluation.evaluate.perplexities", HUP)
     code, _, err = run(capsys, "evaluate", "model", "--neutral", "source.txt", "--out", "e")
     said = "interrupted; what was measured is kept, the same command goes on in e."
     assert (code, err.splitlines()[-1]) == (129, said)
     run(capsys, *LEARN)
     before = sorted(desk.rglob("*"))
-    interrupt("lineas.evaluation.run.perplexities", TERM)
+    interrupt("lineas.evaluation.evaluate.perplexities", TERM)
     code, _, err = run(capsys, "calibrate", "calm", "--neutral", "source.txt", "--max-damage", "ppl+5%")
     assert (code, err.splitlines()[-1]) == (143, "interrupted; nothing was written.")
     assert sorted(desk.rglob("*")) == before

@@ -14,8 +14,8 @@ import torch
 from console import LEARN, check_refused, run
 
 import lineas
-from lineas import files
 from lineas.cli.common import write_json
+from lineas.files import writing
 
 MINE = "mine, and of nobody else"
 
@@ -174,7 +174,7 @@ def test_force_only_overwrites(room: Path, capsys: pytest.CaptureFixture[str]) -
     other = families.model("llama", seed=1)
     other.save_pretrained("other")
     base = lineas.Intervention.load("calm")
-    known = lineas.base.BaseModel.of(families.network("llama"), "home/model")
+    known = lineas.intervention.model_identity.ModelIdentity.of(families.network("llama"), "home/model")
     lineas.Intervention(base.maps, base.sites, known).save("learned")
     fold = ("fold", "other", "learned", "--out", "folded")
     check_refused(capsys, room, "--other-model", *fold)
@@ -187,14 +187,14 @@ def test_force_only_overwrites(room: Path, capsys: pytest.CaptureFixture[str]) -
 def test_what_was_learned_is_kept_elsewhere_when_its_place_fails(
     desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace = files._moved
+    replace = writing._moved
 
     def full(new: Path, path: Path) -> bool:
         if path.name == "calm" and path.parent == desk:
             raise OSError(28, "No space left on device", str(path))
         return replace(new, path)
 
-    monkeypatch.setattr(files, "_moved", full)
+    monkeypatch.setattr(writing, "_moved", full)
     code, _, err = run(capsys, *LEARN)
     assert (code, "what was made is in" in err) == (2, True)
     kept = Path(err.split("what was made is in ")[1].strip().rstrip("."))
@@ -213,7 +213,7 @@ def test_an_evaluation_goes_on_in_its_own_folder_alone(desk: Path, capsys: pytes
     assert (code, "found holds an evaluation of other settings" in err) == (2, True)
     assert run(capsys, *other, "--force")[0] == 0
     assert json.loads((desk / "found" / "evaluation.json").read_text())["neutral"]["count"] == 2
-    with files.locked(desk / "found"):
+    with writing.locked(desk / "found"):
         code, _, err = run(capsys, *other)
     assert (code, "another run works in found" in err) == (2, True)
     assert (desk / "found" / "notes.md").read_text() == MINE

@@ -10,7 +10,7 @@ import pytest
 from console import check_refused, run
 from PIL import Image
 
-from lineas.ownership import MARK
+from lineas.files.ownership import MARK
 
 LEARN = ("learn", "tiny", "--source", "plain.txt", "--target", "striped.txt", "--out", "striped", "--steps", "3")
 PAINT = ("paint", "tiny", "--intervention", "striped", "--prompt", "a red star", "--out", "made", "--size", "32")

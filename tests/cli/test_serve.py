@@ -77,7 +77,9 @@ def test_a_gated_intervention_is_refused_before_vllm_starts(
 ) -> None:
     run(capsys, *LEARN)
     calm = lineas.Intervention.load("calm")
-    gates = {name: lineas.gates.Gate(torch.ones(m.width), torch.tensor(0.0)) for name, m in calm.maps.items()}
+    gates = {
+        name: lineas.intervention.gate.Gate(torch.ones(m.width), torch.tensor(0.0)) for name, m in calm.maps.items()
+    }
     calm.gated(gates).save("gated")
     check_refused(
         capsys, desk, "a gated intervention cannot be served by vLLM", "serve", "model", "--intervention", "gated"

@@ -63,7 +63,7 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "folds": {site: EVIL},
         "name": EVIL,
     }
-    base = lineas.base.BaseModel(EVIL, EVIL, "0" * 64)
+    base = lineas.intervention.model_identity.ModelIdentity(EVIL, EVIL, "0" * 64)
     lineas.Intervention({site: map_}, base=base, facts=facts).save(tmp_path / "foreign")
     return tmp_path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_a_destroyed_model_is_said_in_one_sentence(
     def destroyed(model: Any, applied: Any, sentences: list[str], *_: Any) -> tuple[list[float], list[float]]:
         return [float("nan")] * len(sentences), [float("nan")] * len(sentences)
 
-    monkeypatch.setattr("lineas.evaluation.run.damages", destroyed)
+    monkeypatch.setattr(import_module("lineas.evaluation.evaluate"), "damages", destroyed)
     sentence = "2 of 2 sentences; the model is destroyed; a smaller --largest may do."
     check_refused(capsys, learned, sentence, *CALIBRATE)
 

@@ -14,7 +14,7 @@ import lineas
 from lineas import LineasError
 from lineas.evaluation.perplexity import damages, perplexities, perplexity
 from lineas.evaluation.statistics import interval
-from lineas.evaluation.texts import distinct, repetition
+from lineas.evaluation.text_measures import distinct, repetition
 
 SENTENCES = [
     "Once upon a time there was a dog.",

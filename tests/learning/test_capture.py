@@ -12,10 +12,11 @@ from families import OTHER_PROMPTS, PROMPTS
 from torch import nn
 
 import lineas
-from lineas import LinEAS, LineasError, TextModel, transport
-from lineas.edits import edited
+from lineas import LinEAS, LineasError, TextModel
+from lineas.learning import transport
 from lineas.learning.capture import capture
 from lineas.sites import Site
+from lineas.steering.hooks import edited
 
 METHOD = LinEAS(steps=3, optimizer="adam", learning_rate=0.01)
 ATTENTION_OUTPUT = {"gpt2": ".*attn.c_proj", "gpt_neox": ".*attention.dense", "opt": ".*out_proj"}

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import lineas
-from lineas import LinEAS, LineasError, transport
-from lineas.edits import edited
-from lineas.learning import check_sides
+from lineas import LinEAS, LineasError
+from lineas.learning import check_sides, transport
 from lineas.learning.capture import capture
 from lineas.models.frozen import frozen
+from lineas.steering.hooks import edited
 
 SOURCE = ["The dog ran away from the house", "A bird sang", "He was sad and cried all day", "Tom lost his red ball"]
 TARGET = [

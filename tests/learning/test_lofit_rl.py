@@ -11,12 +11,12 @@ import torch
 
 import lineas
 from lineas import LineasError, LoFITRL
-from lineas.edits import edited
-from lineas.learning.fitting import Task
 from lineas.learning.lofit_rl import _until_end
-from lineas.learning.optimizers import Relative
-from lineas.learning.trained import TrainedMaps
+from lineas.learning.method import Task
+from lineas.learning.optimizers import DeviationAdam
+from lineas.learning.trained_maps import TrainedMaps
 from lineas.models.frozen import frozen
+from lineas.steering.hooks import edited
 
 PROMPTS = ["Tom", "The dog", "Once upon a time"]
 
@@ -32,7 +32,7 @@ def test_the_gradient_is_that_of_the_expected_reward_and_the_divergence(kl: floa
     sites = model.sites()
     encoded, _ = model.encode(["Tom lost his red"], 128)
     method = LoFITRL(has_vowel, kl=kl, samples=6000, max_new_tokens=2)
-    trained = TrainedMaps(sites, Task(model, PROMPTS, PROMPTS, sites).left())
+    trained = TrainedMaps(sites, Task(model, PROMPTS, PROMPTS, sites).source_activations())
     with torch.no_grad():  # away from the start, where the divergence has no gradient
         for i, shift in enumerate(trained.shifts.values()):
             shift.copy_(0.5 * torch.randn(shift.shape, generator=torch.Generator().manual_seed(i)))
@@ -130,11 +130,11 @@ def test_wrong_settings_and_models_are_said(stories: lineas.TextModel) -> None:
 
 @pytest.mark.filterwarnings("ignore:interrupted after 2 of 4 steps")
 def test_an_interruption_keeps_the_maps_of_the_last_whole_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, step, found = families.model("llama"), Relative.step, []
+    model, step, found = families.model("llama"), DeviationAdam.step, []
     for moved in (False, True):
         calls = 0
 
-        def interrupted(optimizer: Relative, moved: bool = moved) -> object:
+        def interrupted(optimizer: DeviationAdam, moved: bool = moved) -> object:
             nonlocal calls
             calls += 1
             if calls < 3 or moved:
@@ -143,7 +143,7 @@ def test_an_interruption_keeps_the_maps_of_the_last_whole_step(monkeypatch: pyte
                 raise KeyboardInterrupt
             return ()
 
-        monkeypatch.setattr(Relative, "step", interrupted)
+        monkeypatch.setattr(DeviationAdam, "step", interrupted)
         method = LoFITRL(has_vowel, steps=4, samples=2, prompts=2, max_new_tokens=2)
         learned = lineas.learn(model, PROMPTS, PROMPTS, method, progress=False)
         assert learned.facts["interrupted"] == {"done": 2, "of": 4}

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 import lineas
 from lineas import LineasError
-from lineas.evaluation.systems import Adapted
+from lineas.evaluation.variants import Adapted
 from lineas.learning.lora import LoRA
 from lineas.models.adapters import attached
 

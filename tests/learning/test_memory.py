@@ -13,11 +13,11 @@ from families import OTHER_PROMPTS, PROMPTS
 
 import lineas
 from lineas import LinEAS, LineasError
-from lineas.edits import edited
+from lineas.intervention.maps import affine
 from lineas.learning import memory
 from lineas.learning.capture import backpropagate, capture
-from lineas.maps import affine
-from lineas.transport import Quantiles
+from lineas.learning.transport import Quantiles
+from lineas.steering.hooks import edited
 
 
 def gradients(
@@ -96,20 +96,6 @@ def test_more_memory_allows_larger_parts_and_the_pooled_activations_must_fit(sto
     assert limit(memory.FIXED + 2 * 10**4) >= 1
     with pytest.raises(LineasError, match=r"1000 prompts at 5 sites need more than .* GiB"):
         limit(memory.FIXED + 10**6, prompts=1000)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("8GiB", 8 * 2**30), ("500 MB", 5 * 10**8), ("0.5g", 5 * 10**8), ("64KiB", 2**16), (1234, 1234), ("77", 77)],
-)
-def test_sizes_are_read_as_people_write_them(text: str | int, expected: int) -> None:
-    assert memory.as_bytes(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "3 PiB", "1e9", "GiB"])
-def test_what_is_no_size_is_said(text: str) -> None:
-    with pytest.raises(LineasError, match="looks like 8GiB"):
-        memory.as_bytes(text)
 
 
 def test_free_memory_is_what_the_machine_has() -> None:

@@ -18,10 +18,10 @@ from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
 import lineas
-from lineas import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, LineasError, MeanAcT, TextModel, transport
-from lineas.learning import Method
+from lineas import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, LineasError, MeanAcT, TextModel
+from lineas.learning import Method, transport
 from lineas.learning.aura import auroc
-from lineas.learning.fitting import Task
+from lineas.learning.method import Task
 from lineas.sites import Site
 
 METHODS: list[Method] = [
@@ -86,7 +86,7 @@ def test_layerwise_learning_takes_one_pass_of_each_side_and_with_little_memory_t
     calls = families.count_calls(stories.network)
     whole = learn(stories, LinAcT())
     assert calls() == 3  # target, source, and what of it a token takes
-    monkeypatch.setattr("lineas.learning.layerwise.largest_part", lambda *_, **__: 20)
+    monkeypatch.setattr("lineas.learning.act.largest_part", lambda *_, **__: 20)
     parts = learn(stories, LinAcT())
     assert calls() > 10
     for name, map_ in whole.maps.items():

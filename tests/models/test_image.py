@@ -14,13 +14,14 @@ import torch
 from pipelines import OTHER_PROMPTS, PROMPTS, image_model
 
 import lineas
-from lineas import AffineMap, Intervention, LineasError, transport
-from lineas.edits import edited
+from lineas import AffineMap, Intervention, LineasError
+from lineas.learning import transport
 from lineas.learning.capture import backpropagate, capture, samples
-from lineas.learning.trained import TrainedMaps
-from lineas.models.drawing import seeds_of
+from lineas.learning.trained_maps import TrainedMaps
+from lineas.learning.transport import Quantiles
+from lineas.models.image_batches import seeds_of
 from lineas.sites import norm_sites
-from lineas.transport import Quantiles
+from lineas.steering.hooks import edited
 
 FAMILIES = list(pipelines.FAMILIES)
 XL = {

@@ -22,7 +22,7 @@ from torch import nn
 import lineas
 from lineas import LineasError
 from lineas.models import checkpoint
-from lineas.placement import input_device
+from lineas.modules import input_device
 
 WEIGHTS = "model.safetensors"
 DOWN = "model.layers.0.mlp.down_proj"

@@ -15,7 +15,7 @@ from torch import nn
 import lineas
 from lineas import LineasError
 from lineas.evaluation import Plan, Steered, Untouched, evaluate
-from lineas.evaluation.systems import Adapted
+from lineas.evaluation.variants import Adapted
 from lineas.learning.lora import LoRA
 from lineas.models import checkpoint
 

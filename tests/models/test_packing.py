@@ -14,13 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import lineas
-from lineas import LinEAS, penalty
-from lineas.edits import edited
+from lineas import LinEAS
+from lineas.intervention.maps import affine
+from lineas.learning import penalty
 from lineas.learning.capture import backpropagate, capture
-from lineas.learning.optimizers import Relative
-from lineas.maps import affine
+from lineas.learning.optimizers import DeviationAdam
+from lineas.learning.transport import Quantiles
 from lineas.models import packing
-from lineas.transport import Quantiles
+from lineas.steering.hooks import edited
 
 
 def logits(network: Any, lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,9 +109,9 @@ def test_a_network_whose_pack_would_come_out_otherwise_is_padded(family: str) ->
 
 def test_packing_works_in_every_type_and_in_training_mode() -> None:
     for dtype in (torch.bfloat16, torch.float16):
-        assert packing.why_not(families.network("llama").to(dtype)) is None
+        assert packing.reason_not_packable(families.network("llama").to(dtype)) is None
     network = families.network("opt").train()  # it has dropout
-    assert packing.why_not(network) is None
+    assert packing.reason_not_packable(network) is None
     assert all(module.training for module in network.modules())
 
 
@@ -139,7 +140,7 @@ def test_a_step_waits_for_nothing(family: str, limit: int | None) -> None:
     targets = {name: Quantiles.of(v, len(PROMPTS)) for name, v in target.items()}
     shifts = [torch.nn.Parameter(torch.zeros(32)) for _ in sites]
     maps = {s: (torch.ones(32, requires_grad=True), shift) for s, shift in zip(sites, shifts)}
-    optimizer = Relative(shifts, [torch.ones(32)] * len(shifts), 0.1, 4)
+    optimizer = DeviationAdam(shifts, [torch.ones(32)] * len(shifts), 0.1, 4)
     with edited(model.network, {s: lambda z, m=m: affine(z, *m) for s, m in maps.items()}), Waits() as waits:
         backpropagate(model, batch, sites, targets)
         for shift, size in zip(shifts, optimizer.step()):

@@ -10,7 +10,7 @@ import torch
 
 import lineas
 from lineas.evaluation import Plan, Steered, Untouched, evaluate
-from lineas.evaluation.systems import Adapted
+from lineas.evaluation.variants import Adapted
 from lineas.learning.lora import LoRA
 
 METHODS = [lineas.LinAcT(), lineas.MeanAcT(), lineas.CAA(), lineas.ITIc(), lineas.AurA()]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import lineas
-from lineas.evaluation.images import PicturePlan, evaluate_pictures
 from lineas.evaluation.judges import WorldJudge
-from lineas.evaluation.systems import Steered, Untouched
+from lineas.evaluation.picture_measures import PicturePlan, evaluate_pictures
+from lineas.evaluation.variants import Steered, Untouched
 from lineas.prompts import read_prompts
 
 FOLDER = Path(lineas.__file__).parent / "data" / "models" / "shapes"

@@ -16,11 +16,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 import lineas
 from lineas import LineasError
 from lineas.evaluation.perplexity import perplexities
-from lineas.evaluation.records import Plan
+from lineas.evaluation.results import Plan
 from lineas.learning.gating import gate
 from lineas.models import loading
-from lineas.models.batches import PackedPart, PaddedPart
 from lineas.models.likelihoods import likelihoods
+from lineas.models.text_batches import PackedPart, PaddedPart
 
 
 def test_parts_hold_every_prompt_once_with_little_padding(stories: lineas.TextModel) -> None:

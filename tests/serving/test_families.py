@@ -11,7 +11,7 @@ import transformers
 from conftest import continued
 
 import lineas
-from lineas.base import BaseModel
+from lineas.intervention.model_identity import ModelIdentity
 
 SMALL: dict[str, Any] = {
     "vocab_size": 512,
@@ -52,7 +52,7 @@ def test_norms_linears_and_blocks_are_steered(family: str, shared: Path, graphs:
     generator = torch.Generator().manual_seed(0)
     noise = {name: torch.randn(2, 128, generator=generator) for name in sites}
     maps = {name: lineas.AffineMap(1 + size * n[0], size * n[1]) for name, n in noise.items()}
-    noisy = lineas.Intervention(maps, sites, BaseModel.of(network, "tiny"))
+    noisy = lineas.Intervention(maps, sites, ModelIdentity.of(network, "tiny"))
     noisy.save(tmp_path / "noisy")
     named = f"noisy={tmp_path / 'noisy'}"
     rows = continued(graphs, folder, "eager", tmp_path / "out.json", ["", "noisy:0.7"], named, **ranks)

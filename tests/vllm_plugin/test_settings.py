@@ -153,7 +153,7 @@ def test_graphs_are_named_also_where_lineas_runs_without_being_installed(monkeyp
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("lineas.stamp.version", missing)
+    monkeypatch.setattr("lineas.versions.version", missing)
     config = SimpleNamespace(additional_config={})
     _name_graphs(config, Settings({}, room=1, admin_key="k"), {})
     assert config.additional_config["lineas"]["version"] == "unknown"

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from lineas import artifact
 from lineas.checks import LARGEST, SEEDS
 from lineas.cli.common import (
     DtypeOption,
@@ -22,22 +21,30 @@ from lineas.cli.common import (
     say,
     write_json,
 )
-from lineas.cli.judged import ClassifierOption, JudgeOption, LimitOption, NeutralOption, PromptsOption, ShowsOption
-from lineas.cli.numbers import number
+from lineas.cli.evaluation_options import (
+    ClassifierOption,
+    JudgeOption,
+    LimitOption,
+    NeutralOption,
+    PromptsOption,
+    ShowsOption,
+)
+from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
 from lineas.evaluation.calibration import Goal, told
 from lineas.evaluation.calibration import calibrate as find_strength
 from lineas.evaluation.classifiers import PROFANITY
 from lineas.evaluation.measures import Measures
-from lineas.evaluation.systems import Steered, Untouched
-from lineas.files import check_place
-from lineas.intervention import Intervention
+from lineas.evaluation.variants import Steered, Untouched
+from lineas.files.ownership import check_folder
+from lineas.files.writing import check_place
+from lineas.intervention import artifact
+from lineas.intervention.intervention import Intervention
 from lineas.learning.interruption import place_of_unfinished
-from lineas.ownership import check_folder
 from lineas.printable import as_label
 from lineas.prompts import described, read_prompts
-from lineas.stamp import stamp
+from lineas.versions import stamp
 
 
 def calibrate(

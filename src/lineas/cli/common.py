@@ -17,20 +17,20 @@ from torch import nn
 
 from lineas import signals
 from lineas.checks import DENOISING_STEPS, GUIDANCE, PROBABILITY, REPETITION, TEMPERATURE, TOKENS
-from lineas.cli.numbers import CALIBRATED, as_strength_or_calibrated, number, size_option, strength_option
+from lineas.cli.number_options import CALIBRATED, as_strength_or_calibrated, number, size_option, strength_option
 from lineas.cli.terminal import Terminal, terminal
 from lineas.errors import LineasError
-from lineas.files import write_text
-from lineas.intervention import Intervention
+from lineas.files.ownership import written_by
+from lineas.files.strict_json import dumps
+from lineas.files.writing import write_text
+from lineas.intervention.intervention import Intervention
 from lineas.learning.interruption import place_of_unfinished
 from lineas.models import load
-from lineas.models.bars import no_bars
-from lineas.models.embedded import NAME
+from lineas.models.default_model import NAME
 from lineas.models.image import ImageModel
+from lineas.models.quiet import no_bars
 from lineas.models.text import TextModel
-from lineas.ownership import written_by
 from lineas.printable import escaped
-from lineas.strict_json import dumps
 
 console = terminal()
 

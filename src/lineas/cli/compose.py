@@ -9,14 +9,14 @@ from typing import Annotated
 import torch
 import typer
 
-from lineas import artifact
 from lineas.checks import STRENGTH
 from lineas.cli.common import ForceOption, JsonOption, say, write_json
-from lineas.cli.numbers import number
+from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
-from lineas.intervention import Intervention, mix
-from lineas.steering import warn_if_outside
+from lineas.intervention import artifact
+from lineas.intervention.intervention import Intervention, mix
+from lineas.steering.strength import warn_if_outside
 
 
 def compose(

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from lineas import artifact
 from lineas.cli.common import (
     ForceOption,
     JsonOption,
@@ -26,15 +25,17 @@ from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.cli.show import draw, site_rows
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
-from lineas.evaluation.records import Plan, Row
-from lineas.evaluation.report import failures, plot_learned
-from lineas.evaluation.run import evaluate
-from lineas.evaluation.systems import Steered
+from lineas.evaluation.evaluate import evaluate
+from lineas.evaluation.results import Plan, Row
+from lineas.evaluation.variants import Steered
+from lineas.files.ownership import PNG
+from lineas.intervention import artifact
 from lineas.learning import LinEAS, learn
-from lineas.ownership import PNG
 from lineas.printable import as_label
 from lineas.prompts import read_prompts
-from lineas.steering import steer
+from lineas.reporting.plots import plot_learned
+from lineas.reporting.tables import failures
+from lineas.steering.steer import steer
 
 RECIPE = LinEAS(gamma=1e-4)
 STRENGTHS = (0.0, 0.5, 1.0)

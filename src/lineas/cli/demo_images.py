@@ -8,21 +8,21 @@ from pathlib import Path
 
 from rich.table import Table
 
-from lineas import files
 from lineas.cli.common import end_if_unfinished, load_quietly, progress_bar, say, write_json
 from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.paint import STRENGTHS, STRIP, painted, write_strips
 from lineas.errors import LineasError
-from lineas.evaluation.images import PicturePlan, evaluate_pictures
 from lineas.evaluation.judges import judge
-from lineas.evaluation.report import cell
-from lineas.evaluation.systems import Steered
+from lineas.evaluation.picture_measures import PicturePlan, evaluate_pictures
+from lineas.evaluation.variants import Steered
+from lineas.files import writing
+from lineas.files.ownership import FolderKind
 from lineas.learning import LinEAS, learn
 from lineas.models.image import ImageModel
 from lineas.models.loading import SHAPES
-from lineas.ownership import FolderKind
 from lineas.printable import as_label
 from lineas.prompts import read_prompts
+from lineas.reporting.tables import cell
 from lineas.sites import Pooling
 
 KIND = FolderKind("a folder of this demo", "demo", STRIP)
@@ -84,7 +84,7 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
         talk.print(table)
         shown = sides["prompts"][:PAINTED]
         rows = painted(model, learned, STRENGTHS, shown)
-        with files.new_folder(out / lesson.prompts, KIND, force) as beside:
+        with writing.new_folder(out / lesson.prompts, KIND, force) as beside:
             write_strips(beside, rows, shown, STRENGTHS)
             learned.with_facts(name=lesson.prompts).save(beside / "intervention")
         talk.print(f"saved {out / lesson.prompts}: strip.png, strip.gif, intervention\n")

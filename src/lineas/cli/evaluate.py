@@ -25,7 +25,7 @@ from lineas.cli.common import (
     write_json,
 )
 from lineas.cli.evaluate_pictures import evaluate_pictures
-from lineas.cli.judged import (
+from lineas.cli.evaluation_options import (
     EVALUATION,
     KIND,
     PARTS,
@@ -44,20 +44,22 @@ from lineas.cli.judged import (
     steered_systems,
     worked_in,
 )
-from lineas.cli.numbers import number
+from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.terminal import list_aside, say_aside
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
-from lineas.evaluation.harness import check_tasks
-from lineas.evaluation.records import Evaluation, Plan
-from lineas.evaluation.report import EFFECTS, columns, failures, first_taken, markdown, plot_effect_and_damage
-from lineas.evaluation.run import evaluate as judge
-from lineas.evaluation.run import settings_of
-from lineas.evaluation.systems import Adapted, Prompted, System, Untouched
-from lineas.files import write_text
+from lineas.evaluation.evaluate import evaluate as judge
+from lineas.evaluation.evaluate import settings_of
+from lineas.evaluation.lm_harness import check_tasks
+from lineas.evaluation.measures import EFFECTS, first_taken
+from lineas.evaluation.results import Evaluation, Plan
+from lineas.evaluation.variants import Adapted, Prompted, System, Untouched
+from lineas.files.working_folder import check_claim, result
+from lineas.files.writing import write_text
 from lineas.prompts import read_prompts
-from lineas.working_folder import check_claim, result
+from lineas.reporting.plots import plot_effect_and_damage
+from lineas.reporting.tables import columns, failures, markdown
 
 HIDDEN = ("distinct_1", "distinct_2", "distinct_3", "repetition", "empty")
 """Measures that the table on the screen leaves out; the files have them."""

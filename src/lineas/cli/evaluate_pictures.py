@@ -5,17 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from lineas.cli.common import load_interventions, model_for, progress_bar, say, write_json
-from lineas.cli.judged import EVALUATION, PARTS, PLOT, TABLE, names_of, parts_of, show, steered_systems, worked_in
+from lineas.cli.evaluation_options import (
+    EVALUATION,
+    PARTS,
+    PLOT,
+    TABLE,
+    names_of,
+    parts_of,
+    show,
+    steered_systems,
+    worked_in,
+)
 from lineas.errors import LineasError
-from lineas.evaluation.images import PicturePlan, settings_of_pictures
-from lineas.evaluation.images import evaluate_pictures as judge_pictures
 from lineas.evaluation.judges import judge
-from lineas.evaluation.report import markdown, plot_effect_and_damage
-from lineas.evaluation.systems import Steered, Untouched
-from lineas.files import write_text
+from lineas.evaluation.picture_measures import PicturePlan, settings_of_pictures
+from lineas.evaluation.picture_measures import evaluate_pictures as judge_pictures
+from lineas.evaluation.variants import Steered, Untouched
+from lineas.files.working_folder import result
+from lineas.files.writing import write_text
 from lineas.models.image import ImageModel
 from lineas.prompts import read_prompts
-from lineas.working_folder import result
+from lineas.reporting.plots import plot_effect_and_damage
+from lineas.reporting.tables import markdown
 
 
 def evaluate_pictures(

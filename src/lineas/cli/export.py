@@ -9,11 +9,11 @@ import typer
 from rich.table import Table
 
 from lineas.cli.common import ForceOption, JsonOption, as_strength, say, write_json
-from lineas.cli.numbers import strength_option
+from lineas.cli.number_options import strength_option
 from lineas.cli.outputs import Output, check_outputs
-from lineas.control_vector import ControlVector
-from lineas.intervention import Intervention
-from lineas.ownership import GGUF
+from lineas.files.ownership import GGUF
+from lineas.folding.control_vector import ControlVector
+from lineas.intervention.intervention import Intervention
 
 
 def export(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from lineas.checks import as_bytes
 from lineas.cli.common import (
     ForceOption,
     JsonOption,
@@ -18,14 +19,13 @@ from lineas.cli.common import (
     say,
     write_json,
 )
-from lineas.cli.numbers import strength_option
+from lineas.cli.number_options import strength_option
 from lineas.cli.outputs import Output, check_outputs
 from lineas.errors import LineasError
-from lineas.folded_weights import Lost
-from lineas.folding import DoesNotFoldError
-from lineas.folding import fold as fold_in
-from lineas.intervention import Intervention
-from lineas.learning.memory import as_bytes
+from lineas.folding.fold import DoesNotFoldError
+from lineas.folding.fold import fold as fold_in
+from lineas.folding.weights import Lost
+from lineas.intervention.intervention import Intervention
 from lineas.models import checkpoint
 from lineas.printable import as_label
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lineas import artifact
 from lineas.checks import COUNT, SEED, TOKENS
 from lineas.cli.common import (
     DtypeOption,
@@ -17,10 +16,11 @@ from lineas.cli.common import (
     say,
     write_json,
 )
-from lineas.cli.numbers import number
+from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
-from lineas.intervention import Intervention
+from lineas.intervention import artifact
+from lineas.intervention.intervention import Intervention
 from lineas.learning.gating import gate as learn_gates
 from lineas.prompts import described, draw, read_prompts
 

@@ -31,12 +31,12 @@ from lineas.cli.common import (
     text_model_for,
     write_json,
 )
-from lineas.cli.numbers import number
+from lineas.cli.number_options import number
 from lineas.cli.outputs import check_outputs
 from lineas.errors import LineasError
 from lineas.printable import as_label, printable
 from lineas.prompts import read_prompts
-from lineas.steering import steer
+from lineas.steering.steer import steer
 
 
 class TokenChoice(str, Enum):

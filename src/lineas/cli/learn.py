@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lineas import artifact
-from lineas.checks import COUNT, DEVIATIONS, PAIR, RATE, SEED, STEPS, TOKENS, WEIGHT
+from lineas.checks import COUNT, DEVIATIONS, PAIR, RATE, SEED, STEPS, TOKENS, WEIGHT, as_bytes
 from lineas.cli.common import (
     DenoisingStepsOption,
     DtypeOption,
@@ -29,14 +28,14 @@ from lineas.cli.common import (
     say,
     write_json,
 )
-from lineas.cli.numbers import number
+from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
-from lineas.intervention import Intervention
+from lineas.intervention import artifact
+from lineas.intervention.intervention import Intervention
 from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, MeanAcT, Method, check_sides
 from lineas.learning import learn as learn_intervention
-from lineas.learning.memory import as_bytes
-from lineas.learning.run import drawn_from
+from lineas.learning.learn import drawn_from
 from lineas.prompts import draw, read_prompts
 from lineas.sites import as_pooling
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lineas.errors import LineasError, first_line
-from lineas.evaluation.lm import register
+from lineas.evaluation.lm_model import register
 
 
 def lm_eval(

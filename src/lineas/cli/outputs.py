@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lineas.errors import LineasError
-from lineas.files import check_place
-from lineas.intervention import Intervention
-from lineas.ownership import FileKind, FolderKind, check_file, check_folder, json_of
+from lineas.files.ownership import FileKind, FolderKind, check_file, check_folder, json_of
+from lineas.files.writing import check_place
+from lineas.intervention.intervention import Intervention
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lineas import files
 from lineas.checks import SEED, TOGETHER
 from lineas.cli.common import (
     DenoisingStepsOption,
@@ -31,16 +30,17 @@ from lineas.cli.common import (
     say,
     write_json,
 )
-from lineas.cli.numbers import number
+from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs
 from lineas.errors import LineasError
-from lineas.intervention import Intervention
+from lineas.files import writing
+from lineas.files.ownership import FolderKind
+from lineas.intervention.intervention import Intervention
 from lineas.models.image import ImageModel
-from lineas.ownership import FolderKind
 from lineas.printable import as_label
 from lineas.prompts import read_prompts
-from lineas.steering import steer
-from lineas.strips import animate, strip
+from lineas.reporting.image_grid import animate, strip
+from lineas.steering.steer import steer
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 STRIP, ANIMATION = "strip.png", "strip.gif"
@@ -83,7 +83,7 @@ def paint(
     other = accepts_other(other_model, force, chosen, image_model.network)
     with progress_bar("painting", len(texts) * len(strengths)) as advance:
         rows = painted(image_model, chosen, strengths, texts, seed, batch_size, other, advance)
-    with files.new_folder(out, KIND, force) as beside:
+    with writing.new_folder(out, KIND, force) as beside:
         labels = write_strips(beside, rows, texts, strengths)
         for i, row in enumerate(rows, 1):
             for label, picture in zip(labels, row):

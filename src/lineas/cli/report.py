@@ -19,22 +19,22 @@ from lineas.cli.common import (
     say,
     write_json,
 )
-from lineas.cli.judged import names_of, parts_of
-from lineas.cli.numbers import number, strength_option
+from lineas.cli.evaluation_options import names_of, parts_of
+from lineas.cli.number_options import number, strength_option
 from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.paint import painted
 from lineas.errors import LineasError
-from lineas.files import write_text
-from lineas.intervention import Intervention
+from lineas.files.ownership import HTML
+from lineas.files.strict_json import loads, read_bytes
+from lineas.files.writing import write_text
+from lineas.intervention.intervention import Intervention
 from lineas.models.image import ImageModel
-from lineas.ownership import HTML
-from lineas.page import Content, page
-from lineas.page.facts import largest_neurons
 from lineas.printable import as_label
 from lineas.prompts import read_prompts
-from lineas.steering import steer
-from lineas.strict_json import loads, read_bytes
-from lineas.strips import strip
+from lineas.reporting import Content, page
+from lineas.reporting.image_grid import strip
+from lineas.reporting.neurons import largest_neurons
+from lineas.steering.steer import steer
 
 
 def report(

@@ -13,10 +13,10 @@ import typer
 
 from lineas.checks import PLACES, PORT
 from lineas.cli.common import OtherModelOption, accepts_other
-from lineas.cli.numbers import number
+from lineas.cli.number_options import number
 from lineas.cli.terminal import say_aside
 from lineas.errors import LineasError
-from lineas.intervention import Intervention
+from lineas.intervention.intervention import Intervention
 from lineas.models import checkpoint
 from lineas.vllm_plugin.settings import ADMIN_KEY, INTERVENTIONS, OTHER_MODEL, ROOM, SITES, check_name
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lineas import card
 from lineas.cli.common import ForceOption, JsonOption, say, write_json
 from lineas.cli.outputs import check_outputs
-from lineas.intervention import Intervention
+from lineas.intervention import model_card
+from lineas.intervention.intervention import Intervention
 
 BAR = 12
 WIDE = 110
@@ -95,7 +95,7 @@ def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]
     if intervention.base:
         console.print(f"learned on {intervention.base.name} ({intervention.base.architecture})")
     if "method" in facts:
-        console.print(f"method {card.recipe(facts)}")
+        console.print(f"method {model_card.recipe(facts)}")
     if "made_by" in facts:
         console.print(f"made by {facts['made_by']}")
     for side, data in facts.get("data", {}).items():

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from lineas import signals
-from lineas.checks import COUNT, LOSS, PROCESSES, SEEDS, STEPS, STRENGTH, TOKENS, WEIGHT
+from lineas.checks import COUNT, LOSS, PROCESSES, SEEDS, STEPS, STRENGTH, TOKENS, WEIGHT, as_bytes
 from lineas.cli.common import (
     DtypeOption,
     JsonOption,
@@ -18,28 +18,35 @@ from lineas.cli.common import (
     say,
     write_json,
 )
-from lineas.cli.judged import ClassifierOption, JudgeOption, LimitOption, NeutralOption, PromptsOption, ShowsOption
+from lineas.cli.evaluation_options import (
+    ClassifierOption,
+    JudgeOption,
+    LimitOption,
+    NeutralOption,
+    PromptsOption,
+    ShowsOption,
+)
 from lineas.cli.learn import METHODS, method_of
-from lineas.cli.numbers import number
+from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.terminal import list_aside
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
-from lineas.evaluation.kept import content_of
 from lineas.evaluation.measures import Measures
-from lineas.files import write_text
+from lineas.evaluation.result_cache import content_of
+from lineas.files.working_folder import check_claim, result
+from lineas.files.writing import write_text
 from lineas.learning import check_sides
-from lineas.learning.memory import as_bytes
-from lineas.learning.paths import check_gammas, later_steps
-from lineas.models.bars import no_bars
+from lineas.learning.gamma_path import check_gammas, later_steps
+from lineas.models.quiet import no_bars
 from lineas.printable import as_label
 from lineas.prompts import described, draw, read_prompts
+from lineas.reporting.sweep_report import markdown, plot
 from lineas.sites import as_pooling
-from lineas.stamp import stamp
 from lineas.sweeping import Job, Line, choose, points, run_jobs, summary
 from lineas.sweeping.folder import CHOSEN, KIND, PLOT, SWEEP, TABLE, claimed, give_up, keep, old_settings
-from lineas.sweeping.summary import aim_of, chosen_point, effect_of, markdown, plot
-from lineas.working_folder import check_claim, result
+from lineas.sweeping.summary import aim_of, chosen_point, effect_of
+from lineas.versions import stamp
 
 GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 NEEDS = {"toxicity": "prompts", "perplexity": "neutral", "concept": "shows"}

@@ -1,9 +1,9 @@
 """Evaluation: effect and damage together, for interventions, prompts and adapters."""
 
 from lineas.evaluation.classifiers import classifier, fitted
-from lineas.evaluation.records import Evaluation, Plan, Row
-from lineas.evaluation.run import evaluate
-from lineas.evaluation.systems import Adapted, Prompted, Steered, Untouched
+from lineas.evaluation.evaluate import evaluate
+from lineas.evaluation.results import Evaluation, Plan, Row
+from lineas.evaluation.variants import Adapted, Prompted, Steered, Untouched
 
 __all__ = [
     "Adapted",

@@ -12,7 +12,7 @@ from typing import Any
 
 from lineas.checks import as_texts
 from lineas.errors import LineasError, reading
-from lineas.evaluation.kept import content_of
+from lineas.evaluation.result_cache import content_of
 from lineas.models.loader_report import load_weights
 
 Classifier = Callable[[Sequence[str]], list[float]]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lineas.errors import LineasError
-from lineas.intervention import Intervention
+from lineas.intervention.intervention import Intervention
 
 OWN = ("pretrained", "intervention", "strength", "tokens", "other_model", "dtype", "revision", "device", "batch_size")
 ACTING: dict[str, type | tuple[type, ...]] = {

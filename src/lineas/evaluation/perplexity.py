@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from lineas.errors import DESTROYED, LineasError
-from lineas.models.batches import PaddedPart
 from lineas.models.scoring import predictions, scored_parts, token_mean
 from lineas.models.text import TextModel
+from lineas.models.text_batches import PaddedPart
 
 
 @torch.no_grad()

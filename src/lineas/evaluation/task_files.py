@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lineas.evaluation.records import Plan
+from lineas.evaluation.results import Plan
 from lineas.models.digests import files_digest
-from lineas.stamp import version_of
+from lineas.versions import version_of
 
 
 def what_tasks_need(plan: Plan, apart: Path | None = None) -> dict[str, Any]:

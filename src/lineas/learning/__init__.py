@@ -1,17 +1,15 @@
 """Learning: from prompts to an intervention; one method, one file."""
 
+from lineas.learning.act import GaussianAcT, LinAcT, MeanAcT
 from lineas.learning.aura import AurA
 from lineas.learning.caa import CAA
-from lineas.learning.fitting import Fit, Method, Task
+from lineas.learning.gamma_path import Solution, gamma_path
 from lineas.learning.gating import gate
-from lineas.learning.gaussian_act import GaussianAcT
 from lineas.learning.iti import ITIc
-from lineas.learning.lin_act import LinAcT
+from lineas.learning.learn import check_sides, learn
 from lineas.learning.lineas import LinEAS
 from lineas.learning.lofit_rl import LoFITRL
-from lineas.learning.mean_act import MeanAcT
-from lineas.learning.paths import Solution, path
-from lineas.learning.run import check_sides, learn
+from lineas.learning.method import Fit, Method, Task
 
 __all__ = [
     "CAA",
@@ -27,7 +25,7 @@ __all__ = [
     "Solution",
     "Task",
     "check_sides",
+    "gamma_path",
     "gate",
     "learn",
-    "path",
 ]

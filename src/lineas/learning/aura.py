@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from lineas.exclusive import exclusively
+from lineas.intervention.maps import AffineMap
 from lineas.learning.capture import samples
-from lineas.learning.fitting import MLP_LINEARS, Fit, Task
-from lineas.maps import AffineMap
+from lineas.learning.method import MLP_LINEARS, Fit, Task
+from lineas.steering.exclusive import exclusively
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class AurA:
     @exclusively
     def fit(self, task: Task) -> Fit:
         """Learn one map a site."""
-        left, reached = task.left("max"), task.reached("max")
+        left, reached = task.source_activations("max"), task.target_activations("max")
         maps = {name: task.fitted(name, dampening_map, samples(u), samples(reached[name])) for name, u in left.items()}
         return Fit(maps, [task.cost(maps)])
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from lineas.errors import LineasError
-from lineas.exclusive import exclusively
 from lineas.learning.capture import samples
-from lineas.learning.fitting import BLOCK, Fit, Task
-from lineas.transport import mean_map
+from lineas.learning.method import BLOCK, Fit, Task
+from lineas.learning.transport import mean_map
+from lineas.steering.exclusive import exclusively
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,6 @@ class CAA:
         """Learn one map a site, or one map in all."""
         if self.layers == "middle":
             task = replace(task, sites=[task.sites[len(task.sites) // 2]])
-        left, reached = task.left(), task.reached()
+        left, reached = task.source_activations(), task.target_activations()
         maps = {name: task.fitted(name, mean_map, samples(u), samples(reached[name])) for name, u in left.items()}
         return Fit(maps, [task.cost(maps, reached)])

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lineas import scopes
 from lineas.errors import LineasError
-from lineas.sites import Pooling, Reading, Site, repeated
-from lineas.transport import Quantiles
+from lineas.learning.transport import Quantiles
+from lineas.modules import repeated
+from lineas.sites import Pooling, Reading, Site
+from lineas.steering import contexts
 
 
 class Part(Protocol):
@@ -209,9 +210,9 @@ def _read(
     key = object()
     try:
         for site in sites:
-            hook = scopes.Scoped(key, reader(site))
+            hook = contexts.Scoped(key, reader(site))
             handles.append(model.network.get_submodule(site.module).register_forward_hook(hook))
-        scopes.put(key)
+        contexts.put(key)
         with suppress(_AllSeen):
             model.run(part)
         reading = False
@@ -222,7 +223,7 @@ def _read(
             )
         yield {name: torch.stack(calls, 1) if len(calls) > 1 else calls[0] for name, calls in seen.items()}
     finally:
-        scopes.drop(key)
+        contexts.drop(key)
         for handle in handles:
             handle.remove()
 
@@ -241,7 +242,7 @@ def _checkpointed(model: Model, part: Part, last: str) -> Iterator[None]:
         plain = block.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if key not in scopes.here():  # a pass of another thread
+            if key not in contexts.here():  # a pass of another thread
                 return plain(*args, **kwargs)
             context, runs = copy_context(), iter((plain,))
 
@@ -260,7 +261,7 @@ def _checkpointed(model: Model, part: Part, last: str) -> Iterator[None]:
     for block in patched:
         vars(block)["forward"] = of(block)
     try:
-        with scopes.holding(key):
+        with contexts.holding(key):
             yield
     finally:
         for block in patched:

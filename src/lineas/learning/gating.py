@@ -10,15 +10,15 @@ import torch
 
 from lineas.checks import COUNT, SEED, TOKENS, as_texts
 from lineas.errors import DESTROYED, LineasError
-from lineas.exclusive import exclusively
-from lineas.gates import Gate
-from lineas.intervention import Intervention
+from lineas.intervention.gate import Gate
+from lineas.intervention.intervention import Intervention
 from lineas.learning.capture import SOME_TOKENS, Model, capture_part, samples, warn_if_cut
 from lineas.models.frozen import frozen
-from lineas.placement import weights_type
+from lineas.modules import weights_type
 from lineas.prompts import described
 from lineas.sites import Site
-from lineas.stamp import stamp
+from lineas.steering.exclusive import exclusively
+from lineas.versions import stamp
 
 MOST = 20_000
 """Tokens a side that a gate is fitted on; more are thinned out at random."""

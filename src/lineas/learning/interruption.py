@@ -58,7 +58,7 @@ def place_of_unfinished(finished: Path, ending: str = "interrupted") -> Path:
 
 
 @contextmanager
-def whole_or_nothing() -> Iterator[None]:
+def discard_partial() -> Iterator[None]:
     """Within the block an interruption is one: what is learned is a point of something larger, and a half is none."""
     before = _whole.set(True)
     try:

@@ -10,10 +10,10 @@ import torch
 
 from lineas.checks import DEVIATIONS, check_fields
 from lineas.errors import LineasError
-from lineas.exclusive import exclusively
+from lineas.intervention.maps import AffineMap
 from lineas.learning.capture import samples
-from lineas.learning.fitting import ATTENTION_OUT, Fit, Task
-from lineas.maps import AffineMap
+from lineas.learning.method import ATTENTION_OUT, Fit, Task
+from lineas.steering.exclusive import exclusively
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ITIc:
     @exclusively
     def fit(self, task: Task) -> Fit:
         """Learn one map a site."""
-        left, reached = task.left(), task.reached()
+        left, reached = task.source_activations(), task.target_activations()
         fit_map = partial(probe_map, alpha=self.alpha)
         maps = {name: task.fitted(name, fit_map, samples(u), samples(reached[name])) for name, u in left.items()}
         return Fit(maps, [task.cost(maps, reached)])

@@ -10,21 +10,21 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from lineas import penalty
 from lineas.checks import PAIR, RATE, STEPS, WEIGHT, check_fields, check_switches
-from lineas.edits import edited
 from lineas.errors import LineasError
-from lineas.exclusive import exclusively
-from lineas.folds import slots
+from lineas.folding.slots import slots
+from lineas.intervention.maps import AffineMap
+from lineas.learning import penalty
 from lineas.learning.capture import backpropagate
-from lineas.learning.fitting import Fit, Progress, Task
 from lineas.learning.interruption import stoppable
 from lineas.learning.memory import largest_part
-from lineas.learning.optimizers import Published, Relative, Sizes
-from lineas.learning.trained import TrainedMaps, units
-from lineas.maps import AffineMap
+from lineas.learning.method import Fit, Progress, Task
+from lineas.learning.optimizers import DeviationAdam, PaperOptimizer, Sizes
+from lineas.learning.trained_maps import TrainedMaps, units
+from lineas.learning.transport import Quantiles
 from lineas.sites import Site
-from lineas.transport import Quantiles
+from lineas.steering.exclusive import exclusively
+from lineas.steering.hooks import edited
 
 BLOWN_UP = 100
 """A cost this many times the first step's means that the learning rate was too high."""
@@ -116,17 +116,17 @@ class LinEAS:
         model, source, sites = task.model, task.source, task.sites
         generator = torch.Generator().manual_seed(task.seed)
         n = min(len(source), self.batch_size or len(source))
-        reached = task.reached()  # [m, d] or [m, k, d] a site
+        reached = task.target_activations()  # [m, d] or [m, k, d] a site
         trained = TrainedMaps(sites, reached, task.start, task.within)
         if self.foldable:
-            keep_to_what_folds(model.network, sites, trained)
+            freeze_unfoldable(model.network, sites, trained)
         targets = {name: Quantiles.of(v, n) for name, v in reached.items()}
         neurons = sum(v.shape[-1] for v in reached.values())  # L d
         rate = self._rate(n, neurons)
         if self.optimizer == "relative":
-            optimizer = Relative(trained.parameters, units(task.left(), reached), rate, self.steps)
+            optimizer = DeviationAdam(trained.parameters, units(task.source_activations(), reached), rate, self.steps)
         else:
-            optimizer = Published(self.optimizer, trained.parameters, rate, self.steps)
+            optimizer = PaperOptimizer(self.optimizer, trained.parameters, rate, self.steps)
         nothing = NOTHING * sum(float(v.float().square().mean()) for v in reached.values()) / len(reached)
         del reached
         record = _Record(self.steps, rate, nothing, task.progress)
@@ -170,7 +170,7 @@ class LinEAS:
             )
 
 
-def keep_to_what_folds(network: nn.Module, sites: Sequence[Site], trained: TrainedMaps) -> None:
+def freeze_unfoldable(network: nn.Module, sites: Sequence[Site], trained: TrainedMaps) -> None:
     """Leave at the identity what no weight takes.
 
     Raises:

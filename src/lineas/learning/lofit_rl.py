@@ -9,17 +9,17 @@ from typing import ClassVar
 import torch
 
 from lineas.checks import COUNT, PAIR, RATE, STEPS, TOKENS, WEIGHT, as_seed, check_fields
-from lineas.edits import Edit, edited
 from lineas.errors import LineasError
-from lineas.exclusive import exclusively
-from lineas.learning.fitting import Fit, Task
 from lineas.learning.interruption import stoppable
-from lineas.learning.optimizers import Relative
-from lineas.learning.trained import TrainedMaps, units
-from lineas.models.batches import PaddedPart
+from lineas.learning.method import Fit, Task
+from lineas.learning.optimizers import DeviationAdam
+from lineas.learning.trained_maps import TrainedMaps, units
 from lineas.models.scoring import predictions, scored_parts
 from lineas.models.text import TextModel
+from lineas.models.text_batches import PaddedPart
 from lineas.sites import Site
+from lineas.steering.exclusive import exclusively
+from lineas.steering.hooks import Edit, edited
 
 Classifier = Callable[[Sequence[str]], list[float]]
 
@@ -71,9 +71,9 @@ class LoFITRL:
         model = task.model
         if not isinstance(model, TextModel):
             raise LineasError("LoFITRL continues prompts, so it needs a text model.")
-        left = task.left()
+        left = task.source_activations()
         trained = TrainedMaps(task.sites, left)
-        optimizer = Relative(trained.parameters, units(left, left), self.learning_rate, self.steps)
+        optimizer = DeviationAdam(trained.parameters, units(left, left), self.learning_rate, self.steps)
         generator = torch.Generator().manual_seed(task.seed)
         encoded, _ = model.encode(task.source, task.max_length)
         costs: list[float] = []

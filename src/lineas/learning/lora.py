@@ -13,13 +13,13 @@ import torch
 
 from lineas.checks import COUNT, RATE, SEED, STEPS, TOGETHER, TOKENS, as_texts, check_fields
 from lineas.errors import LineasError
-from lineas.files import new_folder
+from lineas.files.ownership import FolderKind
+from lineas.files.writing import new_folder
 from lineas.learning.interruption import place_of_unfinished, stoppable
 from lineas.models.adapters import NOT_INSTALLED, restored
 from lineas.models.scoring import predictions, scored_parts
 from lineas.models.text import TextModel
-from lineas.ownership import FolderKind
-from lineas.sites import beside_text
+from lineas.modules import non_text_modules
 
 ROUTERS = r".*\.router"
 """Linears that choose experts; some return two tensors, where peft expects one."""
@@ -65,7 +65,7 @@ class LoRA:
         Args:
             model: what to fine-tune.
             sentences: of the behaviour to reach.
-            folder: to be made; `lineas.evaluation.systems.Adapted` and peft read it.
+            folder: to be made; `lineas.evaluation.variants.Adapted` and peft read it.
             seed: of the adapter's start and of the order of the sentences.
             max_length: tokens of a sentence; the rest is cut.
             progress: called after every step with the steps done, the steps in all, and the loss.
@@ -101,7 +101,9 @@ class LoRA:
                 r=self.rank,
                 lora_alpha=self.alpha,
                 target_modules="all-linear",
-                exclude_modules="|".join([ROUTERS, *(rf"{re.escape(p)}(\..*)?" for p in beside_text(model.network))]),
+                exclude_modules="|".join(
+                    [ROUTERS, *(rf"{re.escape(p)}(\..*)?" for p in non_text_modules(model.network))]
+                ),
                 task_type="CAUSAL_LM",
             )
             try:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
-from lineas.edits import edited
 from lineas.errors import LineasError
 from lineas.learning.capture import Model, Part, capture_part
-from lineas.placement import input_device
-from lineas.printable import shortened
-from lineas.sites import Site, repeated
+from lineas.modules import input_device, repeated
+from lineas.sites import Site
+from lineas.steering.hooks import edited
 
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-MOST = 2**60
-"""Bytes that no machine has."""
 MARGIN = 2.3
 """What part after part takes at the peak, relative to the tensors that one forward pass keeps for its backward pass:
 1.4 for the pass itself (measured on SmolLM2 on a CPU), the rest for holes between parts of different size."""
@@ -32,22 +27,6 @@ PROBE = 256
 token (see `lineas.models.packing.SHORT`)."""
 SHARE = 0.5
 """Of the free memory, what learning takes when nothing else is said."""
-
-
-def as_bytes(text: str | int) -> int:
-    """A size as people write it.
-
-    Raises:
-        LineasError: when it is none.
-
-    >>> as_bytes("8GiB"), as_bytes("1.5 GB"), as_bytes(1024)
-    (8589934592, 1500000000, 1024)
-    """
-    match = re.fullmatch(r" *([0-9]+(?:\.[0-9]+)?) *([kmgt]i?)?b? *", str(text).lower())
-    size = float(match[1]) * UNITS[match[2] or ""] if match else 0
-    if not 1 <= size < MOST:
-        raise LineasError(f"a size looks like 8GiB, 500MB or a number of bytes, not {shortened(repr(text))}.")
-    return int(size)
 
 
 def free(device: torch.device) -> int:

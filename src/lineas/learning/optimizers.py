@@ -21,7 +21,7 @@ TINY = 1e-12
 """Below every gradient and every deviation that matters, above zero."""
 
 
-class Relative:
+class DeviationAdam:
     """Adam whose step of a parameter is measured in that parameter's own unit, with a warm-up and a cosine.
 
     Step k of K moves p by `unit rate_k m / sqrt(v)` with m and v the corrected running means of its gradient and of the
@@ -64,7 +64,7 @@ class Relative:
         return sizes
 
 
-class Published:
+class PaperOptimizer:
     """SGD or Adam with the cosine schedule, as the paper's implementation runs them (arXiv 2503.10679, section 4).
 
     Args:

@@ -15,13 +15,13 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lineas import files, strict_json
 from lineas.errors import LineasError, reading
+from lineas.files import strict_json, writing
+from lineas.files.ownership import FolderKind, files_in
 from lineas.models.loader_report import check_report, holds_pickles, no_pickles
-from lineas.models.written import verify_written
-from lineas.ownership import FolderKind, files_in
+from lineas.models.read_back import verify_written
+from lineas.modules import is_norm
 from lineas.printable import as_code, as_label, front_matter, in_markdown
-from lineas.sites import is_norm
 
 PROVENANCE, CARD = "lineas.json", "README.md"
 
@@ -37,7 +37,7 @@ def save(
     """Write all files, or none."""
     if not hasattr(network, "save_pretrained"):
         raise LineasError(f"a {type(network).__name__} cannot write itself; give a network of transformers.")
-    with files.new_folder(folder, KIND, overwrite) as beside:
+    with writing.new_folder(folder, KIND, overwrite) as beside:
         network.save_pretrained(beside, max_shard_size=shard)  # type: ignore[operator]
         verify_written(beside, network)
         save_tokenizer(beside, tokenizer)

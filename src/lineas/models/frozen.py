@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from lineas.exclusive import exclusive
+from lineas.steering.exclusive import exclusive
 
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Within the block no weight asks for a gradient and dropout is off; afterwards all is as before.
 
-    The network belongs to this thread or task meanwhile (see `lineas.exclusive`).
+    The network belongs to this thread or task meanwhile (see `lineas.steering.exclusive`).
     """
     with exclusive(network):
         asked = [p for p in network.parameters() if p.requires_grad]

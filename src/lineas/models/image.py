@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from lineas import files, strict_json
 from lineas.checks import DENOISING_STEPS, GUIDANCE, SEED, SIDE, TOGETHER, as_seed, as_texts
 from lineas.errors import DESTROYED, LineasError, reading
+from lineas.files import strict_json, writing
 from lineas.models import checkpoint
-from lineas.models.batches import Batch
-from lineas.models.drawing import AREA, DrawnPart, seeds_of
+from lineas.models.image_batches import AREA, DrawnPart, seeds_of
 from lineas.models.pipeline import ENCODERS, Guidance, PipelineNetwork, call
-from lineas.models.written import read_alike, verify_pipeline
-from lineas.placement import input_device, weights_type
+from lineas.models.read_back import read_alike, verify_pipeline
+from lineas.models.text_batches import Batch
+from lineas.modules import input_device, weights_type
 from lineas.sites import Site, find_sites, norm_sites
 
 SETTINGS = "drawing.json"
@@ -151,16 +151,16 @@ class ImageModel:
             LineasError: when the folder exists and is not to be replaced, or is no pipeline.
         """
         folder = Path(folder)
-        with files.new_folder(folder, checkpoint.KIND, overwrite) as beside:
+        with writing.new_folder(folder, checkpoint.KIND, overwrite) as beside:
             self.pipeline.save_pretrained(beside, max_shard_size=max_shard_size)
             verify_pipeline(beside, self.pipeline)
             read_alike(beside, self.pipeline)
             settings = {"steps": self.steps, "guidance_scale": self.guidance_scale}
-            files.write_text(beside / SETTINGS, strict_json.dumps(settings) + "\n")
+            writing.write_text(beside / SETTINGS, strict_json.dumps(settings) + "\n")
             if self.provenance:
                 text = strict_json.dumps(self.provenance) + "\n"
-                files.write_text(beside / checkpoint.PROVENANCE, text)
-                files.write_text(beside / checkpoint.CARD, checkpoint.card(self.provenance, "diffusers"))
+                writing.write_text(beside / checkpoint.PROVENANCE, text)
+                writing.write_text(beside / checkpoint.CARD, checkpoint.card(self.provenance, "diffusers"))
         return folder
 
     def batch(self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None) -> Batch[DrawnPart]:

@@ -11,9 +11,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lineas.errors import DESTROYED, LineasError
-from lineas.models.batches import PaddedPart
 from lineas.models.scoring import scored_parts
 from lineas.models.text import TextModel
+from lineas.models.text_batches import PaddedPart
 
 BEGINNING = 32
 """Tokens that texts have in common at least where it is computed once for them."""

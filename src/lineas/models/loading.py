@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from lineas.errors import LineasError, reading
-from lineas.models import embedded
+from lineas.models import default_model
 from lineas.models.image import SETTINGS, ImageModel
 from lineas.models.loader_report import holds_pickles, load_weights, no_pickles
 from lineas.models.text import TextModel
@@ -45,8 +45,8 @@ def load(
     """A model ready to be learned on and steered: a language model, or a text-to-image pipeline.
 
     Args:
-        name: a hub id or a folder; None for the default model, SmolLM2-135M-Instruct (see `lineas.models.embedded`);
-            "shapes" for the small image model that comes with lineas.
+        name: a hub id or a folder; None for the default model, SmolLM2-135M-Instruct (see
+            `lineas.models.default_model`); "shapes" for the small image model that comes with lineas.
         dtype: "float32", "bfloat16", "float16", "checkpoint" for what the weights are stored in, or "auto": bfloat16
             where the processor is faster in it, else float32.
         device: such as "cuda:0", or "auto" to let accelerate spread a language model over all GPUs, then memory, then
@@ -89,13 +89,13 @@ def load(
             network.load_adapter(where, adapter_kwargs={"revision": revision})
         if device != "auto":
             network = network.to(device)
-    return TextModel(network, tokenizer, embedded.NAME if where != str(name) else str(name), revision)
+    return TextModel(network, tokenizer, default_model.NAME if where != str(name) else str(name), revision)
 
 
 def _where(name: str | Path | None) -> str:
     """The folder of a model that comes with lineas, or the name as it is."""
-    if name is None or str(name) == embedded.NAME:
-        return embedded.locate()
+    if name is None or str(name) == default_model.NAME:
+        return default_model.locate()
     if str(name) == SHAPES and not Path(name).exists():
         return str(files("lineas") / "data" / "models" / SHAPES)
     return str(name)

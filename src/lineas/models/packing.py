@@ -20,8 +20,8 @@ from torch import nn
 from transformers import AttentionInterface
 
 from lineas.errors import first_line
-from lineas.exclusive import guarded
-from lineas.placement import input_device
+from lineas.modules import input_device
+from lineas.steering.exclusive import guarded
 
 NAME = "lineas_packed"
 PADDING_SHARE = 0.2
@@ -55,7 +55,7 @@ class Layout:
         """The layout of prompts of these lengths, shortest first."""
         starts = list(accumulate(lengths, initial=0))
         buckets, back, places = [], [], 0
-        for rows in alike(lengths):
+        for rows in length_buckets(lengths):
             width = max(lengths[row] for row in rows)
             bucket = torch.empty(len(rows), width, dtype=torch.long)
             for at, row in enumerate(rows):
@@ -67,7 +67,7 @@ class Layout:
         return cls(tuple(buckets), torch.cat(back).to(device))
 
 
-def alike(lengths: Sequence[int], limit: int | None = None) -> list[list[int]]:
+def length_buckets(lengths: Sequence[int], limit: int | None = None) -> list[list[int]]:
     """Cut rows that are sorted by length into runs with little padding, of at most `limit` tokens with it."""
     runs: list[list[int]] = [[]]
     real = 0
@@ -102,7 +102,7 @@ def packed(network: nn.Module, layout: Layout) -> Iterator[None]:
 
 
 @torch.no_grad()
-def why_not(network: nn.Module) -> str | None:
+def reason_not_packable(network: nn.Module) -> str | None:
     """Why a network's prompts cannot be packed; None where they can, found by comparing a pack with single prompts."""
     config: Any = getattr(network, "config", None)
     text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config

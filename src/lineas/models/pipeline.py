@@ -13,10 +13,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from lineas import scopes
-from lineas.edits import Edit
 from lineas.errors import LineasError
 from lineas.sites import Site
+from lineas.steering import contexts
+from lineas.steering.hooks import Edit
 
 Guidance = Literal["both", "conditional", "none"]
 """Under classifier-free guidance the denoiser runs with and without the prompt: which halves are steered, or whether
@@ -142,12 +142,12 @@ class Prompts:
     @property
     def images(self) -> int | None:
         """Return how many images this thread or task draws, by the embeddings that it encoded last."""
-        return scopes.here().get(self._drawn)
+        return contexts.here().get(self._drawn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for rows in tuple(self.steered):
             rows.check_parts()
-        kept = scopes.here().get(self._kept)
+        kept = contexts.here().get(self._kept)
         if kept is None:
             encoded = self._original(*args, **kwargs)
         else:
@@ -159,18 +159,18 @@ class Prompts:
                     kept[key] = self._original(*args, **kwargs)
             encoded = kept[key]
         first = encoded[0] if isinstance(encoded, (tuple, list)) else encoded
-        scopes.put(self._drawn, len(first) if isinstance(first, torch.Tensor) else None)
+        contexts.put(self._drawn, len(first) if isinstance(first, torch.Tensor) else None)
         return encoded
 
     @contextmanager
     def keeping(self, kept: dict[str, Any]) -> Iterator[None]:
         """Within the block prompts that are in `kept` are not encoded again, and no gradient reaches the encoders."""
-        before = scopes.here().get(self._kept)
-        scopes.put(self._kept, kept)
+        before = contexts.here().get(self._kept)
+        contexts.put(self._kept, kept)
         try:
             yield
         finally:
-            scopes.put(self._kept, before)
+            contexts.put(self._kept, before)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # a copy of the pipeline encodes with its own encoders
         of_class: Any = type(self._pipeline)
@@ -180,7 +180,7 @@ class Prompts:
 class Rows:
     """Which rows of an activation belong to which image: those without the prompt come first, where it guides.
 
-    Stands in for `lineas.positions.Positions` and, as it is the same in every pass, for `Place`.
+    Stands in for `lineas.steering.positions.Positions` and, as it is the same in every pass, for `Place`.
 
     Args:
         network: whose pipeline runs.
@@ -250,11 +250,11 @@ def call(pipeline: Any, **arguments: Any) -> Any:
     if "clean_caption" in inspect.signature(type(pipeline).__call__).parameters:  # else PixArt warns at every call
         arguments.setdefault("clean_caption", find_spec("bs4") is not None and find_spec("ftfy") is not None)
     key = object()
-    handle = denoiser.register_forward_hook(scopes.Scoped(key, _cut))
+    handle = denoiser.register_forward_hook(contexts.Scoped(key, _cut))
     shown = getattr(pipeline, "_progress_bar_config", None)
     pipeline.set_progress_bar_config(disable=True)
     try:
-        with scopes.holding(key):
+        with contexts.holding(key):
             return inspect.unwrap(type(pipeline).__call__)(pipeline, **arguments, return_dict=False)[0]
     finally:
         handle.remove()

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from lineas.models.batches import PaddedPart, pad
 from lineas.models.text import TextModel
+from lineas.models.text_batches import PaddedPart, pad
 
 LOGITS = 2**26
 """Numbers of logits that are held at once."""

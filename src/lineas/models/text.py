@@ -15,11 +15,11 @@ from torch import nn
 from lineas.checks import PROBABILITY, REPETITION, SEED, TEMPERATURE, TOGETHER, TOKENS, as_texts
 from lineas.errors import LineasError, reading
 from lineas.models import checkpoint
-from lineas.models.batches import Batch, PackedPart, PaddedPart, pack, pad
-from lineas.models.packing import why_not
+from lineas.models.packing import reason_not_packable
 from lineas.models.sampling import Finite, Nucleus
-from lineas.placement import input_device, weights_type
-from lineas.sites import Site, beside_text, find_sites
+from lineas.models.text_batches import Batch, PackedPart, PaddedPart, pack, pad
+from lineas.modules import input_device, non_text_modules, weights_type
+from lineas.sites import Site, find_sites
 
 
 class TextModel:
@@ -191,7 +191,7 @@ class TextModel:
         text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
         names = ("max_position_embeddings", "n_positions", "max_seq_len")
         said = next((n for n in (getattr(text, name, None) for name in names) if isinstance(n, int) and n > 0), None)
-        beside = beside_text(self.network)
+        beside = non_text_modules(self.network)
         tables = [
             (name, module.num_embeddings)
             for name, module in self.network.named_modules()
@@ -214,7 +214,7 @@ class TextModel:
         return self._packs_by_way[way]
 
     def _can_pack(self) -> bool:
-        reason = why_not(self.network)
+        reason = reason_not_packable(self.network)
         if reason:
             warnings.warn(
                 f"prompts of {self.name} are padded instead of packed, which is slower: {reason}.", stacklevel=5

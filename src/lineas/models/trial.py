@@ -12,7 +12,7 @@ from torch import nn
 from lineas.models.frozen import frozen
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
-from lineas.placement import input_device
+from lineas.modules import input_device
 from lineas.sites import Site
 
 ROWS, TOKENS = 2, 8

@@ -10,7 +10,7 @@ from torch.nn.modules import module as every_module
 from torch.nn.utils import parametrize
 
 from lineas.errors import LineasError
-from lineas.exclusive import is_steered
+from lineas.steering.exclusive import is_steered
 
 LIBRARIES = ("lineas", "torch", "transformers", "accelerate", "diffusers", "peft")
 """Hooks and parametrizations of these change nothing that the digests leave out."""

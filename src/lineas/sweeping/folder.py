@@ -8,12 +8,13 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from lineas import artifact, working_folder
 from lineas.errors import LineasError
-from lineas.files import remove_own
-from lineas.intervention import Intervention
-from lineas.ownership import FolderKind, own_files
-from lineas.strict_json import loads, read_bytes
+from lineas.files import working_folder
+from lineas.files.ownership import FolderKind, own_files
+from lineas.files.strict_json import loads, read_bytes
+from lineas.files.writing import remove_own
+from lineas.intervention import artifact
+from lineas.intervention.intervention import Intervention
 from lineas.sweeping.jobs import PARTS, POINTS, UNTOUCHED, Job
 
 SWEEP, TABLE, PLOT, CHOSEN = "sweep.json", "sweep.md", "sweep.png", "chosen"
@@ -25,7 +26,7 @@ METHOD = re.compile(r"[a-z][a-z-]*")
 
 
 def claimed(out: Path, settings: dict[str, Any], force: bool) -> AbstractContextManager[tuple[bool, int | None]]:
-    """Take a folder for a sweep, or go on in one of the same settings; see `lineas.working_folder.claimed`."""
+    """Take a folder for a sweep, or go on in one of the same settings; see `lineas.files.working_folder.claimed`."""
     return working_folder.claimed(out, KIND, settings, force, old_settings, _forget, (SWEEP, TABLE, PLOT))
 
 

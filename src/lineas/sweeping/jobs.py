@@ -13,15 +13,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from lineas import strict_json
 from lineas.errors import LineasError
 from lineas.evaluation.measures import Measures
-from lineas.evaluation.systems import Steered, Untouched
-from lineas.intervention import Intervention
+from lineas.evaluation.variants import Steered, Untouched
+from lineas.files import strict_json
+from lineas.intervention.intervention import Intervention
 from lineas.learning import LinEAS, Method, learn
-from lineas.learning.interruption import whole_or_nothing
-from lineas.learning.paths import path
-from lineas.learning.run import drawn_from
+from lineas.learning.gamma_path import gamma_path
+from lineas.learning.interruption import discard_partial
+from lineas.learning.learn import drawn_from
 from lineas.models import load
 
 POINTS, PARTS = "points.jsonl", "parts"
@@ -153,7 +153,7 @@ def _is_point(read: Any) -> TypeGuard[dict[str, Any]]:
     )
 
 
-@whole_or_nothing()
+@discard_partial()
 def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None = None) -> int:
     """Do what is not done yet of a job; gives the number of its points.
 
@@ -212,7 +212,7 @@ def _learned(
         return
     known = {gamma: there for gamma in job.gammas if (there := _known(job, gamma, False)) is not None}
     started = time.perf_counter()
-    for solution in path(model, job.source, job.target, job.gammas, job.method, known=known, **options):
+    for solution in gamma_path(model, job.source, job.target, job.gammas, job.method, known=known, **options):
         gamma, learned = solution.gamma, solution.intervention
         if gamma not in known:
             learned = known[gamma] = _kept(job, learned, gamma, False, time.perf_counter() - started)

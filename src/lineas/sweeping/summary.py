@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from lineas.errors import LineasError
-from lineas.evaluation.report import DAMAGES, EFFECTS, FAR_APART, figure_of, first_taken, in_a_plot, save_figure
-from lineas.printable import as_label, in_markdown
+from lineas.evaluation.measures import EFFECTS, first_taken
+from lineas.printable import as_label
 from lineas.sweeping.jobs import UNTOUCHED
 
 ALWAYS = ("support", "sites", "cost", "unmet", "seconds", "steps")
@@ -26,8 +24,8 @@ class Line:
         refit: whether its support was learned once more without a penalty.
         strength: at which it was judged.
         seeds: how many there are.
-        values: means over seeds: support (0 to 1), sites touched, cost, unmet (see `learning.paths`), steps, seconds,
-            and everything measured.
+        values: means over seeds: support (0 to 1), sites touched, cost, unmet (see `learning.gamma_path`), steps,
+            seconds, and everything measured.
         deviations: over seeds, of the same, where there are several.
         share: of the largest effect that any line has, what this one has, below 0 where it has the opposite one; None
             without a measure of effect.
@@ -111,65 +109,6 @@ def chosen_point(rows: Sequence[dict[str, Any]], line: Line, effect: str) -> dic
     return min(mine, key=lambda row: abs(row["values"].get(effect, float("inf")) - line.values[effect]))
 
 
-def markdown(lines: Sequence[Line], chosen: Line | None, about: str) -> str:
-    """The table and what it says."""
-    names = [name for name in dict.fromkeys(name for line in lines for name in line.values) if name not in ALWAYS]
-    names = [name for name in names if not name.startswith(("distinct", "repetition", "empty"))]
-    head = ["", "support", "sites", *map(in_markdown, names), "share of the effect", "cost", "unmet", "seconds"]
-    table = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    for line in lines:
-        cells = [f"**{in_markdown(line.label)}**" if line == chosen else in_markdown(line.label)]
-        cells += [_percent(line, "support"), _number(line, "sites")]
-        cells += [_percent(line, name) if name in EFFECTS else _number(line, name) for name in names]
-        cells += ["" if line.share is None else f"{100 * line.share:.0f} %"]
-        cells += [_number(line, name) for name in ("cost", "unmet", "seconds")]
-        table.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*table, "", in_markdown(about), ""])
-
-
-def plot(lines: Sequence[Line], path: Path, effect: str | None = None) -> Path:
-    """One PNG: effect, damage and cost over the support, a curve a method; refitted ones dotted.
-
-    Args:
-        lines: of `summary`.
-        path: where to.
-        effect: the measure that should change; by default the share of the concept or of toxic texts.
-
-    Raises:
-        LineasError: when matplotlib is not installed, or there is nothing to draw.
-    """
-    told = [line.values for line in lines]
-    effect, damage = effect or first_taken(EFFECTS, told), first_taken(DAMAGES, told)
-    panels = [name for name in (effect, damage, "cost") if name is not None]
-    drawn = [line for line in lines if line.values.get("support", 0) > 0]
-    if not drawn:
-        raise LineasError("no point has a support, so there is nothing to draw.")
-    figure, axes = figure_of(len(panels))
-    untouched = next((line for line in lines if line.method == UNTOUCHED), None)
-    curves: dict[tuple[str, bool, float], list[Line]] = {}
-    for line in drawn:
-        curves.setdefault((line.method, line.refit, line.strength), []).append(line)
-    for axis, name in zip(axes, panels):
-        factor = 100 if name in EFFECTS else 1
-        for (method, refit, strength), curve in curves.items():
-            mine = sorted((line for line in curve if name in line.values), key=lambda line: line.values["support"])
-            x, y = [100 * line.values["support"] for line in mine], [factor * line.values[name] for line in mine]
-            bars = [factor * line.deviations.get(name, 0.0) for line in mine]
-            label = method + ", refitted" * refit + (f", at {as_label(strength)}" if strength != 1 else "")
-            axis.errorbar(x, y, bars, fmt=":o" if refit else "-o", markersize=4, capsize=2, label=label)
-        if untouched is not None and name in untouched.values:
-            axis.axhline(factor * untouched.values[name], color="#888888", linestyle="--", linewidth=1, label=UNTOUCHED)
-        values = [line.values[name] for line in drawn if line.values.get(name, 0) > 0]
-        if values and max(values) > FAR_APART * min(values) and name not in EFFECTS:
-            axis.set_yscale("log")
-        title = in_a_plot(name.replace("_", " ")) + (", %" if factor == 100 else "")
-        axis.set(title=title, xlabel="neurons touched, %", xscale="log")
-        axis.xaxis.set_major_formatter("{x:g}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    save_figure(figure, path)
-    return path
-
-
 def _kind(row: dict[str, Any]) -> tuple[str, float | None, bool, float]:
     """What the points of one line share."""
     return row["method"], row["gamma"], row["refit"], row["strength"]
@@ -179,17 +118,3 @@ def _change(line: Line, untouched: Line | None, effect: str) -> float | None:
     if untouched is None or effect not in line.values or effect not in untouched.values:
         return None
     return line.values[effect] - untouched.values[effect]
-
-
-def _percent(line: Line, name: str) -> str:
-    if name not in line.values:
-        return ""
-    deviation = f" ± {100 * line.deviations[name]:.2g}" if name in line.deviations else ""
-    return f"{100 * line.values[name]:.2f} %{deviation}"
-
-
-def _number(line: Line, name: str) -> str:
-    if name not in line.values:
-        return ""
-    deviation = f" ± {line.deviations[name]:.2g}" if line.deviations.get(name) else ""
-    return f"{line.values[name]:.4g}{deviation}"

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from lineas.errors import LineasError, first_line
 from lineas.models import load
-from lineas.models.bars import no_bars
+from lineas.models.quiet import no_bars
 from lineas.printable import in_a_line
 from lineas.processes import processes
 from lineas.signals import restoring_handlers
@@ -45,8 +45,8 @@ def run_jobs(
         where: here, or on Ray: the cluster of `ray.init()`, by `RAY_ADDRESS`, else one started on this machine. Its
             workers must see the folder.
         progress: called with the number of points done since the last call.
-        lock: the open file that holds the sweep's folder (see `lineas.files.locked`): processes hold it too, until the
-            last of them has ended. Ray's workers do not; Ray ends them after the process that began them.
+        lock: the open file that holds the sweep's folder (see `lineas.files.writing.locked`): processes hold it
+            too, until the last of them has ended. Ray's workers do not; Ray ends them after the first process.
 
     Raises:
         LineasError: when Ray is not installed, a job fails or leaves points out, or a worker is killed.

@@ -14,8 +14,8 @@ from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from lineas import strict_json
 from lineas.errors import LineasError, first_line, shown
+from lineas.files import strict_json
 from lineas.vllm_plugin import registry
 from lineas.vllm_plugin.frontend import Loaded
 from lineas.vllm_plugin.settings import ADMIN_KEY

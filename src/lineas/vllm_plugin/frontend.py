@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lineas.errors import LineasError, shown
-from lineas.intervention import Intervention
+from lineas.intervention.intervention import Intervention
 from lineas.vllm_plugin.limits import check_config
 from lineas.vllm_plugin.requests import ARGUMENT, parse, salted, split_model
 from lineas.vllm_plugin.settings import Settings, check_name

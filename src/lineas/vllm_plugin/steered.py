@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from lineas.base import width_of
 from lineas.errors import LineasError
-from lineas.intervention import Intervention
+from lineas.intervention.intervention import Intervention
+from lineas.modules import width_of
 from lineas.sites import Site
 from lineas.vllm_plugin.limits import check_module
 

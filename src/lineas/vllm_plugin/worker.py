@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from lineas.base import BaseModel, width_of
 from lineas.errors import LineasError
-from lineas.intervention import Intervention
+from lineas.intervention.intervention import Intervention
+from lineas.intervention.model_identity import ModelIdentity
 from lineas.models.checkpoint import skeleton
-from lineas.sites import find_sites, is_norm
-from lineas.stamp import packages
+from lineas.modules import is_norm, width_of
+from lineas.sites import find_sites
+from lineas.versions import packages
 from lineas.vllm_plugin.settings import Settings
 from lineas.vllm_plugin.steered import SteeredNetwork
 
@@ -116,7 +117,7 @@ def _name_graphs(config: Any, settings: Settings, interventions: Mapping[str, In
     }
 
 
-def check_base(name: str, base: BaseModel, network: nn.Module, config: Any) -> None:
+def check_base(name: str, base: ModelIdentity, network: nn.Module, config: Any) -> None:
     """Refuse a checkpoint that an intervention was not learned on.
 
     Args:

@@ -1,0 +1,113 @@
+"""What evaluations of texts and of pictures share on the command line: names of what is judged, and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from torch import nn
+
+from lineas import signals
+from lineas.checks import COUNT
+from lineas.cli.common import accepts_other, say
+from lineas.cli.number_options import number
+from lineas.errors import LineasError
+from lineas.evaluation.results import Evaluation
+from lineas.evaluation.variants import Steered
+from lineas.files.ownership import FolderKind
+from lineas.files.strict_json import loads, read_bytes
+from lineas.files.working_folder import claimed, give_up
+from lineas.intervention.intervention import Intervention
+from lineas.printable import as_label
+from lineas.reporting.tables import cell, columns
+
+PromptsOption = Annotated[
+    str | None, typer.Option(metavar="FILE[:column]", help="Texts to continue, or pictures to draw; held out.")
+]
+NeutralOption = Annotated[
+    str | None, typer.Option(metavar="FILE[:column]", help="Sentences that should be predicted as before.")
+]
+ClassifierOption = Annotated[
+    str,
+    typer.Option("--classifier", metavar="NAME", help="profanity-check, MODULE:FUNCTION, hub id or folder; none."),
+]
+ShowsOption = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Of pictures: the concept that is looked for in them.")
+]
+JudgeOption = Annotated[
+    str | None, typer.Option("--judge", metavar="NAME", help="Of pictures: clip, CLIP+DINO, or a folder.")
+]
+LimitOption = Annotated[int | None, number("--limit", COUNT, "Only the first N prompts and sentences.")]
+EVALUATION, TABLE, PLOT, PARTS = "evaluation.json", "evaluation.md", "effect-damage.png", "parts"
+KIND = FolderKind("an evaluation", "evaluation", EVALUATION)
+
+
+@contextmanager
+def worked_in(out: Path | None, settings: dict[str, Any], force: bool) -> Iterator[None]:
+    """A folder that is this evaluation's alone within the block; interrupted, the same command goes on there."""
+    if out is None:
+        yield
+        return
+    signals.keeps(f"interrupted; what was measured is kept, the same command goes on in {out}.")
+    with claimed(out, KIND, settings, force, old_settings, results=(EVALUATION, TABLE, PLOT)) as (is_new, _):
+        try:
+            yield
+        except LineasError:
+            if is_new and not (out / PARTS).exists():  # nothing came of it
+                give_up(out)
+            raise
+
+
+def old_settings(out: Path) -> dict[str, Any] | None:
+    """Return settings that equal none of today's for a folder of an evaluation of lineas 0.1.0; None of any other."""
+    try:
+        found = loads(read_bytes(out / EVALUATION))
+        return {"version": found["versions"]["lineas"]} if isinstance(found["rows"], list) else None
+    except (LineasError, LookupError, TypeError):
+        return None
+
+
+def parts_of(source: str) -> list[str]:
+    """`a+b` as both, unless it is the name of one."""
+    return [source] if Path(source).exists() else source.split("+")
+
+
+def names_of(sources: list[str]) -> dict[str, str]:
+    """What each is called in the table: its last name, or all of it where two share that."""
+    short = {
+        source: "+".join((Path(part).name or Path(part).resolve().name) for part in parts_of(source))
+        for source in sources
+    }
+    return {source: name if list(short.values()).count(name) == 1 else source for source, name in short.items()}
+
+
+def steered_systems(
+    names: Mapping[str, str],
+    learned: Mapping[str, Intervention],
+    strengths: Sequence[float],
+    network: nn.Module,
+    force: bool,
+    other_model: bool,
+) -> list[Steered]:
+    """Each intervention at each strength but 0, by the names of `names_of`."""
+    return [
+        Steered(names[source], one, s, accepts_other(other_model, force, one, network))
+        for source, one in learned.items()
+        for s in strengths
+        if s != 0
+    ]
+
+
+def show(found: Evaluation, json: Path | None, hidden: Sequence[str] = ()) -> None:
+    """The table on the screen."""
+    names = [name for name in columns(found.rows) if name not in hidden]
+    table = Table(box=None, header_style="bold")
+    for name in ("system", "strength", *names):
+        table.add_column(name.replace("_", " "), no_wrap=name == "system")
+    for row in found.rows:
+        table.add_row(row.system, as_label(row.strength), *(cell(row, name).split(" [")[0] for name in names))
+    say(json).print(table)

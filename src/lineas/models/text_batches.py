@@ -1,0 +1,200 @@
+"""Batches of prompts ready to run: packed end to end where the network allows it, else padded with little waste."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from lineas.errors import LineasError
+from lineas.models.packing import Layout, length_buckets, packed
+from lineas.sites import Reading, Site
+
+
+@dataclass(frozen=True)
+class PaddedPart:
+    """Prompts of similar length that run together, padded on the right.
+
+    Args:
+        ids: token ids, int64 `[b, t]`.
+        mask: 1 for real tokens, 0 for padding, `[b, t]`.
+        rows: which prompts of the whole batch these are, `[b]`.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    rows: torch.Tensor
+
+    @property
+    def size(self) -> int:
+        """The tokens that are computed, padding among them."""
+        return self.ids.numel()
+
+    def passes(self, site: Site) -> int:
+        """A text runs once."""
+        return 1
+
+    def running(self, network: nn.Module) -> AbstractContextManager[Any]:
+        """Nothing need hold while it runs."""
+        return nullcontext()
+
+    def run(self, network: nn.Module) -> Any:
+        """One forward pass."""
+        return network(input_ids=self.ids, attention_mask=self.mask, use_cache=False)
+
+    def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor:
+        """The mean (or maximum) over each prompt's real tokens, float32 `[b, d]`, of `[b, t, d]` or, flattened,
+        `[b * t, d]`."""
+        tokens = _as_tokens(activation, self.ids, site).to(torch.float32)
+        if pooling == "none":
+            return tokens[self.mask.bool()]
+        if pooling == "max":
+            return tokens.masked_fill(self.mask.unsqueeze(-1) == 0, -torch.inf).amax(1)
+        weights = (self.mask / self.mask.sum(1, keepdim=True)).to(torch.float32)  # [b, t]
+        return torch.einsum("bt,btd->bd", weights, tokens)
+
+
+@dataclass(frozen=True)
+class PackedPart:
+    """Prompts laid end to end in one sequence, shortest first.
+
+    Args:
+        ids: token ids, int64 `[1, t]`.
+        positions: of each token in its own prompt, `[1, t]`.
+        weights: of each token in its prompt's mean, float32 `[b, t]`.
+        rows: which prompts of the whole batch these are, `[b]`.
+        layout: how attention finds each prompt.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    weights: torch.Tensor
+    rows: torch.Tensor
+    layout: Layout
+
+    @property
+    def size(self) -> int:
+        """The tokens that are computed."""
+        return self.ids.numel()
+
+    def passes(self, site: Site) -> int:
+        """A text runs once."""
+        return 1
+
+    def running(self, network: nn.Module) -> AbstractContextManager[Any]:
+        """While it runs, attention sees each prompt alone."""
+        return packed(network, self.layout)
+
+    def run(self, network: nn.Module) -> Any:
+        """One forward pass."""
+        with self.running(network):
+            everything = torch.ones_like(self.ids)  # else some networks look for padding, and wait for the answer
+            return network(input_ids=self.ids, attention_mask=everything, position_ids=self.positions, use_cache=False)
+
+    def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor:
+        """The mean (or maximum) over each prompt's tokens, float32 `[b, d]`, of `[1, t, d]` (or `[t, d]`)."""
+        tokens = _as_tokens(activation, self.ids, site)[0].to(torch.float32)
+        if pooling == "none":
+            return tokens
+        if pooling == "max":
+            lowest = tokens.new_full((len(self.rows), tokens.shape[1]), -torch.inf)
+            owner = self.weights.argmax(0).unsqueeze(1).expand_as(tokens)
+            return lowest.scatter_reduce(0, owner, tokens, "amax")
+        return self.weights @ tokens
+
+
+class Sized(Protocol):
+    """A part of a batch, as large as it says."""
+
+    @property
+    def size(self) -> int: ...
+
+
+PartT = TypeVar("PartT", bound=Sized)
+
+
+@dataclass(frozen=True)
+class Batch(Generic[PartT]):
+    """Prompts ready to run.
+
+    Args:
+        parts: the prompts, texts sorted by length, cut into parts.
+        size: the number of prompts, n.
+        truncated: how many were cut.
+        longest: the tokens of a prompt from which on it is cut.
+        limit: tokens of a part; None for no limit.
+    """
+
+    parts: list[PartT]
+    size: int
+    truncated: int
+    longest: int
+    limit: int | None
+
+    @property
+    def at_once(self) -> bool:
+        """Whether all parts together stay within the limit of one."""
+        return self.limit is None or sum(part.size for part in self.parts) <= self.limit
+
+
+def pack(encoded: Sequence[Sequence[int]], limit: int | None, device: torch.device) -> list[PackedPart]:
+    """Prompts' ids as packs of at most `limit` tokens (a longer prompt makes a pack of its own)."""
+    runs: list[list[int]] = [[]]
+    tokens = 0
+    for row in _by_length(encoded):
+        if runs[-1] and limit is not None and tokens + len(encoded[row]) > limit:
+            runs.append([])
+            tokens = 0
+        runs[-1].append(row)
+        tokens += len(encoded[row])
+    return [_packed_part(encoded, rows, device) for rows in runs]
+
+
+def pad(encoded: Sequence[Sequence[int]], limit: int | None, device: torch.device, filler: int) -> list[PaddedPart]:
+    """Prompts' ids as parts with little padding, of at most `limit` tokens with it."""
+    order = _by_length(encoded)
+    runs = length_buckets([len(encoded[row]) for row in order], limit)
+    return [_padded_part(encoded, [order[i] for i in run], device, filler) for run in runs]
+
+
+def _by_length(encoded: Sequence[Sequence[int]]) -> list[int]:
+    return sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
+
+
+def _packed_part(encoded: Sequence[Sequence[int]], rows: list[int], device: torch.device) -> PackedPart:
+    lengths = [len(encoded[row]) for row in rows]
+    ids = torch.tensor([token for row in rows for token in encoded[row]])
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(lengths))  # [t]
+    weights = torch.zeros(len(rows), len(ids))
+    weights[owner, torch.arange(len(ids))] = 1 / torch.tensor(lengths).float()[owner]
+    return PackedPart(
+        ids[None].to(device), positions[None].to(device), weights.to(device), torch.tensor(rows, device=device),
+        Layout.of(lengths, device),
+    )  # fmt: skip
+
+
+def _padded_part(encoded: Sequence[Sequence[int]], rows: list[int], device: torch.device, filler: int) -> PaddedPart:
+    width = max(len(encoded[row]) for row in rows)
+    ids = torch.full((len(rows), width), filler)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for at, row in enumerate(rows):
+        ids[at, : len(encoded[row])] = torch.tensor(encoded[row])
+        mask[at, : len(encoded[row])] = 1
+    return PaddedPart(ids.to(device), mask.to(device), torch.tensor(rows, device=device))
+
+
+def _as_tokens(activation: torch.Tensor, ids: torch.Tensor, site: Site) -> torch.Tensor:
+    """The activation as `[b, t, d]`, also where a layer flattened it to `[b * t, d]`."""
+    if activation.dim() == 2 and activation.shape[0] == ids.numel():
+        activation = activation.view(*ids.shape, -1)
+    if activation.shape[:2] != ids.shape or activation.dim() != 3:
+        raise LineasError(
+            f"site {site.name} gives an activation of shape {list(activation.shape)}; expected "
+            f"[{ids.shape[0]} prompts, {ids.shape[1]} tokens, neurons]. Choose another module."
+        )
+    return activation

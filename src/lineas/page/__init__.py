@@ -1,5 +1,0 @@
-"""Reports: one self-contained HTML page about one intervention or several."""
-
-from lineas.page.html import Content, page
-
-__all__ = ["Content", "page"]

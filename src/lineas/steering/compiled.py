@@ -1,0 +1,67 @@
+"""Compiled and parallel networks: refused or warned of, where hooks that are added now would not be seen."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import nn
+
+from lineas.errors import LineasError
+from lineas.steering import contexts
+
+
+def refuse_compiled_with_another(network: nn.Module) -> None:
+    """A network that was compiled while it was steered is the same for all threads, and keeps what was compiled in."""
+    hooks = [hook for module in network.modules() for hook in tuple(module._forward_pre_hooks.values())]
+    if any(isinstance(hook, contexts.Hook) and hook.is_compiled_in() for hook in hooks):
+        raise LineasError(
+            "this network was compiled while it was steered, so it takes no second intervention; detach the first, "
+            "compile anew, or give steer both in a list."
+        )
+
+
+def refuse_parallel(network: nn.Module) -> None:
+    if any(isinstance(module, nn.DataParallel) for module in network.modules()):
+        raise LineasError(
+            "DataParallel runs copies of the network in threads of its own, which would not be steered; steer the "
+            "network inside it on one device, or run a process a device."
+        )
+
+
+def refuse_compiled(network: nn.Module) -> None:
+    if is_compiled(network):
+        raise LineasError(
+            "this network is compiled, and a compiled network may ignore hooks added later; "
+            "steer the network first and compile it afterwards, or fold the intervention into the weights."
+        )
+
+
+def warn_if_compiled_before(network: nn.Module) -> None:
+    """Warn where code of this network's classes was compiled: a wrapper that is kept from then is not steered."""
+    if any(_is_in_the_compilers_cache(kind.forward) for kind in {type(module) for module in network.modules()}):
+        warnings.warn(
+            f"a {type(network).__name__}, or a part of one, was compiled before; what torch.compile returned then is "
+            "not steered now. Steer the network first and compile it afterwards.",
+            stacklevel=4,
+        )
+
+
+def _is_in_the_compilers_cache(forward: Any) -> bool:
+    from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list
+
+    while forward is not None:  # also below decorators
+        if (code := getattr(forward, "__code__", None)) is not None and _debug_get_cache_entry_list(code):
+            return True
+        forward = getattr(forward, "__wrapped__", None)
+    return False
+
+
+def is_compiled(network: nn.Module) -> bool:
+    return any(
+        type(module).__name__ == "OptimizedModule"
+        or getattr(module, "_compiled_call_impl", None) is not None  # module.compile()
+        or hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")  # module.forward = torch.compile(...)
+        or "_compiled_call" in module.__dict__  # generate with a static cache on a GPU
+        for module in network.modules()
+    )
