@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from lineas.errors import LineasError
     from lineas.folding.fold import fold
     from lineas.intervention.intervention import Intervention, mix
@@ -30,6 +31,7 @@ __all__ = [
     "LoFITRL",
     "MeanAcT",
     "TextModel",
+    "__version__",
     "fold",
     "learn",
     "load",
@@ -53,7 +55,9 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, or a module of lineas, imported when it is first asked for."""
+    """Return a public name, or a module of lineas, imported when it is first asked for."""
+    if name == "__version__":
+        return import_module("lineas.versions").packages()["lineas"]
     if name in _HOME:
         globals()[name] = value = getattr(import_module(_HOME[name]), name)
         return value

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from lineas import signals
 from lineas.errors import first_line
+from lineas.versions import packages
 
 if TYPE_CHECKING:
     from typer.core import TyperGroup
@@ -68,6 +69,8 @@ VERBS = {
     ),
 }
 """In the order of the help."""
+COMPLETING = "_LINEAS_COMPLETE"
+"""Set by a shell that asks how a command may go on."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -86,6 +89,8 @@ def _run(given: list[str], command: signals.Command) -> None:
     from lineas.errors import LineasError
 
     _quiet()
+    if COMPLETING in os.environ:
+        _complete()
     group = _group(given[0] if given else None)
     try:
         with command.interruptible():
@@ -113,6 +118,13 @@ def _run(given: list[str], command: signals.Command) -> None:
         _fail(f"{in_words().rstrip('.')}; see lineas{verb} --help.")
 
 
+def _complete() -> NoReturn:
+    """Answer a shell that asks how a command may go on, and exit."""
+    words = (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()
+    _group(words[1] if len(words) > 1 else None)._main_shell_completion({}, "lineas", COMPLETING)
+    sys.exit(0)
+
+
 def _group(called: str | None) -> TyperGroup:
     """All verbs, of which the called one alone is imported."""
     import typer
@@ -120,9 +132,15 @@ def _group(called: str | None) -> TyperGroup:
     app = typer.Typer(
         name="lineas",
         no_args_is_help=True,
-        add_completion=False,
         help="Steer generative models by small, sparse maps on their activations, learned from a handful of examples.",
     )
+
+    @app.callback(invoke_without_command=True)
+    def lineas(version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:
+        if version:
+            print(packages()["lineas"])
+            raise typer.Exit
+
     for name, verb in VERBS.items():
         function: Any = _not_called
         if name == called:

@@ -42,6 +42,7 @@ from lineas.files.writing import check_place
 from lineas.intervention import artifact
 from lineas.intervention.intervention import Intervention
 from lineas.learning.interruption import place_of_unfinished
+from lineas.measures import value_text
 from lineas.printable import as_label
 from lineas.prompts import described, read_prompts
 from lineas.versions import stamp
@@ -139,7 +140,7 @@ def calibrate(
     for name in ("strength", *dict.fromkeys(shown)):
         table.add_column(name.replace("_", " "), justify="right")
     for row in found.curve:
-        cells = [f"{row[name]:.4g}" for name in dict.fromkeys(shown)]
+        cells = [value_text(name, row[name]) for name in dict.fromkeys(shown)]
         table.add_row(f"{row['strength']:.3g}", *cells, style="bold" if row["strength"] == found.strength else None)
     talk.print(table)
     talk.print(f"calibrated: strength {found.strength:.3g}, written into {place}")

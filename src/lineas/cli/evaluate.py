@@ -52,17 +52,14 @@ from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fit
 from lineas.evaluation.evaluate import evaluate as judge
 from lineas.evaluation.evaluate import settings_of
 from lineas.evaluation.lm_harness import check_tasks
-from lineas.evaluation.measures import EFFECTS, first_taken
 from lineas.evaluation.results import Evaluation, Plan
 from lineas.evaluation.variants import Adapted, Prompted, System, Untouched
 from lineas.files.working_folder import check_claim, result
 from lineas.files.writing import write_text
+from lineas.measures import first_of
 from lineas.prompts import read_prompts
 from lineas.reporting.plots import plot_effect_and_damage
 from lineas.reporting.tables import columns, failures, markdown
-
-HIDDEN = ("distinct_1", "distinct_2", "distinct_3", "repetition", "empty")
-"""Measures that the table on the screen leaves out; the files have them."""
 
 
 def evaluate(
@@ -162,7 +159,7 @@ def evaluate(
     with worked_in(out, settings_of(plan, systems, text_model.name, out), force):
         with progress_bar("measuring", whole) as advance:
             found = judge(text_model, systems, plan, out / PARTS if out else None, advance)
-        show(found, json, HIDDEN)
+        show(found, json)
         report = found.as_json() | {"files": files}
         if out is not None:
             with result(out, EVALUATION) as beside:
@@ -193,11 +190,11 @@ def _classifiers(toxicity: str, concept: str | None, shows: str | None, shows_no
 
 
 def _plot(found: Evaluation, out: Path, json: Path | None) -> None:
-    effect = first_taken(EFFECTS, (row.values for row in found.rows))
+    effect = first_of("effect", (row.values for row in found.rows))
     if effect is None or "perplexity" not in columns(found.rows):
         return
     try:
         with result(out, PLOT) as beside:
-            plot_effect_and_damage(found.rows, beside, effect)
+            plot_effect_and_damage(found.rows, beside, effect.name)
     except LineasError as error:
         say(json).print(str(error))

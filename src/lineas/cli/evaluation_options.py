@@ -22,6 +22,7 @@ from lineas.files.ownership import FolderKind
 from lineas.files.strict_json import loads, read_bytes
 from lineas.files.working_folder import claimed, give_up
 from lineas.intervention.intervention import Intervention
+from lineas.measures import measure
 from lineas.printable import as_label
 from lineas.reporting.tables import cell, columns
 
@@ -102,9 +103,9 @@ def steered_systems(
     ]
 
 
-def show(found: Evaluation, json: Path | None, hidden: Sequence[str] = ()) -> None:
-    """The table on the screen."""
-    names = [name for name in columns(found.rows) if name not in hidden]
+def show(found: Evaluation, json: Path | None) -> None:
+    """Show the table on the screen, without how varied continuations are; the files have that too."""
+    names = [name for name in columns(found.rows) if measure(name).role != "variety"]
     table = Table(box=None, header_style="bold")
     for name in ("system", "strength", *names):
         table.add_column(name.replace("_", " "), no_wrap=name == "system")

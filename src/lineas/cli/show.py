@@ -14,6 +14,7 @@ from lineas.cli.common import ForceOption, JsonOption, say, write_json
 from lineas.cli.outputs import check_outputs
 from lineas.intervention import model_card
 from lineas.intervention.intervention import Intervention
+from lineas.measures import value_text
 
 BAR = 12
 WIDE = 110
@@ -103,9 +104,7 @@ def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]
             f"{side}: {data.get('count', '?')} prompts {data.get('file', '')} (sha256 {data.get('sha256', '?')[:12]})"
         )
     for row in facts.get("measurements", []):
-        console.print(
-            "measured: " + ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
-        )
+        console.print("measured: " + ", ".join(f"{name} {value_text(name, value)}" for name, value in row.items()))
 
 
 def _common_prefix(names: list[str]) -> str:

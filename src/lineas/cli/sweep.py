@@ -38,6 +38,7 @@ from lineas.files.working_folder import check_claim, result
 from lineas.files.writing import write_text
 from lineas.learning import check_sides
 from lineas.learning.gamma_path import check_gammas, later_steps
+from lineas.measures import value_text
 from lineas.models.quiet import no_bars
 from lineas.printable import as_label
 from lineas.prompts import described, draw, read_prompts
@@ -193,10 +194,10 @@ def sweep(
         about += f" Chosen, within {tolerance:.0%} of the best effect: {chosen.label}."
         told["chosen"] = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance, "effect": measure}
         use = "" if chosen.strength == 1 else f"; use it with --strength {as_label(chosen.strength)}"
-        before = next((f"{line.values[measure]:.2%} -> " for line in lines if "support" not in line.values), "")
+        untouched = next((line for line in lines if "support" not in line.values), None)
+        change = [value_text(measure, line.values[measure]) for line in (untouched, chosen) if line is not None]
         talk.print(
-            f"chosen: {chosen.label} ({measure} {before}{chosen.values[measure]:.2%}), {out / CHOSEN} (draw "
-            f"{point['seed']}){use}",
+            f"chosen: {chosen.label} ({measure} {' -> '.join(change)}), {out / CHOSEN} (draw {point['seed']}){use}",
             soft_wrap=True,
         )
     else:
@@ -283,7 +284,7 @@ def _table(lines: list[Line], chosen: Line | None, effect: str | None) -> Table:
         values = line.values
         cells = [line.label, f"{values['support']:.2%}" if "support" in values else "", _short(values, "sites")]
         if effect:
-            cells.append(f"{values[effect]:.2%}" if effect in values else "")
+            cells.append(_short(values, effect))
             cells.append("" if line.share is None or "support" not in values else f"{line.share:.0%}")
         cells += [_short(values, name) for name in (*others, "cost", "unmet")]
         table.add_row(*cells, style="bold" if line == chosen else None)
@@ -291,4 +292,4 @@ def _table(lines: list[Line], chosen: Line | None, effect: str | None) -> Table:
 
 
 def _short(values: dict[str, float], name: str) -> str:
-    return f"{values[name]:.3g}" if name in values else ""
+    return value_text(name, values[name]) if name in values else ""

@@ -9,12 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lineas.errors import LineasError
+from lineas.measures import measure as measure_of
 from lineas.printable import shortened
-
-SHORT = {"ppl": "perplexity", "toxicity": "toxic", "likeness": "img_score"}
-"""Other names of measures."""
-PERCENT = ("img_score", "clip_score")
-"""Measures that are percentages as they are; of the others "80%" is 0.8."""
 
 
 def _is_finite(number: Any) -> bool:
@@ -85,9 +81,10 @@ class Goal:
                 f"'{shortened(text)}' is no goal; write NAME-50% or NAME+5% for a change, NAME<=0.02 or NAME>=80% for "
                 "a value."
             )
-        name = SHORT.get(found[1], found[1])
+        one = measure_of(found[1])
+        name = one.name
         if absolute:
-            share = found[4] and name not in PERCENT
+            share = found[4] and one.unit not in ("percent", "points")
             return cls(name, found[2] == "<=", float(found[3]) / (100 if share else 1), False, text)
         change = float(found[3]) / 100 * (1 if found[2] == "+" else -1)
         if change < -1:
@@ -173,7 +170,7 @@ def calibrate(
     if damage is not None and not damage.met(untouched, untouched):
         raise LineasError(
             f"'{damage.text}' does not hold for the untouched model: its {damage.measure} is "
-            f"{untouched[damage.measure]:.4g} here."
+            f"{measure_text(damage, untouched)} here."
         )
 
     def first(met: Callable[[float], bool]) -> tuple[float, float]:
@@ -194,10 +191,10 @@ def calibrate(
     elif damage is not None:
         strength, reached = within, False
     else:
-        value = at(largest)[effect.measure]
         raise LineasError(
-            f"'{effect.text}' is not reached: at strength {largest:g} {effect.measure} is {value:.4g}, untouched "
-            f"{untouched[effect.measure]:.4g}; allow a larger strength, or a smaller effect."
+            f"'{effect.text}' is not reached: at strength {largest:g} {effect.measure} is "
+            f"{measure_text(effect, at(largest))}, untouched {measure_text(effect, untouched)}; allow a larger "
+            "strength, or a smaller effect."
         )
     if effect is not None and damage is not None and not reached:
         at(within)
@@ -205,6 +202,11 @@ def calibrate(
         strength, reached = (min(both), True) if both else (within, False)  # measures are noisy: one may do both
     at(strength)
     return Calibration(strength, reached, [{"strength": s, **seen[s]} for s in sorted(seen)])
+
+
+def measure_text(goal: Goal, values: dict[str, float]) -> str:
+    """Return the value of a goal's measure as people read it."""
+    return measure_of(goal.measure).text(values[goal.measure])
 
 
 def told(found: Calibration, effect: Goal | None, damage: Goal | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,6 @@ from lineas.evaluation.picture_measures import PicturePlan, evaluate_pictures
 from lineas.evaluation.results import BATCH, Plan, Row
 from lineas.evaluation.variants import Steered, Untouched
 from lineas.models.image import ImageModel
-
-PLAIN = ("perplexity", "kl", "distinct_1", "distinct_2", "distinct_3", "repetition", "empty")
-"""Measures that are numbers as they are; shares by classifiers, and tasks by SHARES, are shown as percentages."""
-
-
-SHARES = ("acc", "acc_norm", "exact_match", "em", "f1", "mcc")
-"""Metrics of lm-eval that are shares."""
-
-
-EFFECTS, DAMAGES = ("concept", "toxic"), ("perplexity", "img_score", "kl")
-"""Measures that should change, and that should not; the first that was taken is shown."""
-
-
-def first_taken(measures: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str | None:
-    """The first of some measures that any row of values has.
-
-    >>> first_taken(EFFECTS, [{"toxic": 0.1}, {"kl": 0.0}])
-    'toxic'
-    """
-    taken = {name for row in rows for name in row}
-    return next((name for name in measures if name in taken), None)
 
 
 @dataclass(frozen=True)

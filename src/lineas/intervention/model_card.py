@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lineas.measures import value_text
 from lineas.printable import as_code, front_matter, in_markdown
 
 HOW = ("method", "pooling", "seed", "drawing", "data", "versions", "made_by")
@@ -76,13 +77,9 @@ def recipe(facts: dict[str, Any]) -> str:
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     """A Markdown table of measurements, one row a strength."""
     columns = list(rows[0])
-    body = [" | ".join(_cell(row.get(column)) for column in columns) for row in rows]
+    body = [" | ".join(in_markdown(value_text(column, row.get(column))) for column in columns) for row in rows]
     head = " | ".join(in_markdown(str(column)) for column in columns)
     return [f"| {head} |", f"|{' --- |' * len(columns)}", *(f"| {row} |" for row in body)]
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else in_markdown(str(value))
 
 
 def is_ours(file: Path) -> bool:

@@ -12,16 +12,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from lineas.evaluation.measures import DAMAGES, EFFECTS, first_taken
 from lineas.files.ownership import written_by
 from lineas.intervention import model_card
 from lineas.intervention.intervention import Intervention
+from lineas.measures import Measure, first_of, value_text
 from lineas.printable import as_label, printable
 from lineas.reporting import charts
 from lineas.reporting.neurons import Neuron, by_layer, overlap
-
-JUDGED = (*EFFECTS, "target_share")
-"""Effects, that of the interventions which ship among them."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +93,18 @@ def _head(name: str, intervention: Intervention) -> dict[str, str]:
 def _judged(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
     """Effect against damage, both over the strength, and everything as a table."""
     rows = [(name, row) for name, curve in curves.items() for row in curve]
-    effect, damage = (first_taken(measures, (row for _, row in rows)) for measures in (JUDGED, DAMAGES))
+    effect, damage = (first_of(role, (row for _, row in rows)) for role in ("effect", "damage"))
     if effect is None and damage is None:
         return None
 
-    def series(x: str, y: str) -> dict[str, list[tuple[float, float]]]:
+    def series(x: Measure | None, y: Measure) -> dict[str, list[tuple[float, float]]]:
+        across = "strength" if x is None else x.name
         return {
-            name: [(float(row[x]), float(row[y])) for row in curve if x in row and y in row]
+            name: [
+                (float(row[across]) if x is None else x.on_axis(row[across]), y.on_axis(row[y.name]))
+                for row in curve
+                if across in row and y.name in row
+            ]
             for name, curve in curves.items()
         }
 
@@ -111,12 +113,12 @@ def _judged(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
         notes = None
         if len(curves) == 1:
             (only,) = curves.values()
-            whole = [row for row in only if effect in row and damage in row]
+            whole = [row for row in only if effect.name in row and damage.name in row]
             notes = [as_label(row["strength"]) if "strength" in row else "" for row in whole]
-        drawn.append(charts.lines(series(effect, damage), effect, damage, zero=False, notes=notes))
-    drawn += [charts.lines(series("strength", m), "strength", m, m in JUDGED) for m in (effect, damage) if m]
+        drawn.append(charts.lines(series(effect, damage), effect.axis, damage.axis, zero=False, notes=notes))
+    drawn += [charts.lines(series(None, m), "strength", m.axis, m is effect) for m in (effect, damage) if m]
     columns = list(dict.fromkeys(key for _, row in rows for key in row if isinstance(row[key], (int, float))))
-    cells = [(name, [_number(row.get(column), column) for column in columns]) for name, row in rows]
+    cells = [(name, [value_text(column, row.get(column, "")) for column in columns]) for name, row in rows]
     return {"charts": drawn, "columns": columns, "rows": cells}
 
 
@@ -126,9 +128,3 @@ def _png(picture: Any) -> str | None:
     stream = io.BytesIO()
     picture.save(stream, format="PNG")
     return base64.b64encode(stream.getvalue()).decode()
-
-
-def _number(value: float | None, column: str) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value:.1f} %" if column in EFFECTS or column.endswith("_share") else f"{value:.4g}"

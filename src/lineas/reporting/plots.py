@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lineas.errors import LineasError
-from lineas.evaluation.measures import PLAIN
 from lineas.evaluation.results import Row
 from lineas.files.ownership import written_by
 from lineas.files.writing import new_file
 from lineas.intervention.intervention import Intervention
+from lineas.measures import measure
 from lineas.printable import as_label, in_a_line
 
 FAR_APART = 10
@@ -45,24 +45,22 @@ def plot_effect_and_damage(rows: Sequence[Row], path: Path, effect: str = "toxic
     if not whole:
         raise LineasError(f"no row has both {effect} and {damage}, so there is nothing to draw.")
     untouched = next((row for row in whole if row.strength == 0), None)
-    percent = 1 if effect in PLAIN or effect.endswith("_score") else 100
+    wanted, spared = measure(effect), measure(damage)
     for name in dict.fromkeys(row.system for row in whole):
         curve = sorted((row for row in whole if row.system == name), key=lambda row: row.strength)
         if untouched is not None and curve[0].strength > 0 and len(curve) > 1:
             curve = [untouched, *curve]
         strengths = [row.strength for row in curve]
-        x, y = [percent * row.values[effect] for row in curve], [row.values[damage] for row in curve]
+        x, y = [wanted.on_axis(row.values[effect]) for row in curve], [row.values[damage] for row in curve]
         (line,) = judged.plot(x, y, marker="o", label=in_a_plot(name))
         for row, at_x, at_y in zip(curve, x, y):
             judged.annotate(f" {as_label(row.strength)}", (at_x, at_y), fontsize=8, color=line.get_color())
         effects.plot(strengths, x, marker="o")
         damages.plot(strengths, y, marker="o")
-    unit = ", %" if percent == 100 else ""
-    judged.set(
-        title="Effect and damage (numbers: strength)", xlabel=in_a_plot(effect) + unit, ylabel=damage, xlim=(0, None)
-    )
-    effects.set(title="Effect over strength", xlabel="strength", ylabel=in_a_plot(effect) + unit, ylim=(0, None))
-    damages.set(title="Damage over strength", xlabel="strength", ylabel=damage)
+    across, up = in_a_plot(wanted.axis), in_a_plot(spared.axis)
+    judged.set(title="Effect and damage (numbers: strength)", xlabel=across, ylabel=up, xlim=(0, None))
+    effects.set(title="Effect over strength", xlabel="strength", ylabel=across, ylim=(0, None))
+    damages.set(title=f"{spared.label.capitalize()} over strength", xlabel="strength", ylabel=up)
     values = [row.values[damage] for row in whole if row.values[damage] > 0]
     if values and max(values) > FAR_APART * min(values):
         judged.set_yscale("log")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lineas.errors import LineasError
-from lineas.evaluation.measures import DAMAGES, EFFECTS, first_taken
+from lineas.measures import Measure, first_of, measure
 from lineas.printable import as_label, in_markdown
 from lineas.reporting.plots import FAR_APART, figure_of, in_a_plot, save_figure
 from lineas.sweeping.jobs import UNTOUCHED
@@ -16,13 +16,13 @@ from lineas.sweeping.summary import ALWAYS, Line
 def markdown(lines: Sequence[Line], chosen: Line | None, about: str) -> str:
     """The table and what it says."""
     names = [name for name in dict.fromkeys(name for line in lines for name in line.values) if name not in ALWAYS]
-    names = [name for name in names if not name.startswith(("distinct", "repetition", "empty"))]
+    names = [name for name in names if measure(name).role != "variety"]
     head = ["", "support", "sites", *map(in_markdown, names), "share of the effect", "cost", "unmet", "seconds"]
     table = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for line in lines:
         cells = [f"**{in_markdown(line.label)}**" if line == chosen else in_markdown(line.label)]
         cells += [_percent(line, "support"), _number(line, "sites")]
-        cells += [_percent(line, name) if name in EFFECTS else _number(line, name) for name in names]
+        cells += [_measured(line, name) for name in names]
         cells += ["" if line.share is None else f"{100 * line.share:.0f} %"]
         cells += [_number(line, name) for name in ("cost", "unmet", "seconds")]
         table.append(f"| {' | '.join(cells)} |")
@@ -41,8 +41,8 @@ def plot(lines: Sequence[Line], path: Path, effect: str | None = None) -> Path:
         LineasError: when matplotlib is not installed, or there is nothing to draw.
     """
     told = [line.values for line in lines]
-    effect, damage = effect or first_taken(EFFECTS, told), first_taken(DAMAGES, told)
-    panels = [name for name in (effect, damage, "cost") if name is not None]
+    wanted, spared = measure(effect) if effect else first_of("effect", told), first_of("damage", told)
+    panels = [*(one for one in (wanted, spared) if one is not None), Measure("cost", "cost")]
     drawn = [line for line in lines if line.values.get("support", 0) > 0]
     if not drawn:
         raise LineasError("no point has a support, so there is nothing to draw.")
@@ -51,21 +51,22 @@ def plot(lines: Sequence[Line], path: Path, effect: str | None = None) -> Path:
     curves: dict[tuple[str, bool, float], list[Line]] = {}
     for line in drawn:
         curves.setdefault((line.method, line.refit, line.strength), []).append(line)
-    for axis, name in zip(axes, panels):
-        factor = 100 if name in EFFECTS else 1
+    for axis, one in zip(axes, panels):
+        name = one.name
         for (method, refit, strength), curve in curves.items():
             mine = sorted((line for line in curve if name in line.values), key=lambda line: line.values["support"])
-            x, y = [100 * line.values["support"] for line in mine], [factor * line.values[name] for line in mine]
-            bars = [factor * line.deviations.get(name, 0.0) for line in mine]
+            x, y = [100 * line.values["support"] for line in mine], [one.on_axis(line.values[name]) for line in mine]
+            bars = [one.on_axis(line.deviations.get(name, 0.0)) for line in mine]
             label = method + ", refitted" * refit + (f", at {as_label(strength)}" if strength != 1 else "")
             axis.errorbar(x, y, bars, fmt=":o" if refit else "-o", markersize=4, capsize=2, label=label)
         if untouched is not None and name in untouched.values:
-            axis.axhline(factor * untouched.values[name], color="#888888", linestyle="--", linewidth=1, label=UNTOUCHED)
+            axis.axhline(
+                one.on_axis(untouched.values[name]), color="#888888", linestyle="--", linewidth=1, label=UNTOUCHED
+            )
         values = [line.values[name] for line in drawn if line.values.get(name, 0) > 0]
-        if values and max(values) > FAR_APART * min(values) and name not in EFFECTS:
+        if values and max(values) > FAR_APART * min(values) and one.unit != "share":
             axis.set_yscale("log")
-        title = in_a_plot(name.replace("_", " ")) + (", %" if factor == 100 else "")
-        axis.set(title=title, xlabel="neurons touched, %", xscale="log")
+        axis.set(title=in_a_plot(one.axis), xlabel="neurons touched, %", xscale="log")
         axis.xaxis.set_major_formatter("{x:g}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     save_figure(figure, path)
@@ -84,3 +85,7 @@ def _number(line: Line, name: str) -> str:
         return ""
     deviation = f" ± {line.deviations[name]:.2g}" if line.deviations.get(name) else ""
     return f"{line.values[name]:.4g}{deviation}"
+
+
+def _measured(line: Line, name: str) -> str:
+    return measure(name).text(line.values[name], line.deviations.get(name)) if name in line.values else ""

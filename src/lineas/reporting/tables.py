@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import stdev
 from typing import Any
 
-from lineas.evaluation.measures import PLAIN, SHARES
 from lineas.evaluation.results import Evaluation, Row
+from lineas.measures import measure
 from lineas.printable import as_label, in_markdown
 
 
@@ -20,15 +20,9 @@ def cell(row: Row, name: str) -> str:
     """A measure with its deviation over seeds and its 95 % interval; "-" where it is missing."""
     if name not in row.values:
         return "-"
-    value = row.values[name]
-    low, high = row.intervals.get(name, (value, value))
-    interval = name in row.intervals
-    if name in PLAIN or name.endswith("_score") or row.metrics.get(name, "acc") not in SHARES:
-        digits = 1 if name in ("perplexity", "clip_score", "img_score") else 3
-        return f"{value:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if interval else "")
-    by_seed = row.by_seed.get(name, [])
-    deviation = f" ± {100 * stdev(by_seed):.1f}" if len(by_seed) > 1 else ""
-    return f"{100 * value:.1f} %{deviation}" + (f" [{100 * low:.1f}, {100 * high:.1f}]" if interval else "")
+    one, by_seed = measure(name, row.metrics.get(name)), row.by_seed.get(name, [])
+    spread = stdev(by_seed) if one.unit == "share" and len(by_seed) > 1 else None
+    return one.text(row.values[name], spread, row.intervals.get(name))
 
 
 def failures(rows: Sequence[Row]) -> list[str]:

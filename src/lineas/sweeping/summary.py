@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any
 
-from lineas.evaluation.measures import EFFECTS, first_taken
+from lineas.measures import first_of, measure
 from lineas.printable import as_label
 from lineas.sweeping.jobs import UNTOUCHED
 
@@ -50,17 +50,18 @@ class Line:
 
 def effect_of(rows: Sequence[dict[str, Any]]) -> str | None:
     """The measure that should change: the concept or toxicity, where there is one."""
-    return first_taken(EFFECTS, (row["values"] for row in rows))
+    found = first_of("effect", (row["values"] for row in rows))
+    return None if found is None else found.name
 
 
 def aim_of(effect: str) -> tuple[str, int]:
-    """The name of a measure, and whether it should rise (1), fall (-1: what is called toxic), or either (0).
+    """The name of a measure, and whether it should rise (1), fall (-1), or either (0).
 
     >>> aim_of("toxic_score"), aim_of("+toxic"), aim_of("concept")
     (('toxic_score', -1), ('toxic', 1), ('concept', 0))
     """
-    name = effect.removeprefix("+")
-    return name, 1 if effect != name else -1 if name.startswith("toxic") else 0
+    one = measure(effect.removeprefix("+"))
+    return one.name, 1 if effect.startswith("+") else {"lower": -1, "higher": 1, "either": 0}[one.better]
 
 
 def summary(rows: Sequence[dict[str, Any]], effect: str | None = None) -> list[Line]:

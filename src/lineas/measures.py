@@ -1,0 +1,129 @@
+"""Measures: what each number of an evaluation means, how it is written, and which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Unit = Literal["share", "percent", "points", "number"]
+Role = Literal["effect", "damage", "variety"]
+Better = Literal["higher", "lower", "either"]
+SHARES = ("acc", "acc_norm", "exact_match", "em", "f1", "mcc")
+"""Metrics of lm-eval that are shares."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number that an evaluation gives.
+
+    Args:
+        name: key in rows, in JSON and in goals.
+        label: heading for people.
+        unit: "share" for 0 to 1, which is written in percent; "percent" for 0 to 100; "points" for 0 to 100
+            without a sign; "number" for everything else.
+        better: which way is better; "either" where the user decides.
+        role: "effect" for what an intervention should change, "damage" for what it should leave, "variety" for how
+            continuations look.
+        digits: digits after the decimal point.
+        aliases: other names in goals and on the command line.
+    """
+
+    name: str
+    label: str
+    unit: Unit = "number"
+    better: Better = "either"
+    role: Role = "effect"
+    digits: int = 3
+    aliases: tuple[str, ...] = ()
+
+    def text(self, value: float, spread: float | None = None, between: tuple[float, float] | None = None) -> str:
+        """Return a value as people read it.
+
+        Args:
+            value: as an evaluation gives it; a share from 0 to 1.
+            spread: standard deviation over seeds or draws, in the same unit.
+            between: both ends of its interval, in the same unit.
+
+        >>> measure("toxic").text(0.058), measure("clip_score").text(25.1), measure("ppl").text(20.04, 0.31)
+        ('5.8 %', '25.1', '20.0 ± 0.3')
+        >>> measure("toxic").text(0.058, between=(0.02, 0.1))
+        '5.8 % [2.0, 10.0]'
+        """
+        factor, unit = (100, " %") if self.unit == "share" else (1, "")
+        digits = 1 if self.unit == "share" else self.digits
+        number = f"{factor * value:.{digits}f}{unit}"
+        if spread is not None:
+            number += f" ± {factor * spread:.{digits}f}"
+        if between is not None:
+            number += f" [{factor * between[0]:.{digits}f}, {factor * between[1]:.{digits}f}]"
+        return number
+
+    @property
+    def axis(self) -> str:
+        """The label of an axis, with its unit."""
+        return self.label if self.unit in ("number", "points") else f"{self.label}, %"
+
+    def on_axis(self, value: float) -> float:
+        """Return a value in the unit of the axis."""
+        return 100 * value if self.unit == "share" else value
+
+
+LEARNED = ("strength", "seed", "gamma", "support", "sites", "cost", "unmet", "seconds", "steps")
+"""Numbers beside measures in a row: how an intervention was learned, and its strength."""
+KNOWN = (
+    Measure("concept", "concept", "share"),
+    Measure("clip_score", "CLIPScore", "points", digits=1),
+    Measure("toxic", "toxic", "share", "lower", aliases=("toxicity",)),
+    Measure("toxic_score", "mean toxicity", better="lower"),
+    Measure("perplexity", "perplexity", better="lower", role="damage", digits=1, aliases=("ppl",)),
+    Measure("img_score", "likeness", "percent", "higher", "damage", 1, ("likeness",)),
+    Measure("kl", "divergence", better="lower", role="damage"),
+    Measure("distinct_1", "distinct 1-grams", better="higher", role="variety"),
+    Measure("distinct_2", "distinct 2-grams", better="higher", role="variety"),
+    Measure("distinct_3", "distinct 3-grams", better="higher", role="variety"),
+    Measure("repetition", "repetition", better="lower", role="variety"),
+    Measure("empty", "empty", better="lower", role="variety"),
+)
+_BY_NAME = {name: one for one in KNOWN for name in (one.name, *one.aliases)}
+
+
+def measure(name: str, metric: str | None = None) -> Measure:
+    """Return a measure by its name or another name of it; of a name that is not known, a classifier's or a task's.
+
+    Args:
+        name: such as "perplexity", "ppl", "toxic", the column of a classifier, or a task of lm-eval.
+        metric: of a task: what lm-eval counts, such as "acc".
+
+    >>> measure("likeness").name, measure("polite").unit, measure("polite_score").unit, measure("mmlu", "acc").role
+    ('img_score', 'share', 'number', 'damage')
+    """
+    if metric is not None:
+        return Measure(name, name, "share" if metric in SHARES else "number", "either", "damage")
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    return Measure(name, name.replace("_", " "), "number" if name.endswith("_score") else "share")
+
+
+def first_of(role: Role, rows: Iterable[Mapping[str, Any]]) -> Measure | None:
+    """Return the measure of a role that matters most, of those that any row of values has: shares before scores.
+
+    >>> first_of("effect", [{"perplexity": 20.0, "polite_score": 0.4, "polite": 0.5}]).name
+    'polite'
+    >>> first_of("effect", [{"perplexity": 20.0}])
+    """
+    names = dict.fromkeys(name for row in rows for name in row if name not in LEARNED)
+    found = [one for one in map(measure, names) if one.role == role]
+    order = {one.name: i for i, one in enumerate(KNOWN)}
+    return min(found, key=lambda one: (role == "effect" and one.unit != "share", order.get(one.name, 99)), default=None)
+
+
+def value_text(name: str, value: Any) -> str:
+    """Return one number of a row of measurements as people read it; what is no measure has four digits.
+
+    >>> value_text("strength", 0.5), value_text("toxic", 0.058), value_text("note", "a")
+    ('0.5', '5.8 %', 'a')
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:.4g}" if name in LEARNED else measure(name).text(value)
