@@ -18,7 +18,7 @@ from record import DATA
 
 import lineas
 from lineas.evaluation.classifiers import fitted
-from lineas.evaluation.results import Plan
+from lineas.evaluation.plan import Plan
 from lineas.prompts import draw, read_prompts
 
 FOR_CLASSIFIER, FOR_TRAINING = 1000, 64

@@ -24,7 +24,8 @@ from record import UPPER_NORMS, about, learn_at_some_rate
 import lineas
 from lineas.evaluation.classifiers import Classifier
 from lineas.evaluation.evaluate import evaluate
-from lineas.evaluation.results import Plan, Row
+from lineas.evaluation.plan import Plan
+from lineas.evaluation.results import Row
 from lineas.evaluation.variants import Adapted, Prompted, Steered, System, Untouched
 from lineas.files.writing import write_text
 from lineas.learning.lora import LoRA

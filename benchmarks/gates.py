@@ -26,7 +26,7 @@ import lineas
 from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.perplexity import damages
-from lineas.evaluation.results import Plan
+from lineas.evaluation.plan import Plan
 from lineas.evaluation.variants import Steered, System, Untouched
 from lineas.learning import gate
 from lineas.learning.interruption import discard_partial

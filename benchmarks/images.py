@@ -27,8 +27,8 @@ import numpy as np
 from record import about, kept, save
 
 import lineas
-from lineas.evaluation.judges import judge
-from lineas.evaluation.picture_measures import PicturePlan, evaluate_pictures
+from lineas.evaluation.evaluate import evaluate
+from lineas.evaluation.plan import Plan
 from lineas.evaluation.variants import Steered, Untouched
 from lineas.intervention.fingerprint import norm_digest
 from lineas.learning.interruption import discard_partial
@@ -89,10 +89,10 @@ def at_level(rows: list[dict], concept: str, effect: float = LEVEL) -> dict[str,
     return None
 
 
-def curve(model: Any, learned: lineas.Intervention, plan: PicturePlan, strengths: tuple[float, ...]) -> list[dict]:
+def curve(model: Any, learned: lineas.Intervention, plan: Plan, strengths: tuple[float, ...]) -> list[dict]:
     """Effect and faithfulness from the untouched model on."""
     systems = [Untouched(), *(Steered("steered", learned, s) for s in strengths)]
-    found = evaluate_pictures(model, systems, plan)
+    found = evaluate(model, systems, plan)
     return [{"strength": row.strength, **row.values, "intervals": row.intervals} for row in found.rows]
 
 
@@ -136,7 +136,12 @@ def compare(model: Any, draws: int, prompts: int, concept: str) -> list[dict]:
             begun = time.perf_counter()
             learned = lineas.learn(model, source, target, method, seed=draw, pooling=pooling, progress=False)
             seconds = time.perf_counter() - begun
-            rows = curve(model, learned, PicturePlan(drawn, concept, judge(model.judge), batch_size=32), STRENGTHS)
+            rows = curve(
+                model,
+                learned,
+                Plan(drawn, concept=concept, sampling={"batch_size": 32}),
+                STRENGTHS,
+            )
             facts = {"concept": concept, "method": name, "pooling": pooling, "draw": draw, "seconds": seconds}
             curves.append({**facts, "rows": rows, "at": at_level(rows, concept)})
         print(summary(curves)[-1], flush=True)
@@ -170,7 +175,12 @@ def penalised(model: Any, draws: int, prompts: int, name: str, gamma: float) -> 
     found = []
     for draw in range(draws):
         learned, drawn = learned_with(model, name, gamma, draw, prompts)
-        rows = curve(model, learned, PicturePlan(drawn, PATHS[name][0], judge(model.judge), batch_size=32), (1.0,))
+        rows = curve(
+            model,
+            learned,
+            Plan(drawn, concept=PATHS[name][0], sampling={"batch_size": 32}),
+            (1.0,),
+        )
         found.append({"gamma": gamma, "draw": draw, "support": learned.support(), **rows[-1]})
     print(gamma, {key: float(np.mean([row[key] for row in found])) for key in ("support", "concept", "img_score")})
     return found

@@ -20,7 +20,7 @@ from standings import summary
 
 import lineas
 from lineas.evaluation.classifiers import classifier
-from lineas.evaluation.results import Plan
+from lineas.evaluation.plan import Plan
 from lineas.prompts import draw, read_prompts
 
 METHODS = ["untouched", "prompt", "caa-all", "iti-c", "lin-act", "lineas-paper", "lineas", "lofit-rl"]

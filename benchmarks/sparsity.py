@@ -27,7 +27,7 @@ from record import DATA, RESULTS, UPPER_NORMS, about, save, spread, toxic_prompt
 
 import lineas
 from lineas.evaluation.classifiers import PROFANITY
-from lineas.evaluation.measures import Measures
+from lineas.evaluation.plan import Plan
 from lineas.files.writing import write_text
 from lineas.prompts import draw, read_prompts
 from lineas.reporting.sweep_report import plot
@@ -67,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     jigsaw = {side: read_prompts(f"{DATA}/jigsaw/{side}.jsonl:text") for side in ("toxic", "nontoxic")}
     wikipedia = draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), OFFSET + options.neutral, 0)
-    measures = Measures(
+    plan = Plan(
         toxic_prompts(OFFSET + options.prompts)[OFFSET:], wikipedia[OFFSET:], {"toxic": PROFANITY},
         sampling={"batch_size": 64},
     )  # fmt: skip
@@ -79,12 +79,12 @@ def main() -> None:
     asked = {key: value for key, value in vars(options).items() if key not in ("jobs", "only")}
     asked |= {"gammas": {name: list(gammas) for name, gammas in GAMMAS.items()}, "sites": UPPER_NORMS}
     folder = RUNS / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
-    jobs = [Job(folder, options.model, None, "untouched", (), (), 0, (), measures, dtype=options.dtype)]
+    jobs = [Job(folder, options.model, None, "untouched", (), (), 0, (), plan, dtype=options.dtype)]
     for seed in options.only or range(options.seeds):
         source, target = (draw(jigsaw[side], options.samples, OTHER + seed) for side in ("toxic", "nontoxic"))
         jobs += [
             Job(
-                folder, options.model, recipe, name, source, target, seed, GAMMAS[name], measures,
+                folder, options.model, recipe, name, source, target, seed, GAMMAS[name], plan,
                 refit=name == "lineas-neurons", options={} if name == "lin-act" else {"sites": UPPER_NORMS},
                 dtype=options.dtype, threads=1 if options.jobs > 1 else None,
             )

@@ -21,7 +21,7 @@ from record import DATA, toxic_prompts
 
 import lineas
 from lineas.evaluation.classifiers import PROFANITY, classifier
-from lineas.evaluation.results import Plan
+from lineas.evaluation.plan import Plan
 from lineas.prompts import draw, read_prompts
 
 NEUTRAL = 500

@@ -17,7 +17,7 @@ from console import LEARN, SOURCE, TARGET, check_refused, run
 
 import lineas
 from lineas import LinAcT, LinEAS
-from lineas.evaluation.measures import Measures
+from lineas.evaluation.plan import Plan
 from lineas.files import strict_json
 from lineas.files.writing import TEMPORARY, locked
 from lineas.learning.capture import backpropagate
@@ -63,11 +63,11 @@ def jobs(
     folder: Path, judge: str = "judges_of_test:vowels", refit: bool = False, seeds: int = 1,
     strengths: tuple[float, ...] = (1.0,),
 ) -> list[Job]:  # fmt: skip
-    measures = Measures(SOURCE.splitlines(), TARGET.splitlines(), {"toxic": judge}, sampling={"max_new_tokens": 4})
+    plan = Plan(SOURCE.splitlines(), TARGET.splitlines(), {"toxic": judge}, sampling={"max_new_tokens": 4})
     sides = (SOURCE.splitlines(), TARGET.splitlines())
-    rest = {"measures": measures, "refit": refit, "strengths": strengths, "dtype": "float32"}
+    rest = {"plan": plan, "refit": refit, "strengths": strengths, "dtype": "float32"}
     return [
-        Job(folder, "model", None, "untouched", (), (), 0, GAMMAS, measures, dtype="float32"),
+        Job(folder, "model", None, "untouched", (), (), 0, GAMMAS, plan, dtype="float32"),
         *(Job(folder, "model", LinEAS(steps=9), "lineas", *sides, seed, GAMMAS, **rest) for seed in range(seeds)),
         Job(folder, "model", LinAcT(), "lin-act", *sides, 0, GAMMAS, **rest),
     ]
@@ -276,7 +276,7 @@ def test_processes_and_this_one_find_the_same(judged: Path) -> None:
 
 
 def test_a_process_that_fails_is_heard_of(judged: Path) -> None:
-    broken = Job(judged / "s", "nowhere", LinAcT(), "lin-act", ["a", "b"], ["c", "d"], 0, [], Measures())
+    broken = Job(judged / "s", "nowhere", LinAcT(), "lin-act", ["a", "b"], ["c", "d"], 0, [], Plan())
     with pytest.raises(lineas.LineasError, match="no model could be loaded from 'nowhere'"):
         run_jobs([broken, broken], at_once=2)
 
@@ -296,7 +296,7 @@ def test_ray_goes_on_where_a_killed_worker_ended(judged: Path) -> None:
     try:
         these = jobs(judged / "ray", "judges_of_test:deadly", seeds=2)
         run_jobs(these, where="ray")
-        broken = Job(judged / "s", "nowhere", LinAcT(), "lin-act", ["a", "b"], ["c", "d"], 0, [], Measures())
+        broken = Job(judged / "s", "nowhere", LinAcT(), "lin-act", ["a", "b"], ["c", "d"], 0, [], Plan())
         with pytest.raises(lineas.LineasError, match=r"^no model could be loaded from 'nowhere'"):
             run_jobs([broken], where="ray")
     finally:

@@ -129,7 +129,7 @@ def test_a_strength_that_was_seen_to_do_both_is_taken_though_the_curve_is_not_sm
 
 
 def test_an_effect_out_of_reach_is_said_with_what_there_is() -> None:
-    with pytest.raises(LineasError, match=r"'toxic-90%' is not reached: at strength 1 toxic is 0\.1, untouched 0\.4"):
+    with pytest.raises(LineasError, match=r"'toxic-90%' is not reached: at strength 1 toxic is 10\.0 %, untouched 40\.0 %"):
         calibrate(model, Goal.effect("toxic-90%"))
     found = calibrate(model, Goal.effect("toxic<=0.05"), largest=1.5)
     assert found.strength == pytest.approx(7 / 6, abs=0.02)
@@ -171,7 +171,7 @@ def test_a_measure_that_fails_is_told_only_where_a_goal_needs_it(
     def failing(texts: list[str]) -> list[float]:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("lineas.evaluation.measures.classifier", lambda name: failing)
+    monkeypatch.setattr("lineas.evaluation.plan.classifier", lambda name: failing)
     code, _, err = run(capsys, *CALIBRATE, "--prompts", "held-out.txt")
     assert code == 0, err
     goal = ("--target-effect", "toxic-50%", "--prompts", "held-out.txt")

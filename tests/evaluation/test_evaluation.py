@@ -17,7 +17,8 @@ import lineas
 from lineas import LineasError
 from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.perplexity import perplexity
-from lineas.evaluation.results import Plan, Row
+from lineas.evaluation.plan import Plan
+from lineas.evaluation.results import Row
 from lineas.evaluation.variants import Prompted, Steered, Untouched
 from lineas.reporting.plots import plot_effect_and_damage, plot_learned
 from lineas.reporting.tables import markdown

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 import lineas
 from lineas import LineasError
+from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.judges import HubJudge, WorldNetwork, judge
-from lineas.evaluation.picture_measures import PicturePlan, evaluate_pictures
+from lineas.evaluation.plan import Plan
 from lineas.evaluation.variants import Steered, Untouched
 from lineas.reporting.plots import plot_effect_and_damage
 from lineas.reporting.tables import markdown
@@ -73,14 +74,14 @@ def test_effect_and_faithfulness_are_those_of_the_pictures(
     striped: lineas.Intervention, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = image_model("stable diffusion 1")
-    plan = PicturePlan(PROMPTS, "red", Redness(), seeds=(0, 1))
+    plan = Plan(PROMPTS, concept="red", judge=Redness(), seeds=(0, 1))
     drawn = 0
 
     def count(n: int) -> None:
         nonlocal drawn
         drawn += n
 
-    found = evaluate_pictures(model, [Untouched(), Steered("striped", striped, 1.0)], plan, tmp_path, count)
+    found = evaluate(model, [Untouched(), Steered("striped", striped, 1.0)], plan, tmp_path, count)
     untouched, steered = found.rows
     assert drawn == 2 * 2 * len(PROMPTS)
     assert untouched.values["img_score"] == pytest.approx(100)
@@ -95,16 +96,16 @@ def test_effect_and_faithfulness_are_those_of_the_pictures(
     assert steered.by_seed["img_score"] == pytest.approx(alike, rel=1e-5)
     assert steered.values["concept"] == pytest.approx(sum(shown) / 2, rel=1e-5)
     monkeypatch.setattr(model, "generate", None)  # once seen, they are not drawn again
-    again = evaluate_pictures(model, [Untouched(), Steered("striped", striped, 1.0)], plan, tmp_path)
+    again = evaluate(model, [Untouched(), Steered("striped", striped, 1.0)], plan, tmp_path)
     assert again.rows == found.rows
     with pytest.raises(TypeError):
-        evaluate_pictures(model, [Steered("striped", striped, 0.9)], plan, tmp_path)
+        evaluate(model, [Steered("striped", striped, 0.9)], plan, tmp_path)
 
 
 def test_the_table_and_the_plot_say_what_was_looked_for(striped: lineas.Intervention, tmp_path: Path) -> None:
     model = image_model("stable diffusion 1")
     systems = [Untouched(), *(Steered("striped", striped, s) for s in (0.5, 1.0))]
-    found = evaluate_pictures(model, systems, PicturePlan(PROMPTS[:2], "red", Redness()))
+    found = evaluate(model, systems, Plan(PROMPTS[:2], concept="red", judge=Redness()))
     table = markdown(found)
     assert "| striped | 0.5 |" in table
     assert "concept 'red' by redness, likeness to the untouched picture (img_score)" in table
@@ -137,7 +138,7 @@ def test_what_no_judge_knows_is_refused(towers: tuple[Path, Path], tmp_path: Pat
     small = judge(str(tmp_path))
     assert len(small.scores(torch.rand(2, 3, 64, 64), "moon")["concept"]) == 2
     with pytest.raises(LineasError, match="does not know 'sun'; it knows star, moon"):
-        evaluate_pictures(image_model("flux"), [Untouched()], PicturePlan(["a"], "sun", small))
+        evaluate(image_model("flux"), [Untouched()], Plan(["a"], concept="sun", judge=small))
     with pytest.raises(LineasError, match="there is no judge 'nobody'"):
         judge("nobody")
     with pytest.raises(LineasError, match="no judge of pictures could be loaded from 'someone/clip'"):
@@ -188,7 +189,7 @@ def test_a_strength_that_destroys_the_model_is_noted_and_loses_no_other(striped:
     model = image_model("stable diffusion 1")
     systems = [Steered("striped", striped, strength) for strength in (1e30, 1.0)]
     with pytest.warns(UserWarning, match="outside 0 to 1"):
-        destroyed, steered = evaluate_pictures(model, systems, PicturePlan(PROMPTS[:2], "red", Redness())).rows
+        destroyed, steered = evaluate(model, systems, Plan(PROMPTS[:2], concept="red", judge=Redness())).rows
     assert not destroyed.values
     assert "the model is destroyed" in destroyed.errors["concept"]
     assert steered.values["img_score"] < 100

@@ -25,9 +25,8 @@ import lineas
 from lineas import LineasError
 from lineas.evaluation.evaluate import evaluate, settings_of
 from lineas.evaluation.judges import JUDGE, WorldNetwork, judge
-from lineas.evaluation.picture_measures import PicturePlan, evaluate_pictures
+from lineas.evaluation.plan import BATCH, Plan
 from lineas.evaluation.result_cache import ResultCache, content_of, digest_of
-from lineas.evaluation.results import BATCH, Plan
 from lineas.evaluation.task_files import task_files_digest
 from lineas.evaluation.variants import Adapted, Prompted, Steered, Untouched
 from lineas.models.digests import description, weights_digest
@@ -120,7 +119,7 @@ def test_a_network_that_somebody_steers_is_not_measured(tmp_path: Path) -> None:
     model, pictures = families.model("llama"), image_model("stable diffusion 1")
     for one, measure in (
         (model, lambda: perplexity(model, tmp_path)),
-        (pictures, lambda: evaluate_pictures(pictures, [Untouched()], PicturePlan(["a"], "red", Redness()), tmp_path)),
+        (pictures, lambda: evaluate(pictures, [Untouched()], Plan(["a"], concept="red", judge=Redness()), tmp_path)),
     ):
         site = one.sites()[0]
         width = one.network.get_submodule(site.module).weight.shape[0]
@@ -261,8 +260,8 @@ def test_pictures_depend_on_every_part_of_the_pipeline_and_on_the_judge(tmp_path
     (folder / "judge.json").write_text(json.dumps({"labels": ["red", "moon"]}))
 
     def shown() -> float:
-        plan = PicturePlan(["a"], "red", judge(str(folder)))
-        return evaluate_pictures(model, [Untouched()], plan, tmp_path / "parts").rows[0].values["concept"]
+        plan = Plan(["a"], concept="red", judge=judge(str(folder)))
+        return evaluate(model, [Untouched()], plan, tmp_path / "parts").rows[0].values["concept"]
 
     first = shown()
     tensors = load_file(folder / JUDGE)
@@ -278,9 +277,9 @@ def test_a_judge_that_nobody_can_know_keeps_nothing(tmp_path: Path) -> None:
         def __init__(self) -> None:
             self.answer = lambda: 0.5
 
-    plan = PicturePlan(["a"], "red", Asks())
+    plan = Plan(["a"], concept="red", judge=Asks())
     with pytest.warns(UserWarning, match="what a function does cannot be told"):
-        evaluate_pictures(image_model("stable diffusion 1"), [Untouched()], plan, tmp_path)
+        evaluate(image_model("stable diffusion 1"), [Untouched()], plan, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -313,12 +312,13 @@ def test_a_digest_of_an_intervention_tells_its_sites_apart() -> None:
 
 
 def test_settings_of_an_evaluation_are_json_and_equal_for_the_same_alone(tmp_path: Path) -> None:
-    one = settings_of(PLAN, [Untouched(), Prompted("Be kind:"), Adapted("a", tmp_path)], "model")
+    model = families.model("llama")
+    one = settings_of(model, [Untouched(), Prompted("Be kind:"), Adapted("a", tmp_path)], PLAN)
     assert json.loads(json.dumps(one)) == one
-    assert one == settings_of(PLAN, [Untouched(), Prompted("Be kind:"), Adapted("a", tmp_path)], "model")
+    assert one == settings_of(model, [Untouched(), Prompted("Be kind:"), Adapted("a", tmp_path)], PLAN)
     (tmp_path / "adapter_config.json").write_text("{}")
-    assert one != settings_of(PLAN, [Untouched(), Prompted("Be kind:"), Adapted("a", tmp_path)], "model")
-    assert one != settings_of(replace(PLAN, max_length=9), [Untouched()], "model")
+    assert one != settings_of(model, [Untouched(), Prompted("Be kind:"), Adapted("a", tmp_path)], PLAN)
+    assert one != settings_of(model, [Untouched()], replace(PLAN, max_length=9))
 
 
 def test_the_content_behind_a_name_is_that_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,7 +351,9 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: Plan([], seeds=[2**64]), "a seed is a whole number from"),
     (lambda: Plan([], seeds=[-(2**63) - 1]), "a seed is a whole number from"),
     (lambda: Plan(["a"], classifiers=["x"]), "classifiers are given by name"),
-    (lambda: Plan(["a"], classifiers={"toxic": "profanity-check"}), "classifiers are given by name"),
+    (lambda: Plan(["a"], classifiers={"toxic": 3}), "classifiers are given by name"),  # type: ignore[dict-item]
+    (lambda: Plan(["a"], NEUTRAL, concept="red"), "neutral is about texts; leave it out"),
+    (lambda: Plan(["a"], concept="red", sampling={"top_p": 1}), "top_p is about texts; leave it out"),
     (lambda: Plan(["a"], sampling={"temprature": 1}), "sampling knows .*temperature.*, not 'temprature'"),
     (lambda: Plan(["a"], sampling={"top_p": float("nan")}), "top_p of the sampling is a finite number, not nan"),
     (lambda: Plan(["a"], sampling=3), "sampling is given by name"),
@@ -359,11 +361,11 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: Plan([], task_limit=0), "task_limit is a whole number of at least 1, not 0"),
     (lambda: Plan([], fewshot=-1), "fewshot is a whole number of at least 0"),
     (lambda: Plan([], max_length=1.5), "max_length is a whole number"),
-    (lambda: PicturePlan("a sun", "red", Redness()), "prompts must be a list of prompts, not one string"),
-    (lambda: PicturePlan(["a"], "", Redness()), "the concept that is looked for is a text"),
-    (lambda: PicturePlan(["a"], "red", "clip"), r"judged by what judge\(NAME\) gives, not by 'clip'"),  # type: ignore[arg-type]
-    (lambda: PicturePlan(["a"], "red", Redness(), batch_size=0), "batch_size is a whole number"),
-    (lambda: PicturePlan(["a", "b"], "red", Redness(), seeds=[2**63]), "leads beyond those that torch takes"),
+    (lambda: Plan("a sun", concept="red", judge=Redness()), "prompts must be a list of prompts, not one string"),
+    (lambda: Plan(["a"], concept="", judge=Redness()), "the concept that is looked for is a text"),
+    (lambda: Plan(["a"], concept="red", judge=5), r"judged by a name, or by what judge\(NAME\) gives, not by 5"),  # type: ignore[arg-type]
+    (lambda: Plan(["a"], concept="red", judge=Redness(), sampling={"batch_size": 0}), "batch_size is a whole number"),
+    (lambda: Plan(["a", "b"], concept="red", judge=Redness(), seeds=[2**63]), "leads beyond those that torch takes"),
     (lambda: Steered("calm", "calm"), "calm is judged by an Intervention, not by a str"),  # type: ignore[arg-type]
     (lambda: Prompted(""), "a prompt before every text is a text"),
     (lambda: Adapted("a", "a", float("nan")), "the strength of a is a finite number, not nan"),
@@ -372,8 +374,8 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: evaluate(families.model("llama"), [Untouched], PLAN), "not the class Untouched"),  # type: ignore[list-item]
     (lambda: evaluate(families.model("llama"), ["polite"], PLAN), "not a str"),  # type: ignore[list-item]
     (lambda: evaluate(families.model("llama"), [Untouched()], NEUTRAL), "is a Plan, not a list"),  # type: ignore[arg-type]
-    (lambda: evaluate("gpt2", [Untouched()], PLAN), "judges a TextModel, not a str"),  # type: ignore[arg-type]
-    (lambda: evaluate_pictures("shapes", [Untouched()], PLAN), "judges an ImageModel, not a str"),  # type: ignore[arg-type]
+    (lambda: evaluate("gpt2", [Untouched()], PLAN), "judges a TextModel or an ImageModel, not a str"),  # type: ignore[arg-type]
+    (lambda: evaluate("shapes", [Untouched()], PLAN), "judges a TextModel or an ImageModel, not a str"),  # type: ignore[arg-type]
 ]
 
 
@@ -406,15 +408,9 @@ def test_every_verb_continues_the_same_number_of_prompts_together(
     from inspect import signature
 
     from lineas.cli.evaluate import evaluate as verb
-    from lineas.evaluation.measures import Measures
+    from lineas.cli.sweep import _plan
 
-    asked: list[int] = []
-
-    def generate(model: Any, prompts: Any, **options: Any) -> list[str]:
-        asked.append(options["batch_size"])
-        return ["a"] * len(prompts)
-
-    monkeypatch.setattr(lineas.TextModel, "generate", generate)
-    Measures(PROMPTS).of(families.model("llama"), Untouched(), tmp_path)
-    assert asked == [BATCH]
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    plan = _plan(None, str(tmp_path / "prompts.txt"), None, "profanity-check", None, None, 1, None)
+    assert plan.sampling == {"batch_size": BATCH}
     assert signature(verb).parameters["batch_size"].default == BATCH

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import lineas
+from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.judges import WorldJudge
-from lineas.evaluation.picture_measures import PicturePlan, evaluate_pictures
+from lineas.evaluation.plan import Plan
 from lineas.evaluation.variants import Steered, Untouched
 from lineas.prompts import read_prompts
 
@@ -51,8 +52,8 @@ def test_night_falls_and_the_shapes_stay(shapes: Any) -> None:
     source, target, prompts = (read_prompts(f"lineas:night/{side}") for side in ("source", "target", "prompts"))
     learned = lineas.learn(shapes, source, target, progress=False)
     systems = [Untouched(), Steered("night", learned, 0.5), Steered("night", learned, 1.0)]
-    plan = PicturePlan(prompts, "at night", WorldJudge(FOLDER), batch_size=32)
-    untouched, half, whole = evaluate_pictures(shapes, systems, plan).rows
+    plan = Plan(prompts, concept="at night", judge=WorldJudge(FOLDER), sampling={"batch_size": 32})
+    untouched, half, whole = evaluate(shapes, systems, plan).rows
     assert untouched.values["concept"] < 0.1
     assert whole.values["concept"] > 0.8
     assert untouched.values["concept"] <= half.values["concept"] <= whole.values["concept"]
@@ -64,9 +65,9 @@ def test_pooled_by_its_largest_pixel_a_sun_is_learned_and_by_its_mean_it_stays(s
     source, target, prompts = (read_prompts(f"lineas:sun/{side}") for side in ("source", "target", "prompts"))
     by_mean, by_largest = (lineas.learn(shapes, source, target, pooling=p, progress=False) for p in ("mean", "max"))
     assert (by_mean.facts["pooling"], by_largest.facts["pooling"]) == ("mean", "max")
-    plan = PicturePlan(prompts, "sun", WorldJudge(FOLDER), batch_size=32)
+    plan = Plan(prompts, concept="sun", judge=WorldJudge(FOLDER), sampling={"batch_size": 32})
     systems = [Untouched(), Steered("mean", by_mean), Steered("max", by_largest)]
-    untouched, stays, gone = evaluate_pictures(shapes, systems, plan).rows
+    untouched, stays, gone = evaluate(shapes, systems, plan).rows
     assert untouched.values["concept"] > 0.9
     assert stays.values["concept"] > 0.8
     assert gone.values["concept"] < 0.1

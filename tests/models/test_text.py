@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 import lineas
 from lineas import LineasError
 from lineas.evaluation.perplexity import perplexities
-from lineas.evaluation.results import Plan
+from lineas.evaluation.plan import Plan
 from lineas.learning.gating import gate
 from lineas.models import loading
 from lineas.models.likelihoods import likelihoods

@@ -77,7 +77,7 @@ def test_a_point_that_was_not_measured_moves_no_label() -> None:
     drawn = page(Content({"calm": Intervention({"a": sparse(0)})}, curves={"calm": rows}))
     front = next(svg for svg in re.findall(r"<svg.*?</svg>", drawn, re.DOTALL) if 'class="small"' in svg)
     assert re.findall(r'class="small">([^<]*)<', front) == ["0", "0.75"]
-    assert "0.75: toxic 0.1, perplexity 23" in front
+    assert "0.75: toxic, % 10, perplexity 23" in front
 
 
 def test_curves_are_drawn_where_their_numbers_are() -> None:

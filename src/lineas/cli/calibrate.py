@@ -35,7 +35,8 @@ from lineas.errors import LineasError
 from lineas.evaluation.calibration import Goal, told
 from lineas.evaluation.calibration import calibrate as find_strength
 from lineas.evaluation.classifiers import PROFANITY
-from lineas.evaluation.measures import Measures
+from lineas.evaluation.evaluate import evaluate
+from lineas.evaluation.plan import BATCH, Plan
 from lineas.evaluation.variants import Steered, Untouched
 from lineas.files.ownership import check_folder
 from lineas.files.writing import check_place
@@ -99,16 +100,20 @@ def calibrate(
     sentences = read_prompts(neutral)[:limit] if neutral else []
     _warn_of_known(learned, {"--prompts": texts, "--neutral": sentences})
     judged = {"toxic": toxicity_classifier} if texts and not shows and toxicity_classifier != "none" else {}
-    measures = Measures(texts, sentences, judged, shows, picture_judge, seeds)
+    plan = (
+        Plan(texts, sentences, judged, range(seeds), {"batch_size": BATCH})
+        if shows is None
+        else Plan(texts, seeds=range(seeds), concept=shows, judge=picture_judge)
+    )
     for goal in (effect, damage):
-        if goal is not None and goal.measure not in measures.names:
-            raise LineasError(f"'{goal.text}' is about {goal.measure}, and measured are {', '.join(measures.names)}.")
+        if goal is not None and goal.measure not in plan.measures:
+            raise LineasError(f"'{goal.text}' is about {goal.measure}, and measured are {', '.join(plan.measures)}.")
     loaded = model_for(model, learned, dtype)
     with tempfile.TemporaryDirectory() as parts, progress_bar("calibrating", None) as advance:
 
         def measure(strength: float) -> dict[str, float]:
             system = Steered("calibrated", learned, strength) if strength else Untouched()
-            row = measures.of(loaded, system, Path(parts))
+            row = evaluate(loaded, [system], plan, parts).rows[0]
             needed = [goal.measure for goal in (effect, damage) if goal is not None]
             if row.errors and any(name not in row.values for name in needed):
                 name, why = next(iter(row.errors.items()))

@@ -26,7 +26,8 @@ from lineas.cli.show import draw, site_rows
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.evaluate import evaluate
-from lineas.evaluation.results import Plan, Row
+from lineas.evaluation.plan import Plan
+from lineas.evaluation.results import Row
 from lineas.evaluation.variants import Steered
 from lineas.files.ownership import PNG
 from lineas.intervention import artifact

@@ -12,8 +12,8 @@ from lineas.cli.common import end_if_unfinished, load_quietly, progress_bar, say
 from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.paint import STRENGTHS, STRIP, painted, write_strips
 from lineas.errors import LineasError
-from lineas.evaluation.judges import judge
-from lineas.evaluation.picture_measures import PicturePlan, evaluate_pictures
+from lineas.evaluation.evaluate import evaluate
+from lineas.evaluation.plan import Plan
 from lineas.evaluation.variants import Steered
 from lineas.files import writing
 from lineas.files.ownership import FolderKind
@@ -72,11 +72,9 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
         end_if_unfinished(learned, out / lesson.prompts)
         seconds, costs = time.perf_counter() - started, learned.facts["cost"]
         talk.print(f"{len(costs)} steps in {seconds:.0f} s: distance to the target {costs[0]:.4f} -> {costs[-1]:.4f}")
-        plan = PicturePlan(sides["prompts"], lesson.concept, judge(model.judge))
+        plan = Plan(sides["prompts"], concept=lesson.concept)
         with progress_bar("measuring", len(sides["prompts"]) * len(STRENGTHS)) as advance:
-            found = evaluate_pictures(
-                model, [Steered(lesson.prompts, learned, s) for s in STRENGTHS], plan, None, advance
-            )
+            found = evaluate(model, [Steered(lesson.prompts, learned, s) for s in STRENGTHS], plan, None, advance)
         table = Table("strength", f"shows '{lesson.concept}'", "likeness to the untouched picture, %", box=None)
         for row in found.rows:
             cells = (cell(row, name).split(" [")[0] for name in ("concept", "img_score"))

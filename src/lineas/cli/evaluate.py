@@ -19,12 +19,12 @@ from lineas.cli.common import (
     TokensOption,
     TopPOption,
     load_interventions,
+    model_for,
     progress_bar,
     say,
     text_model_for,
     write_json,
 )
-from lineas.cli.evaluate_pictures import evaluate_pictures
 from lineas.cli.evaluation_options import (
     EVALUATION,
     KIND,
@@ -49,17 +49,19 @@ from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.terminal import list_aside, say_aside
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
-from lineas.evaluation.evaluate import evaluate as judge
+from lineas.evaluation.evaluate import evaluate as measure
 from lineas.evaluation.evaluate import settings_of
 from lineas.evaluation.lm_harness import check_tasks
-from lineas.evaluation.results import Evaluation, Plan
+from lineas.evaluation.plan import Plan
+from lineas.evaluation.results import Evaluation
 from lineas.evaluation.variants import Adapted, Prompted, System, Untouched
 from lineas.files.working_folder import check_claim, result
 from lineas.files.writing import write_text
 from lineas.measures import first_of
+from lineas.models.image import ImageModel
 from lineas.prompts import read_prompts
 from lineas.reporting.plots import plot_effect_and_damage
-from lineas.reporting.tables import columns, failures, markdown
+from lineas.reporting.tables import failures, markdown
 
 
 def evaluate(
@@ -116,31 +118,33 @@ def evaluate(
     if shows is not None:
         others = {"--neutral": neutral, "--tasks": tasks, "--adapter": adapter, "--prompt-baseline": prompt_baseline}
         others |= {"--concept": concept, "--concept-classifier": concept_classifier}
-        evaluate_pictures(
-            prompts, shows, picture_judge, model, intervention or [], strength or [0.0, 1.0], limit, seeds, dtype, out,
-            json, force, other_model, [name for name, given in others.items() if given],
-        )  # fmt: skip
-        return
+        foreign = [name for name, given in others.items() if given]
+        if foreign:
+            raise LineasError(f"{foreign[0]} is about texts; leave it out, or leave out --shows.")
+        if prompts is None:
+            raise LineasError("there is nothing to draw; give --prompts FILE.")
     if task_path is not None and not Path(task_path).is_dir():
         raise LineasError(f"there is no folder {task_path}; --task-path names one with task files of lm-eval.")
-    classifiers = _classifiers(toxicity_classifier, concept_classifier, concept, not_concept) if prompts else {}
-    plan = Plan(
-        prompts=read_prompts(prompts)[:limit] if prompts else [],
-        neutral=read_prompts(neutral)[:limit] if neutral else [],
-        classifiers=classifiers,
-        seeds=range(seeds),
-        sampling={
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "repetition_penalty": repetition_penalty,
-            "batch_size": batch_size,
-        },
-        tasks=tasks or [],
-        task_path=task_path,
-        task_limit=task_limit,
-        fewshot=fewshot,
-    )
+    if shows is not None:
+        plan = Plan(read_prompts(prompts or "")[:limit], seeds=range(seeds), concept=shows, judge=picture_judge)
+    else:
+        plan = Plan(
+            prompts=read_prompts(prompts)[:limit] if prompts else [],
+            neutral=read_prompts(neutral)[:limit] if neutral else [],
+            classifiers=_classifiers(toxicity_classifier, concept_classifier, concept, not_concept) if prompts else {},
+            seeds=range(seeds),
+            sampling={
+                "max_new_tokens": max_new_tokens,
+                "temperature": temperature,
+                "top_p": top_p,
+                "repetition_penalty": repetition_penalty,
+                "batch_size": batch_size,
+            },
+            tasks=tasks or [],
+            task_path=task_path,
+            task_limit=task_limit,
+            fewshot=fewshot,
+        )
     if not (plan.prompts or plan.neutral or plan.tasks):
         raise LineasError("there is nothing to measure; give --prompts, --neutral or --tasks.")
     if tasks:
@@ -148,17 +152,20 @@ def evaluate(
     learned = {source: load_interventions(parts_of(source)) for source in intervention or []}
     names = names_of([*learned, *map(str, adapter or [])])
     strengths = list(dict.fromkeys(strength or [0.0, 1.0]))
-    text_model = text_model_for(model, next(iter(learned.values()), None), dtype)
+    loaded = (text_model_for if shows is None else model_for)(model, next(iter(learned.values()), None), dtype)
+    if shows is not None and not isinstance(loaded, ImageModel):
+        raise LineasError(f"{loaded.name} writes and draws no images; leave out --shows.")
     systems: list[System] = [Untouched()] if 0 in strengths or not learned else []
-    systems += steered_systems(names, learned, strengths, text_model.network, force, other_model)
+    systems += steered_systems(names, learned, strengths, loaded.network, force, other_model)
     systems += [Prompted(prompt_baseline)] if prompt_baseline else []
     systems += [Adapted(names[str(folder)], folder, s) for folder in adapter or [] for s in strengths if s != 0]
-    whole = max(1, len(plan.prompts) * len(systems) * seeds)
+    changed = sum(system.strength != 0 for system in systems)
+    whole = max(1, len(plan.prompts) * seeds * (len(systems) if shows is None else 1 + changed))
     files = {"prompts": prompts, "neutral": neutral, "interventions": intervention or [], "task_path": task_path}
     files |= {"concept": concept, "not_concept": not_concept, "adapters": [str(folder) for folder in adapter or []]}
-    with worked_in(out, settings_of(plan, systems, text_model.name, out), force):
-        with progress_bar("measuring", whole) as advance:
-            found = judge(text_model, systems, plan, out / PARTS if out else None, advance)
+    with worked_in(out, settings_of(loaded, systems, plan, out), force):
+        with progress_bar("measuring" if shows is None else "drawing", whole) as advance:
+            found = measure(loaded, systems, plan, out / PARTS if out else None, advance)
         show(found, json)
         report = found.as_json() | {"files": files}
         if out is not None:
@@ -190,11 +197,11 @@ def _classifiers(toxicity: str, concept: str | None, shows: str | None, shows_no
 
 
 def _plot(found: Evaluation, out: Path, json: Path | None) -> None:
-    effect = first_of("effect", (row.values for row in found.rows))
-    if effect is None or "perplexity" not in columns(found.rows):
+    effect, damage = (first_of(role, (row.values for row in found.rows)) for role in ("effect", "damage"))
+    if effect is None or damage is None:
         return
     try:
         with result(out, PLOT) as beside:
-            plot_effect_and_damage(found.rows, beside, effect.name)
+            plot_effect_and_damage(found.rows, beside, effect.name, damage.name)
     except LineasError as error:
         say(json).print(str(error))

@@ -32,7 +32,7 @@ from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.terminal import list_aside
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, classifier
-from lineas.evaluation.measures import Measures
+from lineas.evaluation.plan import BATCH, Plan
 from lineas.evaluation.result_cache import content_of
 from lineas.files.working_folder import check_claim, result
 from lineas.files.writing import write_text
@@ -125,8 +125,8 @@ def sweep(
             f"--strength takes numbers other than 0, not {' '.join(map(as_label, strengths))}; the untouched model is "
             "judged anyway."
         )
-    measures = _measures(evaluate, prompts, neutral, toxicity_classifier, shows, picture_judge, sampling_seeds, limit)
-    _check_effect(effect, measures)
+    plan = _plan(evaluate, prompts, neutral, toxicity_classifier, shows, picture_judge, sampling_seeds, limit)
+    _check_effect(effect, plan)
     leave, reach = read_prompts(source), read_prompts(target)
     sides = [(draw(leave, samples, seed), draw(reach, samples, seed)) for seed in range(seeds)]
     check_sides(*sides[0])
@@ -146,12 +146,11 @@ def sweep(
         "refit": refit,
         "strengths": strengths,
         "options": options,
-        "measures": {
-            **asdict(measures),
-            **{side: described(getattr(measures, side)) for side in ("prompts", "neutral")},
-        },
+        "measures": plan.described(),
         "content": {
-            name: content_of(name, out) for name in (model, picture_judge, *measures.classifiers.values()) if name
+            name: content_of(name, out)
+            for name in (model, picture_judge, *plan.described()["classifiers"].values())
+            if name
         },
     }
     no_bars()
@@ -163,13 +162,13 @@ def sweep(
         found = str(Path(model).resolve()) if model is not None and Path(model).exists() else model
     learned = [
         Job(
-            place, found, recipe, name, *sides[seed], seed, gammas, measures, refit, strengths, options, dtype,
+            place, found, recipe, name, *sides[seed], seed, gammas, plan, refit, strengths, options, dtype,
             files={"source": source, "target": target}, samples=samples,
         )
         for name, recipe in recipes.items()
         for seed in range(seeds)
     ]  # fmt: skip
-    jobs = [Job(place, found, None, "untouched", (), (), 0, gammas, measures, dtype=dtype), *learned]
+    jobs = [Job(place, found, None, "untouched", (), (), 0, gammas, plan, dtype=dtype), *learned]
     try:
         with progress_bar("sweeping", sum(job.count for job in jobs)) as advance:
             run_jobs(jobs, at_once, on, advance, lock)  # type: ignore[arg-type]
@@ -218,7 +217,7 @@ def sweep(
         raise typer.Exit(1)
 
 
-def _measures(
+def _plan(
     evaluate: str | None,
     prompts: str | None,
     neutral: str | None,
@@ -227,7 +226,7 @@ def _measures(
     judge: str | None,
     seeds: int,
     limit: int | None,
-) -> Measures:
+) -> Plan:
     """What is measured at every point."""
     given = {"prompts": prompts, "neutral": neutral, "shows": shows}
     possible = {"concept"} if shows else {name for name, needed in NEEDS.items() if given[needed]}
@@ -247,19 +246,19 @@ def _measures(
     sentences = read_prompts(neutral)[:limit] if neutral and "perplexity" in wanted else []
     if "toxicity" in wanted:
         classifier(toxicity)  # refused now, not in a worker
-    return Measures(
-        texts, sentences, {"toxic": toxicity} if "toxicity" in wanted else {},
-        shows if "concept" in wanted else None, judge, seeds,
-    )  # fmt: skip
+    if "concept" in wanted:
+        return Plan(texts, seeds=range(seeds), concept=shows, judge=judge)
+    toxic = {"toxic": toxicity} if "toxicity" in wanted else {}
+    return Plan(texts, sentences, toxic, range(seeds), {"batch_size": BATCH})
 
 
-def _check_effect(effect: str | None, measures: Measures) -> None:
+def _check_effect(effect: str | None, plan: Plan) -> None:
     """Refuse a measure that is not taken."""
-    if effect is not None and aim_of(effect)[0] not in measures.names:
-        of_texts = Measures(["any"], ["any"], {"toxic": "any"}).names
-        if measures.concept is not None and aim_of(effect)[0] in of_texts:
+    if effect is not None and aim_of(effect)[0] not in plan.measures:
+        of_texts = Plan(["any"], ["any"], {"toxic": "any"}).measures
+        if plan.concept is not None and aim_of(effect)[0] in of_texts:
             raise LineasError(f"--effect {effect} is about texts; leave it out, or leave out --shows.")
-        there = ", ".join(measures.names) or "nothing; give --prompts FILE, --neutral FILE or both"
+        there = ", ".join(plan.measures) or "nothing; give --prompts FILE, --neutral FILE or both"
         raise LineasError(f"--effect is one of what is measured, perhaps with + before it, not {effect!r}: {there}.")
 
 

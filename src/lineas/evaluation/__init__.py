@@ -2,7 +2,8 @@
 
 from lineas.evaluation.classifiers import classifier, fitted
 from lineas.evaluation.evaluate import evaluate
-from lineas.evaluation.results import Evaluation, Plan, Row
+from lineas.evaluation.plan import Plan
+from lineas.evaluation.results import Evaluation, Row
 from lineas.evaluation.variants import Adapted, Prompted, Steered, Untouched
 
 __all__ = [

@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from lineas.errors import LineasError, first_line
-from lineas.evaluation import text_measures
+from lineas.evaluation import picture_measures, text_measures
 from lineas.evaluation.classifiers import Classifier
 from lineas.evaluation.lm_harness import run_tasks
 from lineas.evaluation.perplexity import damages, perplexities
+from lineas.evaluation.plan import Plan
 from lineas.evaluation.result_cache import ResultCache, digest_of
-from lineas.evaluation.results import Evaluation, Plan, Row
+from lineas.evaluation.results import Evaluation, Row
 from lineas.evaluation.statistics import interval
 from lineas.evaluation.task_files import what_tasks_need
-from lineas.evaluation.variants import System, Untouched, check_systems
+from lineas.evaluation.variants import System, Untouched, check_systems, of_interventions
+from lineas.intervention.intervention import Intervention
 from lineas.models.digests import weights_digest
+from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
 from lineas.models.untouched import Unknowable
 from lineas.prompts import described
@@ -34,38 +37,63 @@ YES = 0.5
 
 @exclusively
 def evaluate(
-    model: TextModel,
-    systems: Sequence[System],
+    model: TextModel | ImageModel,
+    systems: Mapping[str, Intervention] | Sequence[System],
     plan: Plan,
-    folder: str | Path | None = None,
+    cache: str | Path | None = None,
     progress: Callable[[int], None] | None = None,
+    *,
+    strengths: Sequence[float] = (0.0, 1.0),
 ) -> Evaluation:
-    """Measure every system by the same plan. A measure that fails is noted and loses no other.
+    """Measure every variant of a model by the same plan. A measure that fails is noted and loses no other.
 
-    What is kept is taken again only for the same bytes of weights, the same configuration, tokenizer and settings of
+    Of pictures, `concept` is the probability that one shows the concept, and with CLIP `clip_score` its CLIPScore: the
+    effect. `img_score` is the cosine of a picture's features with those of the untouched model's picture of the same
+    prompt and noise, in percent: what is left of the picture (arXiv 2503.10679, section 4.3).
+
+    What is cached is taken again only for the same bytes of weights, the same configuration, tokenizer and settings of
     generation, the same data and versions. With the variable LINEAS_DEBUG, what fails ends the evaluation with its
     traceback.
 
     Args:
-        model: untouched.
-        systems: what is judged; those at strength 0 are the untouched model.
+        model: untouched text or image model.
+        systems: variants that are judged, those at strength 0 being the untouched model; or interventions by name,
+            each of which is judged at all `strengths`.
         plan: what is measured.
-        folder: where parts that are done are kept, so that an interrupted evaluation goes on there.
-        progress: called with the number of prompts continued, or read from an earlier run.
+        cache: folder for parts that are done, so that an interrupted evaluation goes on there; None for none.
+        progress: called with the number of prompts continued or drawn, or read from an earlier run.
+        strengths: strengths of interventions that are given by name; 0 is the untouched model.
 
     Raises:
         LineasError: when there is no system, one does not fit the model, or somebody steers it already.
     """
-    if not isinstance(model, TextModel):
-        raise LineasError(
-            f"evaluate judges a TextModel, not a {type(model).__name__}; pictures have evaluate_pictures."
-        )
+    if not isinstance(model, (TextModel, ImageModel)):
+        raise LineasError(f"evaluate judges a TextModel or an ImageModel, not a {type(model).__name__}.")
     if not isinstance(plan, Plan):
         raise LineasError(f"what is measured is a Plan, not a {type(plan).__name__}.")
+    if isinstance(systems, Mapping):
+        systems = of_interventions(systems, strengths)
+    if isinstance(model, ImageModel):
+        return picture_measures.evaluate_pictures(model, systems, plan, cache, progress)
+    if plan.concept is not None:
+        raise LineasError(
+            f"{model.name} writes text and draws nothing; leave out the concept (--shows), which is of pictures."
+        )
+    return _evaluate_texts(model, systems, plan, cache, progress)
+
+
+def _evaluate_texts(
+    model: TextModel,
+    systems: Sequence[System],
+    plan: Plan,
+    folder: str | Path | None,
+    progress: Callable[[int], None] | None,
+) -> Evaluation:
     check_systems(systems)
     for system in systems:
         with system.applied(model):  # what does not fit is said before hours of measuring
             pass
+    classifiers = plan.loaded_classifiers()
     cache, asked = ResultCache.of_model(folder, model), _of_plan(plan, None if folder is None else Path(folder))
     rows, continuations = [], []
     for system in systems:
@@ -75,7 +103,7 @@ def evaluate(
         if plan.prompts:
             _try(row, "continuations", _continue, made, model, judged, plan, cache, progress)
         if made:
-            for name, judge in plan.classifiers.items():
+            for name, judge in classifiers.items():
                 _try(row, name, _classify, row, name, judge, made)
             _look(row, made)
         if plan.neutral:
@@ -100,17 +128,21 @@ def evaluate(
     return Evaluation(rows, continuations, facts)
 
 
-def settings_of(plan: Plan, systems: Sequence[System], model: str, apart: Path | None = None) -> dict[str, Any]:
+def settings_of(
+    model: TextModel | ImageModel, systems: Sequence[System], plan: Plan, apart: Path | None = None
+) -> dict[str, Any]:
     """Return everything an evaluation was asked for, as JSON holds it: equal for the same evaluation alone.
 
     Args:
-        plan: what is measured.
+        model: text or image model.
         systems: what is judged.
-        model: its name.
+        plan: what is measured.
         apart: a folder of results, which is no part of the tasks, though it may lie among them.
     """
     judged = [{"name": system.name, "strength": system.strength, **system.identity()} for system in systems]
-    return {"model": model, **_of_plan(plan, apart), "systems": judged}
+    if isinstance(model, ImageModel):
+        return {**picture_measures.asked(model, plan), "batch_size": plan.batch_size, "systems": judged}
+    return {"model": model.name, **_of_plan(plan, apart), "systems": judged}
 
 
 def _of_plan(plan: Plan, apart: Path | None) -> dict[str, Any]:
@@ -119,7 +151,7 @@ def _of_plan(plan: Plan, apart: Path | None) -> dict[str, Any]:
         "neutral": described(plan.neutral),
         "seeds": list(plan.seeds),
         "sampling": dict(plan.sampling),
-        "classifiers": {name: getattr(judge, "__name__", str(judge)) for name, judge in plan.classifiers.items()},
+        "classifiers": {name: getattr(one, "__name__", str(one)) for name, one in plan.loaded_classifiers().items()},
         "tasks": {**what_tasks_need(plan, apart), "names": list(plan.tasks)},
         "max_length": plan.max_length,
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lineas.evaluation.results import Plan
+from lineas.evaluation.plan import Plan
 from lineas.models.digests import files_digest
 from lineas.versions import version_of
 

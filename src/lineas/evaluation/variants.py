@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,3 +186,13 @@ class Adapted:
             "strength": self.strength,
             "peft": version_of("peft"),
         }
+
+
+def of_interventions(interventions: Mapping[str, Intervention], strengths: Sequence[float]) -> list[System]:
+    """Return every intervention at every strength, and the untouched model where 0 is among them.
+
+    >>> [(one.name, one.strength) for one in of_interventions({}, (0, 1))]
+    [('untouched', 0.0)]
+    """
+    untouched: list[System] = [Untouched()] if 0 in strengths else []
+    return [*untouched, *(Steered(name, one, s) for name, one in interventions.items() for s in strengths if s != 0)]

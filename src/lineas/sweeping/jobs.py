@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from lineas.errors import LineasError
-from lineas.evaluation.measures import Measures
+from lineas.evaluation.evaluate import evaluate
+from lineas.evaluation.plan import Plan
 from lineas.evaluation.variants import Steered, Untouched
 from lineas.files import strict_json
 from lineas.intervention.intervention import Intervention
@@ -45,7 +46,7 @@ class Job:
         target: prompts of this seed.
         seed: of the draw and of learning.
         gammas: the path; used by LinEAS alone.
-        measures: at every point.
+        plan: what is measured at every point, by names alone.
         refit: whether the support of every point with a penalty is learned once more without it.
         strengths: at which everything that is learned is judged, each a point.
         options: further arguments of `lineas.learn`.
@@ -63,7 +64,7 @@ class Job:
     target: Sequence[str]
     seed: int
     gammas: Sequence[float]
-    measures: Measures
+    plan: Plan
     refit: bool = False
     strengths: Sequence[float] = (1.0,)
     options: dict[str, Any] = field(default_factory=dict)
@@ -171,7 +172,7 @@ def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None 
         for point, learned in _learned(job, model, missing):
             for strength in missing[point["gamma"], point["refit"]]:
                 system = Untouched() if learned is None else Steered(job.name, learned, strength)
-                row = job.measures.of(model, system, job.folder / PARTS)
+                row = evaluate(model, [system], job.plan, job.folder / PARTS).rows[0]
                 told = {key: value for key, value in asdict(row).items() if key in MEASURED}
                 about = {"method": job.name, "seed": job.seed, **point, "strength": strength}
                 _append(job.place / POINTS, {**about, **told})

@@ -1,0 +1,164 @@
+"""Plan: what is measured of every variant of a model, the same for all of them, of texts and of pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lineas.checks import SEED, as_texts
+from lineas.errors import LineasError
+from lineas.evaluation.classifiers import Classifier, classifier
+from lineas.evaluation.judges import PictureJudge
+from lineas.prompts import described
+
+BATCH = 64
+"""Prompts that the command line continues together: the same number in every verb, since samples depend on it."""
+PICTURES = 8
+"""Pictures drawn together where a plan does not say."""
+SAMPLING = ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "batch_size", "chat")
+"""Arguments of `TextModel.generate` that a plan may give."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, the same for every variant of a model.
+
+    A plan whose classifiers and judge are names can be sent to another process.
+
+    Args:
+        prompts: texts to continue, or what to draw.
+        neutral: sentences whose perplexity and predictions should stay as they are.
+        classifiers: judges of the continuations by the name of their column: a name that `classifier` knows, or a
+            function from texts to probabilities.
+        seeds: seeds of the sampling, or of the noise, from which those of the prompts are counted on.
+        sampling: arguments of `TextModel.generate`, whose defaults are the paper's (32 tokens, temperature 1, top-p
+            0.3, repetition penalty 1.2; arXiv 2503.10679, section 4); of pictures `batch_size` alone, by default 8.
+        tasks: names of tasks of lm-eval; see `lineas.evaluation.lm_harness`.
+        task_path: folder with further task files.
+        task_limit: largest number of examples of each task; None for all.
+        fewshot: examples in the context of a task; None for what the task says.
+        max_length: largest number of tokens of a neutral sentence.
+        concept: what is looked for in pictures, in words that the judge knows; None for texts.
+        judge: judge of concept and likeness, or a name that `judge` knows; None for the model's own, or CLIP.
+
+    Raises:
+        LineasError: when something is of another type, or makes no sense.
+    """
+
+    prompts: Sequence[str] = ()
+    neutral: Sequence[str] = ()
+    classifiers: Mapping[str, str | Classifier] = field(default_factory=dict)
+    seeds: Sequence[int] = (0,)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Sequence[str] = ()
+    task_path: str | Path | None = None
+    task_limit: int | None = None
+    fewshot: int | None = None
+    max_length: int = 50
+    concept: str | None = None
+    judge: str | PictureJudge | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("prompts", "prompts"), ("neutral", "sentences"), ("tasks", "tasks")):
+            object.__setattr__(self, name, tuple(as_texts(name, getattr(self, name), kind)))
+        object.__setattr__(self, "seeds", seeds_of(self.seeds))
+        if not isinstance(self.classifiers, Mapping) or not all(_is_classifier(c) for c in self.classifiers.values()):
+            raise LineasError('classifiers are given by name, such as {"toxic": "profanity-check"}.')
+        if self.classifiers and not self.prompts:
+            raise LineasError("a classifier judges continuations; give prompts to continue.")
+        self._check_sampling()
+        if self.task_path is not None and not Path(self.task_path).is_dir():
+            raise LineasError(f"there is no folder {self.task_path}; task_path names one with task files of lm-eval.")
+        for name, least in (("task_limit", 1), ("fewshot", 0), ("max_length", 2)):
+            number = getattr(self, name)
+            optional = number is None and name != "max_length"
+            if not optional and (isinstance(number, bool) or not isinstance(number, int) or number < least):
+                raise LineasError(f"{name} is a whole number of at least {least}, not {number!r}.")
+        if self.concept is not None:
+            self._check_pictures()
+
+    def _check_sampling(self) -> None:
+        if not isinstance(self.sampling, Mapping):
+            raise LineasError(f'sampling is given by name, such as {{"temperature": 0}}, not {self.sampling!r}.')
+        for name, value in self.sampling.items():
+            if name not in SAMPLING:
+                raise LineasError(f"sampling knows {', '.join(SAMPLING)}, not {name!r}.")
+            if not isinstance(value, (bool, int, float)) or not math.isfinite(value):
+                raise LineasError(f"{name} of the sampling is a finite number, not {value!r}.")
+
+    def _check_pictures(self) -> None:
+        if not self.prompts:
+            raise LineasError("measuring needs at least one prompt to draw and one seed.")
+        if not isinstance(self.concept, str) or not self.concept.strip():
+            raise LineasError(f"the concept that is looked for is a text, not {self.concept!r}.")
+        lacks = [name for name in ("name", "scores", "features") if not hasattr(self.judge, name)]
+        if not (self.judge is None or isinstance(self.judge, str)) and (isinstance(self.judge, type) or lacks):
+            raise LineasError(f"pictures are judged by a name, or by what judge(NAME) gives, not by {self.judge!r}.")
+        foreign = [name for name in ("neutral", "classifiers", "tasks") if getattr(self, name)]
+        foreign += [name for name in self.sampling if name != "batch_size"]
+        if foreign:
+            raise LineasError(f"{foreign[0]} is about texts; leave it out, or leave out the concept of pictures.")
+        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise LineasError(f"batch_size is a whole number of at least 1, not {self.batch_size!r}.")
+        for seed in self.seeds:
+            if not all(SEED.least <= self.first_seed(one) <= SEED.most for one in (seed, seed + 1)):
+                raise LineasError(
+                    f"with {len(self.prompts)} prompts the seed {seed} leads beyond those that torch takes."
+                )
+
+    @property
+    def batch_size(self) -> int:
+        """The number of pictures that are drawn together."""
+        return self.sampling.get("batch_size", PICTURES)
+
+    def first_seed(self, seed: int) -> int:
+        """Return the noise of the first picture; those of the others are counted on."""
+        return seed * len(self.prompts)
+
+    @property
+    def measures(self) -> list[str]:
+        """The names of all that can be measured; `clip_score` by judges of the kind of CLIP alone."""
+        if self.concept is not None:
+            return ["concept", "img_score", "clip_score"]
+        judged = [name for column in self.classifiers for name in (column, f"{column}_score")]
+        look = ["distinct_1", "distinct_2", "distinct_3", "repetition", "empty"]
+        damage = ["perplexity", "kl"] if self.neutral else []
+        return [*(judged + look if self.prompts else ()), *damage, *self.tasks]
+
+    def loaded_classifiers(self) -> dict[str, Classifier]:
+        """Return the classifiers by column, those that are names loaded.
+
+        Raises:
+            LineasError: when there is no such classifier.
+        """
+        return {column: classifier(one) for column, one in self.classifiers.items()}
+
+    def described(self) -> dict[str, Any]:
+        """Return the plan as JSON holds it, with digests in place of texts."""
+        told = {name: getattr(self, name) for name in ("seeds", "sampling", "tasks", "max_length", "concept", "judge")}
+        names = {column: one if isinstance(one, str) else one.__name__ for column, one in self.classifiers.items()}
+        return {**told, "classifiers": names, "prompts": described(self.prompts), "neutral": described(self.neutral)}
+
+
+def _is_classifier(given: Any) -> bool:
+    return isinstance(given, str) or callable(given)
+
+
+def seeds_of(given: Any) -> tuple[int, ...]:
+    """Return seeds as a tuple.
+
+    Raises:
+        LineasError: when there is none, or one is no number that torch takes.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise LineasError(f"seeds is a list of whole numbers such as (0, 1), not {given!r}.")
+    seeds = tuple(given)
+    if not seeds:
+        raise LineasError("measuring needs at least one seed.")
+    for seed in seeds:
+        if isinstance(seed, bool) or not hasattr(seed, "__index__") or not SEED.least <= int(seed) <= SEED.most:
+            raise LineasError(f"a seed is a whole number from -2**63 to 2**64 - 1, not {seed!r}.")
+    return tuple(map(int, seeds))
