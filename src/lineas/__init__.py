@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from lineas.errors import LineasError
+    from lineas.evaluation import Plan, evaluate
     from lineas.folding.fold import fold
     from lineas.intervention.intervention import Intervention, mix
     from lineas.intervention.maps import AffineMap
@@ -30,8 +31,10 @@ __all__ = [
     "LineasError",
     "LoFITRL",
     "MeanAcT",
+    "Plan",
     "TextModel",
     "__version__",
+    "evaluate",
     "fold",
     "learn",
     "load",
@@ -42,6 +45,7 @@ __all__ = [
 # Imported when first asked for: the command line answers signals, and shows its help, before torch is read.
 _HOMES = {
     "lineas.errors": ("LineasError",),
+    "lineas.evaluation": ("Plan", "evaluate"),
     "lineas.folding.fold": ("fold",),
     "lineas.intervention.intervention": ("Intervention", "mix"),
     "lineas.learning": ("CAA", "AurA", "GaussianAcT", "ITIc", "LinAcT", "LinEAS", "LoFITRL", "MeanAcT", "learn"),

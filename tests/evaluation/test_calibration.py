@@ -129,7 +129,8 @@ def test_a_strength_that_was_seen_to_do_both_is_taken_though_the_curve_is_not_sm
 
 
 def test_an_effect_out_of_reach_is_said_with_what_there_is() -> None:
-    with pytest.raises(LineasError, match=r"'toxic-90%' is not reached: at strength 1 toxic is 10\.0 %, untouched 40\.0 %"):
+    sentence = r"'toxic-90%' is not reached: at strength 1 toxic is 10\.0 %, untouched 40\.0 %"
+    with pytest.raises(LineasError, match=sentence):
         calibrate(model, Goal.effect("toxic-90%"))
     found = calibrate(model, Goal.effect("toxic<=0.05"), largest=1.5)
     assert found.strength == pytest.approx(7 / 6, abs=0.02)

@@ -402,9 +402,7 @@ def test_a_failure_of_our_own_can_be_seen_whole(
         evaluate(model, [Untouched()], PLAN)
 
 
-def test_every_verb_continues_the_same_number_of_prompts_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_verb_continues_the_same_number_of_prompts_together(tmp_path: Path) -> None:
     from inspect import signature
 
     from lineas.cli.evaluate import evaluate as verb
