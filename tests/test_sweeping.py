@@ -108,7 +108,7 @@ def test_every_point_is_learned_judged_and_there(judged: Path) -> None:
     for row in found[1:]:
         learned = lineas.Intervention.load(judged / "sweep" / row["folder"])
         assert learned.support() == row["support"]
-        assert sorted(row["values"]) == sorted(these[1].measures.names)
+        assert sorted(row["values"]) == sorted(these[1].plan.measures)
     sparse, freed = found[1:3]
     assert sparse["support"] == pytest.approx(freed["support"], abs=0.02) != 0
     assert freed["cost"] < sparse["cost"]
@@ -243,7 +243,7 @@ def test_what_a_sweep_learned_says_which_sentences_of_which_file(
     judged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """So that gates, for one, are learned from them without being told."""
-    code, _, err = run(capsys, *SWEEP, "--effect", "toxic_score", "--gamma", "0", "--samples", "2", "--seeds", "2")
+    code, _, err = run(capsys, *SWEEP, "--effect", "lottery_score", "--gamma", "0", "--samples", "2", "--seeds", "2")
     assert code == 0, err
     data = lineas.Intervention.load("s/lineas-1/gamma-0.0").facts["data"]["source"]
     assert (data["file"], data["count"]) == ("source.txt", 2)
@@ -399,7 +399,7 @@ def test_table_and_plot(tmp_path: Path) -> None:
 
 SWEEP = (
     "sweep", "model", "--source", "source.txt", "--target", "target.txt", "--prompts", "many.txt",
-    "--neutral", "target.txt", "--classifier", "judges_of_test:lottery", "--effect", "+toxic", "--steps", "6",
+    "--neutral", "target.txt", "--classifier", "judges_of_test:lottery", "--effect", "+lottery", "--steps", "6",
     "--dtype", "float32", "--out", "s",
 )  # fmt: skip
 
@@ -428,8 +428,9 @@ def test_the_choice_keeps_its_calibration_and_says_what_it_changes(
     code, out, err = run(capsys, *SWEEP, "--gamma", "0")
     assert code == 0, err
     said = next(line for line in out.splitlines() if line.startswith("chosen: "))
-    before, after = (row["values"]["toxic"] for row in json.loads((judged / "s" / "sweep.json").read_text())["lines"])
-    assert f"(toxic {before:.2%} -> {after:.2%})" in said
+    lines = json.loads((judged / "s" / "sweep.json").read_text())["lines"]
+    before, after = (100 * row["values"]["lottery"] for row in lines)
+    assert f"(lottery {before:.1f} % -> {after:.1f} %)" in said
     place = judged / "s" / "chosen"
     lineas.Intervention.load(place).with_facts(calibration={"strength": 0.5, "reached": True}).save(
         place, overwrite=True
@@ -504,14 +505,14 @@ WRONG = [
     (("--strength", "0", "1"), "takes numbers other than 0, not 0 1"),
     (("--method", "lineas,magic"), "not 'magic'"),
     (("--method", "lin-act", "--lambda-g", "0"), "lineas's, which is not among the methods lin-act"),
-    (("--effect", "toxc"), "--effect is one of what is measured, perhaps with + before it, not 'toxc': toxic,"),
-    (("--effect", "+toxc"), "not '+toxc': toxic, toxic_score, distinct_1,"),
-    (("--effect", "concept"), "not 'concept': toxic, toxic_score, distinct_1,"),
-    (("--effect", "kl", "--evaluate", "toxicity"), "not 'kl': toxic, toxic_score, distinct_1,"),
+    (("--effect", "toxc"), "--effect is one of what is measured, perhaps with + before it, not 'toxc': lottery,"),
+    (("--effect", "+toxc"), "not '+toxc': lottery, lottery_score, distinct_1,"),
+    (("--effect", "concept"), "not 'concept': lottery, lottery_score, distinct_1,"),
+    (("--effect", "kl", "--evaluate", "lottery"), "not 'kl': lottery, lottery_score, distinct_1,"),
     (("--effect", "toxic", "--evaluate", "perplexity"), "not 'toxic': perplexity, kl."),
     (("--lambda-g", "-1"), "--lambda-g must be 0 or more, not -1"),
-    (("--evaluate", "beauty"), "toxicity, perplexity, concept, not 'beauty'"),
-    (("--evaluate", "concept"), "evaluating concept needs --shows"),
+    (("--evaluate", "beauty"), "what is evaluated is lottery, perplexity, not 'beauty'"),
+    (("--evaluate", "concept"), "not 'concept' (concept needs --shows)"),
     (("--seeds", "0"), "--seeds must be at least 1"),
     (("--on", "the-moon"), "--on is processes or ray, not 'the-moon'"),
     (("--tolerance", "1"), "--tolerance is a share from 0 to below 1"),
@@ -522,8 +523,9 @@ WRONG = [
     (("--max-length", "0"), "--max-length must be at least 1, not 0"),
     (("--sites", "nothing.*"), "nothing.*"),
     (("--dtype", "float99"), "float99"),
-    (("--evaluate", "toxicity", "--classifier", "none"), "--classifier is none"),
-    (("--classifier", "none", "--shows", "a cat"), "leave out --shows"),
+    (("--evaluate", "toxicity"), "not 'toxic' (--classifier names none that fills toxic)"),
+    (("--classifier", "none"), "none stands alone"),
+    (("--shows", "a cat"), "leave out --shows"),
     (("--out", "broken"), "broken exists and is not a sweep"),
     (("--out", "another", "--force"), "another exists and is not a sweep"),
 ]

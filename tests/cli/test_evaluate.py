@@ -27,7 +27,7 @@ def test_effect_and_damage_of_everything_at_every_strength(desk: Path, capsys: p
     code, out, err = run(
         capsys, *EVALUATE, "--intervention", "calm", "act", "calm+act", "--strength", "0", "0.5", "1",
         "--prompt-baseline", "Be kind:", "--adapter", "adapter", "--seeds", "2", "--out", "found", "--json", "-",
-        "--concept-classifier", f"{__name__}:letter_e",
+        "--classifier", "profanity-check", f"concept={__name__}:letter_e",
     )  # fmt: skip
     assert code == 0, err
     told = json.loads(out)
@@ -71,10 +71,10 @@ def test_what_fails_is_named_and_the_rest_is_there_with_exit_code_one(
     code, out, err = run(capsys, *EVALUATE, "--classifier", f"{__name__}:fails", "--json", "found.json")
     assert code == 1
     assert "perplexity" in out
-    assert "not measured: untouched at 0, toxic: MemoryError: no memory left for the classifier" in err
+    assert "not measured: untouched at 0, fails: MemoryError: no memory left for the classifier" in err
     row = json.loads((desk / "found.json").read_text())["rows"][0]
     assert row["values"]["perplexity"] > 0
-    assert "toxic" in row["errors"]
+    assert "fails" in row["errors"]
 
 
 def test_systems_of_one_name_are_told_apart(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,6 +98,9 @@ WRONG = [
         "there is no classifier 's-nlp/roberta_toxicity_classifier'",
     ),
     (("--classifier", "nothing:here"), "no classifier nothing:here"),
+    (("--classifier", "a:judge", "b:judge"), "two classifiers would fill the column 'judge'; write COLUMN=NAME"),
+    (("--classifier", "kl=a:judge"), "a classifier cannot fill the column 'kl', which is another measure's"),
+    (("--classifier", "none", "profanity-check"), "none stands alone"),
     (("--concept", "source.txt"), "needs both --concept and --not-concept"),
     (("--concept", "source.txt", "--not-concept", "target.txt"), "at least 5 texts a side, the concept side has 3"),
     (("--intervention", "nothing"), "no intervention at 'nothing'"),

@@ -409,6 +409,6 @@ def test_every_verb_continues_the_same_number_of_prompts_together(tmp_path: Path
     from lineas.cli.sweep import _plan
 
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
-    plan = _plan(None, str(tmp_path / "prompts.txt"), None, "profanity-check", None, None, 1, None)
+    plan = _plan(None, str(tmp_path / "prompts.txt"), None, None, None, None, 1, None)
     assert plan.sampling == {"batch_size": BATCH}
     assert signature(verb).parameters["batch_size"].default == BATCH

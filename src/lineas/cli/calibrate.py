@@ -34,7 +34,7 @@ from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
 from lineas.evaluation.calibration import Goal, told
 from lineas.evaluation.calibration import calibrate as find_strength
-from lineas.evaluation.classifiers import PROFANITY
+from lineas.evaluation.classifiers import PROFANITY, by_column
 from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.plan import BATCH, Plan
 from lineas.evaluation.variants import Steered, Untouched
@@ -60,7 +60,7 @@ def calibrate(
     prompts: PromptsOption = None,
     neutral: NeutralOption = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Default: the one it was learned on.")] = None,
-    toxicity_classifier: ClassifierOption = PROFANITY,
+    classifiers: ClassifierOption = None,
     shows: ShowsOption = None,
     picture_judge: JudgeOption = None,
     seeds: Annotated[int, number("--seeds", SEEDS, "Sampling seeds at every strength.")] = 1,
@@ -99,7 +99,7 @@ def calibrate(
     texts = read_prompts(prompts)[:limit] if prompts else []
     sentences = read_prompts(neutral)[:limit] if neutral else []
     _warn_of_known(learned, {"--prompts": texts, "--neutral": sentences})
-    judged = {"toxic": toxicity_classifier} if texts and not shows and toxicity_classifier != "none" else {}
+    judged = by_column(classifiers or [PROFANITY]) if texts and not shows else {}
     plan = (
         Plan(texts, sentences, judged, range(seeds), {"batch_size": BATCH})
         if shows is None

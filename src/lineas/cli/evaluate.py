@@ -48,7 +48,7 @@ from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.terminal import list_aside, say_aside
 from lineas.errors import LineasError
-from lineas.evaluation.classifiers import PROFANITY, Classifier, classifier, fitted
+from lineas.evaluation.classifiers import PROFANITY, Classifier, by_column, classifier, fitted
 from lineas.evaluation.evaluate import evaluate as measure
 from lineas.evaluation.evaluate import settings_of
 from lineas.evaluation.lm_harness import check_tasks
@@ -79,9 +79,9 @@ def evaluate(
     adapter: Annotated[
         list[Path] | None, typer.Option(metavar="DIR ...", help="Also judge adapters of peft, such as LoRA.")
     ] = None,
-    toxicity_classifier: ClassifierOption = PROFANITY,
+    classifiers: ClassifierOption = None,
     concept_classifier: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A second classifier, of the concept at hand.")
+        str | None, typer.Option(metavar="NAME", hidden=True, help="The old name of --classifier concept=NAME.")
     ] = None,
     concept: Annotated[
         str | None, typer.Option(metavar="FILE[:column]", help="Or fit one: texts that show the concept, ...")
@@ -131,7 +131,7 @@ def evaluate(
         plan = Plan(
             prompts=read_prompts(prompts)[:limit] if prompts else [],
             neutral=read_prompts(neutral)[:limit] if neutral else [],
-            classifiers=_classifiers(toxicity_classifier, concept_classifier, concept, not_concept) if prompts else {},
+            classifiers=_classifiers(classifiers, concept_classifier, concept, not_concept) if prompts else {},
             seeds=range(seeds),
             sampling={
                 "max_new_tokens": max_new_tokens,
@@ -181,15 +181,18 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _classifiers(toxicity: str, concept: str | None, shows: str | None, shows_not: str | None) -> dict[str, Classifier]:
-    """The columns of the table that classifiers fill."""
-    found: dict[str, Classifier] = {} if toxicity == "none" else {"toxic": classifier(toxicity)}
+def _classifiers(
+    given: list[str] | None, concept: str | None, shows: str | None, shows_not: str | None
+) -> dict[str, str | Classifier]:
+    """Return the classifiers by the columns of the table that they fill."""
     if (shows is None) != (shows_not is None):
         raise LineasError("fitting a classifier needs both --concept and --not-concept.")
-    if concept is not None and shows is not None:
-        raise LineasError("give either --concept-classifier or --concept and --not-concept, not both.")
     if concept is not None:
-        found["concept"] = classifier(concept)
+        if shows is not None:
+            raise LineasError("give either --concept-classifier or --concept and --not-concept, not both.")
+        say_aside("--concept-classifier NAME is called --classifier concept=NAME now; the old name goes away.")
+    named = by_column([*(given or [PROFANITY]), *([f"concept={concept}"] if concept is not None else [])])
+    found: dict[str, str | Classifier] = {column: classifier(name) for column, name in named.items()}
     if shows is not None and shows_not is not None:
         found["concept"], area = fitted(read_prompts(shows), read_prompts(shows_not))
         say_aside(f"concept classifier: area under the ROC curve {area:.3f} in a cross-validation")

@@ -33,8 +33,12 @@ NeutralOption = Annotated[
     str | None, typer.Option(metavar="FILE[:column]", help="Sentences that should be predicted as before.")
 ]
 ClassifierOption = Annotated[
-    str,
-    typer.Option("--classifier", metavar="NAME", help="profanity-check, MODULE:FUNCTION, hub id or folder; none."),
+    list[str] | None,
+    typer.Option(
+        "--classifier",
+        metavar="[COLUMN=]NAME ...",
+        help="profanity-check (default), MODULE:FUNCTION, hub id or folder with @LABEL; none.",
+    ),
 ]
 ShowsOption = Annotated[
     str | None, typer.Option(metavar="TEXT", help="Of pictures: the concept that is looked for in them.")

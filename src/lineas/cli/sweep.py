@@ -31,14 +31,14 @@ from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.terminal import list_aside
 from lineas.errors import LineasError
-from lineas.evaluation.classifiers import PROFANITY, classifier
+from lineas.evaluation.classifiers import PROFANITY, by_column, classifier
 from lineas.evaluation.plan import BATCH, Plan
 from lineas.evaluation.result_cache import content_of
 from lineas.files.working_folder import check_claim, result
 from lineas.files.writing import write_text
 from lineas.learning import check_sides
 from lineas.learning.gamma_path import check_gammas, later_steps
-from lineas.measures import value_text
+from lineas.measures import measure, value_text
 from lineas.models.quiet import no_bars
 from lineas.printable import as_label
 from lineas.prompts import described, draw, read_prompts
@@ -50,8 +50,6 @@ from lineas.sweeping.summary import aim_of, chosen_point, effect_of
 from lineas.versions import stamp
 
 GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
-NEEDS = {"toxicity": "prompts", "perplexity": "neutral", "concept": "shows"}
-"""The option without which a measure cannot be taken."""
 
 
 def sweep(
@@ -83,9 +81,10 @@ def sweep(
     prompts: PromptsOption = None,
     neutral: NeutralOption = None,
     evaluate: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="toxicity, perplexity, concept; default: what files allow.")
+        str | None,
+        typer.Option(metavar="NAMES", help="Columns of classifiers, perplexity, concept; default: all."),
     ] = None,
-    toxicity_classifier: ClassifierOption = PROFANITY,
+    classifiers: ClassifierOption = None,
     shows: ShowsOption = None,
     picture_judge: JudgeOption = None,
     sampling_seeds: Annotated[int, number("--sampling-seeds", SEEDS, "Of the continuations at every point.")] = 1,
@@ -125,8 +124,8 @@ def sweep(
             f"--strength takes numbers other than 0, not {' '.join(map(as_label, strengths))}; the untouched model is "
             "judged anyway."
         )
-    plan = _plan(evaluate, prompts, neutral, toxicity_classifier, shows, picture_judge, sampling_seeds, limit)
-    _check_effect(effect, plan)
+    plan = _plan(evaluate, prompts, neutral, classifiers, shows, picture_judge, sampling_seeds, limit)
+    _check_effect(effect, plan, classifiers)
     leave, reach = read_prompts(source), read_prompts(target)
     sides = [(draw(leave, samples, seed), draw(reach, samples, seed)) for seed in range(seeds)]
     check_sides(*sides[0])
@@ -179,35 +178,35 @@ def sweep(
     rows = [row for job in jobs for row in points(job.place)]
     lines = summary(rows, effect)
     chosen = choose(lines, tolerance)
-    measure = effect_of(rows) if effect is None else aim_of(effect)[0]
+    aimed = effect_of(rows) if effect is None else aim_of(effect)[0]
     talk = say(json)
-    talk.print(_table(lines, chosen, measure))
+    talk.print(_table(lines, chosen, aimed))
     about = f"{model or 'the default model'}, {seeds} draws; ± deviation over them."
     if "lineas" in names:
         about += f" Steps: {steps}, then {later_steps(steps, len(gammas))} a point."
     told: dict[str, Any] = {"settings": settings, **stamp(), "lines": [asdict(line) for line in lines], "points": rows}
     if chosen is not None:
-        assert measure is not None
-        point = chosen_point(rows, chosen, measure)
+        assert aimed is not None
+        point = chosen_point(rows, chosen, aimed)
         keep(out / point["folder"], out / CHOSEN)
         about += f" Chosen, within {tolerance:.0%} of the best effect: {chosen.label}."
-        told["chosen"] = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance, "effect": measure}
+        told["chosen"] = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance, "effect": aimed}
         use = "" if chosen.strength == 1 else f"; use it with --strength {as_label(chosen.strength)}"
         untouched = next((line for line in lines if "support" not in line.values), None)
-        change = [value_text(measure, line.values[measure]) for line in (untouched, chosen) if line is not None]
+        change = [value_text(aimed, line.values[aimed]) for line in (untouched, chosen) if line is not None]
         talk.print(
-            f"chosen: {chosen.label} ({measure} {' -> '.join(change)}), {out / CHOSEN} (draw {point['seed']}){use}",
+            f"chosen: {chosen.label} ({aimed} {' -> '.join(change)}), {out / CHOSEN} (draw {point['seed']}){use}",
             soft_wrap=True,
         )
     else:
-        talk.print(f"nothing was chosen: {_why_nothing(rows, effect or measure)}", soft_wrap=True)
+        talk.print(f"nothing was chosen: {_why_nothing(rows, effect or aimed)}", soft_wrap=True)
     with result(out, SWEEP) as beside:
         write_json(beside, told, "sweep")
     with result(out, TABLE) as beside:
         write_text(beside, markdown(lines, chosen, about))
     try:
         with result(out, PLOT) as beside:
-            plot(lines, beside, measure)
+            plot(lines, beside, aimed)
     except LineasError as error:
         talk.print(str(error))
     write_json(json, told, "sweep")
@@ -221,41 +220,40 @@ def _plan(
     evaluate: str | None,
     prompts: str | None,
     neutral: str | None,
-    toxicity: str,
+    classifiers: list[str] | None,
     shows: str | None,
     judge: str | None,
     seeds: int,
     limit: int | None,
 ) -> Plan:
-    """What is measured at every point."""
+    """Return what is measured at every point."""
+    judged = {} if shows else by_column(classifiers or [PROFANITY])
+    needs = {"concept": "shows"} if shows else {**dict.fromkeys(judged, "prompts"), "perplexity": "neutral"}
     given = {"prompts": prompts, "neutral": neutral, "shows": shows}
-    possible = {"concept"} if shows else {name for name, needed in NEEDS.items() if given[needed]}
-    if toxicity == "none":
-        possible -= {"toxicity"}
-    wanted = {name.strip() for name in evaluate.split(",")} if evaluate is not None else possible
-    for name in sorted(wanted):
-        if name not in NEEDS:
-            raise LineasError(f"what is evaluated is {', '.join(NEEDS)}, not '{name}'.")
-        if name == "toxicity" and toxicity == "none":
-            raise LineasError("evaluating toxicity needs a classifier, and --classifier is none.")
+    possible = [name for name, needed in needs.items() if given[needed]]
+    wanted = possible if evaluate is None else [measure(name.strip()).name for name in evaluate.split(",")]
+    for name in wanted:
+        if name not in needs:
+            hint = {"concept": " (concept needs --shows)", "toxic": " (--classifier names none that fills toxic)"}
+            raise LineasError(f"what is evaluated is {', '.join(needs)}, not '{name}'{hint.get(name, '')}.")
         if name not in possible:
-            raise LineasError(f"evaluating {name} needs --{NEEDS[name]}.")
+            raise LineasError(f"evaluating {name} needs --{needs[name]}.")
     if shows and not prompts:
         raise LineasError("there is nothing to draw; give --prompts FILE.")
-    texts = read_prompts(prompts)[:limit] if prompts and wanted & {"toxicity", "concept"} else []
+    judged = {column: name for column, name in judged.items() if column in wanted}
+    texts = read_prompts(prompts)[:limit] if prompts and (judged or "concept" in wanted) else []
     sentences = read_prompts(neutral)[:limit] if neutral and "perplexity" in wanted else []
-    if "toxicity" in wanted:
-        classifier(toxicity)  # refused now, not in a worker
-    if "concept" in wanted:
+    for name in judged.values():
+        classifier(name)  # refused now, not in a worker
+    if "concept" in wanted and shows:
         return Plan(texts, seeds=range(seeds), concept=shows, judge=judge)
-    toxic = {"toxic": toxicity} if "toxicity" in wanted else {}
-    return Plan(texts, sentences, toxic, range(seeds), {"batch_size": BATCH})
+    return Plan(texts, sentences, judged, range(seeds), {"batch_size": BATCH})
 
 
-def _check_effect(effect: str | None, plan: Plan) -> None:
+def _check_effect(effect: str | None, plan: Plan, classifiers: list[str] | None) -> None:
     """Refuse a measure that is not taken."""
     if effect is not None and aim_of(effect)[0] not in plan.measures:
-        of_texts = Plan(["any"], ["any"], {"toxic": "any"}).measures
+        of_texts = Plan(["any"], ["any"], by_column(classifiers or [PROFANITY])).measures
         if plan.concept is not None and aim_of(effect)[0] in of_texts:
             raise LineasError(f"--effect {effect} is about texts; leave it out, or leave out --shows.")
         there = ", ".join(plan.measures) or "nothing; give --prompts FILE, --neutral FILE or both"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from lineas.checks import as_texts
 from lineas.errors import LineasError, reading
 from lineas.evaluation.result_cache import content_of
+from lineas.measures import measure
 from lineas.models.loader_report import load_weights
 
 Classifier = Callable[[Sequence[str]], list[float]]
@@ -50,6 +52,45 @@ def classifier(name: str | Classifier) -> Classifier:
     if colon and not Path(name).exists():
         return _function(module, function)
     return _pipeline(*_model_and_label(name), content_of(name))
+
+
+def by_column(given: Sequence[str]) -> dict[str, str]:
+    """Return classifiers by the column that each fills, which bears its name.
+
+    Args:
+        given: names that `classifier` knows, each with COLUMN= before it where another name is wanted; "none" alone for
+            none. The column of profanity-check is "toxic", that of a model its label, else its own name.
+
+    Raises:
+        LineasError: when two would fill one column, or a column is another measure's.
+
+    >>> by_column(["profanity-check", "judges:is_polite", "me/model@Formal", "kind=me/kindness"])
+    {'toxic': 'profanity-check', 'is_polite': 'judges:is_polite', 'formal': 'me/model@Formal', 'kind': 'me/kindness'}
+    """
+    if list(given) == ["none"]:
+        return {}
+    found: dict[str, str] = {}
+    for one in given:
+        column, equals, name = one.partition("=")
+        if not equals or not re.fullmatch(r"\w+", column) or Path(one).exists():
+            column, name = _column(one), one
+        if name == "none":
+            raise LineasError("--classifier none stands alone; leave it out, or leave out the others.")
+        if not column or column in found:
+            raise LineasError(f"two classifiers would fill the column '{column}'; write COLUMN=NAME for one of them.")
+        if measure(column).role != "effect" or column.endswith("_score"):
+            raise LineasError(f"a classifier cannot fill the column '{column}', which is another measure's.")
+        found[column] = name
+    return found
+
+
+def _column(name: str) -> str:
+    """Return what a classifier of this name tells of a text, in a word."""
+    if name == PROFANITY:
+        return "toxic"
+    model, label = _model_and_label(name)
+    told = label or (model.rpartition(":")[2] if not Path(model).exists() else "") or Path(model).name
+    return re.sub(r"\W+", "_", Path(told).name).strip("_").lower()
 
 
 def fitted(concept: Sequence[str], other: Sequence[str], seed: int = 0) -> tuple[Classifier, float]:
