@@ -61,7 +61,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 def __getattr__(name: str) -> Any:
     """Return a public name, or a module of lineas, imported when it is first asked for."""
     if name == "__version__":
-        return import_module("lineas.versions").packages()["lineas"]
+        return import_module("lineas.versions").lineas_version()
     if name in _HOME:
         globals()[name] = value = getattr(import_module(_HOME[name]), name)
         return value

@@ -200,8 +200,6 @@ def flag(name: str, text: str) -> bool:
 
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-
 MOST = 2**60
 """Bytes that no machine has."""
 
@@ -218,7 +216,7 @@ def as_bytes(text: str | int) -> int:
     match = re.fullmatch(r" *([0-9]+(?:\.[0-9]+)?) *([kmgt]i?)?b? *", str(text).lower())
     size = float(match[1]) * UNITS[match[2] or ""] if match else 0
     if not 1 <= size < MOST:
-        raise LineasError(f"a size looks like 8GiB, 500MB or a number of bytes, not {shortened(repr(text))}.")
+        raise LineasError(f"a size looks like 8GiB, 500MB or a number of bytes, not {shown(text)}.")
     return int(size)
 
 

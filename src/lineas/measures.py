@@ -69,8 +69,10 @@ class Measure:
         return 100 * value if self.unit == "share" else value
 
 
-LEARNED = ("strength", "seed", "gamma", "support", "sites", "cost", "unmet", "seconds", "steps")
-"""Numbers beside measures in a row: how an intervention was learned, and its strength."""
+LEARNED = ("support", "sites", "cost", "unmet", "seconds", "steps")
+"""Numbers that tell how an intervention was learned."""
+BESIDE = ("strength", "seed", "gamma", *LEARNED)
+"""Numbers beside measures in a row."""
 KNOWN = (
     Measure("concept", "concept", "share"),
     Measure("clip_score", "CLIPScore", "points", digits=1),
@@ -110,20 +112,32 @@ def first_of(role: Role, rows: Iterable[Mapping[str, Any]]) -> Measure | None:
 
     >>> first_of("effect", [{"perplexity": 20.0, "polite_score": 0.4, "polite": 0.5}]).name
     'polite'
-    >>> first_of("effect", [{"perplexity": 20.0}])
+    >>> first_of("effect", [{"perplexity": 20.0, "mmlu": 0.25}])
     """
-    names = dict.fromkeys(name for row in rows for name in row if name not in LEARNED)
-    found = [one for one in map(measure, names) if one.role == role]
+    found = [one for row in rows for name in row if (one := _in_row(name, row)) is not None and one.role == role]
     order = {one.name: i for i, one in enumerate(KNOWN)}
     return min(found, key=lambda one: (role == "effect" and one.unit != "share", order.get(one.name, 99)), default=None)
 
 
-def value_text(name: str, value: Any) -> str:
-    """Return one number of a row of measurements as people read it; what is no measure has four digits.
+def value_text(row: Mapping[str, Any], name: str) -> str:
+    """Return one number of a row of measurements as people read it, "" where it is missing.
 
-    >>> value_text("strength", 0.5), value_text("toxic", 0.058), value_text("note", "a")
-    ('0.5', '5.8 %', 'a')
+    What is no measure that is known, such as a task, has four digits.
+
+    >>> row = {"strength": 0.5, "toxic": 0.058, "polite": 0.25, "polite_score": 0.3, "some_task": 25.125}
+    >>> [value_text(row, name) for name in row]
+    ['0.5', '5.8 %', '25.0 %', '0.300', '25.12']
     """
+    value = row.get(name, "")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    return f"{value:.4g}" if name in LEARNED else measure(name).text(value)
+    one = _in_row(name, row)
+    return f"{value:.4g}" if one is None else one.text(value)
+
+
+def _in_row(name: str, row: Mapping[str, Any]) -> Measure | None:
+    """Return the measure of this name in a row, None of other numbers: a classifier's share has its score beside it."""
+    if name in BESIDE:
+        return None
+    is_known = name in _BY_NAME or name.endswith(("_score", "_share")) or f"{name}_score" in row
+    return measure(name) if is_known else None

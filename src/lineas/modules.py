@@ -9,13 +9,13 @@ from torch import nn
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a normalisation layer with a weight per neuron (LayerNorm, RMSNorm, GroupNorm, ...)."""
+    """Return whether a module is a normalisation layer with a weight per neuron (LayerNorm, RMSNorm, ...)."""
     weight = getattr(module, "weight", None)
     return "Norm" in type(module).__name__ and isinstance(weight, torch.Tensor) and weight.dim() == 1
 
 
 def is_norm_layer(module: nn.Module) -> bool:
-    """Whether a module normalises, with a weight of its own or without, as those do that a time step modulates."""
+    """Return whether a module normalises, also without a weight of its own, as where a time step modulates it."""
     return "Norm" in type(module).__name__ and not isinstance(module, nn.ModuleList)
 
 
@@ -43,7 +43,7 @@ def repeated(network: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def non_text_modules(network: nn.Module) -> list[str]:
-    """Names of the parts that text alone never reaches, such as a tower for pictures; not of what is in them."""
+    """Return the names of the parts that text alone never reaches, such as a tower for pictures, without their own."""
     config: Any = getattr(network, "config", None)
     if not hasattr(config, "get_text_config") or config.get_text_config() is config:
         return []
@@ -59,7 +59,7 @@ def non_text_modules(network: nn.Module) -> list[str]:
 
 
 def text_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Its modules by name, but those that text alone never reaches."""
+    """Return a network's modules by name, without those that text alone never reaches."""
     beside = non_text_modules(network)
     return [
         (name, module)
@@ -80,7 +80,7 @@ def is_quantised(linear: nn.Module) -> bool:
 
 
 def width_of(module: nn.Module) -> int | None:
-    """How many neurons a module returns, where that can be read off it: norms, linears and convolutions."""
+    """Return the number of neurons of a module's output; None of all but norms, linears and convolutions."""
     if is_norm(module):
         return module.weight.shape[0]  # type: ignore[union-attr,index]
     found = (getattr(module, name, None) for name in ("out_features", "out_channels", "nf"))

@@ -13,6 +13,11 @@ def packages() -> dict[str, str]:
     return {name: _version(name) for name in ("lineas", "torch", "transformers")}
 
 
+def lineas_version() -> str:
+    """Return the version of lineas; "unknown" where it runs without being installed."""
+    return _version("lineas")
+
+
 def version_of(name: str) -> str | None:
     """The version of a package, or None where it is not installed."""
     try:

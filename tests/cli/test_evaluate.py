@@ -101,6 +101,10 @@ WRONG = [
     (("--classifier", "a:judge", "b:judge"), "two classifiers would fill the column 'judge'; write COLUMN=NAME"),
     (("--classifier", "kl=a:judge"), "a classifier cannot fill the column 'kl', which is another measure's"),
     (("--classifier", "none", "profanity-check"), "none stands alone"),
+    (
+        ("--classifier", "concept=profanity-check", "--concept", "lineas:formal/target", "--not-concept", "target.txt"),
+        "two classifiers would fill the column 'concept'",
+    ),
     (("--concept", "source.txt"), "needs both --concept and --not-concept"),
     (("--concept", "source.txt", "--not-concept", "target.txt"), "at least 5 texts a side, the concept side has 3"),
     (("--intervention", "nothing"), "no intervention at 'nothing'"),

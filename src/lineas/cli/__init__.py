@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from lineas import signals
 from lineas.errors import first_line
-from lineas.versions import packages
 
 if TYPE_CHECKING:
     from typer.core import TyperGroup
@@ -138,7 +137,9 @@ def _group(called: str | None) -> TyperGroup:
     @app.callback(invoke_without_command=True)
     def lineas(version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:
         if version:
-            print(packages()["lineas"])
+            from lineas.versions import lineas_version
+
+            print(lineas_version())
             raise typer.Exit
 
     for name, verb in VERBS.items():

@@ -28,6 +28,7 @@ from lineas.cli.evaluation_options import (
     NeutralOption,
     PromptsOption,
     ShowsOption,
+    plan_of,
 )
 from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
@@ -36,7 +37,6 @@ from lineas.evaluation.calibration import Goal, told
 from lineas.evaluation.calibration import calibrate as find_strength
 from lineas.evaluation.classifiers import PROFANITY, by_column
 from lineas.evaluation.evaluate import evaluate
-from lineas.evaluation.plan import BATCH, Plan
 from lineas.evaluation.variants import Steered, Untouched
 from lineas.files.ownership import check_folder
 from lineas.files.writing import check_place
@@ -100,11 +100,7 @@ def calibrate(
     sentences = read_prompts(neutral)[:limit] if neutral else []
     _warn_of_known(learned, {"--prompts": texts, "--neutral": sentences})
     judged = by_column(classifiers or [PROFANITY]) if texts and not shows else {}
-    plan = (
-        Plan(texts, sentences, judged, range(seeds), {"batch_size": BATCH})
-        if shows is None
-        else Plan(texts, seeds=range(seeds), concept=shows, judge=picture_judge)
-    )
+    plan = plan_of(texts, sentences, judged, seeds, shows, picture_judge)
     for goal in (effect, damage):
         if goal is not None and goal.measure not in plan.measures:
             raise LineasError(f"'{goal.text}' is about {goal.measure}, and measured are {', '.join(plan.measures)}.")
@@ -145,7 +141,7 @@ def calibrate(
     for name in ("strength", *dict.fromkeys(shown)):
         table.add_column(name.replace("_", " "), justify="right")
     for row in found.curve:
-        cells = [value_text(name, row[name]) for name in dict.fromkeys(shown)]
+        cells = [value_text(row, name) for name in dict.fromkeys(shown)]
         table.add_row(f"{row['strength']:.3g}", *cells, style="bold" if row["strength"] == found.strength else None)
     talk.print(table)
     talk.print(f"calibrated: strength {found.strength:.3g}, written into {place}")

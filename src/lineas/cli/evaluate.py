@@ -194,6 +194,8 @@ def _classifiers(
     named = by_column([*(given or [PROFANITY]), *([f"concept={concept}"] if concept is not None else [])])
     found: dict[str, str | Classifier] = {column: classifier(name) for column, name in named.items()}
     if shows is not None and shows_not is not None:
+        if "concept" in found:
+            raise LineasError("two classifiers would fill the column 'concept'; write COLUMN=NAME for the other one.")
         found["concept"], area = fitted(read_prompts(shows), read_prompts(shows_not))
         say_aside(f"concept classifier: area under the ROC curve {area:.3f} in a cross-validation")
     return found

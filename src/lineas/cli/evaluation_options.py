@@ -16,6 +16,7 @@ from lineas.checks import COUNT
 from lineas.cli.common import accepts_other, say
 from lineas.cli.number_options import number
 from lineas.errors import LineasError
+from lineas.evaluation.plan import BATCH, Plan
 from lineas.evaluation.results import Evaluation
 from lineas.evaluation.variants import Steered
 from lineas.files.ownership import FolderKind
@@ -49,6 +50,20 @@ JudgeOption = Annotated[
 LimitOption = Annotated[int | None, number("--limit", COUNT, "Only the first N prompts and sentences.")]
 EVALUATION, TABLE, PLOT, PARTS = "evaluation.json", "evaluation.md", "effect-damage.png", "parts"
 KIND = FolderKind("an evaluation", "evaluation", EVALUATION)
+
+
+def plan_of(
+    texts: Sequence[str],
+    sentences: Sequence[str],
+    classifiers: Mapping[str, str],
+    seeds: int,
+    shows: str | None,
+    judge: str | None,
+) -> Plan:
+    """Return what is measured at every strength or point: of pictures where `shows` names a concept, else of texts."""
+    if shows is not None:
+        return Plan(texts, seeds=range(seeds), concept=shows, judge=judge)
+    return Plan(texts, sentences, classifiers, range(seeds), {"batch_size": BATCH})
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]
             f"{side}: {data.get('count', '?')} prompts {data.get('file', '')} (sha256 {data.get('sha256', '?')[:12]})"
         )
     for row in facts.get("measurements", []):
-        console.print("measured: " + ", ".join(f"{name} {value_text(name, value)}" for name, value in row.items()))
+        console.print("measured: " + ", ".join(f"{name} {value_text(row, name)}" for name in row))
 
 
 def _common_prefix(names: list[str]) -> str:

@@ -25,6 +25,7 @@ from lineas.cli.evaluation_options import (
     NeutralOption,
     PromptsOption,
     ShowsOption,
+    plan_of,
 )
 from lineas.cli.learn import METHODS, method_of
 from lineas.cli.number_options import number
@@ -32,7 +33,7 @@ from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.terminal import list_aside
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import PROFANITY, by_column, classifier
-from lineas.evaluation.plan import BATCH, Plan
+from lineas.evaluation.plan import Plan
 from lineas.evaluation.result_cache import content_of
 from lineas.files.working_folder import check_claim, result
 from lineas.files.writing import write_text
@@ -145,11 +146,9 @@ def sweep(
         "refit": refit,
         "strengths": strengths,
         "options": options,
-        "measures": plan.described(),
+        "measures": {**plan.described(), **plan.names},
         "content": {
-            name: content_of(name, out)
-            for name in (model, picture_judge, *plan.described()["classifiers"].values())
-            if name
+            name: content_of(name, out) for name in (model, picture_judge, *plan.names["classifiers"].values()) if name
         },
     }
     no_bars()
@@ -193,7 +192,7 @@ def sweep(
         told["chosen"] = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance, "effect": aimed}
         use = "" if chosen.strength == 1 else f"; use it with --strength {as_label(chosen.strength)}"
         untouched = next((line for line in lines if "support" not in line.values), None)
-        change = [value_text(aimed, line.values[aimed]) for line in (untouched, chosen) if line is not None]
+        change = [value_text(line.values, aimed) for line in (untouched, chosen) if line is not None]
         talk.print(
             f"chosen: {chosen.label} ({aimed} {' -> '.join(change)}), {out / CHOSEN} (draw {point['seed']}){use}",
             soft_wrap=True,
@@ -245,9 +244,7 @@ def _plan(
     sentences = read_prompts(neutral)[:limit] if neutral and "perplexity" in wanted else []
     for name in judged.values():
         classifier(name)  # refused now, not in a worker
-    if "concept" in wanted and shows:
-        return Plan(texts, seeds=range(seeds), concept=shows, judge=judge)
-    return Plan(texts, sentences, judged, range(seeds), {"batch_size": BATCH})
+    return plan_of(texts, sentences, judged, seeds, shows if "concept" in wanted else None, judge)
 
 
 def _check_effect(effect: str | None, plan: Plan, classifiers: list[str] | None) -> None:
@@ -279,14 +276,10 @@ def _table(lines: list[Line], chosen: Line | None, effect: str | None) -> Table:
         table.add_column(name.replace("_", " "), overflow="fold")
     for line in lines:
         values = line.values
-        cells = [line.label, f"{values['support']:.2%}" if "support" in values else "", _short(values, "sites")]
+        cells = [line.label, f"{values['support']:.2%}" if "support" in values else "", value_text(values, "sites")]
         if effect:
-            cells.append(_short(values, effect))
+            cells.append(value_text(values, effect))
             cells.append("" if line.share is None or "support" not in values else f"{line.share:.0%}")
-        cells += [_short(values, name) for name in (*others, "cost", "unmet")]
+        cells += [value_text(values, name) for name in (*others, "cost", "unmet")]
         table.add_row(*cells, style="bold" if line == chosen else None)
     return table
-
-
-def _short(values: dict[str, float], name: str) -> str:
-    return value_text(name, values[name]) if name in values else ""

@@ -26,7 +26,6 @@ from lineas.models.digests import weights_digest
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
 from lineas.models.untouched import Unknowable
-from lineas.prompts import described
 from lineas.steering.exclusive import exclusively
 from lineas.versions import stamp
 
@@ -94,7 +93,8 @@ def _evaluate_texts(
         with system.applied(model):  # what does not fit is said before hours of measuring
             pass
     classifiers = plan.loaded_classifiers()
-    cache, asked = ResultCache.of_model(folder, model), _of_plan(plan, None if folder is None else Path(folder))
+    cache = ResultCache.of_model(folder, model)
+    asked = _of_plan(plan, classifiers, None if folder is None else Path(folder))
     rows, continuations = [], []
     for system in systems:
         judged = Untouched() if system.strength == 0 else system
@@ -142,18 +142,14 @@ def settings_of(
     judged = [{"name": system.name, "strength": system.strength, **system.identity()} for system in systems]
     if isinstance(model, ImageModel):
         return {**picture_measures.asked(model, plan), "batch_size": plan.batch_size, "systems": judged}
-    return {"model": model.name, **_of_plan(plan, apart), "systems": judged}
+    return {"model": model.name, **_of_plan(plan, plan.loaded_classifiers(), apart), "systems": judged}
 
 
-def _of_plan(plan: Plan, apart: Path | None) -> dict[str, Any]:
+def _of_plan(plan: Plan, classifiers: Mapping[str, Classifier], apart: Path | None) -> dict[str, Any]:
     return {
-        "prompts": described(plan.prompts),
-        "neutral": described(plan.neutral),
-        "seeds": list(plan.seeds),
-        "sampling": dict(plan.sampling),
-        "classifiers": {name: getattr(one, "__name__", str(one)) for name, one in plan.loaded_classifiers().items()},
+        **plan.described(),
+        "classifiers": {name: getattr(one, "__name__", str(one)) for name, one in classifiers.items()},
         "tasks": {**what_tasks_need(plan, apart), "names": list(plan.tasks)},
-        "max_length": plan.max_length,
     }
 
 

@@ -111,7 +111,7 @@ def _seen(
     cache: ResultCache,
     progress: Callable[[int], None] | None,
 ) -> dict[str, Any]:
-    """What the judge sees in pictures: scores, a list each, and features, `[n][d]`."""
+    """Return the judge's scores of pictures, a list each, and their features, `[n][d]`."""
 
     def look() -> dict[str, Any]:
         with system.applied(model):

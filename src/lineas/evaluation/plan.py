@@ -24,7 +24,7 @@ SAMPLING = ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "bat
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, the same for every variant of a model.
+    """The measurements to make, the same for every variant of a model.
 
     A plan whose classifiers and judge are names can be sent to another process.
 
@@ -137,10 +137,19 @@ class Plan:
         return {column: classifier(one) for column, one in self.classifiers.items()}
 
     def described(self) -> dict[str, Any]:
-        """Return the plan as JSON holds it, with digests in place of texts."""
-        told = {name: getattr(self, name) for name in ("seeds", "sampling", "tasks", "max_length", "concept", "judge")}
-        names = {column: one if isinstance(one, str) else one.__name__ for column, one in self.classifiers.items()}
-        return {**told, "classifiers": names, "prompts": described(self.prompts), "neutral": described(self.neutral)}
+        """Return what both texts and pictures are measured on as JSON holds it, with digests in place of texts."""
+        return {
+            "prompts": described(self.prompts),
+            "neutral": described(self.neutral),
+            "seeds": list(self.seeds),
+            "sampling": dict(self.sampling),
+            "max_length": self.max_length,
+        }
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The names of what judges, of a plan that knows it by names."""
+        return {"classifiers": dict(self.classifiers), "concept": self.concept, "judge": self.judge}
 
 
 def _is_classifier(given: Any) -> bool:

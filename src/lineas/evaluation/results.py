@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass
 class Row:
-    """What one system does at one strength.
+    """The measurements of one system at one strength.
 
     Args:
         system: its name.

@@ -301,7 +301,7 @@ def _remove_empty(folder: Path) -> None:
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
-"""What `_exchange` fails with where the system, the file system or a sandbox has no such step."""
+"""Errors of `_exchange` where the system, the file system or a sandbox has no such step."""
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -164,9 +164,6 @@ def _check_plain(model: Any, network: nn.Module) -> None:
         raise LineasError(f"{reason}.")
     if any(weight.is_meta for weight in network.parameters()):
         raise LineasError("some weights of this model are not in memory; load it whole to fold it, without offloading.")
-    hooks = (hook for m in network.modules() for hook in m._forward_hooks.values())
-    if any(getattr(hook, "__module__", "") == "lineas.steering.hooks" for hook in hooks):
-        raise LineasError("this model is being steered; detach first, then fold.")
     if isinstance(model, ImageModel) and model.guidance == "conditional":
         raise LineasError(
             "this model steers the half with the prompt alone (guidance 'conditional'), and weights serve both halves; "

@@ -77,7 +77,7 @@ def recipe(facts: dict[str, Any]) -> str:
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     """A Markdown table of measurements, one row a strength."""
     columns = list(rows[0])
-    body = [" | ".join(in_markdown(value_text(column, row.get(column))) for column in columns) for row in rows]
+    body = [" | ".join(in_markdown(value_text(row, column)) for column in columns) for row in rows]
     head = " | ".join(in_markdown(str(column)) for column in columns)
     return [f"| {head} |", f"|{' --- |' * len(columns)}", *(f"| {row} |" for row in body)]
 

@@ -118,7 +118,7 @@ def _judged(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
         drawn.append(charts.lines(series(effect, damage), effect.axis, damage.axis, zero=False, notes=notes))
     drawn += [charts.lines(series(None, m), "strength", m.axis, m is effect) for m in (effect, damage) if m]
     columns = list(dict.fromkeys(key for _, row in rows for key in row if isinstance(row[key], (int, float))))
-    cells = [(name, [value_text(column, row.get(column, "")) for column in columns]) for name, row in rows]
+    cells = [(name, [value_text(row, column) for column in columns]) for name, row in rows]
     return {"charts": drawn, "columns": columns, "rows": cells}
 
 

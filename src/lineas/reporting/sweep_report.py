@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lineas.errors import LineasError
-from lineas.measures import Measure, first_of, measure
+from lineas.measures import LEARNED, Measure, first_of, measure
 from lineas.printable import as_label, in_markdown
 from lineas.reporting.plots import FAR_APART, figure_of, in_a_plot, save_figure
 from lineas.sweeping.jobs import UNTOUCHED
-from lineas.sweeping.summary import ALWAYS, Line
+from lineas.sweeping.summary import Line
 
 
 def markdown(lines: Sequence[Line], chosen: Line | None, about: str) -> str:
     """The table and what it says."""
-    names = [name for name in dict.fromkeys(name for line in lines for name in line.values) if name not in ALWAYS]
+    names = [name for name in dict.fromkeys(name for line in lines for name in line.values) if name not in LEARNED]
     names = [name for name in names if measure(name).role != "variety"]
     head = ["", "support", "sites", *map(in_markdown, names), "share of the effect", "cost", "unmet", "seconds"]
     table = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]

@@ -26,7 +26,7 @@ def cell(row: Row, name: str) -> str:
 
 
 def failures(rows: Sequence[Row]) -> list[str]:
-    """What is missing and why, a sentence each."""
+    """Return what could not be measured and why, a sentence each."""
     return [
         f"{row.system} at {as_label(row.strength)}, {name}: {why}" for row in rows for name, why in row.errors.items()
     ]
@@ -54,7 +54,7 @@ def _cells(row: Row, names: Sequence[str]) -> list[str]:
 
 
 def _beside(facts: dict[str, Any]) -> str:
-    """What else a measurement was made with."""
+    """Return the sentence on judges and neutral sentences that ends a table."""
     if "judge" in facts:
         concept, judge = (in_markdown(str(facts[name])) for name in ("concept", "judge"))
         return f"concept '{concept}' by {judge}, likeness to the untouched picture (img_score)"

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any
 
-from lineas.measures import first_of, measure
+from lineas.measures import LEARNED, first_of, measure
 from lineas.printable import as_label
 from lineas.sweeping.jobs import UNTOUCHED
-
-ALWAYS = ("support", "sites", "cost", "unmet", "seconds", "steps")
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def summary(rows: Sequence[dict[str, Any]], effect: str | None = None) -> list[L
         mine = [row for row in rows if _kind(row) == kind]
         found: dict[str, list[float]] = {}
         for row in mine:
-            for name, value in ({key: row[key] for key in ALWAYS if key in row} | row["values"]).items():
+            for name, value in ({key: row[key] for key in LEARNED if key in row} | row["values"]).items():
                 found.setdefault(name, []).append(value)
         deviations = {name: stdev(values) for name, values in found.items() if len(values) > 1}
         means = {name: mean(values) for name, values in found.items()}
