@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch.nn.utils import parametrize
 
 import lineas
 from lineas import LineasError
+from lineas.evaluation import text_measures
 from lineas.evaluation.evaluate import evaluate, settings_of
 from lineas.evaluation.judges import JUDGE, WorldNetwork, judge
 from lineas.evaluation.plan import BATCH, Plan
@@ -392,7 +392,7 @@ def test_a_failure_of_our_own_can_be_seen_whole(
         raise KeyError("a bug of ours")
 
     model = families.model("llama")
-    monkeypatch.setattr(import_module("lineas.evaluation.evaluate"), "perplexities", broken)
+    monkeypatch.setattr(text_measures, "perplexities", broken)
     with caplog.at_level(logging.DEBUG, "lineas"):
         (row,) = evaluate(model, [Untouched()], PLAN).rows
     assert row.errors["perplexity"] == "KeyError: 'a bug of ours'"

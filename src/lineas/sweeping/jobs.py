@@ -73,6 +73,11 @@ class Job:
     files: dict[str, str] = field(default_factory=dict)
     samples: int | None = None
 
+    @classmethod
+    def untouched(cls, folder: Path, model: str | None, gammas: Sequence[float], plan: Plan, dtype: str) -> Job:
+        """Return the job that judges the untouched model."""
+        return cls(folder, model, None, UNTOUCHED, (), (), 0, gammas, plan, dtype=dtype)
+
     @property
     def place(self) -> Path:
         """The folder of its points."""

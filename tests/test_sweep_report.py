@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lineas.cli.sweep import _table
-from lineas.reporting.sweep_report import markdown
+from lineas.sweeping.report import markdown
 from lineas.sweeping.summary import summary
 
 ROWS = [
