@@ -31,6 +31,8 @@ ELSEWHERE = {
 """By page, the file of the repository that it shows."""
 VERBS = "<!-- verbs -->"
 """Stands on a page for the options of every verb."""
+ENTRY = re.compile(r'id="(lineas[\w.]+)" class="doc doc-heading">\s*<code class="[^"]*doc-symbol-(\w+)"')
+"""An entry of the API in a built page: its name, and what it is."""
 LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)\s]+?)(#[^)\s]*)?(\))")
 
 
@@ -74,28 +76,31 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def on_post_build(config: MkDocsConfig) -> None:
     """End the build where a public name has no entry, or no docstring."""
-    problems = [*missing(Path(config.docs_dir)), *undocumented()]
+    pages = sorted((Path(config.site_dir) / "reference" / "api").glob("*.html"))
+    problems = missing("".join(page.read_text(encoding="utf-8") for page in pages))
     if problems:
         raise PluginError("; ".join(problems))
 
 
-def missing(docs: Path) -> list[str]:
-    """Return a sentence for each public name of lineas that no page of the API describes."""
+def missing(html: str) -> list[str]:
+    """Return a sentence for each public name of lineas without an entry in the pages of the API, or without docstring.
+
+    Args:
+        html: the built pages.
+    """
     import lineas
 
-    pages = "\n".join(file.read_text(encoding="utf-8") for file in sorted((docs / "reference" / "api").glob("*.md")))
-    described = set(re.findall(r"^::: (lineas\.\S+)$", pages, re.MULTILINE))
-    names = [f"lineas.{name}" for name in lineas.__all__ if name != "__version__"]
-    return [f"{name} is public and has no entry in {DOCS}/reference/api" for name in names if name not in described]
-
-
-def undocumented() -> list[str]:
-    """Return a sentence for each public name of lineas without a docstring of its own."""
-    import lineas
-
-    kinds = {name: getattr(lineas, name) for name in lineas.__all__ if name != "__version__"}
-    without = [name for name, kind in kinds.items() if not (vars(kind).get("__doc__") or inspect.getdoc(kind))]
-    return [f"lineas.{name} has no docstring" for name in without]
+    entries = {name for name, kind in ENTRY.findall(html) if kind in ("class", "function")}
+    problems = []
+    for name in lineas.__all__:
+        kind = getattr(lineas, name)
+        if isinstance(kind, str):  # the version
+            continue
+        if entries.isdisjoint((f"lineas.{name}", f"{kind.__module__}.{kind.__qualname__}")):
+            problems.append(f"lineas.{name} is public and has no entry in {DOCS}/reference/api")
+        if not inspect.getdoc(kind):
+            problems.append(f"lineas.{name} has no docstring")
+    return problems
 
 
 # ---- the command line
