@@ -25,7 +25,7 @@ from lineas.vllm_plugin.requests import parse, split_model
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 PROGRAMS = [name for name in NAMES if name.startswith("docs/") and pages.blocks(ROOT / name, "python")]
-EXECUTED = ["docs/start/first.md", "docs/guides/compose.md", "docs/guides/gates.md", "docs/guides/fold.md"]
+EXECUTED = ["docs/guides/compose.md", "docs/guides/gates.md", "docs/guides/fold.md"]
 """Pages whose commands are run, one after the other, where they need no more than lineas brings along."""
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
@@ -200,7 +200,7 @@ def test_a_command_that_does_not_exist_is_found() -> None:
 
 
 @pytest.mark.parametrize("name", EXECUTED)
-def test_commands_of_the_first_pages_run(name: str, loaded_once: Path) -> None:
+def test_commands_of_a_page_run_one_after_the_other(name: str, loaded_once: Path) -> None:
     ran = []
     for block in pages.blocks(ROOT / name, "bash"):
         for arguments in pages.commands(block):
