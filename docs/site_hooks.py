@@ -31,6 +31,8 @@ ELSEWHERE = {
 """By page, the file of the repository that it shows."""
 VERBS = "<!-- verbs -->"
 """Stands on a page for the options of every verb."""
+FIGURES = re.compile(r"<!-- (\w+) -->\n(.*?)\n<!-- /\1 -->", re.DOTALL)
+"""What a benchmark wrote on a page."""
 ENTRY = re.compile(r'id="(lineas[\w.]+)" class="doc doc-heading">\s*<code class="[^"]*doc-symbol-(\w+)"')
 """An entry of the API in a built page: its name, and what it is."""
 LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)\s]+?)(#[^)\s]*)?(\))")
@@ -62,6 +64,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     here = page.file.src_uri
     if VERBS in markdown:
         markdown = markdown.replace(VERBS, "\n".join(verbs()))
+    markdown = FIGURES.sub(r'<div class="figures" markdown>\n\n\2\n\n</div>', markdown)
     place = posixpath.dirname(ELSEWHERE.get(here, f"{DOCS}/{here}"))
     shown = {file: name for name, file in ELSEWHERE.items()}
 
