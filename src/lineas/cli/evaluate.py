@@ -153,6 +153,7 @@ def evaluate(
             with result(out, TABLE) as beside:
                 write_text(beside, markdown(found))
             _plot(found, out, json)
+            say(json).print(f"wrote {out}: {EVALUATION}, {TABLE}{f', {PLOT}' if (out / PLOT).exists() else ''}")
     write_json(json, report, "evaluate")
     failed = failures(found.rows)
     if failed:
