@@ -110,7 +110,8 @@ def reported(desk: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     run(capsys, "evaluate", "model", "--intervention", "calm", "dense", *more, "--dtype", "float32")
     code, out, _ = run(
         capsys, "report", "--intervention", "calm", "dense", "--prompts", "source.txt",
-        "--evaluation", "found/evaluation.json", "--strength", "0", "1", "--examples", "2", "--max-new-tokens", "5", "--dtype", "float32",
+        "--evaluation", "found/evaluation.json", "--strength", "0", "1", "--examples", "2", "--max-new-tokens", "5",
+        "--dtype", "float32",
     )  # fmt: skip
     assert code == 0
     assert "wrote report.html" in out

@@ -24,6 +24,7 @@ from lineas.learning.gamma_path import gamma_path
 from lineas.learning.interruption import discard_partial
 from lineas.learning.learn import drawn_from
 from lineas.models import load
+from lineas.models.digests import reading_weights_once
 
 POINTS, PARTS = "points.jsonl", "parts"
 UNTOUCHED = "untouched"
@@ -160,6 +161,7 @@ def _is_point(read: Any) -> TypeGuard[dict[str, Any]]:
 
 
 @discard_partial()
+@reading_weights_once()
 def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None = None) -> int:
     """Do what is not done yet of a job; gives the number of its points.
 
