@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from statistics import mean
 
-from record import RESULTS, made
-from sparsity import DENSE
-
+from benchmarks.common.record import RESULTS, made
+from benchmarks.sparsity.sparsity import DENSE
 from lineas.sweeping.summary import Line
 
 
@@ -347,4 +346,5 @@ def _made_by(name: str, script: str | None = None) -> str:
     """What ran, and when and where the result or the pieces it was put together from were made."""
     pieces = sorted((RESULTS / name).glob("*.json")) or [RESULTS / f"{name}.json"]
     abouts = [json.loads(file.read_text())["about"] for file in pieces]
-    return f"<sub>`python benchmarks/{script or name}.py` {made(abouts)}.</sub>"
+    (script,) = RESULTS.parent.glob(f"*/{script or name}.py")
+    return f"<sub>`python -m benchmarks.{script.parent.name}.{script.stem}` {made(abouts)}.</sub>"

@@ -1,6 +1,6 @@
 """What `lineas demo --images` prints and draws, recorded: benchmarks/results/demo-images.json and docs/images.
 
-python benchmarks/demo_images.py
+python -m benchmarks.images.demo_images
 
 Also docs/images/world.png: what the model that comes with lineas makes of some prompts, in every style that it knows.
 """
@@ -14,15 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from record import about, save
-
 import lineas
+from benchmarks.common.record import about, save
 from lineas.reporting.image_grid import strip
+from tools import world
 
-sys.path.append(str(Path(__file__).parents[1] / "tools"))
-import world
-
-PICTURES = Path(__file__).parents[1] / "docs" / "images"
+PICTURES = Path(__file__).parents[2] / "docs" / "images"
 SCENES = (
     "a big red heart in the middle on sky",
     "a striped blue star on the left on cream with a sun",

@@ -1,6 +1,6 @@
 """Effect against faithfulness on pictures: methods at equal effect over several draws, and LinEAS over gamma.
 
-    python benchmarks/images.py [--model shapes] [--draws 3] [--prompts 48] [--parts night gamma-0.01 ...]
+    python -m benchmarks.images.images [--model shapes] [--draws 3] [--prompts 48] [--parts night gamma-0.01 ...]
 
 On the image model that comes with lineas, whose world has a judge: three styles to learn and a thing to remove. For
 each draw of 32 + 32 prompts every method learns at all norms of the U-Net; its pictures of other prompts are judged at
@@ -16,7 +16,6 @@ sun-gamma.png of one with everything.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from itertools import pairwise, product
 from pathlib import Path
@@ -24,9 +23,9 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from record import about, kept, save
 
 import lineas
+from benchmarks.common.record import about, kept, save
 from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.plan import Plan
 from lineas.evaluation.variants import Steered, Untouched
@@ -34,9 +33,7 @@ from lineas.intervention.fingerprint import norm_digest
 from lineas.learning.interruption import discard_partial
 from lineas.reporting.image_grid import strip
 from lineas.sites import Pooling
-
-sys.path.append(str(Path(__file__).parents[1] / "tools"))
-import world
+from tools import world
 
 STYLES = ("at night", "as a sketch", "in the rain")
 REMOVED = "sun"
@@ -62,8 +59,8 @@ METHODS: dict[str, Any] = {
 }
 
 
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
-RUNS = Path(__file__).parent / "runs" / "images"
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+RUNS = Path(__file__).parents[1] / "runs" / "images"
 
 
 def sides(concept: str, draw: int, prompts: int) -> tuple[list[str], list[str], list[str]]:

@@ -1,6 +1,6 @@
 """Learn and measure the interventions that ship with lineas, on SmolLM2-135M-Instruct.
 
-    python benchmarks/shipped.py [NAME ...]
+    python -m benchmarks.showcase.shipped [NAME ...]
 
 From the sentence sets in src/lineas/data to src/lineas/data/interventions/NAME, kept to a few kB by the lasso on
 single neurons, on the second half of the layers. Measured at strength 0, 0.5 and 1: the share of continuations of
@@ -15,9 +15,8 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-from record import about, save
-
 import lineas
+from benchmarks.common.record import about, save
 from lineas.evaluation.classifiers import PROFANITY, classifier, fitted
 from lineas.evaluation.perplexity import perplexity
 from lineas.learning.interruption import discard_partial

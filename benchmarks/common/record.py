@@ -24,10 +24,10 @@ from lineas.learning import Method
 from lineas.learning.interruption import discard_partial
 from lineas.prompts import draw
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 UPPER_NORMS = r"model\.layers\.[12]\d\.post_attention_layernorm"
 """Of SmolLM2-135M's 30 layers the upper two thirds; the lower third costs the most perplexity (docs/recipes.md)."""
-DATA = Path(os.environ.get("LINEAS_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+DATA = Path(os.environ.get("LINEAS_SHARED", Path(__file__).parents[3] / "shared")) / "data"
 
 
 def about() -> dict[str, Any]:

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import record
 import torch
-from record import UPPER_NORMS, about, learn_at_some_rate
 
 import lineas
+from benchmarks.common import record
+from benchmarks.common.record import UPPER_NORMS, about, learn_at_some_rate
 from lineas.evaluation.classifiers import Classifier
 from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.plan import Plan
@@ -32,7 +32,7 @@ from lineas.learning.lora import LoRA
 from lineas.prompts import described
 from lineas.versions import packages
 
-RUNS = Path(__file__).parent / "runs"
+RUNS = Path(__file__).parents[1] / "runs"
 NORMS = r".*\.post_attention_layernorm"
 MEASURES = ("toxic", "toxic_score", "concept", "concept_score", "perplexity", "kl", "distinct_2", "repetition", "mmlu")
 CURVE = (0.25, 0.5, 0.75)

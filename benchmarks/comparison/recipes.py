@@ -1,6 +1,6 @@
 """How many steps a recipe needs, and what its result is worth: the published recipe against others.
 
-    python benchmarks/recipes.py [--model NAME] [--draws 4] [--prompts 600] [--recipes paper default sgd]
+    python -m benchmarks.comparison.recipes [--model NAME] [--draws 4] [--prompts 600] [--recipes paper default sgd]
 
 For each draw of 32 toxic and 32 non-toxic Jigsaw sentences and each recipe (RECIPES): the cost before every step, the
 step at which it falls below the last cost of the published recipe, the cost on 64 + 64 sentences that were not learned
@@ -19,9 +19,9 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import torch
-from record import DATA, about, learn_at_some_rate, save, toxic_prompts
 
 import lineas
+from benchmarks.common.record import DATA, about, learn_at_some_rate, save, toxic_prompts
 from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.perplexity import perplexity
 from lineas.learning import transport
@@ -29,7 +29,7 @@ from lineas.learning.capture import capture
 from lineas.learning.interruption import discard_partial
 from lineas.prompts import draw, read_prompts
 
-RUNS = Path(__file__).parent / "runs"
+RUNS = Path(__file__).parents[1] / "runs"
 RECIPES: dict[str, lineas.LinEAS] = {
     "paper": lineas.LinEAS.paper(),
     "default": lineas.LinEAS(),

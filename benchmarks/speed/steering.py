@@ -1,6 +1,6 @@
 """What a steered generate costs over an untouched one: 64 prompts, 32 tokens each, SmolLM2-135M-Instruct.
 
-    python benchmarks/steering.py [--rounds 15] [--batch 64]
+    python -m benchmarks.speed.steering [--rounds 15] [--batch 64]
 
 In one process, round after round; every row writes exactly 32 tokens. Each way is timed between two untouched
 generations, and its ratio is the median over rounds of its time by the mean of these two: what drifts slowly on a
@@ -17,9 +17,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from record import about, row, save
 
 import lineas
+from benchmarks.common.record import about, row, save
 from lineas.learning import gate
 from lineas.prompts import read_prompts
 

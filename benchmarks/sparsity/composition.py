@@ -1,6 +1,6 @@
 """Two concepts at once: interventions composed, mixed, and learned on top of each other, dense and sparse.
 
-    python benchmarks/composition.py [--draws 2] [--samples 4] [--only 0 1 ...]
+    python -m benchmarks.sparsity.composition [--draws 2] [--samples 4] [--only 0 1 ...]
 
 On SmolLM2-135M-Instruct, for pairs of the sentence sets that come with lineas. Continuations of neutral openings are
 judged by a classifier of each concept, fitted on the two sides of its whole set, of which half are learned from: how
@@ -21,9 +21,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from statistics import mean
 
-from record import about, kept, save, spread
-
 import lineas
+from benchmarks.common.record import about, kept, save, spread
 from lineas.evaluation.classifiers import Classifier, fitted
 from lineas.evaluation.perplexity import damages
 from lineas.learning import Method

@@ -1,6 +1,6 @@
 """What per-request steering costs on vLLM: stock, a folded checkpoint and the plugin side by side, on SmolLM2.
 
-    .venv-serving/bin/python benchmarks/serving.py [--rounds 7] [--requests 64] [--load 200]
+    .venv-serving/bin/python -m benchmarks.speed.serving [--rounds 7] [--requests 64] [--load 200]
 
 Needs vLLM (`make test-serving` makes that venv). Three servers run at once, on ports of this machine, and only one
 works at a time: stock vLLM, stock vLLM with a folded checkpoint, and the plugin. In every round each way gets 64
@@ -30,9 +30,9 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-from record import about, row, save
 
 import lineas
+from benchmarks.common.record import about, row, save
 from lineas.prompts import read_prompts
 
 TOKENS = 32

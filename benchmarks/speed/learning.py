@@ -1,6 +1,6 @@
 """Seconds, tokens and bytes of a learning step on SmolLM2-135M-Instruct, beside a loop in the reference's style.
 
-    python benchmarks/learning.py [--rounds 3] [--quick]
+    python -m benchmarks.speed.learning [--rounds 3] [--quick]
 
 One process, one way after the other, round after round (32 + 32 Jigsaw sentences):
 - reference style: float32, gradients on all weights, prompts padded to the longest, logits computed;
@@ -30,10 +30,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from record import DATA, about, save
 from torch import nn
 
 import lineas
+from benchmarks.common.record import DATA, about, save
 from lineas.learning import transport
 from lineas.learning.capture import capture
 from lineas.models.frozen import frozen

@@ -1,6 +1,6 @@
 """How sparse an intervention may be: LinEAS along gamma on Jigsaw, judged by toxicity and perplexity.
 
-    python benchmarks/sparsity.py [--seeds 4] [--prompts 500] [--neutral 200] [--steps 40] [--jobs 1] [--only 0 1 ...]
+    python -m benchmarks.sparsity.sparsity [--seeds 4] [--prompts 500] [--neutral 200] [--jobs 1] [--only 0 1 ...]
 
 For each draw of 32 + 32 sentences a path of maps from sparse to dense, each beginning where the one before it ended:
 with the sparse group lasso, and with single neurons alone (lambda_g = 0), where each support is also learned once more
@@ -23,9 +23,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from record import DATA, RESULTS, UPPER_NORMS, about, save, spread, toxic_prompts
-
 import lineas
+from benchmarks.common.record import DATA, RESULTS, UPPER_NORMS, about, save, spread, toxic_prompts
 from lineas.evaluation.classifiers import PROFANITY
 from lineas.evaluation.plan import Plan
 from lineas.files.writing import write_text
@@ -34,7 +33,7 @@ from lineas.reporting.sweep_report import plot
 from lineas.sweeping import Job, points, run_jobs, summary
 from lineas.sweeping.summary import Line
 
-RUNS = Path(__file__).parent / "runs" / "sparsity"
+RUNS = Path(__file__).parents[1] / "runs" / "sparsity"
 GAMMAS = {
     "lineas": (0.0, 1e-4, 2e-4),
     "lineas-neurons": (5e-4, 1e-3, 1.5e-3),
@@ -106,7 +105,7 @@ def main() -> None:
     save("sparsity", {"about": about(), "options": asked, "lines": told})
     for line in told:
         print(line)
-    plot(lines, Path(__file__).parents[1] / "docs" / "sparsity.png", EFFECT)
+    plot(lines, Path(__file__).parents[2] / "docs" / "sparsity.png", EFFECT)
 
 
 def against_dense(line: Line, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:

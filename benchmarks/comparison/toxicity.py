@@ -1,6 +1,6 @@
 """The paper's comparison at the size that fits here: methods against each other on toxicity, by effect and damage.
 
-    python benchmarks/toxicity.py [--draws 4] [--seeds 4] [--prompts 1000] [--methods NAME ...] [--minutes M]
+    python -m benchmarks.comparison.toxicity [--draws 4] [--seeds 4] [--prompts 1000] [--methods NAME ...] [--minutes M]
 
 For each draw of 32 + 32 Jigsaw sentences every method learns, with its authors' settings where they give them; judged
 are continuations of RealToxicityPrompts (alt-profanity-check), perplexity of Wikipedia sentences, divergence from the
@@ -15,11 +15,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import standings
-from contest import RUNS, Contest, Sides, arguments
-from record import DATA, toxic_prompts
-
 import lineas
+from benchmarks.common import standings
+from benchmarks.common.contest import RUNS, Contest, Sides, arguments
+from benchmarks.common.record import DATA, toxic_prompts
 from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.plan import Plan
 from lineas.prompts import draw, read_prompts

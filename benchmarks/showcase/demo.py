@@ -1,6 +1,6 @@
 """What `lineas demo` prints and draws, recorded: benchmarks/results/demo.txt, demo.json and docs/demo.png.
 
-python benchmarks/demo.py
+python -m benchmarks.showcase.demo
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from record import RESULTS, about, save
+from benchmarks.common.record import RESULTS, about, save
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Gates: at equal toxicity, does an intervention that acts token by token damage neutral text less?
 
-    python benchmarks/gates.py [--draws 4] [--prompts 400] [--neutral 300] [--only 0 1 ...]
+    python -m benchmarks.sparsity.gates [--draws 4] [--prompts 400] [--neutral 300] [--only 0 1 ...]
 
 LinEAS on 32 + 32 Jigsaw sentences (upper two thirds of the layers, as in detoxification.py), gated by the toxic
 sentences against 64 Wikipedia sentences, beside the same without gates, at strengths up to 2. Judged as in sparsity.py,
@@ -18,11 +18,11 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
-from record import DATA, UPPER_NORMS, about, kept, save, spread, toxic_prompts
 from sklearn.isotonic import IsotonicRegression
-from sparsity import OFFSET
 
 import lineas
+from benchmarks.common.record import DATA, UPPER_NORMS, about, kept, save, spread, toxic_prompts
+from benchmarks.sparsity.sparsity import OFFSET
 from lineas.evaluation.classifiers import PROFANITY, classifier
 from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.perplexity import damages
@@ -82,7 +82,7 @@ def main() -> None:
         told: dict = {"draw": number, "gate": both["gated"].facts["gate"]["area"]}
         for name, intervention in both.items():
             systems = [Untouched(), *(Steered(name, intervention, s) for s in STRENGTHS[name])]
-            found = evaluate(model, systems, plan, Path(__file__).parent / "runs" / "gates").rows
+            found = evaluate(model, systems, plan, Path(__file__).parents[1] / "runs" / "gates").rows
             told[name] = [
                 {"strength": row.strength, **row.values, **on_comments(system, comments)}
                 for row, system in zip(found, systems)

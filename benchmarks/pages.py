@@ -1,7 +1,7 @@
 """Write the figures of README.md and docs from benchmarks/results: what stands between `<!-- NAME -->` and
 `<!-- /NAME -->`.
 
-    python benchmarks/readme.py [--check]
+    python -m benchmarks.pages [--check]
 
 With --check nothing is written, and the exit code is 1 where a page and the results differ.
 """
@@ -12,8 +12,8 @@ import re
 import sys
 from pathlib import Path
 
-import standings
-import tables
+from benchmarks import tables
+from benchmarks.common import standings
 
 ROOT = Path(__file__).parents[1]
 PAGES = {

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-import record
-from contest import PROMPT, UNTOUCHED, methods
 from matplotlib import colormaps
 
+from benchmarks.common import record
+from benchmarks.common.contest import PROMPT, UNTOUCHED, methods
 from lineas.reporting.plots import figure_of
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 CEILING = 1.6
 """Perplexity above so many times the untouched model's is drawn at the edge of the plot."""
 FAR_OFF = 0.4
@@ -86,7 +86,8 @@ def table(name: str, effect: str) -> str:
             "",
             *_along_strength(rows, effect),
             "",
-            f"<sub>`python benchmarks/{name}.py` {record.made([row['about'] for row in rows])}; each row is a file in "
+            f"<sub>`python -m benchmarks.comparison.{name}` "
+            f"{record.made([row['about'] for row in rows])}; each row is a file in "
             f"`benchmarks/results/{name}` that says which.</sub>",
         ]
     )

@@ -1,6 +1,6 @@
 """A style induced: verses of the King James Bible from modern ones, methods against each other.
 
-    python benchmarks/archaic.py [--draws 4] [--seeds 4] [--methods NAME ...] [--minutes M]
+    python -m benchmarks.comparison.archaic [--draws 4] [--seeds 4] [--methods NAME ...] [--minutes M]
 
 32 modern and 32 archaic verses that are no translations of each other; judged by a scikit-learn classifier fitted on
 verses kept apart, on continuations of neutral openings and of the beginnings of other modern verses. Writes
@@ -12,11 +12,10 @@ from __future__ import annotations
 import json
 import random
 
-import standings
-from contest import Contest, Sides, arguments
-from record import DATA
-
 import lineas
+from benchmarks.common import standings
+from benchmarks.common.contest import Contest, Sides, arguments
+from benchmarks.common.record import DATA
 from lineas.evaluation.classifiers import fitted
 from lineas.evaluation.plan import Plan
 from lineas.prompts import draw, read_prompts

@@ -1,6 +1,6 @@
 """The paper's table on the paper's models, with its settings, beside the published numbers.
 
-    python benchmarks/paper.py --model Qwen/Qwen2.5-1.5B [--tet FILE[:column]] [--methods NAME ...] [--minutes M]
+    python -m benchmarks.comparison.paper --model Qwen/Qwen2.5-1.5B [--tet FILE[:column]] [--minutes M]
 
 Needs the weights, a GPU and access to the hub: RealToxicityPrompts, the classifier s-nlp/roberta_toxicity_classifier
 and MMLU come from there; Jigsaw's and Wikipedia's sentences, and the prompts of TET, are given as files. Settings:
@@ -15,10 +15,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from contest import Contest, Sides, arguments
-from standings import summary
-
 import lineas
+from benchmarks.common.contest import Contest, Sides, arguments
+from benchmarks.common.standings import summary
 from lineas.evaluation.classifiers import classifier
 from lineas.evaluation.plan import Plan
 from lineas.prompts import draw, read_prompts

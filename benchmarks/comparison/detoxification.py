@@ -1,6 +1,6 @@
 """Toxic continuations and perplexity before and after, by the command line only.
 
-    python benchmarks/detoxification.py [--draws 4] [--prompts 500] [--seeds 2] [--name detoxification]
+    python -m benchmarks.comparison.detoxification [--draws 4] [--prompts 500] [--seeds 2] [--name detoxification]
 
 For each draw of 32 toxic and 32 non-toxic Jigsaw sentences: `lineas learn` with its defaults on the upper two thirds
 of the layers (UPPER_NORMS; `--learn --sites REGEX` for others), then `lineas evaluate` on
@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-from record import DATA, UPPER_NORMS, about, save, toxic_prompts
+from benchmarks.common.record import DATA, UPPER_NORMS, about, save, toxic_prompts
 
 
 def lineas(*arguments: str) -> None:
