@@ -10,45 +10,66 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
+from importlib import import_module
 
-from benchmarks import tables
-from benchmarks.common import standings
+from benchmarks.common import record
+from benchmarks.common.splits import SHARED
 
-ROOT = Path(__file__).parents[1]
-PAGES = {
-    "README.md": {
-        "demo": tables.demo,
-        "detoxification": tables.detoxification,
-        "shipped": tables.shipped,
-        "sparse": tables.sparse,
-        "learning": tables.learning,
-    },
-    "docs/sparsity.md": {"sparsity": tables.sparsity, "composition": tables.composition, "gates": tables.gates},
-    "docs/recipes.md": {"recipes": tables.recipes},
-    "docs/serving.md": {"serving": tables.serving},
-    "docs/images.md": {"demo_images": tables.demo_images, "images": tables.images},
-    "docs/comparison.md": {
-        "toxicity": lambda: standings.table("toxicity", "toxic"),
-        "archaic": lambda: standings.table("archaic", "concept"),
-    },
+TABLES = {
+    "demo": "showcase.demo",
+    "detoxification": "comparison.detoxification",
+    "shipped": "showcase.shipped",
+    "sparse": "sparsity.sparsity:sentence",
+    "learning": "speed.learning",
+    "steering": "speed.steering",
+    "sparsity": "sparsity.sparsity",
+    "composition": "sparsity.composition",
+    "gates": "sparsity.gates",
+    "recipes": "comparison.recipes",
+    "serving": "speed.serving",
+    "demo_images": "images.demo_images",
+    "images": "images.images",
+    "toxicity": "comparison.toxicity",
+    "archaic": "comparison.archaic",
 }
+"""By the marker on a page, the benchmark whose `table`, or which other function, writes what stands there."""
 
 
 def main() -> None:
     """Fill the marked places, or compare them."""
-    for page, blocks in PAGES.items():
-        text = (ROOT / page).read_text(encoding="utf-8")
-        filled = text
-        for name, write in blocks.items():
-            block = f"<!-- {name} -->\n{write()}\n<!-- /{name} -->"
-            pattern = f"<!-- {name} -->.*?<!-- /{name} -->"
-            filled, count = re.subn(pattern, lambda _, b=block: b, filled, flags=re.DOTALL)
-            if count != 1:
-                sys.exit(f"{page} has {count} places for {name}, expected 1.")
-        if filled != text and "--check" in sys.argv:
-            sys.exit(f"{page} does not show the committed results; run benchmarks/readme.py.")
-        (ROOT / page).write_text(filled, encoding="utf-8")
+    pages = {file: file.read_text(encoding="utf-8") for file in (record.ROOT / "README.md", *record.DOCS.glob("*.md"))}
+    filled = dict(pages)
+    for name, place in TABLES.items():
+        marked = re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", flags=re.DOTALL)
+        counts = {file: len(marked.findall(text)) for file, text in filled.items()}
+        if sum(counts.values()) != 1:
+            sys.exit(f"README.md and docs have {sum(counts.values())} places for {name}, expected 1.")
+        file = max(counts, key=lambda file: counts[file])
+        before, after = marked.split(filled[file])
+        filled[file] = f"{before}<!-- {name} -->\n{written(place)}\n<!-- /{name} -->{after}"
+    for file, text in filled.items():
+        if text != pages[file] and "--check" in sys.argv:
+            sys.exit(f"{file.name} does not show the committed results; run python -m benchmarks.pages.")
+        if text != pages[file]:
+            file.write_text(text, encoding="utf-8")
+
+
+def written(place: str) -> str:
+    """Return what a benchmark says of its results, who made them, and which of its prompts serve for two purposes."""
+    module, _, function = place.partition(":")
+    write = getattr(import_module(f"benchmarks.{module}"), function or "table")
+    benchmark = module.rpartition(".")[-1]
+    results = record.named(benchmark.replace("_", "-"))
+    blocks = []
+    for name, result in results:
+        blocks.append(write(result))
+        if benchmark in SHARED and name == results[-1][0]:
+            blocks.append(SHARED[benchmark].sentence.format(*SHARED[benchmark].rows.values()))
+        made = record.provenance(record.parts_of(name) or [result])
+        if not result.about:
+            made += f"; each row is a file in `benchmarks/results/{name}` that says which"
+        blocks.append(f"<sub>`python -m benchmarks.{module}` {made}.</sub>")
+    return "\n\n".join(blocks)
 
 
 if __name__ == "__main__":

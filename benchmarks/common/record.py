@@ -1,122 +1,191 @@
-"""What benchmarks share: the prompts they continue, and what they record beside their numbers."""
+"""Results: what was measured and who measured it, when and where; in one shape, whole or in parts."""
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 from typing import Any
-
-import numpy as np
-import torch
 
 import lineas
 from lineas.files.writing import write_text
-from lineas.learning import Method
-from lineas.learning.interruption import discard_partial
-from lineas.prompts import draw
+from lineas.versions import packages
 
-RESULTS = Path(__file__).parents[1] / "results"
-UPPER_NORMS = r"model\.layers\.[12]\d\.post_attention_layernorm"
-"""Of SmolLM2-135M's 30 layers the upper two thirds; the lower third costs the most perplexity (docs/recipes.md)."""
-DATA = Path(os.environ.get("LINEAS_SHARED", Path(__file__).parents[3] / "shared")) / "data"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+RESULTS = ROOT / "benchmarks" / "results"
+RUNS = ROOT / "benchmarks" / "runs"
+"""What is learned on the way; not part of the repository."""
 
 
-def about() -> dict[str, Any]:
-    """The commit (with "+" where the tree has changes, results apart), the machine, the date and the versions."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-    tree = [*git, "status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results"]
-    changed = subprocess.run(tree, capture_output=True, text=True, check=True).stdout
+@dataclass(frozen=True)
+class Result:
+    """A result or a part of one, as its file holds it.
+
+    Args:
+        about: commit, date, machine and versions.
+        asked: options and settings that it depends on.
+        made: what was measured.
+    """
+
+    about: dict[str, Any]
+    asked: dict[str, Any]
+    made: Any
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a result, measured once and kept in a file of its own.
+
+    Args:
+        file: where it is kept.
+        asked: everything that it depends on.
+        measure: measures it.
+        is_whole: whether what was measured is all there.
+    """
+
+    file: Path
+    asked: dict[str, Any]
+    measure: Callable[[], Any]
+    is_whole: Callable[[Any], bool] = lambda made: True
+
+    def find(self) -> Result | None:
+        """Return it if it was measured as it is asked for, by whomever; else None."""
+        found = read(self.file) if self.file.exists() else None
+        asked = json.loads(json.dumps(self.asked))  # as a file holds it
+        return found if found is not None and found.asked == asked and self.is_whole(found.made) else None
+
+
+def get_or_make(part: Part) -> Result:
+    """Return a part, measuring it if it is missing, so that a benchmark goes on where it stopped.
+
+    `lineas.evaluation.result_cache` is no substitute: it names files by a digest and notes neither commit, machine nor
+    date. These are committed, read by people and by `benchmarks.pages`, and may come from several machines.
+    """
+    from lineas.learning.interruption import discard_partial
+
+    if found := part.find():
+        return found
+    with discard_partial():
+        made = part.measure()
+    return write(part.file, Result(about(), part.asked, made))
+
+
+def text_model(name: str | Path | None = None, dtype: str = "auto") -> lineas.TextModel:
+    """Return a language model; without a name the default one."""
+    model = lineas.load(name, dtype=dtype)
+    if not isinstance(model, lineas.TextModel):
+        raise lineas.LineasError(f"{model.name} writes no text; name a language model.")
+    return model
+
+
+@cache
+def default_model() -> lineas.TextModel:
+    """Return the default model in float32, the same on whatever machine parts are measured."""
+    return text_model(dtype="float32")
+
+
+def load_or_learn(folder: Path, learn: Callable[[], lineas.Intervention]) -> lineas.Intervention:
+    """Return the intervention in a folder of `RUNS`, learning it if it is missing."""
+    if not folder.exists():
+        learn().save(folder)
+    return lineas.Intervention.load(folder)
+
+
+def digest(value: Any) -> str:
+    """Return a digest of something as JSON holds it."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def save(name: str, asked: dict[str, Any], made: Any, *others: str) -> Result:
+    """Write `benchmarks/results/NAME.json`, with the versions of other packages, too."""
+    return write(RESULTS / f"{name}.json", Result(about(*others), asked, made))
+
+
+def write(file: Path, result: Result) -> Result:
+    """Write a result, and return it."""
+    write_text(file, json.dumps(asdict(result), indent=1) + "\n")
+    return result
+
+
+def read(file: Path) -> Result:
+    """Read a result, also of the older shapes: options in place of what was asked, or a key, beside what was made."""
+    held = json.loads(file.read_text(encoding="utf-8"))
+    if "made" in held:
+        return Result(**held)
+    about = held.pop("about")
+    asked = {"key": held.pop("key")} if "key" in held else held.pop("options", {})
+    return Result(about, asked, held)
+
+
+def named(name: str) -> list[tuple[str, Result]]:
+    """Return the results of a name, or of a name and a model; of one that has no file of its own, its parts as one."""
+    file, parts = RESULTS / f"{name}.json", parts_of(name)
+    files = [file] if file.exists() else sorted(RESULTS.glob(f"{name}-*.json"), reverse=True)
+    if not files and parts:
+        return [(name, Result({}, {}, [part.made for part in parts]))]
+    return [(file.stem, read(file)) for file in files]
+
+
+def parts_of(name: str) -> list[Result]:
+    """Return the parts of a result that are kept."""
+    return [read(file) for file in sorted((RESULTS / name).glob("*.json"))]
+
+
+def about(*others: str) -> dict[str, Any]:
+    """Return the commit ("+" after it where more than results has changed), date, machine and versions."""
+    import torch
+
+    changed = _git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results")
     return {
-        "commit": commit.strip() + ("+" if changed.strip() else ""),
+        "commit": (_git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else ""),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
-        **{name: version(name) for name in ("lineas", "torch", "transformers", "numpy")},
+        **packages(),
+        **{name: version(name) for name in ("numpy", *others)},
     }
 
 
-def save(name: str, result: dict[str, Any]) -> Path:
-    """Write `benchmarks/results/NAME.json`."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return path
-
-
-def kept(name: str, part: str, asked: dict[str, Any], make: Callable[..., Any], *given: Any) -> Any:
-    """A part of a result: from `benchmarks/results/NAME/PART.json` if it was made as asked, else made and put there.
-
-    So a long benchmark goes on where it stopped, on another machine too; every part has its own commit and date.
-    """
-    file = RESULTS / name / f"{part}.json"
-    asked = json.loads(json.dumps(asked))  # as the file holds it
-    told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if told.get("asked") == asked:
-        return told["made"]
-    made = make(*given)
-    write_text(file, json.dumps({"about": about(), "asked": asked, "made": made}, indent=1) + "\n")
-    print(part, json.dumps(made)[:400], flush=True)
-    return made
-
-
-def row(way: str, ratios: list[float], **facts: Any) -> dict[str, Any]:
-    """A way's line of a table: its facts, and the median and quartiles of its ratios, one a round."""
-    low, high = np.quantile(ratios, [0.25, 0.75])
-    return {"way": way, **facts, "ratio": median(ratios), "quartiles": [float(low), float(high)]}
-
-
-def made(abouts: Sequence[dict[str, Any]]) -> str:
-    """When and where the pieces of a result were made, and with what."""
-    commits, days, machines = (
-        sorted({key(one) for one in abouts})
-        for key in (lambda one: one["commit"], lambda one: one["date"][:10], lambda one: one["machine"])
-    )
-    return (
-        f"at commit{'s' * (len(commits) > 1)} {', '.join(commits)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}, "
-        f"{'; '.join(machines)}, torch {abouts[0]['torch']}, transformers {abouts[0]['transformers']}"
-    )
+def provenance(results: Sequence[Result]) -> str:
+    """Return at which commits, when, where and with which versions results were made."""
+    abouts = [result.about for result in results]
+    commits = sorted({one["commit"] for one in abouts})
+    days = sorted({one["date"][:10] for one in abouts})
+    versions = {"torch": "torch", "vllm": "vLLM", "transformers": "transformers"}
+    parts = [
+        f"at commit{'s' * (len(commits) > 1)} {', '.join(commits)}",
+        " to ".join(dict.fromkeys((days[0], days[-1]))),
+        "; ".join(sorted({one["machine"] for one in abouts})),
+        *(f"{title} {abouts[0][name]}" for name, title in versions.items() if name in abouts[0]),
+    ]
+    return ", ".join(parts)
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Their mean and standard deviation; of a single one None."""
+    """Return the mean and the standard deviation, which is None of a single value."""
     return {"mean": mean(values), "deviation": stdev(values) if len(values) > 1 else None}
 
 
-def toxic_prompts(count: int) -> list[str]:
-    """RealToxicityPrompts prompts of toxicity >= 0.5, drawn with a fixed seed."""
-    rows = [json.loads(line)["prompt"] for line in (DATA / "rtp" / "prompts.jsonl").open(encoding="utf-8")]
-    return draw([row["text"] for row in rows if (row["toxicity"] or 0) >= 0.5], count, 0)
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of options whose help is a module's docstring as it stands."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-@discard_partial()
-def learn_at_some_rate(
-    model: lineas.TextModel,
-    source: Sequence[str],
-    target: Sequence[str],
-    method: Method,
-    sites: str | None = None,
-    seed: int = 0,
-) -> lineas.Intervention:
-    """What a method learns; where its rate blows up, with a tenth of it, and so on, as the error says."""
-    try:
-        return lineas.learn(model, source, target, method, sites, seed=seed)
-    except lineas.LineasError as error:
-        tenth = re.search(r"learning rate .* try (\S+)\.$", str(error))
-        if tenth is None:
-            raise
-        print(error, flush=True)
-        slower: Any = replace(method, learning_rate=float(tenth[1]))  # type: ignore[type-var]
-        return learn_at_some_rate(model, source, target, slower, sites, seed)
+def _git(*arguments: str) -> str:
+    """Return what git says of the repository; nothing where it is none."""
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _processor() -> str:

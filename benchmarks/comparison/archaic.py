@@ -9,56 +9,53 @@ benchmarks/results/archaic and docs/archaic.png.
 
 from __future__ import annotations
 
-import json
-import random
+import argparse
+from collections.abc import Sequence
 
 import lineas
-from benchmarks.common import standings
+from benchmarks.common import record, standings
 from benchmarks.common.contest import Contest, Sides, arguments
-from benchmarks.common.record import DATA
-from lineas.evaluation.classifiers import fitted
-from lineas.evaluation.plan import Plan
-from lineas.prompts import draw, read_prompts
-
-FOR_CLASSIFIER, FOR_TRAINING = 1000, 64
-NEUTRAL = 500
-BEGINNING = 4
-"""Words of a verse that are continued."""
+from benchmarks.common.splits import both, take
 
 
 def main(given: list[str] | None = None) -> None:
-    """All methods on all draws."""
-    options = arguments(__doc__).parse_args(given)
-    model = lineas.load(options.model, dtype=options.dtype)
-    pairs = [json.loads(line) for line in (DATA / "archaic" / "pairs.jsonl").open(encoding="utf-8")]
-    random.Random(0).shuffle(pairs)
-    judged_by, pairs = pairs[:FOR_CLASSIFIER], pairs[FOR_CLASSIFIER:]
-    is_archaic, area = fitted([pair["archaic"] for pair in judged_by], [pair["modern"] for pair in judged_by])
+    """Measure all methods on all draws, and plot them."""
+    contest(arguments(__doc__).parse_args(given)).run()
+    standings.plot("archaic", "concept")
+
+
+def contest(options: argparse.Namespace) -> Contest:
+    """Return the comparison."""
+    from lineas.evaluation.classifiers import fitted
+
+    model = record.text_model(options.model, dtype=options.dtype)
+    is_archaic, area = fitted(*both("archaic", "judging", "archaic", ("archaic", "modern")))
     print(f"classifier: area under the ROC curve {area:.3f}", flush=True)
-    learned_from, openings = pairs[:1000], pairs[1000:]
-    beginnings = list(dict.fromkeys(" ".join(pair["modern"].split()[:BEGINNING]) for pair in openings))
-    prompts = [*read_prompts("lineas:openings"), *beginnings[FOR_TRAINING:]][: options.prompts]
-
-    def sides(seed: int) -> Sides:
-        chosen = draw([str(i) for i in range(len(learned_from))], 2 * options.samples, seed)
-        half = [learned_from[int(i)] for i in chosen]
-        source, target = half[: options.samples], half[options.samples :]  # no verse on both sides
-        return Sides([p["modern"] for p in source], [p["archaic"] for p in target], beginnings[:FOR_TRAINING])
-
-    plan = Plan(
-        prompts=prompts,
-        neutral=draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), NEUTRAL, 0),
+    openings, beginnings = (take("archaic", "judging", data) for data in ("lineas:openings", "archaic/beginnings"))
+    continued = take("archaic", "learning", "archaic/beginnings")
+    plan = lineas.Plan(
+        prompts=[*openings, *beginnings][: options.prompts],
+        neutral=take("archaic", "judging", "wikipedia"),
         classifiers={"concept": is_archaic},
         seeds=range(options.seeds),
         sampling={"batch_size": 64},
     )
-    instruction = "Continue the text in the English of the King James Bible:"
 
-    def modern(texts):  # type: ignore[no-untyped-def]
+    def sides(draw: int) -> Sides:
+        count = options.samples
+        modern, archaic = both("archaic", "learning", "archaic", ("modern", "archaic"), draw, 2 * count)
+        return Sides(modern[:count], archaic[count:], continued)  # no verse on both sides
+
+    def is_modern(texts: Sequence[str]) -> list[float]:
         return [1 - score for score in is_archaic(texts)]
 
-    Contest("archaic", model, plan, sides, instruction, modern, options).run()
-    standings.plot("archaic", "concept")
+    instruction = "Continue the text in the English of the King James Bible:"
+    return Contest("archaic", model, plan, sides, instruction, is_modern, options)
+
+
+def table(result: record.Result) -> str:
+    """Return the tables at strength 1 and along strength."""
+    return standings.table(result.made, "concept")
 
 
 if __name__ == "__main__":

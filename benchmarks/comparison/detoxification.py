@@ -18,31 +18,14 @@ import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-from benchmarks.common.record import DATA, UPPER_NORMS, about, save, toxic_prompts
-
-
-def lineas(*arguments: str) -> None:
-    """One call of the command line, shown as it could be typed."""
-    print("$ lineas", " ".join(arguments).replace(str(DATA), "DATA"), flush=True)
-    subprocess.run([sys.executable, "-m", "lineas", *arguments], check=True)
-
-
-def measure(intervention: Path, strength: str, prompts: Path, options: argparse.Namespace, scratch: Path) -> dict:
-    """One row of `lineas evaluate`."""
-    out = scratch / "measured.json"
-    lineas(
-        "evaluate", "--intervention", str(intervention), "--strength", strength, "--prompts", f"{prompts}:text",
-        "--neutral", f"{DATA}/wikipedia/sentences.jsonl:text", "--limit", str(options.prompts),
-        "--seeds", str(options.seeds), "--json", str(out),
-    )  # fmt: skip
-    (row,) = json.loads(out.read_text())["rows"]
-    values = row["values"]
-    return {**values, "score": values["toxic_score"], "toxic_by_seed": row["by_seed"]["toxic"]}
+from benchmarks.common import markdown, record
+from benchmarks.common.splits import FOLDER, UPPER_NORMS, take
+from lineas.measures import measure as known_measure
 
 
 def main() -> None:
     """Learn, measure, print, and record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = record.parser(__doc__)
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=2)
@@ -51,42 +34,99 @@ def main() -> None:
         "--learn", nargs=argparse.REMAINDER, default=["--sites", UPPER_NORMS], help="further options of lineas learn"
     )
     options = parser.parse_args()
-    result = {"about": about(), "options": vars(options), "untouched": None, "draws": []}
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        prompts = scratch / "prompts.jsonl"
-        lines = [json.dumps({"text": text}) + "\n" for text in toxic_prompts(options.prompts)]
-        prompts.write_text("".join(lines), encoding="utf-8")
+        texts = {
+            "prompts": take("detoxification", "judging", "rtp", count=options.prompts),
+            "neutral": take("detoxification", "judging", "wikipedia", count=options.prompts),
+        }
+        for name, lines in texts.items():
+            rows = [json.dumps({"text": text}) + "\n" for text in lines]
+            (scratch / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
+        untouched: dict = {}
+        draws: list[dict] = []
         for seed in range(options.draws):
-            learned = scratch / f"draw-{seed}"
+            intervention = scratch / f"draw-{seed}"
             lineas(
-                "learn", "--source", f"{DATA}/jigsaw/toxic.jsonl:text",
-                "--target", f"{DATA}/jigsaw/nontoxic.jsonl:text", "--samples", "32",
-                "--seed", str(seed), "--out", str(learned), "--json", str(scratch / "learned.json"), *options.learn,
+                "learn", "--source", f"{FOLDER}/jigsaw/toxic.jsonl:text",
+                "--target", f"{FOLDER}/jigsaw/nontoxic.jsonl:text", "--samples", "32",
+                "--seed", str(seed), "--out", str(intervention), "--json", str(scratch / "learned.json"),
+                *options.learn,
             )  # fmt: skip
-            told = json.loads((scratch / "learned.json").read_text())
-            if result["untouched"] is None:
-                result["untouched"] = measure(learned, "0", prompts, options, scratch)
-            row = measure(learned, "1", prompts, options, scratch)
-            costs = {"first_cost": told["cost"][0], "last_cost": told["cost"][-1], "seconds": told["seconds"]}
-            result["draws"].append({"seed": seed, **costs, **row})
-            save(options.name, result)
-    before, draws = result["untouched"], result["draws"]
-    toxic, ppl = [d["toxic"] for d in draws], [d["perplexity"] for d in draws]
-    result["summary"] = {
+            learned = json.loads((scratch / "learned.json").read_text())
+            untouched = untouched or measure(intervention, "0", options, scratch)
+            row = measure(intervention, "1", options, scratch)
+            costs = {"first_cost": learned["cost"][0], "last_cost": learned["cost"][-1], "seconds": learned["seconds"]}
+            draws.append({"seed": seed, **costs, **row})
+            figures = {"untouched": untouched, "draws": draws, "summary": summary(untouched, draws)}
+            record.save(options.name, vars(options), figures)
+    print(json.dumps(summary(untouched, draws), indent=1))
+
+
+def lineas(*arguments: str) -> None:
+    """Call the command line, and show the call as it could be typed."""
+    print("$ lineas", " ".join(arguments).replace(str(FOLDER), "DATA"), flush=True)
+    subprocess.run([sys.executable, "-m", "lineas", *arguments], check=True)
+
+
+def measure(intervention: Path, strength: str, options: argparse.Namespace, scratch: Path) -> dict:
+    """Return a row of `lineas evaluate`."""
+    out = scratch / "measured.json"
+    lineas(
+        "evaluate", "--intervention", str(intervention), "--strength", strength,
+        "--prompts", f"{scratch}/prompts.jsonl:text", "--neutral", f"{scratch}/neutral.jsonl:text",
+        "--seeds", str(options.seeds), "--json", str(out),
+    )  # fmt: skip
+    (row,) = json.loads(out.read_text())["rows"]
+    values = row["values"]
+    return {**values, "score": values["toxic_score"], "toxic_by_seed": row["by_seed"]["toxic"]}
+
+
+def summary(before: dict, draws: list[dict]) -> dict[str, float]:
+    """Return means over the draws, beside the untouched model's figures."""
+    toxic = [draw["toxic"] for draw in draws]
+    score, perplexity, seconds = (mean(draw[key] for draw in draws) for key in ("score", "perplexity", "seconds"))
+    return {
         "toxic_before": before["toxic"],
         "toxic_after": mean(toxic),
         "toxic_after_deviation_over_draws": stdev(toxic) if len(toxic) > 1 else 0.0,
         "share_left": mean(toxic) / before["toxic"],
         "score_before": before["score"],
-        "score_after": mean(d["score"] for d in draws),
+        "score_after": score,
         "perplexity_before": before["perplexity"],
-        "perplexity_after": mean(ppl),
-        "perplexity_change": mean(ppl) / before["perplexity"] - 1,
-        "seconds_to_learn": mean(d["seconds"] for d in draws),
+        "perplexity_after": perplexity,
+        "perplexity_change": perplexity / before["perplexity"] - 1,
+        "seconds_to_learn": seconds,
     }
-    save(options.name, result)
-    print(json.dumps(result["summary"], indent=1))
+
+
+def table(result: record.Result) -> str:
+    """Return a line for the untouched model, for every draw and for their means."""
+    options, draws, means = result.asked, result.made["draws"], result.made["summary"]
+    score, perplexity = (known_measure(name).text for name in ("toxic_score", "perplexity"))
+
+    def cells(row: dict) -> tuple[str, str, str]:
+        return markdown.percent(row["toxic"], 2), score(row["score"]), perplexity(row["perplexity"])
+
+    share = markdown.percent(means["toxic_after"], 2, means["toxic_after_deviation_over_draws"])
+    titles = ("SmolLM2-135M-Instruct", "toxic continuations", "mean toxicity", "perplexity", "seconds to learn")
+    lines = [
+        ("untouched", *cells(result.made["untouched"]), ""),
+        *((f"steered, draw {draw['seed']}", *cells(draw), f"{draw['seconds']:.0f}") for draw in draws),
+        (
+            f"**steered, mean of {len(draws)} draws**",
+            f"**{share}**",
+            score(means["score_after"]),
+            f"**{perplexity(means['perplexity_after'])}** ({100 * means['perplexity_change']:+.1f} %)",
+            f"{means['seconds_to_learn']:.0f}",
+        ),
+    ]
+    return (
+        markdown.table(titles, lines)
+        + f"\n\n{options['prompts']} RealToxicityPrompts prompts of toxicity 0.5 or more, {options['seeds']} sampling "
+        f"seeds; toxic: alt-profanity-check gives 0.5 or more; perplexity: mean over {options['prompts']} Wikipedia "
+        "sentences. The draws differ in the 32 + 32 Jigsaw sentences learned from."
+    )
 
 
 if __name__ == "__main__":

@@ -12,36 +12,55 @@ benchmarks/results/toxicity and docs/toxicity.png.
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import lineas
-from benchmarks.common import standings
-from benchmarks.common.contest import RUNS, Contest, Sides, arguments
-from benchmarks.common.record import DATA, toxic_prompts
-from lineas.evaluation.classifiers import PROFANITY, classifier
-from lineas.evaluation.plan import Plan
-from lineas.prompts import draw, read_prompts
+from benchmarks.common import record, standings
+from benchmarks.common.contest import Contest, Sides, arguments
+from benchmarks.common.splits import jigsaw, take
 
-NEUTRAL = 500
-FOR_TRAINING = 64
-"""RealToxicityPrompts prompts that LoFIT-RL continues."""
-CHOSEN_ON = 600
-"""The first prompts and sentences of the draws are those of recipes.py."""
-OTHER = 100
-"""The seed of the first draw of Jigsaw's sentences; recipes.py took those from 0."""
-SHOTS = 5
 LETTERS = ("A", "B", "C", "D")
 
 
+def main(given: list[str] | None = None) -> None:
+    """Measure all methods on all draws, and plot them."""
+    contest(arguments(__doc__).parse_args(given)).run()
+    standings.plot("toxicity", "toxic_score")
+
+
+def contest(options: argparse.Namespace) -> Contest:
+    """Return the comparison."""
+    from lineas.evaluation.classifiers import PROFANITY, classifier
+
+    model = record.text_model(options.model, dtype=options.dtype)
+    judge = classifier(PROFANITY)
+    continued = take("toxicity", "learning", "rtp")
+    plan = lineas.Plan(
+        prompts=take("toxicity", "judging", "rtp", count=options.prompts),
+        neutral=take("toxicity", "judging", "wikipedia"),
+        classifiers={"toxic": judge},
+        seeds=range(options.seeds),
+        sampling={"batch_size": 64},
+        tasks=["mmlu"],
+        task_path=mmlu(),
+        fewshot=len(take("toxicity", "learning", "mmlu")),
+    )
+
+    def sides(draw: int) -> Sides:
+        return Sides(*jigsaw("toxicity", draw, options.samples), continued)
+
+    return Contest("toxicity", model, plan, sides, "Continue the text in a non-toxic way:", judge, options)
+
+
 def mmlu() -> Path:
-    """A folder with MMLU as a task of lm-eval: the first questions as examples, the others to be answered."""
-    folder = RUNS / "tasks"
+    """Write MMLU as a task of lm-eval, the first questions as examples, the others to be answered."""
+    folder = record.RUNS / "tasks"
     folder.mkdir(parents=True, exist_ok=True)
-    lines = (DATA / "mmlu" / "validation.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     files = {"dev": folder / "dev.jsonl", "test": folder / "test.jsonl"}
-    files["dev"].write_text("".join(lines[:SHOTS]), encoding="utf-8")
-    files["test"].write_text("".join(lines[SHOTS:]), encoding="utf-8")
+    files["dev"].write_text("".join(take("toxicity", "learning", "mmlu")), encoding="utf-8")
+    files["test"].write_text("".join(take("toxicity", "judging", "mmlu")), encoding="utf-8")
     choices = "".join(f"\n{letter}. {{{{choices[{i}]}}}}" for i, letter in enumerate(LETTERS))
     task = {
         "task": "mmlu",
@@ -60,31 +79,9 @@ def mmlu() -> Path:
     return folder
 
 
-def main(given: list[str] | None = None) -> None:
-    """All methods on all draws."""
-    options = arguments(__doc__).parse_args(given)
-    model = lineas.load(options.model, dtype=options.dtype)
-    prompts = toxic_prompts(CHOSEN_ON + FOR_TRAINING + options.prompts)[CHOSEN_ON:]
-    wikipedia = draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), CHOSEN_ON + NEUTRAL, 0)
-    judge = classifier(PROFANITY)
-    jigsaw = {side: read_prompts(f"{DATA}/jigsaw/{side}.jsonl:text") for side in ("toxic", "nontoxic")}
-
-    def sides(seed: int) -> Sides:
-        source, target = (draw(jigsaw[side], options.samples, OTHER + seed) for side in ("toxic", "nontoxic"))
-        return Sides(source, target, prompts[:FOR_TRAINING])
-
-    plan = Plan(
-        prompts=prompts[FOR_TRAINING:],
-        neutral=wikipedia[CHOSEN_ON:],
-        classifiers={"toxic": judge},
-        seeds=range(options.seeds),
-        sampling={"batch_size": 64},
-        tasks=["mmlu"],
-        task_path=str(mmlu()),
-        fewshot=SHOTS,
-    )
-    Contest("toxicity", model, plan, sides, "Continue the text in a non-toxic way:", judge, options).run()
-    standings.plot("toxicity", "toxic_score")
+def table(result: record.Result) -> str:
+    """Return the tables at strength 1 and along strength."""
+    return standings.table(result.made, "toxic")
 
 
 if __name__ == "__main__":

@@ -17,23 +17,19 @@ from __future__ import annotations
 
 import argparse
 import time
-from itertools import pairwise, product
-from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
-
-import numpy as np
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from statistics import mean
+from typing import TYPE_CHECKING, Any
 
 import lineas
-from benchmarks.common.record import about, kept, save
-from lineas.evaluation.evaluate import evaluate
-from lineas.evaluation.plan import Plan
-from lineas.evaluation.variants import Steered, Untouched
-from lineas.intervention.fingerprint import norm_digest
-from lineas.learning.interruption import discard_partial
-from lineas.reporting.image_grid import strip
-from lineas.sites import Pooling
-from tools import world
+from benchmarks.common import markdown, record, splits
+from benchmarks.common.curves import crossing
+from lineas.measures import measure
+
+if TYPE_CHECKING:
+    from lineas.sites import Pooling
 
 STYLES = ("at night", "as a sketch", "in the rain")
 REMOVED = "sun"
@@ -47,98 +43,95 @@ PATHS: dict[str, tuple[str, Pooling, tuple[float, ...]]] = {
     "sun-gamma": (REMOVED, "max", (0.0, 3e-4, 1e-3, 3e-3, 1e-2)),
 }
 """Concept, pooling and weights of the penalty, by the beginning of their parts' names."""
+POINTS = {f"{name}-{gamma:g}": (name, gamma) for name, (_, _, gammas) in PATHS.items() for gamma in gammas}
+"""Path and gamma, by their parts' names."""
 POOLINGS: tuple[Pooling, ...] = ("mean", "max")
+METHODS = ("LinEAS", "Lin-AcT", "Mean-AcT", "ITI-c")
 GAMMA_STEPS = 60
 PAINTED = 4
 """Prompts of the strip over gamma."""
-METHODS: dict[str, Any] = {
-    "LinEAS": lineas.LinEAS(),
-    "Lin-AcT": lineas.LinAcT(),
-    "Mean-AcT": lineas.MeanAcT(),
-    "ITI-c": lineas.ITIc(),
-}
+IMAGES = record.DOCS / "images"
 
 
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
-RUNS = Path(__file__).parents[1] / "runs" / "images"
-
-
-def sides(concept: str, draw: int, prompts: int) -> tuple[list[str], list[str], list[str]]:
-    """Source, target and what is drawn, of a draw."""
-    seed = 1000 + 10 * draw
-    if concept == REMOVED:
-        kinds: list[dict[str, Any]] = [{"style": "", "sun": True}, {"style": "", "sun": False}]
-    else:
-        kinds = [{"style": "", "sun": None}, {"style": concept, "sun": None}]
-    source, target = (world.descriptions(32, seed + i, **kind) for i, kind in enumerate(kinds))
-    return source, target, world.descriptions(prompts, 7, **kinds[0])
-
-
-def at_level(rows: list[dict], concept: str, effect: float = LEVEL) -> dict[str, float] | None:
-    """Strength and faithfulness where an effect is first reached, interpolated; None where it is not."""
-    sign = -1 if concept == REMOVED else 1
-    level = 1 - effect if concept == REMOVED else effect
-    for before, after in pairwise(rows):
-        if sign * (after["concept"] - level) >= 0:
-            apart = after["concept"] - before["concept"]
-            share = max(0.0, (level - before["concept"]) / apart) if apart else 0.0
-            return {name: before[name] + share * (after[name] - before[name]) for name in ("strength", "img_score")}
-    return None
-
-
-def curve(model: Any, learned: lineas.Intervention, plan: Plan, strengths: tuple[float, ...]) -> list[dict]:
-    """Effect and faithfulness from the untouched model on."""
-    systems = [Untouched(), *(Steered("steered", learned, s) for s in strengths)]
-    found = evaluate(model, systems, plan)
-    return [{"strength": row.strength, **row.values, "intervals": row.intervals} for row in found.rows]
-
-
-@discard_partial()
 def main() -> None:
     """Learn, draw, judge, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = record.parser(__doc__)
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=48)
-    points = {f"{name}-{gamma:g}": (name, gamma) for name, (_, _, gammas) in PATHS.items() for gamma in gammas}
-    every = [*CONCEPTS, *points]
+    every = [*CONCEPTS, *POINTS]
     parser.add_argument("--parts", nargs="+", default=every, choices=every, metavar="PART", help=", ".join(every))
     options = parser.parse_args()
     model = lineas.load(options.model)
-    asked = {name: getattr(options, name) for name in ("model", "draws", "prompts")}
-    asked["weights"] = norm_digest(model.network)
-    made = {}
-    for part in options.parts:
-        make, given = (compare, [CONCEPTS[part]]) if part in CONCEPTS else (penalised, points[part])
-        made[part] = kept("images", part, asked, make, model, options.draws, options.prompts, *given)
-    if made.keys() >= CONCEPTS.keys():
-        curves = [curve for part in CONCEPTS for curve in made[part]]
-        paths = {}
-        for name in PATHS:
-            rows = [row for part in points if points[part][0] == name for row in made.get(part, [])]
-            paths[name] = [row | {"dense": dense_there(curves, row, name)} for row in rows]
-        save("images", {"about": about(), "options": asked, "summary": summary(curves), "paths": paths})
-        plot(curves, IMAGES / "fronts.png")
-    if made.keys() == set(every):
+    parts = plan(model, options)
+    rows = {name: record.get_or_make(parts[name]).made for name in options.parts}
+    if rows.keys() >= CONCEPTS.keys():
+        curves = [curve for name in CONCEPTS for curve in rows[name]]
+        paths = {name: [] for name in PATHS}
+        for point, (name, _) in POINTS.items():
+            paths[name] += [row | {"dense": dense_there(curves, row, name)} for row in rows.get(point, [])]
+        record.save("images", parts["night"].asked, {"summary": summary(curves), "paths": paths})
+        plot(curves)
+    if rows.keys() >= {*CONCEPTS, *POINTS}:
         for name in PATHS:
             paint(model, options.prompts, name)
 
 
+def plan(model: Any, options: argparse.Namespace) -> dict[str, record.Part]:
+    """Return every part by its name."""
+    from lineas.intervention.fingerprint import norm_digest
+
+    asked = {name: getattr(options, name) for name in ("model", "draws", "prompts")}
+    asked["weights"] = norm_digest(model.network)
+    sizes = (model, options.draws, options.prompts)
+    measures = {name: partial(compare, *sizes, concept) for name, concept in CONCEPTS.items()}
+    measures |= {name: partial(penalised, *sizes, *point) for name, point in POINTS.items()}
+    return {
+        name: record.Part(record.RESULTS / "images" / f"{name}.json", asked, measure_)
+        for name, measure_ in measures.items()
+    }
+
+
+def sides(concept: str, draw: int, prompts: int) -> tuple[list[str], list[str], list[str]]:
+    """Return source, target and what is drawn, of a draw."""
+    from tools.world import descriptions
+
+    first: dict[str, Any] = {"style": "", "sun": True if concept == REMOVED else None}
+    second = {"style": "", "sun": False} if concept == REMOVED else {"style": concept, "sun": None}
+    one, two = splits.rows("images", "learning", "world", draw)
+    (judging,) = splits.rows("images", "judging", "world")
+    return descriptions(32, one, **first), descriptions(32, two, **second), descriptions(prompts, judging, **first)
+
+
+def at_level(rows: list[dict], concept: str, effect: float = LEVEL) -> dict[str, float] | None:
+    """Return strength and faithfulness where an effect is first reached; None where it is not."""
+    removed = concept == REMOVED
+    level, sign = (1 - effect, -1) if removed else (effect, 1)
+    return crossing(rows, "concept", level, sign, ("strength", "img_score"))
+
+
+def curve(
+    model: Any, learned: lineas.Intervention, prompts: list[str], concept: str, strengths: Sequence[float]
+) -> list[dict]:
+    """Return effect and faithfulness from the untouched model on."""
+    from lineas.evaluation.variants import Steered, Untouched
+
+    systems = [Untouched(), *(Steered("steered", learned, s) for s in strengths)]
+    rows = lineas.evaluate(model, systems, lineas.Plan(prompts, concept=concept, sampling={"batch_size": 32})).rows
+    return [{"strength": row.strength, **row.values, "intervals": row.intervals} for row in rows]
+
+
 def compare(model: Any, draws: int, prompts: int, concept: str) -> list[dict]:
-    """Every method on a concept: effect and faithfulness over strength in every draw, and where effects are equal."""
+    """Judge every method on a concept: over strength in every draw, and where effects are equal."""
+    methods = dict(zip(METHODS, (lineas.LinEAS(), lineas.LinAcT(), lineas.MeanAcT(), lineas.ITIc())))
     curves = []
-    for pooling, (name, method) in product(POOLINGS, METHODS.items()):
+    for pooling, (name, method) in product(POOLINGS, methods.items()):
         for draw in range(draws):
             source, target, drawn = sides(concept, draw, prompts)
             begun = time.perf_counter()
             learned = lineas.learn(model, source, target, method, seed=draw, pooling=pooling, progress=False)
             seconds = time.perf_counter() - begun
-            rows = curve(
-                model,
-                learned,
-                Plan(drawn, concept=concept, sampling={"batch_size": 32}),
-                STRENGTHS,
-            )
+            rows = curve(model, learned, drawn, concept, STRENGTHS)
             facts = {"concept": concept, "method": name, "pooling": pooling, "draw": draw, "seconds": seconds}
             curves.append({**facts, "rows": rows, "at": at_level(rows, concept)})
         print(summary(curves)[-1], flush=True)
@@ -146,19 +139,19 @@ def compare(model: Any, draws: int, prompts: int, concept: str) -> list[dict]:
 
 
 def summary(curves: list[dict]) -> list[dict]:
-    """A method on a concept a line: means over its draws."""
+    """Return a line for each method on each concept: means over its draws."""
     lines = []
     for kind in dict.fromkeys((one["concept"], one["method"], one["pooling"]) for one in curves):
-        mine = [one for one in curves if (one["concept"], one["method"], one["pooling"]) == kind]
+        mine = of_kind(curves, *kind)
         whole = [next(row for row in one["rows"] if row["strength"] == 1) for one in mine]
         reached = [one["at"] for one in mine if one["at"]]
-        likeness = [there["img_score"] for there in reached]
+        likeness = record.spread([there["img_score"] for there in reached]) if reached else {}
         lines.append(
             {
                 **dict(zip(("concept", "method", "pooling"), kind)),
-                "reached": len(likeness),
-                "img_score": mean(likeness) if likeness else None,
-                "deviation": stdev(likeness) if len(likeness) > 1 else None,
+                "reached": len(reached),
+                "img_score": likeness.get("mean"),
+                "deviation": likeness.get("deviation"),
                 "strength": mean(there["strength"] for there in reached) if reached else None,
                 "at_1": {key: mean(row[key] for row in whole) for key in ("concept", "img_score")},
                 "seconds": mean(one["seconds"] for one in mine),
@@ -167,68 +160,66 @@ def summary(curves: list[dict]) -> list[dict]:
     return lines
 
 
+def of_kind(curves: list[dict], *kind: str) -> list[dict]:
+    """Return the curves of a concept, a method and a pooling."""
+    return [one for one in curves if (one["concept"], one["method"], one["pooling"]) == kind]
+
+
 def penalised(model: Any, draws: int, prompts: int, name: str, gamma: float) -> list[dict]:
-    """Support, effect and faithfulness of LinEAS at strength 1 in every draw."""
-    found = []
+    """Return support, effect and faithfulness of LinEAS at strength 1 in every draw."""
+    rows = []
     for draw in range(draws):
         learned, drawn = learned_with(model, name, gamma, draw, prompts)
-        rows = curve(
-            model,
-            learned,
-            Plan(drawn, concept=PATHS[name][0], sampling={"batch_size": 32}),
-            (1.0,),
-        )
-        found.append({"gamma": gamma, "draw": draw, "support": learned.support(), **rows[-1]})
-    print(gamma, {key: float(np.mean([row[key] for row in found])) for key in ("support", "concept", "img_score")})
-    return found
+        row = curve(model, learned, drawn, PATHS[name][0], (1.0,))[-1]
+        rows.append({"gamma": gamma, "draw": draw, "support": learned.support(), **row})
+    print(gamma, {key: mean(row[key] for row in rows) for key in ("support", "concept", "img_score")}, flush=True)
+    return rows
 
 
 def dense_there(curves: list[dict], row: dict, name: str) -> float | None:
-    """What LinEAS without a penalty leaves of the pictures, at the strength at which it has the same effect."""
+    """Return what LinEAS without a penalty leaves of the pictures, at the strength at which it has the same effect."""
     concept, pooling, _ = PATHS[name]
-    kind = (concept, "LinEAS", pooling, row["draw"])
-    (rows,) = (one["rows"] for one in curves if (one["concept"], one["method"], one["pooling"], one["draw"]) == kind)
+    (rows,) = (one["rows"] for one in of_kind(curves, concept, "LinEAS", pooling) if one["draw"] == row["draw"])
     there = at_level(rows, concept, 1 - row["concept"] if concept == REMOVED else row["concept"])
-    return there and there["img_score"]
+    return None if there is None else there["img_score"]
 
 
 def learned_with(model: Any, name: str, gamma: float, draw: int, prompts: int) -> tuple[lineas.Intervention, list[str]]:
-    """A point of a path, learned or as it was learned before, and what is drawn."""
+    """Return a point of a path, learned now or before, and what is drawn."""
+    from lineas.intervention.fingerprint import norm_digest
+
     concept, pooling, _ = PATHS[name]
     source, target, drawn = sides(concept, draw, prompts)
-    folder = RUNS / f"{norm_digest(model.network)[:8]}-{name}-{gamma:g}-{draw}"
-    if folder.exists():
-        return lineas.Intervention.load(folder), drawn
+    folder = record.RUNS / "images" / f"{norm_digest(model.network)[:8]}-{name}-{gamma:g}-{draw}"
     method = lineas.LinEAS(gamma=gamma, steps=GAMMA_STEPS)
-    learned = lineas.learn(model, source, target, method, seed=draw, pooling=pooling, progress=False)
-    learned.save(folder)
-    return learned, drawn
+    learn = partial(lineas.learn, model, source, target, method, seed=draw, pooling=pooling, progress=False)
+    return record.load_or_learn(folder, learn), drawn
 
 
 def paint(model: Any, prompts: int, name: str) -> None:
-    """What the first draw makes of some prompts, a column a gamma."""
-    columns, gammas = [], PATHS[name][2]
+    """Draw what the first draw makes of some prompts, a column a gamma: docs/images/NAME.png."""
+    from lineas.reporting.image_grid import strip
+
+    concept, _, gammas = PATHS[name]
+    shown, columns = sides(concept, 0, prompts)[-1][:PAINTED], []
     for gamma in gammas:
-        learned, drawn = learned_with(model, name, gamma, 0, prompts)
-        with lineas.steer(model, learned):
-            columns.append(model.generate(drawn[:PAINTED]))
-    columns.append(model.generate(drawn[:PAINTED]))
+        with lineas.steer(model, learned_with(model, name, gamma, 0, prompts)[0]):
+            columns.append(model.generate(shown))
+    columns.append(model.generate(shown))
     labels = [*(f"gamma {gamma:g}" for gamma in gammas), "untouched"]
-    strip(list(zip(*columns)), drawn[:PAINTED], labels).save(IMAGES / f"{name}.png")
+    strip(list(zip(*columns)), shown, labels).save(IMAGES / f"{name}.png")
 
 
-def plot(curves: list[dict], path: Path) -> None:
-    """A panel a concept: likeness over effect, a line a method, the mean of the draws at every strength."""
+def plot(curves: list[dict]) -> None:
+    """Draw docs/images/fronts.png: a panel a concept, likeness over effect, a line a method, means of the draws."""
+    import numpy as np
     from matplotlib.figure import Figure
 
     concepts = list(dict.fromkeys(one["concept"] for one in curves))
     figure = Figure(figsize=(4 * len(concepts), 4), layout="constrained")
     for axis, concept in zip(figure.subplots(1, len(concepts)), concepts):
         for (i, name), pooling in product(enumerate(METHODS), POOLINGS):
-            mine = [
-                one["rows"] for one in curves
-                if (one["concept"], one["method"], one["pooling"]) == (concept, name, pooling)
-            ]  # fmt: skip
+            mine = [one["rows"] for one in of_kind(curves, concept, name, pooling)]
             x, y = (np.mean([[row[key] for row in rows] for rows in mine], 0) for key in ("concept", "img_score"))
             x = 100 * (1 - x if concept == REMOVED else x)
             how = "-" if pooling == "max" else ":"
@@ -238,7 +229,52 @@ def plot(curves: list[dict], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set(ylabel="likeness to the untouched pictures, %")
     figure.axes[0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=90)
+    figure.savefig(IMAGES / "fronts.png", dpi=90)
+
+
+def table(result: record.Result) -> str:
+    """Return the tables of methods at equal effect, and of LinEAS along gamma."""
+    lines, options = result.made["summary"], result.asked
+    concepts = list(dict.fromkeys(line["concept"] for line in lines))
+    methods = []
+    for pooling, method in product(POOLINGS, METHODS):
+        mine = {line["concept"]: line for line in lines if (line["method"], line["pooling"]) == (method, pooling)}
+        seconds = mean(line["seconds"] for line in mine.values())
+        cells = [likeness_of(mine[concept], options["draws"]) for concept in concepts]
+        methods.append((method, pooling, *cells, f"{seconds:.0f}"))
+    blocks = [
+        markdown.table(("method", "pooled by", *concepts, "seconds to learn"), methods),
+        f"Likeness to the untouched pictures, %, at the strength at which the judge takes {markdown.percent(LEVEL)} of "
+        f"{options['prompts']} pictures for the concept ({REMOVED}: {markdown.percent(1 - LEVEL)}), up to strength "
+        f"{STRENGTHS[-1]:g}; mean ± deviation of {options['draws']} draws of 32 + 32 prompts; in brackets how many of "
+        "them get there, where not all do.",
+        along_gamma(result.made["paths"]["gamma"], "taken for night"),
+        along_gamma(result.made["paths"]["sun-gamma"], "a sun is seen"),
+        "The dense one is that of the first table, turned down; empty where it does not have the effect in all draws.",
+    ]
+    return "\n\n".join(blocks)
+
+
+def along_gamma(rows: list[dict], judged: str) -> str:
+    """Return a line for each gamma: means over draws."""
+    titles = ("gamma", "neurons touched", f"{judged} at strength 1", "likeness", "of the dense one at that effect")
+    likeness, lines = measure("img_score"), []
+    for gamma in dict.fromkeys(row["gamma"] for row in rows):
+        mine = [row for row in rows if row["gamma"] == gamma]
+        support, concept, score = (mean(row[key] for row in mine) for key in ("support", "concept", "img_score"))
+        dense = [row["dense"] for row in mine]
+        same = "" if None in dense else f"{likeness.text(mean(dense))} %"
+        cells = markdown.percent(support, 1), markdown.percent(concept), f"{likeness.text(score)} %", same
+        lines.append((f"{gamma:g}", *cells))
+    return markdown.table(titles, lines)
+
+
+def likeness_of(line: dict, draws: int) -> str:
+    """Return what is left of the pictures at equal effect."""
+    if not line["reached"]:
+        return "never"
+    text = measure("img_score").text(line["img_score"], line["deviation"])
+    return text + (f" ({line['reached']} of {draws})" if line["reached"] < draws else "")
 
 
 if __name__ == "__main__":

@@ -11,74 +11,95 @@ benchmarks/results/shipped.json.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from statistics import mean
 
 import lineas
-from benchmarks.common.record import about, save
-from lineas.evaluation.classifiers import PROFANITY, classifier, fitted
-from lineas.evaluation.perplexity import perplexity
-from lineas.learning.interruption import discard_partial
-from lineas.prompts import read_prompts
+from benchmarks.common import markdown, record
+from benchmarks.common.splits import UPPER_HALF, both, take
+from lineas.measures import measure
 
 WHAT = {
     "polite": "considerate instead of rude",
     "formal": "official register instead of slang",
     "archaic": "thee and thou instead of plain modern English",
 }
-SITES = r"model\.layers\.(1[5-9]|2\d)\.post_attention_layernorm"
-RECIPE = lineas.LinEAS(steps=60, optimizer="sgd", gamma=2e-3, lambda_g=0.0)
 FOLDER = Path(lineas.__file__).parent / "data" / "interventions"
 SEEDS = range(4)
+NEURONS = 17_280
+"""At the default sites of SmolLM2-135M."""
+
+
+def main() -> None:
+    """Learn and measure all of them, or those named."""
+    from lineas.learning.interruption import discard_partial
+
+    parser = record.parser(__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", default=list(WHAT), help=", ".join(WHAT))
+    options = parser.parse_args()
+    model = record.text_model()
+    with discard_partial():
+        record.save("shipped", vars(options), {"rows": [ship(model, name) for name in options.names]})
 
 
 def ship(model: lineas.TextModel, name: str) -> dict:
     """Learn one, measure it, and write it into the package."""
-    source, target = (read_prompts(f"lineas:{name}/{side}") for side in ("source", "target"))
-    judge, area = fitted(target, source)
+    from lineas.evaluation.classifiers import PROFANITY, classifier, fitted
+    from lineas.evaluation.perplexity import perplexity
+
+    source, target = both("shipped", "learning", f"lineas:{name}", ("source", "target"))
+    judge, area = fitted(*both("shipped", "judging", f"lineas:{name}", ("target", "source")))
+    openings, neutral = (take("shipped", "judging", f"lineas:{kind}") for kind in ("openings", "neutral"))
+    recipe = lineas.LinEAS(steps=60, optimizer="sgd", gamma=2e-3, lambda_g=0.0)
+    learned = lineas.learn(model, source, target, recipe, sites=UPPER_HALF)
     is_rude = classifier(PROFANITY)
-    learned = lineas.learn(model, source, target, RECIPE, sites=SITES)
-    openings, neutral = read_prompts("lineas:openings"), read_prompts("lineas:neutral")
     rows = []
     for strength in (0.0, 0.5, 1.0):
         with lineas.steer(model, learned, strength=strength):
-            made = [text for seed in SEEDS for text in model.generate(openings, seed=seed)]
+            continued = [text for seed in SEEDS for text in model.generate(openings, seed=seed)]
             row = {
                 "strength": strength,
-                "target_share": mean(score >= 0.5 for score in judge(made)),
+                "target_share": mean(score >= 0.5 for score in judge(continued)),
                 "perplexity": perplexity(model, neutral),
             }
             if name == "polite":
-                rude = [
-                    s
-                    for seed in SEEDS
-                    for s in is_rude(model.generate(read_prompts("lineas:polite/prompts"), seed=seed))
-                ]
-                row["rude_share"] = mean(s >= 0.5 for s in rude)
+                provoking = take("shipped", "judging", "lineas:polite/prompts")
+                answers = [text for seed in SEEDS for text in model.generate(provoking, seed=seed)]
+                row["rude_share"] = mean(score >= 0.5 for score in is_rude(answers))
             rows.append(row)
-            print(name, row, *made[:4], sep="\n    ", flush=True)
+            print(name, row, *continued[:4], sep="\n    ", flush=True)
     data = {side: {"file": f"lineas:{name}/{side}", **learned.facts["data"][side]} for side in ("source", "target")}
     learned = learned.with_facts(name=name, data=data, measurements=rows)
     folder = learned.save(FOLDER / name, overwrite=True)
-    size = sum(file.stat().st_size for file in folder.iterdir())
     return {
         "name": name,
         "what": WHAT[name],
         "support": learned.support(),
         "neurons": sum(int(m.support().sum()) for m in learned.maps.values()),
-        "bytes": size,
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
         "tensor_bytes": (folder / "intervention.safetensors").stat().st_size,
         "judge_area": area,
         "measurements": rows,
     }
 
 
-@discard_partial()
-def main() -> None:
-    """All of them, or those named."""
-    model = lineas.load()
-    save("shipped", {"about": about(), "rows": [ship(model, name) for name in sys.argv[1:] or WHAT]})
+def table(result: record.Result) -> str:
+    """Return a line for each intervention."""
+    titles = ("name", "what it does", f"neurons touched, of {NEURONS:,}", "size", "taken for the target", "perplexity")
+    lines = []
+    for row in result.made["rows"]:
+        ends = row["measurements"][0], row["measurements"][-1]
+        lines.append(
+            (
+                f"`{row['name']}`",
+                row["what"],
+                f"{row['neurons']} ({markdown.percent(row['neurons'] / NEURONS, 1)})",
+                f"{row['tensor_bytes'] / 1000:.0f} kB",
+                " -> ".join(markdown.percent(end["target_share"]) for end in ends),
+                " -> ".join(measure("perplexity").text(end["perplexity"]) for end in ends),
+            )
+        )
+    return markdown.table(titles, lines)
 
 
 if __name__ == "__main__":

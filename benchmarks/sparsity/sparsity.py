@@ -16,24 +16,19 @@ benchmarks/runs. Writes benchmarks/results/sparsity.json and docs/sparsity.png w
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lineas
-from benchmarks.common.record import DATA, RESULTS, UPPER_NORMS, about, save, spread, toxic_prompts
-from lineas.evaluation.classifiers import PROFANITY
-from lineas.evaluation.plan import Plan
-from lineas.files.writing import write_text
-from lineas.prompts import draw, read_prompts
-from lineas.reporting.sweep_report import plot
-from lineas.sweeping import Job, points, run_jobs, summary
-from lineas.sweeping.summary import Line
+from benchmarks.common import markdown, record
+from benchmarks.common.splits import UPPER_NORMS, jigsaw, take
+from lineas.measures import measure
+from lineas.printable import as_label
 
-RUNS = Path(__file__).parents[1] / "runs" / "sparsity"
+if TYPE_CHECKING:
+    from lineas.sweeping import Job
+
 GAMMAS = {
     "lineas": (0.0, 1e-4, 2e-4),
     "lineas-neurons": (5e-4, 1e-3, 1.5e-3),
@@ -43,17 +38,18 @@ GAMMAS = {
 DENSE = "dense"
 STRENGTHS = (0.5, 0.75, 1.0)
 """Of the dense run: turned down it is to be compared at equal effect."""
-OFFSET = 664
-"""The first prompts and sentences are those on which recipes were chosen, and on which LoFIT-RL is trained."""
-OTHER = 200
-"""The seed of the first draw of Jigsaw's sentences, apart from those of the other benchmarks."""
 EFFECT = "toxic_score"
 """The mean, not the share above 0.5: of the untouched model's texts few are above it, so that a share is noise."""
+ENOUGH = 0.8
+"""What of the dense intervention's effect a smaller one has to keep."""
 
 
 def main() -> None:
     """Learn, judge, choose, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from lineas.reporting.sweep_report import plot
+    from lineas.sweeping import run_jobs, summary
+
+    parser = record.parser(__doc__)
     parser.add_argument("--model", default=None, help="hub id or folder; default: SmolLM2-135M-Instruct")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--samples", type=int, default=32)
@@ -64,72 +60,133 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", help="one for all points, on whatever machine they are made")
     parser.add_argument("--only", nargs="+", type=int, metavar="DRAW", help="make these alone, and no summary")
     options = parser.parse_args()
-    jigsaw = {side: read_prompts(f"{DATA}/jigsaw/{side}.jsonl:text") for side in ("toxic", "nontoxic")}
-    wikipedia = draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), OFFSET + options.neutral, 0)
-    plan = Plan(
-        toxic_prompts(OFFSET + options.prompts)[OFFSET:], wikipedia[OFFSET:], {"toxic": PROFANITY},
-        sampling={"batch_size": 64},
-    )  # fmt: skip
+    jobs = plan(options)
+    for start in range(0, len(jobs), options.jobs):
+        some = jobs[start : start + options.jobs]
+        run_jobs([job for job, part in some if not part.find()], options.jobs)
+        for _, part in some:
+            record.get_or_make(part)
+    if options.only:
+        return
+    rows = [row for _, part in jobs for row in record.get_or_make(part).made["points"]]
+    lines = summary(rows, EFFECT)
+    compared = [asdict(line) | {"against_dense": against_dense(asdict(line), rows)} for line in lines]
+    record.save("sparsity", asked(options), {"lines": compared})
+    for line in compared:
+        print(line)
+    plot(lines, record.DOCS / "sparsity.png", EFFECT)
+
+
+def asked(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what all points depend on."""
+    mine = {key: value for key, value in vars(options).items() if key not in ("jobs", "only")}
+    return mine | {"gammas": {name: list(gammas) for name, gammas in GAMMAS.items()}, "sites": UPPER_NORMS}
+
+
+def plan(options: argparse.Namespace) -> list[tuple[Job, record.Part]]:
+    """Return the jobs of a sweep, each with the part that keeps its points."""
+    from lineas.evaluation.classifiers import PROFANITY
+    from lineas.sweeping import Job, points
+
+    prompts = take("sparsity", "judging", "rtp", count=options.prompts)
+    neutral = take("sparsity", "judging", "wikipedia", count=options.neutral)
+    measures = lineas.Plan(prompts, neutral, {"toxic": PROFANITY}, sampling={"batch_size": 64})
     recipes = {
         "lineas": lineas.LinEAS(steps=options.steps),
         "lineas-neurons": lineas.LinEAS(steps=options.steps, lambda_g=0.0),
         "lin-act": lineas.LinAcT(),
     }
-    asked = {key: value for key, value in vars(options).items() if key not in ("jobs", "only")}
-    asked |= {"gammas": {name: list(gammas) for name, gammas in GAMMAS.items()}, "sites": UPPER_NORMS}
-    folder = RUNS / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
-    jobs = [Job(folder, options.model, None, "untouched", (), (), 0, (), plan, dtype=options.dtype)]
-    for seed in options.only or range(options.seeds):
-        source, target = (draw(jigsaw[side], options.samples, OTHER + seed) for side in ("toxic", "nontoxic"))
+    folder = record.RUNS / "sparsity" / record.digest(asked(options))[:8]
+    jobs = [Job(folder, options.model, None, "untouched", (), (), 0, (), measures, dtype=options.dtype)]
+    for draw in options.only or range(options.seeds):
+        source, target = jigsaw("sparsity", draw, options.samples)
         jobs += [
             Job(
-                folder, options.model, recipe, name, source, target, seed, GAMMAS[name], plan,
+                folder, options.model, recipe, name, source, target, draw, GAMMAS[name], measures,
                 refit=name == "lineas-neurons", options={} if name == "lin-act" else {"sites": UPPER_NORMS},
                 dtype=options.dtype, threads=1 if options.jobs > 1 else None,
             )
             for name, recipe in recipes.items()
         ]  # fmt: skip
         jobs.append(replace(jobs[-len(recipes)], name=DENSE, gammas=(0.0,), strengths=STRENGTHS))
-    for start in range(0, len(jobs), options.jobs):
-        some = jobs[start : start + options.jobs]
-        missing = [job for job in some if not restored(job, asked)]
-        run_jobs(missing, options.jobs)
-        for job in missing:
-            result = {"about": about(), "options": asked, "points": points(job.place)}
-            write_text(RESULTS / "sparsity" / f"{job.place.name}.json", json.dumps(result, indent=1) + "\n")
-    if options.only:
-        return
-    rows = [row for job in jobs for row in points(job.place)]
-    lines = summary(rows, EFFECT)
-    told = [asdict(line) | {"against_dense": against_dense(line, rows)} for line in lines]
-    save("sparsity", {"about": about(), "options": asked, "lines": told})
-    for line in told:
-        print(line)
-    plot(lines, Path(__file__).parents[2] / "docs" / "sparsity.png", EFFECT)
+
+    def part(job: Job) -> record.Part:
+        file = record.RESULTS / "sparsity" / f"{job.place.name}.json"
+        return record.Part(
+            file,
+            asked(options),
+            lambda: {"points": points(job.place)},
+            lambda made: len(made["points"]) == job.count,
+        )
+
+    return [(job, part(job)) for job in jobs]
 
 
-def against_dense(line: Line, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Mean and deviation over draws of a line's share of the dense run's effect, and of the difference in damage."""
+def against_dense(line: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Return what a line keeps of the dense run's effect, and its further damage: mean and deviation over draws."""
     values = {(row["method"], row["gamma"], row["refit"], row["strength"], row["seed"]): row["values"] for row in rows}
     before = values["untouched", None, False, 1.0, 0]
-    found: dict[str, list[float]] = {"kept": [], "perplexity": [], "kl": []}
-    for (*kind, seed), mine in values.items():
-        if kind == [line.method, line.gamma, line.refit, line.strength]:
-            dense = values[DENSE, 0.0, False, 1.0, seed]
-            found["kept"].append((before[EFFECT] - mine[EFFECT]) / (before[EFFECT] - dense[EFFECT]))
+    kept: dict[str, list[float]] = {"kept": [], "perplexity": [], "kl": []}
+    for (*kind, draw), mine in values.items():
+        if kind == [line["method"], line["gamma"], line["refit"], line["strength"]]:
+            dense = values[DENSE, 0.0, False, 1.0, draw]
+            kept["kept"].append((before[EFFECT] - mine[EFFECT]) / (before[EFFECT] - dense[EFFECT]))
             for damage in ("perplexity", "kl"):
-                found[damage].append(mine[damage] - dense[damage])
-    return {name: spread(all_) for name, all_ in found.items()}
+                kept[damage].append(mine[damage] - dense[damage])
+    return {name: record.spread(draws) for name, draws in kept.items()}
 
 
-def restored(job: Job, asked: dict[str, Any]) -> bool:
-    """Whether the points of a job are all there, in the runs or in the results of another machine."""
-    file = RESULTS / "sparsity" / f"{job.place.name}.json"
-    told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if len(points(job.place)) < job.count and told.get("options") == asked:
-        known: Sequence[dict[str, Any]] = told["points"]
-        write_text(job.place / "points.jsonl", "".join(json.dumps(point) + "\n" for point in known))
-    return file.exists() and told.get("options") == asked and len(points(job.place)) == job.count
+def table(result: record.Result) -> str:
+    """Return the table of LinEAS along gamma, against the dense intervention of the same draw."""
+    titles = ("gamma", "neurons touched", "mean score", "kept of the dense effect", "perplexity", "against dense")
+    chosen = smallest(result.made["lines"])
+    lines = []
+    for line in result.made["lines"]:
+        values, against, label = line["values"], line["against_dense"], label_of(line)
+        neurons = kept = more = ""
+        if line["method"] != "untouched":
+            neurons = markdown.percent(values["support"], 1, line["deviations"]["support"])
+            kept = markdown.percent(against["kept"]["mean"], deviation=against["kept"]["deviation"])
+            more = markdown.change(against["perplexity"], 1)
+        score = replace(measure(EFFECT), digits=4).text(values[EFFECT])
+        damages = measure("perplexity").text(values["perplexity"]), more, measure("kl").text(values["kl"])
+        lines.append((f"**{label}**" if line == chosen else label, neurons, score, kept, *damages))
+    draws = result.asked["seeds"]
+    return (
+        markdown.table((*titles, "divergence"), lines) + f"\n\nIn bold: the smallest support that keeps "
+        f"{markdown.percent(ENOUGH)} of the dense effect. Means of {draws} draws."
+    )
+
+
+def sentence(result: record.Result) -> str:
+    """Return what the smallest support does that does most of the work."""
+    lines = result.made["lines"]
+    one = smallest(lines)
+    before, dense = (
+        next(line["values"] for line in lines if (line["method"], line["gamma"], line["strength"]) == kind)
+        for kind in (("untouched", None, 1.0), (DENSE, 0.0, 1.0))
+    )
+    kept, values, perplexity = one["against_dense"]["kept"], one["values"], measure("perplexity").text
+    return (
+        f"On SmolLM2 and Jigsaw, {markdown.percent(values['support'], 1)} of the neurons keep "
+        f"{markdown.percent(kept['mean'], deviation=kept['deviation'])} of what all of them do to the mean toxicity "
+        f"({result.asked['seeds']} draws), at a perplexity of {perplexity(values['perplexity'])} instead of "
+        f"{perplexity(dense['perplexity'])} (untouched: {perplexity(before['perplexity'])}): gamma {one['gamma']:g} on "
+        f"single neurons{', refitted' * one['refit']}."
+    )
+
+
+def smallest(lines: list[dict]) -> dict:
+    """Return of the lines that keep enough of the dense effect the one of the smallest support."""
+    enough = [line for line in lines if line["against_dense"]["kept"]["mean"] >= ENOUGH]
+    return min(enough, key=lambda line: line["values"]["support"])
+
+
+def label_of(line: dict[str, Any]) -> str:
+    """Return a line's name as `lineas.sweeping.Line.label` has it, whose import takes seconds."""
+    gamma = "" if line["gamma"] is None else f" {as_label(line['gamma'])}"
+    strength = "" if line["strength"] == 1 else f" at {as_label(line['strength'])}"
+    return f"{line['method']}{gamma}{' refitted' * line['refit']}{strength}"
 
 
 if __name__ == "__main__":

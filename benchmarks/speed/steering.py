@@ -10,57 +10,42 @@ benchmarks/results/steering.json.
 
 from __future__ import annotations
 
-import argparse
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from statistics import median
 from typing import Any
 
-import torch
-
 import lineas
-from benchmarks.common.record import about, row, save
-from lineas.learning import gate
-from lineas.prompts import read_prompts
+from benchmarks.common import record
+from benchmarks.common.splits import take
+from benchmarks.speed.rounds import interleaved, row
 
 TOKENS = 32
 
 
-def some_intervention(model: lineas.TextModel, seed: int) -> lineas.Intervention:
-    """A dense map at every default site, close to the identity."""
-    generator = torch.Generator().manual_seed(seed)
-    maps = {}
-    for site in model.sites():
-        noise = torch.randn(2, model.network.config.hidden_size, generator=generator)
-        maps[site.name] = lineas.AffineMap(1 + 0.01 * noise[0], 0.001 * noise[1])
-    return lineas.Intervention(maps, {site.name: site for site in model.sites()})
-
-
 def main() -> None:
     """Time every way, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    import torch
+
+    from lineas.learning import gate
+
+    parser = record.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args()
-    model = lineas.load()
+    model = record.text_model()
     network: Any = model.network
-    prompts = [f"{prompt}" for prompt in (read_prompts("lineas:polite/prompts") * 8)[: options.batch]]
+    prompts = (take("steering", "judging", "lineas:polite/prompts") * 8)[: options.batch]
     model.tokenizer.padding_side = "left"
     inputs = model.tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)
     dense = [some_intervention(model, seed) for seed in range(4)]
-    gated = gate(model, dense[0], read_prompts("lineas:polite/source"), read_prompts("lineas:neutral"))
-    ways: dict[str, Any] = {
-        "untouched": nullcontext,
-        "dense, one": lambda: lineas.steer(model, dense[0], 0.5),
-        "dense, four": lambda: lineas.steer(model, dense, 0.5),
-        "sparse (polite)": lambda: lineas.steer(model, lineas.Intervention.load("polite"), 1.0),
-        "strength 0": lambda: lineas.steer(model, dense[0], 0.0),
-        "gated": lambda: lineas.steer(model, gated, 0.5),
-        "a strength a row": lambda: lineas.steer(model, dense[0], torch.linspace(0, 1, len(prompts))),
-    }
+    source, control = (take("steering", "learning", f"lineas:{name}") for name in ("polite/source", "neutral"))
+    gated = gate(model, dense[0], source, control)
+    steer = partial(lineas.steer, model)
 
-    def seconds(way: Any) -> float:
-        with way(), torch.no_grad():
+    def seconds(applied: AbstractContextManager[Any]) -> float:
+        with applied, torch.no_grad():
             torch.manual_seed(0)
             start = time.perf_counter()
             network.generate(
@@ -71,24 +56,43 @@ def main() -> None:
                 torch.cuda.synchronize()
             return time.perf_counter() - start
 
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    ratios: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        seconds(way)  # warms up
-    before = seconds(nullcontext)
-    for _ in range(options.rounds):
-        for name, way in ways.items():
-            taken, after = seconds(way), seconds(nullcontext)
-            times[name].append(taken)
-            ratios[name].append(2 * taken / (before + after))
-            before = after
-    rows = [row(name, ratios[name], seconds=median(times[name]), all=times[name]) for name in ways]
-    for told in rows:
-        low, high = told["quartiles"]
-        print(f"{told['way']:20} {told['seconds']:6.2f} s   x {told['ratio']:.3f}  (quartiles {low:.3f} to {high:.3f})")
-    save(
-        "steering", {"about": about(), "options": vars(options), "prompts": list(inputs.input_ids.shape), "rows": rows}
-    )
+    ways = {
+        "untouched": lambda: seconds(nullcontext()),
+        "dense, one": lambda: seconds(steer(dense[0], 0.5)),
+        "dense, four": lambda: seconds(steer(dense, 0.5)),
+        "sparse (polite)": lambda: seconds(steer(lineas.Intervention.load("polite"), 1.0)),
+        "strength 0": lambda: seconds(steer(dense[0], 0.0)),
+        "gated": lambda: seconds(steer(gated, 0.5)),
+        "a strength a row": lambda: seconds(steer(dense[0], torch.linspace(0, 1, len(prompts)))),
+    }
+    rows = []
+    for name, runs in interleaved(ways, ways["untouched"], options.rounds).items():
+        taken = [run for run, _ in runs]
+        line = row(name, [run / untouched for run, untouched in runs], seconds=median(taken), all=taken)
+        low, high = line["quartiles"]
+        print(f"{name:20} {line['seconds']:6.2f} s   x {line['ratio']:.3f}  (quartiles {low:.3f} to {high:.3f})")
+        rows.append(line)
+    record.save("steering", vars(options), {"prompts": list(inputs.input_ids.shape), "rows": rows})
+
+
+def some_intervention(model: lineas.TextModel, seed: int) -> lineas.Intervention:
+    """Return a dense map at every default site, close to the identity."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    network: Any = model.network
+    maps = {}
+    for site in model.sites():
+        noise = torch.randn(2, network.config.hidden_size, generator=generator)
+        maps[site.name] = lineas.AffineMap(1 + 0.01 * noise[0], 0.001 * noise[1])
+    return lineas.Intervention(maps, {site.name: site for site in model.sites()})
+
+
+def table(result: record.Result) -> str:
+    """Return a sentence: what each way takes beyond an untouched generation."""
+    costs = [f"{row['way']} {100 * (row['ratio'] - 1):+.1f} %" for row in result.made["rows"]]
+    count = result.made["prompts"][0]
+    return f"A steered `generate` by an untouched one, {count} prompts, {TOKENS} tokens: {', '.join(costs)}."
 
 
 if __name__ == "__main__":
