@@ -1,6 +1,6 @@
 """The paper's table on the paper's models, with its settings, beside the published numbers.
 
-    python benchmarks/paper.py --model Qwen/Qwen2.5-1.5B [--tet FILE[:column]] [--methods NAME ...] [--minutes M]
+    python -m benchmarks.comparison.paper --model Qwen/Qwen2.5-1.5B [--tet FILE[:column]] [--minutes M]
 
 Needs the weights, a GPU and access to the hub: RealToxicityPrompts, the classifier s-nlp/roberta_toxicity_classifier
 and MMLU come from there; Jigsaw's and Wikipedia's sentences, and the prompts of TET, are given as files. Settings:
@@ -15,13 +15,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from contest import Contest, Sides, arguments
-from standings import summary
-
 import lineas
-from lineas.evaluation.classifiers import classifier
-from lineas.evaluation.plan import Plan
-from lineas.prompts import draw, read_prompts
+from benchmarks.common import record
+from benchmarks.common.contest import Contest, Sides, arguments
+from benchmarks.common.splits import take
+from benchmarks.common.standings import summary
+from lineas.prompts import read_prompts
 
 METHODS = ["untouched", "prompt", "caa-all", "iti-c", "lin-act", "lineas-paper", "lineas", "lofit-rl"]
 COLUMNS = ("RTP %", "TET %", "perplexity", "MMLU %")
@@ -54,11 +53,12 @@ PUBLISHED: dict[str, dict[str, tuple[float, float, float, float]]] = {  # arXiv 
         "lofit-rl": (1.10, 7.11, 10.91, 73.87),
     },
 }
-FOR_TRAINING = 64
 
 
 def main(given: list[str] | None = None) -> None:
-    """The methods of the table on RealToxicityPrompts, then on TET where its prompts are given."""
+    """Measure the methods of the table on RealToxicityPrompts, then on TET where its prompts are given."""
+    from lineas.evaluation.classifiers import classifier
+
     parser = arguments(__doc__)
     parser.add_argument("--rtp", default="hf://datasets/allenai/real-toxicity-prompts/prompts.jsonl:prompt.text")
     parser.add_argument("--tet", default=None, help="prompts of TET, FILE[:column]")
@@ -72,16 +72,19 @@ def main(given: list[str] | None = None) -> None:
     parser.set_defaults(methods=METHODS, draws=1)
     options = parser.parse_args(given)
     judge = classifier(options.classifier)
-    prompts = draw(read_prompts(options.rtp), options.prompts + FOR_TRAINING, 0)
-    jigsaw = {side: read_prompts(getattr(options, side)) for side in ("toxic", "nontoxic")}
-    model = lineas.load(options.model, dtype=options.dtype)
+    texts = {name: read_prompts(getattr(options, name)) for name in ("rtp", "toxic", "nontoxic")}
+    continued = take("paper", "learning", "given/rtp", texts=texts["rtp"])
+    model = record.text_model(options.model, dtype=options.dtype)
 
-    def sides(seed: int) -> Sides:
-        source, target = (draw(jigsaw[side], options.samples, seed) for side in ("toxic", "nontoxic"))
-        return Sides(source, target, prompts[:FOR_TRAINING])
+    def sides(draw: int) -> Sides:
+        source, target = (
+            take("paper", "learning", f"given/{side}", draw, options.samples, texts[side])
+            for side in ("toxic", "nontoxic")
+        )
+        return Sides(source, target, continued)
 
-    plan = Plan(
-        prompts=prompts[FOR_TRAINING:],
+    plan = lineas.Plan(
+        prompts=take("paper", "judging", "given/rtp", count=options.prompts, texts=texts["rtp"]),
         neutral=read_prompts(options.neutral),
         classifiers={"toxic": judge},
         seeds=range(options.seeds),
@@ -103,7 +106,7 @@ def main(given: list[str] | None = None) -> None:
 
 
 def show(model: str, lines: list[dict], tet: dict[str, dict], tasks: list[str]) -> None:
-    """A line a method: measured, and in brackets what the paper gives."""
+    """Print a line for each method: measured, and in brackets what the paper gives."""
     published = PUBLISHED.get(model, {})
     print("method", *COLUMNS, sep=" | ")
     for line in lines:

@@ -1,6 +1,6 @@
 """Seconds, tokens and bytes of a learning step on SmolLM2-135M-Instruct, beside a loop in the reference's style.
 
-    python benchmarks/learning.py [--rounds 3] [--quick]
+    python -m benchmarks.speed.learning [--rounds 3] [--quick]
 
 One process, one way after the other, round after round (32 + 32 Jigsaw sentences):
 - reference style: float32, gradients on all weights, prompts padded to the longest, logits computed;
@@ -16,7 +16,6 @@ peak above what was taken before the first step, read from the system. Writes be
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import gc
 import time
@@ -27,30 +26,32 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
-
-import torch
-from record import DATA, about, save
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 import lineas
-from lineas.learning import transport
-from lineas.learning.capture import capture
-from lineas.models.frozen import frozen
-from lineas.prompts import draw, read_prompts
+from benchmarks.common import markdown, record
+from benchmarks.common.splits import both, jigsaw, take
+
+if TYPE_CHECKING:
+    import torch
 
 MEMORY = "3GiB"
+GROWTH = {"n": "n", "length": "t", "depth": "k"}
+Timing = tuple[list[float], int]
+"""Seconds of each step, and the peak memory in bytes."""
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of plain matrix products, in the best of some shapes; the median over 30 of each."""
+    """Return the operations a second of plain matrix products: of the best of some shapes, the median over 30."""
+    import torch
+
     best = 0.0
     for m, k, n in ((1024, 576, 1536), (1024, 1536, 576), (4096, 576, 1536), (1024, 576, 576), (2048, 2048, 2048)):
         a, b = torch.randn(m, k, dtype=dtype, device=device), torch.randn(n, k, dtype=dtype, device=device)
         rates = []
         for _ in range(30):
             start = time.perf_counter()
-            a @ b.T
+            torch.matmul(a, b.T)
             synchronize(device)
             rates.append(2 * m * k * n / (time.perf_counter() - start))
         best = max(best, median(rates))
@@ -59,6 +60,8 @@ def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 def synchronize(device: torch.device) -> None:
     """Wait for a GPU."""
+    import torch
+
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -67,40 +70,43 @@ class Peak:
     """The peak of a block's memory above what was taken when it began, in bytes."""
 
     def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
+        import torch
 
-    def _read(self, field: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+        self.cuda = torch.cuda if device.type == "cuda" else None
 
     def __enter__(self) -> Peak:
         gc.collect()
         if self.cuda:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            self.before = torch.cuda.memory_allocated()
+            self.cuda.empty_cache()
+            self.cuda.reset_peak_memory_stats()
+            self.before = self.cuda.memory_allocated()
         else:
-            trim()
+            with suppress(OSError, AttributeError):
+                ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free does not count as taken
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-            self.before = self._read("VmRSS")
+            self.before = _status("VmRSS")
         return self
 
     def __exit__(self, *_: object) -> None:
-        peak = torch.cuda.max_memory_allocated() if self.cuda else self._read("VmHWM")
+        peak = self.cuda.max_memory_allocated() if self.cuda else _status("VmHWM")
         self.bytes = peak - self.before
 
 
-def trim() -> None:
-    """Give what is free back to the system, so that it does not count as taken."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+def _status(field: str) -> int:
+    """Return what the system says of this process's memory, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def operations(model: lineas.TextModel, sentences: list[str], pattern: str | None, max_length: int) -> tuple[int, int]:
-    """Useful multiplications and additions of a step, and its tokens."""
+    """Return the useful multiplications and additions of a step, and its tokens."""
+    import torch
+
+    from lineas.learning.capture import capture
+
     batch, sites = model.batch(sentences, max_length), model.sites(pattern)
     counted: dict[str, int] = {}
-    linears = [(n, m) for n, m in model.network.named_modules() if isinstance(m, nn.Linear)]
+    linears = [(n, m) for n, m in model.network.named_modules() if isinstance(m, torch.nn.Linear)]
 
     def count(name: str) -> Callable[..., None]:
         def hook(module: Any, args: Any, result: torch.Tensor) -> None:
@@ -125,8 +131,8 @@ def ours(
     pattern: str | None,
     steps: int,
     max_length: int = 128,
-) -> tuple[list[float], int]:
-    """Seconds of each step through `lineas.learn`, the first left out, and the peak memory."""
+) -> Timing:
+    """Time each step through `lineas.learn`, the first left out."""
     marks = [0.0]
 
     def mark(*_: object) -> None:
@@ -139,12 +145,18 @@ def ours(
     return [b - a for a, b in pairwise(marks[1:])], peak.bytes
 
 
-def reference(model: lineas.TextModel, source: list[str], target: list[str], steps: int) -> tuple[list[float], int]:
-    """The same steps in the style of the reference implementation."""
-    network, sites = model.network, model.sites()
+def reference(model: lineas.TextModel, source: list[str], target: list[str], steps: int) -> Timing:
+    """Time the same steps in the style of the reference implementation."""
+    import torch
+    from torch import nn
+
+    from lineas.learning import transport
+
+    network: Any = model.network
+    sites = model.sites()
     for parameter in network.parameters():
         parameter.requires_grad_(True)
-    width = network.config.hidden_size  # type: ignore[union-attr]
+    width = network.config.hidden_size
     scales = [nn.Parameter(torch.ones(width, device=model.device)) for _ in sites]
     shifts = [nn.Parameter(torch.zeros(width, device=model.device)) for _ in sites]
 
@@ -191,8 +203,10 @@ def reference(model: lineas.TextModel, source: list[str], target: list[str], ste
 
 
 def compiled(kind: str) -> lineas.TextModel:
-    """The default model with some modules' computation compiled; hooks stay outside of it."""
-    model = lineas.load()
+    """Return the default model with some modules' computation compiled; hooks stay outside of it."""
+    import torch
+
+    model = record.text_model()
     for name, module in model.network.named_modules():
         if name.endswith(kind):
             module.forward = torch.compile(module.forward)
@@ -208,88 +222,115 @@ class Timed:
     rate: float
 
 
-def timed(model: lineas.TextModel, way: Callable[[], tuple[list[float], int]]) -> Timed:
-    """Measure the machine, then a way."""
+def timed(model: lineas.TextModel, way: Callable[[], Timing]) -> Timed:
+    """Time plain matrix products, then a way."""
     rate = matmul_rate(model.dtype, model.device)
     return Timed(*way(), rate)
 
 
-def row(name: str, runs: list[Timed], work: tuple[int, int]) -> dict[str, Any]:
-    """What is printed and kept of one way."""
-    seconds, peak = [t for run in runs for t in run.seconds], max(run.peak for run in runs)
-    step = median(seconds)
-    made = {
-        "name": name, "seconds": step, "tokens": work[1], "tokens_per_second": work[1] / step,
-        "share": median(work[0] / median(run.seconds) / run.rate for run in runs), "peak_bytes": peak,
-        "matmul": [run.rate for run in runs], "all": seconds,
+def row(name: str, runs: list[Timed], work: tuple[int, int], **facts: int) -> dict[str, Any]:
+    """Return, and print, what one way took.
+
+    Args:
+        name: of the way.
+        runs: its runs.
+        work: operations and tokens of a step.
+        facts: further numbers.
+    """
+    seconds, (operations_, tokens) = [step for run in runs for step in run.seconds], work
+    line = {
+        **facts, "name": name, "seconds": median(seconds), "tokens": tokens,
+        "tokens_per_second": tokens / median(seconds),
+        "share": median(operations_ / median(run.seconds) / run.rate for run in runs),
+        "peak_bytes": max(run.peak for run in runs), "matmul": [run.rate for run in runs], "all": seconds,
     }  # fmt: skip
     print(
-        f"{name:24} {step:7.2f} s a step  {made['tokens']:6} tokens  {made['tokens_per_second']:7.0f} tokens/s  "
-        f"{100 * made['share']:4.0f} % of the matmul rate  {peak / 2**30:5.2f} GiB",
+        f"{name:24} {line['seconds']:7.2f} s a step  {tokens:6} tokens  {line['tokens_per_second']:7.0f} tokens/s  "
+        f"{markdown.percent(line['share']):>5} of the matmul rate  {line['peak_bytes'] / 2**30:5.2f} GiB",
         flush=True,
     )
-    return made
+    return line
 
 
 def main() -> None:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from lineas.models.frozen import frozen
+
+    parser = record.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="the first table alone")
     options = parser.parse_args()
-    default, exact = lineas.load(), lineas.load(dtype="float32")
+    default, exact = record.text_model(), record.text_model(dtype="float32")
     norms, mlps = compiled("layernorm"), compiled("mlp")
     for model in (default, exact, norms, mlps):
         model.tokenizer.padding_side = "right"
-    source, target = (draw(read_prompts(f"{DATA}/jigsaw/{side}.jsonl:text"), 32, 0) for side in ("toxic", "nontoxic"))
-    ways: dict[str, tuple[lineas.TextModel, Callable[[], tuple[list[float], int]]]] = {
+    source, target = jigsaw("learning", 0)
+    ways: dict[str, tuple[lineas.TextModel, Callable[[], Timing]]] = {
         "reference style": (exact, lambda: reference(exact, source, target, 1)),
         "lineas, float32": (exact, lambda: ours(exact, source, target, None, 3)),
         f"lineas, {default.dtype}".replace("torch.", ""): (default, lambda: ours(default, source, target, None, 5)),
         "the same, compiled norms": (norms, lambda: ours(norms, source, target, None, 5)),
         "the same, compiled MLPs": (mlps, lambda: ours(mlps, source, target, None, 5)),
     }
-    found: dict[str, list[Timed]] = {name: [] for name in ways}
+    runs: dict[str, list[Timed]] = {name: [] for name in ways}
     for turn in range(options.rounds + 1):
         for name, (model, way) in ways.items():
             with frozen(model.network):
-                measured = timed(model, way)
+                run = timed(model, way)
             if turn:  # the first round warms up
-                found[name].append(measured)
-    result: dict[str, Any] = {
-        "about": about(), "options": vars(options), "device": str(default.device), "memory_limit": MEMORY,
-    }  # fmt: skip
-    result["ways"] = [row(name, found[name], operations(model, source, None, 128)) for name, (model, _) in ways.items()]
-    for way in result["ways"]:
-        print(f"{way['name']}: {', '.join(f'{rate / 1e9:.0f}' for rate in way['matmul'])} GFLOP/s in matrix products")
-    if not options.quick:
-        result |= growth(default)
-    save("learning" if default.device.type == "cpu" else "learning-gpu", result)
+                runs[name].append(run)
+    lines = [row(name, runs[name], operations(model, source, None, 128)) for name, (model, _) in ways.items()]
+    for line in lines:
+        print(f"{line['name']}: {', '.join(f'{rate / 1e9:.0f}' for rate in line['matmul'])} GFLOP/s in matrix products")
+    grown = {} if options.quick else growth(default)
+    figures = {"device": str(default.device), "memory_limit": MEMORY, "ways": lines, **grown}
+    record.save("learning" if default.device.type == "cpu" else "learning-gpu", vars(options), figures)
 
 
-def growth(model: lineas.TextModel) -> dict[str, Any]:
-    """How time and memory grow."""
-    made: dict[str, Any] = {"n": [], "length": [], "depth": []}
-    toxic, neutral = (read_prompts(f"{DATA}/paradetox/pairs.jsonl:{side}") for side in ("toxic", "neutral"))
-    for n in (32, 128, 512, 1024):
-        sides = draw(toxic, n, 0), draw(neutral, n, 0)
-        run = timed(model, partial(ours, model, *sides, None, 3))
-        made["n"].append({"n": n, **row(f"n = {n}", [run], operations(model, sides[0], None, 128))})
-    long = " ".join(draw(read_prompts(f"{DATA}/wikipedia/sentences.jsonl:text"), 1500, 0)).split()
-    texts = [" ".join(long[500 * i : 500 * (i + 1)]) for i in range(64)]
-    for length in (32, 64, 128, 256):
-        run = timed(model, partial(ours, model, texts[:32], texts[32:], None, 3, length))
-        made["length"].append(
-            {"length": length, **row(f"length {length}", [run], operations(model, texts[:32], None, length))}
-        )
-    sides = draw(toxic, 32, 0), draw(neutral, 32, 0)
-    for depth in (5, 10, 20, 30):
-        pattern = "|".join(rf"model\.layers\.{i}\.post_attention_layernorm" for i in range(depth))
-        run = timed(model, partial(ours, model, *sides, pattern, 3))
-        made["depth"].append(
-            {"depth": depth, **row(f"{depth} blocks", [run], operations(model, sides[0], pattern, 128))}
-        )
-    return made
+def growth(model: lineas.TextModel) -> dict[str, list[dict[str, Any]]]:
+    """Measure how time and memory grow with the number of sentences, their length, and depth."""
+
+    def grown(name: str, sides: tuple[list[str], ...], pattern: str | None, tokens: int, **size: int) -> dict:
+        source, target = sides
+        run = timed(model, partial(ours, model, source, target, pattern, 3, tokens))
+        return row(name, [run], operations(model, source, pattern, tokens), **size)
+
+    words = " ".join(take("learning", "learning", "wikipedia")).split()
+    texts = [" ".join(words[500 * i : 500 * (i + 1)]) for i in range(64)]
+    halves = texts[:32], texts[32:]
+    drawn = partial(both, "learning", "learning", "paradetox", ("toxic", "neutral"), 0)
+    layers = {k: "|".join(rf"model\.layers\.{i}\.post_attention_layernorm" for i in range(k)) for k in (5, 10, 20, 30)}
+    return {
+        "n": [grown(f"n = {n}", drawn(n), None, 128, n=n) for n in (32, 128, 512, 1024)],
+        "length": [grown(f"length {t}", halves, None, t, length=t) for t in (32, 64, 128, 256)],
+        "depth": [grown(f"{k} blocks", drawn(32), pattern, 128, depth=k) for k, pattern in layers.items()],
+    }
+
+
+def table(result: record.Result) -> str:
+    """Return the table of ways, and that of growth."""
+    figures = result.made
+    first, ways = figures["ways"][0], []
+    for way in figures["ways"]:
+        seconds, memory = f"{way['seconds']:.2f}", f"{way['peak_bytes'] / 2**30:.2f} GiB"
+        if way is not first:
+            seconds += f" ({first['seconds'] / way['seconds']:.1f} times faster)"
+            memory += f" ({markdown.percent(way['peak_bytes'] / first['peak_bytes'])})"
+        ways.append((way["name"], seconds, f"{way['tokens_per_second']:.0f}", markdown.percent(way["share"]), memory))
+    titles = ("a learning step, 32 + 32 sentences", "seconds", "tokens/s", "of the matmul rate")
+    grown = [(f"{letter} = {row[key]}", row) for key, letter in GROWTH.items() for row in figures[key]]
+    growing = [
+        ("seconds a step", *(f"{row['seconds']:.2f}" for _, row in grown)),
+        ("ms a token", *(f"{1000 * row['seconds'] / row['tokens']:.2f}" for _, row in grown)),
+        ("GiB", *(f"{row['peak_bytes'] / 2**30:.2f}" for _, row in grown)),
+    ]
+    return (
+        markdown.table((*titles, "memory beside the weights"), ways)
+        + "\n\n"
+        + markdown.table(("growth, default type", *(title for title, _ in grown)), growing)
+        + "\n\nGrowth with n (sentences), t (tokens of 32 prompts) and k (blocks with maps), memory limited to "
+        f"{figures['memory_limit']}: past it the batch runs twice, in parts."
+    )
 
 
 if __name__ == "__main__":

