@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import re
 import shutil
 import sys
 import time
@@ -226,12 +225,10 @@ def learn_at_some_rate(
     """Return what a method learns; where its rate blows up, with a tenth of it, and so on, as the error says."""
     try:
         return lineas.learn(model, source, target, method, sites, seed=seed)
-    except lineas.LineasError as error:
-        tenth = re.search(r"learning rate .* try (\S+)\.$", str(error))
-        if tenth is None:
-            raise
+    except lineas.DivergedError as error:
         print(error, flush=True)
-        return learn_at_some_rate(model, source, target, replace(method, learning_rate=float(tenth[1])), sites, seed)
+        slower = replace(method, learning_rate=error.suggestion)
+        return learn_at_some_rate(model, source, target, slower, sites, seed)
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

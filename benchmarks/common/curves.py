@@ -31,8 +31,6 @@ def crossing(
 
 def never_rising(rows: Sequence[Row], measure: str) -> list[Row]:
     """Return the nearest curve whose measure never rises with strength: a dip of a noisy one is no crossing."""
-    from sklearn.isotonic import IsotonicRegression
+    from lineas.evaluation.strength_search import growing
 
-    strengths, values = ([row[name] for row in rows] for name in ("strength", measure))
-    nearest = IsotonicRegression(increasing=False).fit_transform(strengths, values)
-    return [{**row, measure: float(value)} for row, value in zip(rows, nearest)]
+    return [{**row, measure: -value} for row, value in zip(rows, growing([-row[measure] for row in rows]))]

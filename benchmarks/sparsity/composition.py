@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import cache, partial
 from statistics import mean
@@ -156,17 +155,16 @@ def judged(
     samples: int, intervention: lineas.Intervention | None, first: str, second: str, prefix: str = ""
 ) -> dict[str, float]:
     """Return the shares of continuations that show the first concept, the second, both; and the damage."""
+    from lineas.evaluation import Steered, Untouched
     from lineas.evaluation.perplexity import damages
 
     model = record.default_model()
     openings, neutral = (take("composition", "judging", f"lineas:{name}") for name in ("openings", "neutral"))
 
-    def applied() -> AbstractContextManager[object]:
-        return nullcontext() if intervention is None else lineas.steer(model, intervention)
-
-    with applied():
+    system = Untouched() if intervention is None else Steered("composed", intervention)
+    with system.applied(model) as change:
         texts = model.generate([prefix + opening for opening in openings] * samples, batch_size=128)
-    perplexity, kl = map(mean, damages(model, applied, neutral, prefix=prefix))
+        perplexity, kl = map(mean, damages(model, change, neutral, prefix=prefix))
     a, b = ([score >= 0.5 for score in judge(name)[0](texts)] for name in (first, second))
     return {"first": mean(a), "second": mean(b), "both": mean(map(min, a, b)), "perplexity": perplexity, "kl": kl}
 

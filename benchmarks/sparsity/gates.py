@@ -78,7 +78,8 @@ def compared(draw: int, prompts: int, neutral: int) -> dict:
         rows = lineas.evaluate(model, systems, measures, record.RUNS / "gates").rows
         curves[name] = [{"strength": row.strength, **row.values} for row in rows]
         for row, system in zip(curves[name], systems):
-            perplexity, kl = map(mean, damages(model, partial(system.applied, model), comments))
+            with system.applied(model) as change:
+                perplexity, kl = map(mean, damages(model, change, comments))
             row |= {"comments_perplexity": perplexity, "comments_kl": kl}
         print(draw, name, curves[name], flush=True)
     return {"draw": draw, "gate": gated.facts["gate"]["area"], **curves}

@@ -47,6 +47,7 @@ ENOUGH = 0.8
 def main() -> None:
     """Learn, judge, choose, print and record."""
     from lineas.reporting.sweep_report import plot
+
     from lineas.sweeping import run_jobs, summary
 
     parser = record.parser(__doc__)

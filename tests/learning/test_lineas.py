@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,12 +47,14 @@ def test_the_cost_is_that_of_the_steered_model(stories: lineas.TextModel) -> Non
         target = capture(stories, stories.batch(TARGET), sites)
         with lineas.steer(stories, one):
             moved = capture(stories, stories.batch(SOURCE), sites)
-    costs = [transport.cost(moved[name], v.sort(0).values) for name, v in target.items()]
+    costs = [transport.cost(moved[name], v) for name, v in target.items()]
     assert float(torch.stack(costs).mean()) == pytest.approx(seen, rel=1e-5)
 
 
 def test_equal_sides_need_no_map_and_are_no_blow_up(stories: lineas.TextModel) -> None:
-    learned = lineas.learn(stories, SOURCE, SOURCE[::-1], LinEAS(steps=5), progress=False)
+    """In float64, where it makes no difference to the last bit in which order prompts are run."""
+    model = lineas.TextModel(copy.deepcopy(stories.network).double(), stories.tokenizer)
+    learned = lineas.learn(model, SOURCE, SOURCE[::-1], LinEAS(steps=5), progress=False)
     assert max(learned.facts["cost"]) < 1e-6
     assert max(float((m.scale - 1).abs().max()) for m in learned.maps.values()) < 1e-4
 
@@ -92,7 +95,7 @@ def test_a_long_run_meets_the_optimality_conditions_of_the_penalised_cost(storie
     edits = {s: lambda z, s=s: z * learned.maps[s.name].scale + shifts[s.name] for s in sites}
     with frozen(stories.network), edited(stories.network, edits):
         moved = capture(stories, stories.batch(SOURCE), sites)
-        torch.stack([transport.cost(moved[k], v.sort(0).values) for k, v in reached.items()]).mean().backward()
+        torch.stack([transport.cost(moved[k], v) for k, v in reached.items()]).mean().backward()
     gradients = torch.cat([shifts[s.name].grad for s in sites])  # type: ignore[arg-type]
     values = torch.cat([shifts[s.name].detach() for s in sites])
     still = values == 0
@@ -143,8 +146,8 @@ def test_dropout_is_off_while_learning_and_as_before_afterwards() -> None:
     assert (network.training, network[0].training, network[1].training) == (True, True, False)
 
 
-def test_maps_are_float32_over_a_bfloat16_network(shared) -> None:
-    half = lineas.load(shared / "models" / "stories260k", dtype="bfloat16")
+def test_maps_are_float32_over_a_bfloat16_network(stories_folder: Path) -> None:
+    half = lineas.load(stories_folder, dtype="bfloat16")
     learned = learn(half, LinEAS(steps=10))
     assert all(m.scale.dtype == m.shift.dtype == torch.float32 for m in learned.maps.values())
     assert learned.facts["cost"][-1] < learned.facts["cost"][0]

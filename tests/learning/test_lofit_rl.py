@@ -82,7 +82,7 @@ def test_what_the_classifier_calls_unwanted_becomes_rarer_and_the_weights_stay(s
         return [count / (1 + count) for count in counts]
 
     prompts = ["Lily was a girl.", "Once upon a time, Sue had a cat.", "Mia liked to play."]
-    method = LoFITRL(about_her, steps=15, learning_rate=0.1, kl=0.0, prompts=None, samples=8, max_new_tokens=24)
+    method = LoFITRL(about_her, steps=15, learning_rate=1.0, kl=0.0, prompts=None, samples=8, max_new_tokens=24)
     learned = lineas.learn(stories, prompts, prompts, method, seed=1, progress=False)
     assert all(torch.equal(before[name], p) for name, p in stories.network.named_parameters())
     shares = []
@@ -104,7 +104,7 @@ def vowel_share(texts: Sequence[str]) -> list[float]:
 def test_a_leash_keeps_it_near_the_untouched_model(stories: lineas.TextModel) -> None:
     sizes = []
     for kl in (0.0, 20.0):
-        method = LoFITRL(vowel_share, steps=6, learning_rate=0.05, kl=kl, prompts=None, samples=4, max_new_tokens=8)
+        method = LoFITRL(vowel_share, steps=6, learning_rate=0.5, kl=kl, prompts=None, samples=4, max_new_tokens=8)
         learned = lineas.learn(stories, PROMPTS, PROMPTS, method, progress=False)
         with torch.no_grad():
             ids = torch.tensor([stories.tokenizer(PROMPTS[2]).input_ids])

@@ -12,13 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 import lineas
 from lineas import vllm_plugin
 from lineas.errors import LineasError
 from lineas.vllm_plugin import admin
-from lineas.vllm_plugin.frontend import Registry
+from lineas.vllm_plugin.frontend import Loaded, Registry
 from lineas.vllm_plugin.settings import Settings
 from lineas.vllm_plugin.worker import _name_graphs
 
@@ -139,14 +138,14 @@ def test_an_engine_request_carries_places_and_a_salt_of_its_own() -> None:
 
 
 def test_places_are_given_once() -> None:
-    registry = Registry(Settings({"polite": "polite"}, room=1))
+    registry, formal = Registry(Settings({"polite": "polite"}, room=1)), lineas.Intervention.load("formal")
     assert registry.free_place("formal") == 1
-    registry.loaded["formal"] = registry.loaded["polite"].of(1, "formal")
+    registry.loaded["formal"] = Loaded.of(1, "formal")
     with pytest.raises(LineasError, match="all 2 places are taken"):
         registry.free_place("archaic")
     del registry.loaded["polite"]
     assert registry.free_place("archaic") == 0
-    assert torch.tensor(registry.loaded["formal"].support).item() > 0
+    assert registry.loaded["formal"] == Loaded(1, "formal", formal.digest(), formal.support())
 
 
 def test_graphs_are_named_also_where_lineas_runs_without_being_installed(monkeypatch: pytest.MonkeyPatch) -> None:
