@@ -9,54 +9,25 @@ from typing import Any
 import pytest
 import torch
 from families import BEFORE_5, PROMPT_LOOKUP
-from torch import nn
-from transformers import (
-    DynamicCache,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
+from tiny_transformers import (
+    FAMILIES,
+    GREEDY,
+    VOCABULARY,
+    assert_same,
+    continued,
+    logits,
+    prompt,
+    some_intervention,
+    tiny,
 )
+from torch import nn
+from transformers import DynamicCache
 
 from lineas import AffineMap, Intervention, LineasError, steer
-from lineas.sites import find_sites
 from lineas.steering.positions import Positions
 
-FAMILIES = ["llama", "gpt2", "opt"]
 SIDES = ["prompt", "generated"]
-WIDTH, VOCABULARY, NEW = 32, 128, 7
-NO_IDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}  # no text ends early
-
-
-def tiny(family: str, seed: int = 0) -> Any:
-    """A seeded transformer of two blocks, without dropout, in eval mode."""
-    torch.manual_seed(seed)
-    sizes: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_attention_heads": 4, **NO_IDS}
-    sizes |= {"num_hidden_layers": 2, "max_position_embeddings": 64}
-    network: Any
-    if family == "llama":
-        network = LlamaForCausalLM(LlamaConfig(**sizes, intermediate_size=64, initializer_range=0.3))
-    elif family == "gpt2":
-        network = GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.3))
-    else:
-        network = OPTForCausalLM(OPTConfig(**sizes, word_embed_proj_dim=WIDTH, ffn_dim=64, init_std=0.3))
-    return network.eval()
-
-
-def some_intervention(network: nn.Module, pattern: str | None = None, seed: int = 0) -> Intervention:
-    generator = torch.Generator().manual_seed(seed)
-    maps = {}
-    for site in find_sites(network, pattern):
-        width = VOCABULARY if site.name == "lm_head" else WIDTH
-        shift = 0.5 * torch.randn(width, generator=generator)
-        maps[site.name] = AffineMap(0.5 + torch.rand(width, generator=generator), shift)
-    return Intervention(maps)
-
-
-def prompt(rows: int = 2, columns: int = 5, seed: int = 0) -> torch.Tensor:
-    return torch.randint(1, VOCABULARY, (rows, columns), generator=torch.Generator().manual_seed(seed))
+NEW = GREEDY["max_new_tokens"]
 
 
 def reference(network: nn.Module, ids: torch.Tensor, intervention: Intervention, steered: torch.Tensor) -> torch.Tensor:
@@ -91,21 +62,6 @@ def reference_text(network: nn.Module, row: torch.Tensor, intervention: Interven
         scores = reference(network, ids, intervention, side(tokens, len(row), ids.shape[1]))
         ids = torch.cat([ids, scores[:, -1:].argmax(-1)], 1)
     return ids[0, len(row) :].tolist()
-
-
-def continued(network: Any, ids: torch.Tensor, **more: Any) -> list[list[int]]:
-    """The greedy continuation alone."""
-    options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": NEW, "pad_token_id": 0}
-    return network.generate(input_ids=ids, **{**options, **more})[:, ids.shape[1] :].tolist()
-
-
-def logits(network: nn.Module, ids: torch.Tensor, **more: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return network(input_ids=ids, **more).logits
-
-
-def assert_same(a: torch.Tensor, b: torch.Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 # ---- generate

@@ -383,6 +383,8 @@ def test_a_copy_of_a_steered_network_is_not_steered(network: Any, calm: Interven
     assert torch.equal(logits(twin), plain)
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning")
 def test_a_quantised_copy_is_not_steered(network: Any) -> None:
     site = "model.layers.0.self_attn.o_proj"
     given = Intervention({site: AffineMap(torch.full((32,), 2.0), torch.ones(32))})
