@@ -213,7 +213,7 @@ def test_an_interruption_leaves_no_half_learned_point(judged: Path, monkeypatch:
         steps += 1
         if steps == 5:
             raise KeyboardInterrupt
-        return backpropagate(*given)  # type: ignore[arg-type]
+        return backpropagate(*given)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr("lineas.learning.lineas.backpropagate", interrupting)
     with pytest.raises(KeyboardInterrupt):

@@ -248,7 +248,7 @@ def test_calibrating_does_not_undo_what_another_process_has_written(
 
     def meanwhile(*given: object) -> object:
         changed.save("calm", overwrite=True)
-        return find(*given)  # type: ignore[arg-type]
+        return find(*given)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(calibrate, "find_strength", meanwhile)
     code, _, err = run(

@@ -154,7 +154,7 @@ def test_gradients_flow_to_edits_when_they_are_enabled() -> None:
 def test_nothing_after_the_last_site_is_computed(family: str) -> None:
     model = families.model(family)
     first, second = families.blocks(model.network)
-    head: Any = model.network.get_output_embeddings()  # type: ignore[operator]
+    head: Any = model.network.get_output_embeddings()  # pyright: ignore[reportCallIssue]
     calls = {name: families.count_calls(m) for name, m in (("first", first), ("second", second), ("head", head))}
     sites = model.sites()
     batch = model.batch(PROMPTS, limit=30)

@@ -34,7 +34,7 @@ def gradients(
         cost = backpropagate(model, batch, sites, targets, pooling)
     return (
         float(cost),
-        {s.name: torch.stack([scale.grad, shift.grad]) for s, (scale, shift) in maps.items()},
+        {s.name: torch.stack([scale.grad, shift.grad]) for s, (scale, shift) in maps.items()},  # pyright: ignore[reportArgumentType]
         len(batch.parts),
     )
 
@@ -63,7 +63,7 @@ def test_blocks_run_again_up_to_the_one_that_reading_breaks_off() -> None:
     for parameter in model.network.parameters():
         parameter.requires_grad_(False)
     ran = [0, 0]
-    for i, layer in enumerate(model.network.model.layers):
+    for i, layer in enumerate(model.network.model.layers):  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
         layer.mlp.gate_proj.register_forward_hook(lambda *_, i=i: ran.__setitem__(i, ran[i] + 1))
     *_, parts = gradients(model, 1)  # the norm before the MLP of block 1 is the last: that MLP never runs
     assert ran == [3 * parts + 1, 0]

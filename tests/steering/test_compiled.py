@@ -42,7 +42,7 @@ def compiler() -> Iterator[None]:
 
 
 def compiled_as_a_whole(network: nn.Module) -> nn.Module:
-    return torch.compile(network, backend="eager")  # type: ignore[return-value]
+    return torch.compile(network, backend="eager")  # pyright: ignore[reportReturnType]
 
 
 def compiled_in_place(network: nn.Module) -> nn.Module:
@@ -51,12 +51,12 @@ def compiled_in_place(network: nn.Module) -> nn.Module:
 
 
 def compiled_block(network: nn.Module) -> nn.Module:
-    network.model.layers[0].compile(backend="eager")  # type: ignore[union-attr,index]
+    network.model.layers[0].compile(backend="eager")  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
     return network
 
 
 def compiled_wrapped_block(network: nn.Module) -> nn.Module:
-    network.model.layers[0] = torch.compile(network.model.layers[0], backend="eager")  # type: ignore[union-attr,index]
+    network.model.layers[0] = torch.compile(network.model.layers[0], backend="eager")  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue, reportCallIssue, reportIndexIssue]
     return network
 
 

@@ -20,8 +20,8 @@ def test_the_gradient_is_the_analytic_one(strength: Any) -> None:
     with steer(network, Intervention({"1": map_}), strength):
         (network(x) * upstream).sum().backward()
     scales = torch.stack([map_.at(float(s)).scale for s in torch.as_tensor(strength).expand(2)])
-    assert_same(x.grad, (upstream * scales) @ network[0].weight)
-    assert_same(network[0].weight.grad, (upstream * scales).T @ x.detach())
+    assert_same(x.grad, (upstream * scales) @ network[0].weight)  # pyright: ignore[reportArgumentType, reportOperatorIssue]
+    assert_same(network[0].weight.grad, (upstream * scales).T @ x.detach())  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

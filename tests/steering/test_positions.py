@@ -39,7 +39,7 @@ def reference(network: nn.Module, ids: torch.Tensor, intervention: Intervention,
         return torch.where(mask, rows * map_.scale + map_.shift, rows).reshape(z.shape)
 
     handles = [
-        network.get_submodule(name).register_forward_hook(lambda module, args, z, map_=map_: edit(z, map_))
+        network.get_submodule(name).register_forward_hook(lambda module, args, z, map_=map_: edit(z, map_))  # pyright: ignore[reportArgumentType]
         for name, map_ in intervention.maps.items()
     ]
     with torch.no_grad():
@@ -337,7 +337,7 @@ def test_nested_steering_of_chosen_tokens_goes_on_when_one_leaves(leaves: str, i
 def test_generate_is_itself_again_in_whatever_order_nested_steering_ends(order: tuple[int, ...]) -> None:
     network = tiny("llama")
     plain, attributes = continued(network, prompt()), set(network.__dict__)
-    lives = [steer(network, some_intervention(network, seed=s), tokens=t) for s, t in enumerate(["all", *SIDES])]
+    lives = [steer(network, some_intervention(network, seed=s), tokens=t) for s, t in enumerate(["all", *SIDES])]  # pyright: ignore[reportArgumentType]
     for at in order:
         lives[at].detach()
     assert set(network.__dict__) == attributes
@@ -410,14 +410,14 @@ def test_columns_are_counted_from_the_start_of_the_text_through_the_cache() -> N
         place = positions.begin(network, (), {"input_ids": torch.zeros(1, 2), "past_key_values": cache})
         choices = {"prompt": in_prompt, "generated": [not x for x in in_prompt], "answer": answers[past]}
         for tokens, chosen in choices.items():
-            got = place.chosen(tokens)  # type: ignore[arg-type]
+            got = place.chosen(tokens)  # pyright: ignore[reportArgumentType]
             assert got is not None
             assert got.tolist() == [chosen], past
         assert place.chosen("all") is None
         cache.update(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4), 0)
     positions.prompt_length = torch.tensor([1, 4])
     place = positions.begin(network, (), {"inputs_embeds": torch.zeros(2, 4, 8)})  # without a cache, it begins anew
-    assert place.chosen("prompt").tolist() == [[True, False, False, False], [True] * 4]  # type: ignore[union-attr]
+    assert place.chosen("prompt").tolist() == [[True, False, False, False], [True] * 4]  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_flattened_activations_are_put_back_into_rows_and_others_left() -> None:
@@ -458,7 +458,7 @@ def test_the_first_new_token_is_steered_under_answer_alone() -> None:
     options: dict[str, Any] = {"max_new_tokens": 2, "do_sample": False, "pad_token_id": 0, "output_logits": True}
     plain = network.generate(prompt(), return_dict_in_generate=True, **options).logits[0]
     for tokens, moved in (("generated", False), ("answer", True)):
-        with steer(network, intervention, tokens=tokens):  # type: ignore[arg-type]
+        with steer(network, intervention, tokens=tokens):  # pyright: ignore[reportArgumentType]
             first = network.generate(prompt(), return_dict_in_generate=True, **options).logits[0]
         assert torch.equal(first, plain) is not moved
 

@@ -54,7 +54,7 @@ def test_every_kind_of_result_can_be_steered_and_keeps_its_kind(wrap: Any, outpu
     assert_same(site.pick(result), map_.at(0.5)(x))
     assert torch.equal(site.pick(original), x)  # what the module returned, container included, is as it was
     if not isinstance(result, torch.Tensor):
-        values, kept = (list(r.values()) if isinstance(r, dict) else list(r) for r in (result, original))
+        values, kept = (list(r.values()) if isinstance(r, dict) else list(r) for r in (result, original))  # pyright: ignore[reportArgumentType]
         assert len(values) == len(kept)
         assert all(now is then for i, (now, then) in enumerate(zip(values, kept)) if i != output)
 

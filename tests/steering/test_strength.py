@@ -207,7 +207,7 @@ def test_the_strength_kept_is_the_strength_applied_whatever_is_done_to_the_tenso
     with steer(network, intervention, given) as live:
         logits(network, prompt())
         given.fill_(0.5)
-        live.strength[0] = 0.25  # type: ignore[index]
+        live.strength[0] = 0.25  # pyright: ignore[reportIndexIssue]
         steered, said = logits(network, prompt()), live.strength
     assert isinstance(said, torch.Tensor)
     for row, s in enumerate(said.tolist()):
