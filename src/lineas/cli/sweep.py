@@ -169,7 +169,7 @@ def sweep(
     jobs = [Job(place, found, None, "untouched", (), (), 0, gammas, plan, dtype=dtype), *learned]
     try:
         with progress_bar("sweeping", sum(job.count for job in jobs)) as advance:
-            run_jobs(jobs, at_once, on, advance, lock)  # type: ignore[arg-type]
+            run_jobs(jobs, at_once, on, advance, lock)
     except LineasError:
         if begun and not any(points(job.place) for job in learned):
             give_up(out, jobs)

@@ -302,7 +302,7 @@ class TextModel:
                     ids[at, width - len(encoded[i]) :] = torch.tensor(encoded[i])
                     mask[at, width - len(encoded[i]) :] = 1
                 with reading(f"{self.name} could not continue the texts"):
-                    made = self.network.generate(  # type: ignore[operator]
+                    made = self.network.generate(  # pyright: ignore[reportCallIssue]
                         input_ids=ids.to(self.device),
                         attention_mask=mask.to(self.device),
                         max_new_tokens=max_new_tokens,
