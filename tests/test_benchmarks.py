@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from benchmarks.comparison import paper as script
 def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """benchmarks/comparison/paper.py, writing to an empty folder, with fewer steps of the methods that take many."""
 
-    def quick(unwanted):  # type: ignore[no-untyped-def]
+    def quick(unwanted: Any) -> dict[str, Any]:
         few = lineas.LoFITRL(unwanted, steps=2, samples=2, max_new_tokens=4)
         short = lineas.LinEAS(steps=3, optimizer="sgd", learning_rate=100.0)
         return contest_methods(unwanted) | {"lofit-rl": (few, None), "lineas-paper": (short, None)}

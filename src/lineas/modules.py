@@ -91,7 +91,7 @@ def is_quantised(linear: nn.Module) -> bool:
 def width_of(module: nn.Module) -> int | None:
     """Return the number of neurons of a module's output; None of all but norms, linears and convolutions."""
     if is_norm(module):
-        return module.weight.shape[0]  # type: ignore[union-attr,index]
+        return module.weight.shape[0]  # pyright: ignore[reportIndexIssue, reportReturnType]
     found = (getattr(module, name, None) for name in ("out_features", "out_channels", "nf"))
     width = next((width for width in found if width is not None), None)
     return width if isinstance(width, int) else None

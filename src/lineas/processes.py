@@ -55,7 +55,7 @@ def _end(begun: list[Any]) -> None:
     until = time.monotonic() + PATIENCE
     while left and time.monotonic() < until:
         for over in connection.wait(list(left), until - time.monotonic()):
-            del left[over]  # type: ignore[arg-type]
+            del left[over]
     for process in left.values():
         process.kill()
 

@@ -13,6 +13,7 @@ from console import LEARN, check_refused, run
 import lineas
 from lineas.cli import VERBS, _group, _spread
 from lineas.intervention import artifact
+from lineas.models.loading import load_text
 
 
 def test_learn_then_show_then_generate(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,7 +245,7 @@ def test_generate_steers_the_tokens_that_are_named(desk: Path, capsys: pytest.Ca
         found = json.loads(out)
         assert found["tokens"] == tokens
         made[tokens] = found["continuations"][0]["by_strength"]["1"]
-    model, calm = lineas.load("model"), lineas.Intervention.load("calm")
+    model, calm = load_text("model"), lineas.Intervention.load("calm")
     with lineas.steer(model, calm, tokens="answer"):
         assert model.generate(["Tom was"], max_new_tokens=8, temperature=0) == [made["answer"]]
     code, _, err = run(capsys, *arguments, "--tokens", "some")

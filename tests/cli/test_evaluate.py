@@ -11,6 +11,7 @@ from console import LEARN, TARGET, check_refused, run
 import lineas
 from lineas.evaluation.perplexity import perplexity
 from lineas.learning.lora import LoRA
+from lineas.models.loading import load_text
 
 EVALUATE = ("evaluate", "model", "--prompts", "source.txt", "--neutral", "target.txt", "--dtype", "float32")
 
@@ -23,7 +24,7 @@ def letter_e(texts: list[str]) -> list[float]:
 def test_effect_and_damage_of_everything_at_every_strength(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *LEARN, "--dtype", "float32")
     run(capsys, *LEARN[:6], "--out", "act", "--method", "lin-act")
-    LoRA(epochs=1).fine_tune(lineas.load("model", dtype="float32"), TARGET.splitlines(), "adapter")
+    LoRA(epochs=1).fine_tune(load_text("model", dtype="float32"), TARGET.splitlines(), "adapter")
     code, out, err = run(
         capsys, *EVALUATE, "--intervention", "calm", "act", "calm+act", "--strength", "0", "0.5", "1",
         "--prompt-baseline", "Be kind:", "--adapter", "adapter", "--seeds", "2", "--out", "found", "--json", "-",
@@ -34,7 +35,7 @@ def test_effect_and_damage_of_everything_at_every_strength(desk: Path, capsys: p
     judged = [(row["system"], row["strength"]) for row in told["rows"]]
     both = [(name, s) for name in ("calm", "act", "calm+act") for s in (0.5, 1.0)]
     assert judged == [("untouched", 0.0), *both, ("prompt", 1.0), ("adapter", 0.5), ("adapter", 1.0)]
-    model = lineas.load("model", dtype="float32")
+    model = load_text("model", dtype="float32")
     assert told["rows"][0]["values"]["perplexity"] == pytest.approx(perplexity(model, TARGET.splitlines()))
     with lineas.steer(model, [lineas.Intervention.load(name) for name in ("calm", "act")], strength=0.5):
         assert told["rows"][5]["values"]["perplexity"] == pytest.approx(perplexity(model, TARGET.splitlines()))

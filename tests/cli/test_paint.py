@@ -62,7 +62,7 @@ def test_strengths_that_look_alike_have_a_picture_each(studio: Path, capsys: pyt
 def test_painting_is_what_generate_draws(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, *PAINT, *FLOAT, "--strength", "0", "--seed", "7")[0] == 0
     (drawn,) = pipelines.image_model("stable diffusion 1").generate(["a red star"], seed=7)
-    assert list(Image.open("made/01-0.png").getdata()) == list(drawn.getdata())
+    assert list(Image.open("made/01-0.png").getdata()) == list(drawn.getdata())  # pyright: ignore[reportArgumentType]
 
 
 def test_the_inverse_goes_the_other_way(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +83,7 @@ def test_a_folded_pipeline_paints_by_itself(studio: Path, capsys: pytest.Capture
         == 0
     )
     live, folded = (Image.open(f"{folder}/01-{s}.png") for folder, s in (("made", "0.7"), ("again", "0")))
-    apart = [abs(a - b) for one, other in zip(live.getdata(), folded.getdata()) for a, b in zip(one, other)]
+    apart = [abs(a - b) for one, other in zip(live.getdata(), folded.getdata()) for a, b in zip(one, other)]  # pyright: ignore[reportArgumentType]
     assert max(apart) <= 1  # a picture's numbers are rounded
 
 

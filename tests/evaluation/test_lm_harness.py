@@ -22,6 +22,7 @@ from lineas import LineasError
 from lineas.cli import main
 from lineas.evaluation import lm_harness
 from lineas.evaluation.lm_harness import check_tasks, model_class, run_tasks
+from lineas.models.loading import load_text
 
 TASK = """\
 task: {name}
@@ -64,7 +65,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def harsh(stories: lineas.TextModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    width = stories.network.config.hidden_size
+    width = families.width(stories)
     generator = torch.Generator().manual_seed(0)
     maps = {
         site.name: lineas.AffineMap(torch.ones(width), torch.randn(width, generator=generator))
@@ -115,7 +116,7 @@ def test_the_model_type_loads_steers_and_gives_likelihoods(stories_folder: Path,
     for strength in (0.0, 1.0):
         made = model_class()(pretrained=folder, intervention=str(harsh), strength=strength, dtype="float32")
         ((found[strength], _),) = made.loglikelihood(request)
-    model = lineas.load(folder, dtype="float32")
+    model = load_text(folder, dtype="float32")
     ids = torch.tensor([model.tokenizer("Once upon a time").input_ids])
     before = len(model.tokenizer("Once upon").input_ids)
     with torch.no_grad():
@@ -138,7 +139,7 @@ def test_the_command_line_of_lm_eval_knows_the_model_type(
     assert "many_choices" in capsys.readouterr().out
     (written,) = (tmp_path / "out").rglob("results_*.json")
     found = json.loads(written.read_text())["results"]["many_choices"]["acc,none"]
-    model = lineas.load(stories_folder, dtype="float32")
+    model = load_text(stories_folder, dtype="float32")
     with lineas.steer(model, lineas.Intervention.load(harsh), 0.5):
         assert found == run_tasks(model, ["many_choices"], str(tasks), limit=8)["many_choices"]["value"]
 
@@ -180,7 +181,7 @@ def test_kept_answers_are_those_of_the_same_model_intervention_and_strength(
     assert true["untouched"] == true["0"] != true["1"] != true["0.5"]
     for _ in range(2):
         assert {name: asked(stories, cache, **options) for name, options in given.items()} == true
-    network = copy.deepcopy(stories.network)
+    network: Any = copy.deepcopy(stories.network)
     network.model.norm.weight.data.mul_(0.5)
     other = lineas.TextModel(network, stories.tokenizer, stories.name)
     assert asked(other, cache) == asked(other, tmp_path / "other.db") != true["untouched"]
@@ -198,7 +199,7 @@ def test_kept_answers_are_those_of_the_same_model_intervention_and_strength(
 
 
 def test_a_head_with_weights_of_its_own_keeps_them(stories: lineas.TextModel) -> None:
-    network = copy.deepcopy(stories.network)
+    network: Any = copy.deepcopy(stories.network)
     network.config.tie_word_embeddings = True
     network.lm_head.weight = torch.nn.Parameter(network.lm_head.weight.detach() * 2)
     before = network.lm_head.weight
@@ -332,7 +333,7 @@ def test_contexts_end_without_what_the_tokenizer_adds(stories: lineas.TextModel)
 
 def test_tasks_of_a_destroyed_model_are_no_answer() -> None:
     model = families.model("llama")
-    model.network.model.norm.weight.data.fill_(torch.nan)  # type: ignore[union-attr,operator]
+    model.network.model.norm.weight.data.fill_(torch.nan)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     lm = model_class()(model)
     with pytest.raises(LineasError, match="the model is destroyed"):
         lm._model_generate(torch.tensor([[1, 45]]), max_length=5, stop=["x"])

@@ -134,11 +134,12 @@ def test_an_output_layer_tied_to_the_embedding_is_untied_and_nothing_else_is(fam
     folded.save_pretrained(tmp_path / "untied")
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "untied")), logits(folded.network))
     inner = lineas.fold(model, everything(network, block(family)))
-    assert inner.network.lm_head.weight is inner.network.get_input_embeddings().weight  # type: ignore[operator,union-attr]
+    assert inner.network.lm_head.weight is inner.network.get_input_embeddings().weight  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     inner.save_pretrained(tmp_path / "tied")
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "tied")), logits(inner.network))
 
 
+@pytest.mark.filterwarnings("ignore:.* scales are lost to b?float16")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_weights_are_rounded_once(dtype: torch.dtype) -> None:
     exact = families.network("llama")
@@ -160,7 +161,7 @@ def test_a_quantised_network_folds_into_its_norms_and_biases(family: str) -> Non
     inner = [name for name, module in network.named_modules() if is_linear(module) and name != "lm_head"]
     assert inner
     assert {folding(network, Site(name)) for name in inner} <= {"shift", "no"}
-    before = {name: network.get_submodule(name).weight._data.clone() for name in inner}  # type: ignore[union-attr,operator]
+    before = {name: network.get_submodule(name).weight._data.clone() for name in inner}  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     intervention, plain = everything(network, ""), logits(network)
     with lineas.steer(network, intervention):
         live = logits(network)
@@ -171,20 +172,22 @@ def test_a_quantised_network_folds_into_its_norms_and_biases(family: str) -> Non
     assert float((logits(folded) - live).abs().max()) <= 1e-5 * largest
     assert float((live - plain).abs().max()) > 1e-3 * largest
     for name in inner:
-        assert torch.equal(folded.get_submodule(name).weight._data, before[name])  # type: ignore[union-attr,operator]
+        assert torch.equal(folded.get_submodule(name).weight._data, before[name])  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
 
 
+@pytest.mark.filterwarnings("ignore:strength .* is outside 0 to 1")
 def test_strength_is_folded_in_and_any_folds() -> None:
     network = families.network("llama")
     intervention = everything(network, block("llama"))
     for strength in (-0.5, 0.3, 1.5):
         assert_folds(network, intervention, strength)
-    as_tensor, as_number = (lineas.fold(network, intervention, s).state_dict() for s in (torch.tensor(0.5), 0.5))
+    as_tensor, as_number = (lineas.fold(network, intervention, s).state_dict() for s in (torch.tensor(0.5), 0.5))  # pyright: ignore[reportArgumentType]
     assert all(torch.equal(weights, as_number[name]) for name, weights in as_tensor.items())
     for strength in (10**400, float("nan"), True):
         with pytest.raises(LineasError, match="the strength of a fold must be a finite number, not "):
-            lineas.fold(network, intervention, strength)  # type: ignore[arg-type]
-    still = lineas.fold(network, intervention, 0.0)
+            lineas.fold(network, intervention, strength)
+    with pytest.warns(UserWarning, match="at strength 0 this intervention changes nothing"):
+        still = lineas.fold(network, intervention, 0.0)
     assert all(torch.equal(t, still.state_dict()[name]) for name, t in network.state_dict().items())
 
 
@@ -211,7 +214,7 @@ def test_the_checkpoint_says_where_it_came_from(tmp_path: Path) -> None:
     lineas.fold(model, learned, 0.5).save_pretrained(tmp_path / "calm")
     told = json.loads((tmp_path / "calm" / "lineas.json").read_text())
     assert (told["base"], told["strength"], told["architecture"]) == ("tiny-qwen2", 0.5, "LlamaForCausalLM")
-    assert told["learned_on"]["fingerprint"] == learned.base.fingerprint  # type: ignore[union-attr]
+    assert told["learned_on"]["fingerprint"] == learned.base.fingerprint  # pyright: ignore[reportOptionalMemberAccess]
     assert told["intervention"]["data"] == learned.facts["data"]
     site = "model.layers.0.post_attention_layernorm"
     assert told["sites"][site] == {

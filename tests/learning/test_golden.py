@@ -9,12 +9,13 @@ import pytest
 from safetensors.torch import load_file
 
 import lineas
+from lineas.models.loading import load_text
 
 
 @pytest.fixture(scope="module")
 def stories260k(shared: Path) -> lineas.TextModel:
     """The real network that the reference was run on, in float32."""
-    return lineas.load(shared / "models" / "stories260k", dtype="float32")
+    return load_text(shared / "models" / "stories260k", dtype="float32")
 
 
 @pytest.mark.parametrize("name", ["sgd", "sgd_sparse", "adam_sparse"])

@@ -284,16 +284,18 @@ def test_the_same_seed_gives_the_same_maps(method: Method, learned: lineas.Inter
 
 def test_wrong_settings_are_said() -> None:
     with pytest.raises(LineasError, match="'middle' or 'all', not 'last'"):
-        CAA(layers="last")  # type: ignore[arg-type]
+        CAA(layers="last")  # pyright: ignore[reportArgumentType]
     with pytest.raises(LineasError, match="alpha must be a positive number, not 0"):
         ITIc(alpha=0)
 
 
+@pytest.mark.filterwarnings("ignore:prompts of tiny-llama are padded")
 @pytest.mark.parametrize("method", [MeanAcT(), LinAcT(), CAA(), ITIc()], ids=lambda m: type(m).__name__)
 def test_activations_that_overflow_are_refused(method: Method) -> None:
     model = families.model("llama")
+    network: Any = model.network
     with torch.no_grad():
-        model.network.model.layers[0].self_attn.o_proj.weight.fill_(torch.inf)
+        network.model.layers[0].self_attn.o_proj.weight.fill_(torch.inf)
     with pytest.raises(LineasError, match=r"the map at model\.layers\.\d.* is not finite, so nothing was learned"):
         learn(model, method)
 

@@ -62,7 +62,7 @@ def test_the_result_is_what_a_convex_solver_finds(given_: tuple, l1: float, lg: 
     else:
         moved = cvxpy.sum(cvxpy.multiply(0.5 / step.numpy(), cvxpy.square(x - z.numpy()))) + value
     cvxpy.Problem(cvxpy.Minimize(moved)).solve(solver="CLARABEL")
-    np.testing.assert_allclose(penalty.prox(z, step, l1, lg).numpy(), x.value, atol=1e-3)
+    np.testing.assert_allclose(penalty.prox(z, step, l1, lg).numpy(), x.value, atol=1e-3)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 @given(vectors, st.floats(0.01, 1), weights, weights)
@@ -119,7 +119,7 @@ def test_what_is_missing_is_the_smallest_subgradient(given_: tuple, l1: float, l
     else:
         rules += [cvxpy.norm2(t) <= 1]
     left = gradient.numpy() + l1 * s + lg * len(z) ** 0.5 * t
-    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(left)), rules)
+    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(left)), rules)  # pyright: ignore[reportArgumentType]
     problem.solve(solver="CLARABEL")
     found = float(penalty.unmet(z, gradient, l1, lg).square().sum())
     assert found == pytest.approx(problem.value, abs=1e-5)

@@ -168,8 +168,8 @@ def test_samples_that_are_none_are_refused() -> None:
             (u * torch.nan, "not finite"),
         ):
             with pytest.raises(LineasError, match=sentence):
-                fit(wrong, u)
+                fit(wrong, u)  # pyright: ignore[reportArgumentType]
     with pytest.raises(LineasError, match="at least 2 samples a side, not 1 and 4"):
         transport.gaussian_map(u[:1], u)
     with pytest.raises(LineasError, match=r"at least one sample a side, not 1\.5"):
-        transport.coupling(1.5, 2)  # type: ignore[arg-type]
+        transport.coupling(1.5, 2)

@@ -64,7 +64,7 @@ def test_other_methods_learn_at_their_own_sites(model: lineas.TextModel, method:
         with pytest.raises(lineas.LineasError, match="no module of Mamba2ForCausalLM matches"):  # it has no MLPs
             lineas.learn(model, families.PROMPTS, families.OTHER_PROMPTS, method, progress=False)
         return
-    learned = lineas.learn(model, families.PROMPTS, families.OTHER_PROMPTS, method, progress=False)  # type: ignore[arg-type]
+    learned = lineas.learn(model, families.PROMPTS, families.OTHER_PROMPTS, method, progress=False)  # pyright: ignore[reportArgumentType]
     before = model.network(torch.tensor([[1, 5, 9, 30]])).logits
     with lineas.steer(model, learned):
         assert not torch.equal(model.network(torch.tensor([[1, 5, 9, 30]])).logits, before)

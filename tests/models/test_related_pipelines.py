@@ -1,5 +1,8 @@
 """Pipelines that share a text-to-image pipeline's parts: image to image, inpainting, ControlNet."""
 
+# pyright: reportPrivateImportUsage=false
+# (diffusers loads what it exports when that is asked for)
+
 from __future__ import annotations
 
 from collections.abc import Callable

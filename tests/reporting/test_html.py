@@ -83,12 +83,12 @@ def test_a_point_that_was_not_measured_moves_no_label() -> None:
 def test_curves_are_drawn_where_their_numbers_are() -> None:
     drawn = str(charts.lines({"a": [(0.0, 10.0), (1.0, 30.0), (0.5, float("nan"))]}, "strength", "damage", zero=False))
     svg = ET.fromstring(drawn[: drawn.index("</svg>") + 6])
-    points = [tuple(map(float, pair.split(","))) for pair in svg.find("polyline").get("points").split()]  # type: ignore[union-attr]
+    points = [tuple(map(float, pair.split(","))) for pair in svg.find("polyline").get("points").split()]  # pyright: ignore[reportOptionalMemberAccess]
     assert len(points) == 2  # what is not finite is left out
     ticks = {text.text: text for text in svg.findall("text")}
     for (x, y), across, up in zip(points, ("0", "1"), ("10", "30")):
-        assert x == pytest.approx(float(ticks[across].get("x")), abs=0.2)  # type: ignore[arg-type]
-        assert y == pytest.approx(float(ticks[up].get("y")) - 4, abs=0.2)  # type: ignore[arg-type]
+        assert x == pytest.approx(float(ticks[across].get("x")), abs=0.2)  # pyright: ignore[reportArgumentType]
+        assert y == pytest.approx(float(ticks[up].get("y")) - 4, abs=0.2)  # pyright: ignore[reportArgumentType]
     assert charts.lines({"a": []}, "x", "y") == ""
 
 

@@ -31,7 +31,7 @@ from lineas.vllm_plugin.worker import _name_graphs
         ({"LINEAS_ADMIN_KEY": "k"}, Settings({}, room=4, admin_key="k")),
         ({"LINEAS_ADMIN_KEY": "k", "LINEAS_ROOM": "1"}, Settings({}, room=1, admin_key="k")),
         (
-            {"LINEAS_INTERVENTIONS": "calm=a=b", "LINEAS_FORCE": "1", "LINEAS_SITES": ".*norm"},
+            {"LINEAS_INTERVENTIONS": "calm=a=b", "LINEAS_OTHER_MODEL": "1", "LINEAS_SITES": ".*norm"},
             Settings({"calm": "a=b"}, sites=".*norm", force=True),
         ),
     ],

@@ -152,7 +152,7 @@ def _group(called: str | None) -> TyperGroup:
             module = name.replace("-", "_")
             function = getattr(import_module(f"lineas.cli.{module}"), module)
         app.command(name, help=None if name == called else verb.help, context_settings=verb.settings)(function)
-    return typer.main.get_command(app)  # type: ignore[return-value]
+    return typer.main.get_command(app)  # pyright: ignore[reportReturnType]
 
 
 def _not_called() -> None:
@@ -246,4 +246,4 @@ def _quiet() -> None:
             told.add(str(message))
             say_aside(str(message), "warning", "yellow")
 
-    warnings.showwarning = show_warning  # type: ignore[assignment]
+    warnings.showwarning = show_warning

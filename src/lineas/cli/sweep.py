@@ -125,7 +125,7 @@ def sweep(
             model, read_prompts(source), read_prompts(target), plan, out,
             methods=methods, gammas=gamma or GAMMAS, draws=draws, samples=samples, refit=refit,
             strengths=strength or (1.0,), effect=effect, tolerance=tolerance, sites=sites, pooling=as_pooling(pooling),
-            max_length=max_length, memory=memory, dtype=dtype, processes=processes, where=where,  # type: ignore[arg-type]
+            max_length=max_length, memory=memory, dtype=dtype, processes=processes, where=where,  # pyright: ignore[reportArgumentType]
             files={"source": source, "target": target}, force=force,
             progress=lambda count, total: advance(count, "", total),
         )  # fmt: skip

@@ -93,7 +93,7 @@ def model_class() -> type:
 
         def _steer(self, strength: float | torch.Tensor) -> None:
             if self._learned is not None:
-                self.live = steer(self.read, self._learned, strength, self._tokens, self._other_model)  # type: ignore[arg-type]
+                self.live = steer(self.read, self._learned, strength, self._tokens, self._other_model)  # pyright: ignore[reportArgumentType]
 
         def set_cache_hook(self, cache_hook: Any) -> None:
             """Keep answers (`--use_cache`) under everything that they depend on, the strength of the moment included.

@@ -28,9 +28,9 @@ def with_biases(network: nn.Module, switches: Sequence[Switch] | None, undo: Exi
     for switch in switches:
         for setting in switch.names:
             remember(undo, setattr, network.config, setting, getattr(network.config, setting))
-            setattr(network.config, setting, True)  # type: ignore[arg-type]
+            setattr(network.config, setting, True)
         for name, shape in switch.biases.items():
-            _give_bias(network.get_submodule(name), shape, network.dtype, undo)  # type: ignore[arg-type]
+            _give_bias(network.get_submodule(name), shape, network.dtype, undo)  # pyright: ignore[reportArgumentType]
     return network
 
 

@@ -107,7 +107,7 @@ def why_not_own(module: nn.Module) -> str:
         if key == "bias" and not isinstance(getattr(module, key, None), torch.Tensor):
             continue
         if parametrize.is_parametrized(module, key):
-            parts: Any = module.parametrizations[key]  # type: ignore[index]
+            parts: Any = module.parametrizations[key]  # pyright: ignore[reportArgumentType, reportIndexIssue]
             return f"its {key} is computed by {' and '.join(_in_words(part) for part in parts)}"
         if key not in module._parameters:
             makers = [_in_words(hook) for hook in module._forward_pre_hooks.values() if hasattr(hook, "name")]

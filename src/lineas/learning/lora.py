@@ -107,7 +107,7 @@ class LoRA:
                 task_type="CAUSAL_LM",
             )
             try:
-                adapted: Any = get_peft_model(model.network, config)  # type: ignore[arg-type]
+                adapted: Any = get_peft_model(model.network, config)
             except ValueError as error:  # linears that a family's own kernels read
                 raise LineasError(f"peft cannot put LoRA on {model.name}: {error}") from error
             adapted.eval()  # no dropout: sentences are few

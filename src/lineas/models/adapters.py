@@ -100,7 +100,7 @@ def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[Adap
         try:
             config: Any = PeftConfig.from_pretrained(str(folder))
             _check_plain(folder, config)
-            adapted: Any = PeftModel.from_pretrained(network, str(folder))  # type: ignore[arg-type]
+            adapted: Any = PeftModel.from_pretrained(network, str(folder))
             stored, here = load_peft_weights(str(folder), device="cpu"), get_peft_model_state_dict(adapted)
         except LineasError:
             raise

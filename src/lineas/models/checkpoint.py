@@ -38,7 +38,7 @@ def save(
     if not hasattr(network, "save_pretrained"):
         raise LineasError(f"a {type(network).__name__} cannot write itself; give a network of transformers.")
     with writing.new_folder(folder, KIND, overwrite) as beside:
-        network.save_pretrained(beside, max_shard_size=shard)  # type: ignore[operator]
+        network.save_pretrained(beside, max_shard_size=shard)  # pyright: ignore[reportCallIssue]
         verify_written(beside, network)
         save_tokenizer(beside, tokenizer)
         if provenance:
@@ -86,7 +86,7 @@ def skeleton(config: Any, weight_of: Callable[[str], torch.Tensor | None]) -> nn
     for name, module in network.named_modules():
         weight = weight_of(name) if is_norm(module) else None
         if weight is not None:
-            module.weight = nn.Parameter(weight.detach(), requires_grad=False)  # type: ignore[assignment]
+            module.weight = nn.Parameter(weight.detach(), requires_grad=False)
     return network
 
 

@@ -246,7 +246,7 @@ def _causal(
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     seen = torch.ones(width, width, dtype=torch.bool, device=q.device).tril()
     if windowed:
-        seen = seen.triu(1 - window)  # type: ignore[operator]
+        seen = seen.triu(1 - window)  # pyright: ignore[reportOperatorIssue]
     mask = torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, float("-inf"))
     if softcap:
         products = softcap * torch.tanh(q @ k.transpose(-1, -2) * scale / softcap) + mask

@@ -18,7 +18,7 @@ class Finite(LogitsProcessor):
         LineasError: when they are not finite.
     """
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The same logits, `[b, vocabulary]`; minus infinity stands for tokens that may not follow."""
         if not bool(scores.amax(-1).isfinite().all()):
             raise LineasError(DESTROYED)
@@ -42,7 +42,7 @@ class Nucleus(LogitsProcessor):
         self.temperature, self.top_p, self._seed = temperature, top_p, seed
         self._generator: torch.Generator | None = None
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Logits `[b, vocabulary]` with all but the drawn token at minus infinity, so that the largest is the draw."""
         logits, tokens = self.nucleus(scores)
         if self._generator is None and self._seed is not None:

@@ -22,7 +22,7 @@ def scored_parts(model: TextModel, encoded: Sequence[Sequence[int]], logits: int
         logits: numbers; one text that is longer makes a part of its own.
     """
     model.check_length(max(map(len, encoded), default=0))
-    vocabulary: int = model.network.config.get_text_config().vocab_size  # type: ignore[union-attr,operator]
+    vocabulary: int = model.network.config.get_text_config().vocab_size  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     return pad(encoded, max(1, logits // vocabulary), model.device, model.pad_id)
 
 

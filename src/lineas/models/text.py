@@ -105,30 +105,33 @@ class TextModel:
         """
         return self.samples(prompts, max_length).batch(limit)
 
-    def samples(
-        self, prompts: Sequence[str], max_length: int = 128, padded: bool = False
-    ) -> Samples[PackedPart] | Samples[PaddedPart]:
+    def samples(self, prompts: Sequence[str], max_length: int = 128) -> Samples[PackedPart] | Samples[PaddedPart]:
         """Encode prompts, for batches as `batch` makes them.
 
         Args:
             prompts: at least one.
             max_length: largest number of tokens of a prompt; the rest is cut.
-            padded: give each prompt a row, padded on the right, also where prompts can be packed; that is slower.
 
         Raises:
             LineasError: when a prompt has no tokens, or more than the network reads.
         """
+        if not self._packs:
+            return self.padded_samples(prompts, max_length)
         ids, truncated = self.encode(prompts, max_length)
 
-        def packs(rows: Sequence[int], limit: int | None) -> list[PackedPart]:
+        def in_parts(rows: Sequence[int], limit: int | None) -> list[PackedPart]:
             return pack([ids[row] for row in rows], limit, self.device)
 
-        def rectangles(rows: Sequence[int], limit: int | None) -> list[PaddedPart]:
+        return Samples(prompts, truncated, max_length, in_parts, ids)
+
+    def padded_samples(self, prompts: Sequence[str], max_length: int = 128) -> Samples[PaddedPart]:
+        """Encode prompts with a row for each, padded on the right; batches of them run slower than packs."""
+        ids, truncated = self.encode(prompts, max_length)
+
+        def in_parts(rows: Sequence[int], limit: int | None) -> list[PaddedPart]:
             return pad([ids[row] for row in rows], limit, self.device, self.pad_id)
 
-        if padded or not self._packs:
-            return Samples(prompts, truncated, max_length, rectangles, ids)
-        return Samples(prompts, truncated, max_length, packs, ids)
+        return Samples(prompts, truncated, max_length, in_parts, ids)
 
     def encode(self, prompts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
         """Token ids, cut at `max_length`, and how many prompts were cut."""
@@ -316,7 +319,7 @@ class TextModel:
                     ids[at, width - len(encoded[i]) :] = torch.tensor(encoded[i])
                     mask[at, width - len(encoded[i]) :] = 1
                 with reading(f"{self.name} could not continue the texts"):
-                    made = self.network.generate(  # type: ignore[operator]
+                    made = self.network.generate(  # pyright: ignore[reportCallIssue]
                         input_ids=ids.to(self.device),
                         attention_mask=mask.to(self.device),
                         max_new_tokens=max_new_tokens,

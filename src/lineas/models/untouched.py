@@ -54,7 +54,7 @@ def check_unchanged(network: nn.Module) -> None:
         for replaced in ("forward", "generate"):
             if replaced in vars(module) and not hasattr(module, "_hf_hook"):
                 raise Unknowable(f"{place}.{replaced} was replaced.")
-        for changes in module.parametrizations.values() if parametrize.is_parametrized(module) else ():  # type: ignore[operator,union-attr]
+        for changes in module.parametrizations.values() if parametrize.is_parametrized(module) else ():  # pyright: ignore[reportCallIssue]
             for change in changes:
                 if _root(type(change)) not in LIBRARIES:
                     raise Unknowable(f"{type(change).__name__} is a parametrization of {place}.")

@@ -113,7 +113,7 @@ class Positions:
             with _lock:
                 if not isinstance(network.generate, _Generate):
                     network.__dict__["generate"] = _Generate(network)
-                network.generate.followers.append(self)  # type: ignore[union-attr]
+                network.generate.followers.append(self)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
 
     def remove(self) -> None:
         """Stop following; may be repeated."""
@@ -194,7 +194,7 @@ class _Generate:
         self.followers: list[Positions] = []
         self.own = {k: v for k, v in network.__dict__.items() if k == "generate"}  # one the user had put there
         self._network, self._original = network, network.generate
-        update_wrapper(self, self._original, updated=())  # type: ignore[arg-type]
+        update_wrapper(self, self._original, updated=())  # pyright: ignore[reportArgumentType]
 
     def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         given = next((x for x in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None)
@@ -202,7 +202,7 @@ class _Generate:
         with ExitStack() as stack:
             for positions in tuple(self.followers):
                 stack.enter_context(positions.generating(prompts, length))
-            return self._original(inputs, *args, **kwargs)  # type: ignore[operator]
+            return self._original(inputs, *args, **kwargs)  # pyright: ignore[reportCallIssue]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # a copy of the network generates with its own weights
         own = deepcopy(self.own, memo)

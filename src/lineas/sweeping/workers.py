@@ -97,7 +97,7 @@ def _in_processes(jobs: Sequence[Job], at_once: int, lock: int | None) -> Iterat
 def _in_a_worker(job: Job) -> int:
     """Run a job without bars, which several processes would draw over each other."""
     no_bars()
-    warnings.showwarning = _warn  # type: ignore[assignment]
+    warnings.showwarning = _warn
     tqdm.set_lock(RLock())  # its own is one between processes, which Python misses when this one is told to end
     return run_job(job)
 

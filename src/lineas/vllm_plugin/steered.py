@@ -82,8 +82,8 @@ class SteeredNetwork:
     def clear(self, place: int) -> None:
         """Make a place's maps the identity."""
         for module in self._modules.values():
-            module.lineas_scales[place].zero_()  # type: ignore[operator,index]
-            module.lineas_shifts[place].zero_()  # type: ignore[operator,index]
+            module.lineas_scales[place].zero_()  # pyright: ignore[reportIndexIssue]
+            module.lineas_shifts[place].zero_()  # pyright: ignore[reportIndexIssue]
 
     def lay_out(self, requests: Sequence[Strengths], counts: np.ndarray) -> None:
         """Say how strongly each token of the next forward pass is steered.
