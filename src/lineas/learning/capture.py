@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from lineas.errors import LineasError
 from lineas.learning.transport import Quantiles
 from lineas.models.samples import Batch, Part, Samples
-from lineas.modules import repeated
+from lineas.modules import smallest_blocks
 from lineas.sites import Pooling, Reading, Site
 from lineas.steering import contexts
 
@@ -201,7 +201,7 @@ def _checkpointed(model: Model, part: Part, last: str) -> Iterator[None]:
 
     The block within which reading ends, at the site of this name, is left as it is: its forward pass is broken off.
     """
-    found = [block for name, block in repeated(model.network) if not last.startswith(f"{name}.")]
+    found = [block for name, block in smallest_blocks(model.network) if not last.startswith(f"{name}.")]
     patched = [block for block in found if "forward" not in vars(block)]
     key = object()
 
