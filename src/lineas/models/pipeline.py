@@ -142,12 +142,12 @@ class Prompts:
     @property
     def images(self) -> int | None:
         """Return how many images this thread or task draws, by the embeddings that it encoded last."""
-        return contexts.here().get(self._drawn)
+        return contexts.active().get(self._drawn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for rows in tuple(self.steered):
             rows.check_parts()
-        kept = contexts.here().get(self._kept)
+        kept = contexts.active().get(self._kept)
         if kept is None:
             encoded = self._original(*args, **kwargs)
         else:
@@ -159,18 +159,18 @@ class Prompts:
                     kept[key] = self._original(*args, **kwargs)
             encoded = kept[key]
         first = encoded[0] if isinstance(encoded, (tuple, list)) else encoded
-        contexts.put(self._drawn, len(first) if isinstance(first, torch.Tensor) else None)
+        contexts.activate(self._drawn, len(first) if isinstance(first, torch.Tensor) else None)
         return encoded
 
     @contextmanager
     def keeping(self, kept: dict[str, Any]) -> Iterator[None]:
         """Within the block prompts that are in `kept` are not encoded again, and no gradient reaches the encoders."""
-        before = contexts.here().get(self._kept)
-        contexts.put(self._kept, kept)
+        before = contexts.active().get(self._kept)
+        contexts.activate(self._kept, kept)
         try:
             yield
         finally:
-            contexts.put(self._kept, before)
+            contexts.activate(self._kept, before)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # a copy of the pipeline encodes with its own encoders
         of_class: Any = type(self._pipeline)
@@ -203,7 +203,7 @@ class Rows:
         """The same in every pass."""
         return self
 
-    def apart(self) -> Rows:
+    def called_alone(self) -> Rows:
         """The same in every part."""
         return self
 
@@ -226,7 +226,7 @@ class Rows:
         """The activation as it is, `[rows, ...]`."""
         return z
 
-    def spread(self, x: torch.Tensor, n: int, what: str = "strengths") -> torch.Tensor:
+    def repeated(self, x: torch.Tensor, n: int, what: str = "strengths") -> torch.Tensor:
         """One entry an image, `[images, ...]` or `[1, ...]`, as one a row of n."""
         given = x.shape[0]
         twice = given == self._prompts.images and n == 2 * given
@@ -254,7 +254,7 @@ def call(pipeline: Any, **arguments: Any) -> Any:
     shown = getattr(pipeline, "_progress_bar_config", None)
     pipeline.set_progress_bar_config(disable=True)
     try:
-        with contexts.holding(key):
+        with contexts.activated(key):
             return inspect.unwrap(type(pipeline).__call__)(pipeline, **arguments, return_dict=False)[0]
     finally:
         handle.remove()
