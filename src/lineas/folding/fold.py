@@ -62,11 +62,11 @@ def fold(
 ) -> Foldable:
     """Return a copy of a model whose own weights compute what the intervention does at a strength.
 
-    A map `T(z) = w z + b` after a linear `z = W x + c` becomes `(w W) x + (w c + b)`. The weight and bias of a LayerNorm
-    or GroupNorm change in the same way; for an adaptive norm, the linear that modulates it changes. After an RMSNorm, w
-    goes into its weight, and b goes into every linear `V z + c` that reads the norm, as `c + V b`. All is computed in
-    float32 and rounded once to the weights' type. Missing biases are added by the config's own settings, or Mistral and
-    Qwen2 become the Llama architecture if they compute the same.
+    A map `T(z) = w z + b` after a linear `z = W x + c` becomes `(w W) x + (w c + b)`. The weight and bias of a
+    LayerNorm or GroupNorm change in the same way; for an adaptive norm, the linear that modulates it changes. After an
+    RMSNorm, w goes into its weight, and b into every linear `V z + c` that reads the norm, as `c + V b`. All is computed
+    in float32 and rounded once. Missing biases are added by the config's own settings, or Mistral and Qwen2 become the
+    Llama architecture if they compute the same.
 
     Two checks are made. Each module that is changed, or reads a changed one, must compute what its weights say. The
     folded network must compute the same outputs as the steered one, up to rounding.
