@@ -64,7 +64,7 @@ def fold(
 
     A map `T(z) = w z + b` after a linear `z = W x + c` becomes `(w W) x + (w c + b)`. The weight and bias of a
     LayerNorm or GroupNorm change in the same way; for an adaptive norm, the linear that modulates it changes. After an
-    RMSNorm, w goes into its weight, and b into every linear `V z + c` that reads the norm, as `c + V b`. All is computed
+    RMSNorm, w goes into its weight, and b into every linear `V z + c` that reads it, as `c + V b`. All is computed
     in float32 and rounded once. Missing biases are added by the config's own settings, or Mistral and Qwen2 become the
     Llama architecture if they compute the same.
 
