@@ -64,12 +64,7 @@ def folding(network: nn.Module, site: Site) -> Folding:
 
 
 def slots(network: nn.Module, site: Site) -> Slots:
-    """Return where a map at this site folds: the module's weight and bias, or a norm's weight and its readers' biases.
-
-    Args:
-        network: the network.
-        site: a site of the network.
-    """
+    """Return where a map at this site folds: into the module's own weights, or into its readers' biases."""
     module = network.get_submodule(site.module)
     if site.output != 0:
         return Slots(False, (), "only a module's first output is made by its weights")

@@ -14,7 +14,7 @@ from lineas.errors import LineasError
 from lineas.folding.adaptive_norms import Modulation, with_map
 from lineas.folding.probes import norm_offset
 from lineas.intervention.maps import AffineMap
-from lineas.modules import is_linear, is_quantised, type_name
+from lineas.modules import is_linear, is_quantised, type_name, width_of
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,9 @@ def new_weights(module: Any, maps: ModuleMaps, kind: torch.dtype) -> tuple[dict[
     """
     device, bias = module.weight.device, getattr(module, "bias", None)
     if bias is None and maps.shifts:
-        bias = torch.zeros(_outputs(module), dtype=kind, device=device)
+        width = width_of(module)
+        assert width is not None, "only linears need a new bias"
+        bias = torch.zeros(width, dtype=kind, device=device)
     before: dict[str, torch.Tensor] = {"bias": bias} if bias is not None else {}
     exact = {"bias": bias.float()} if bias is not None else {}
     if maps.arriving is not None:
@@ -160,12 +162,6 @@ def _unshare(network: Any, module: Any, key: str, undo: ExitStack | None) -> Non
         if getattr(part, "tie_word_embeddings", False):
             on_undo(undo, setattr, part, "tie_word_embeddings", True)
             part.tie_word_embeddings = False
-
-
-def _outputs(linear: Any) -> int:
-    """Return the number of a linear's output neurons."""
-    widths = (getattr(linear, name, None) for name in ("out_features", "out_channels", "nf"))
-    return next(width for width in widths if width is not None)
 
 
 def _scaled(module: Any, scale: torch.Tensor) -> torch.Tensor:

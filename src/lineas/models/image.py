@@ -111,9 +111,8 @@ class ImageModel:
 
     def sites(self, pattern: str | Sequence[str] | None = None) -> list[Site]:
         """Return the sites that match a pattern, in denoiser and text encoders; None for all norms of the denoiser."""
-        if pattern is None:
-            return norm_sites(self.network, self.network.denoiser_name)
-        return find_sites(self.network, pattern)
+        network = self.network
+        return norm_sites(network, network.denoiser_name) if pattern is None else find_sites(network, pattern)
 
     def default_sites(self, pattern: str | None) -> list[Site]:
         """Return all norms of the denoiser; a method's pattern is for text models."""

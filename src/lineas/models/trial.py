@@ -39,13 +39,7 @@ def trial_of(model: TextModel | ImageModel | nn.Module) -> Trial | None:
 
 
 def outputs(model: Any, prompts: Sequence[str], max_length: int) -> torch.Tensor | None:
-    """Return the outputs of a model's network for prompts, flattened; None if the network itself is not called.
-
-    Args:
-        model: a TextModel or an ImageModel.
-        prompts: one prompt or more.
-        max_length: maximum number of tokens of a prompt.
-    """
+    """Return the network's outputs for prompts, flattened; None if the network itself is not called (pipelines)."""
     seen: list[torch.Tensor] = []
     hook = model.network.register_forward_hook(lambda _, __, result: seen.append(Site("network").pick(result)))
     try:
