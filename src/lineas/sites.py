@@ -92,9 +92,9 @@ def as_pooling(name: str) -> Pooling:
     >>> as_pooling("max")
     'max'
     """
-    for known in get_args(Pooling):
-        if name == known:
-            return known
+    for pooling in get_args(Pooling):
+        if name == pooling:
+            return pooling
     raise LineasError(f"the pooling is one of {', '.join(get_args(Pooling))}, not '{name}'.")
 
 
@@ -196,7 +196,7 @@ def _default_modules(network: nn.Module) -> list[str]:
     if not names:
         raise LineasError(
             f"{type(network).__name__} has no blocks with norms, so there is no default; "
-            "name the modules with a regular expression, such as sites='.*mlp'."
+            "name the modules with a regular expression, such as --sites '.*mlp' (sites='.*mlp')."
         )
     return names
 

@@ -101,12 +101,12 @@ def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[Adap
             config: Any = PeftConfig.from_pretrained(str(folder))
             _check_plain(folder, config)
             adapted: Any = PeftModel.from_pretrained(network, str(folder))  # type: ignore[arg-type]
-            stored, here = load_peft_weights(str(folder), device="cpu"), get_peft_model_state_dict(adapted)
+            stored, expected = load_peft_weights(str(folder), device="cpu"), get_peft_model_state_dict(adapted)
         except LineasError:
             raise
         except Exception as error:  # errors of peft and torch have many lines
             raise LineasError(f"the adapter {folder} does not fit this network: {first_line(error)}.") from None
-        if stored.keys() != here.keys():
+        if stored.keys() != expected.keys():
             raise LineasError(f"the adapter {folder} is for other modules than this network has.")
         _scale(folder, network, strength)
         adapted.eval()

@@ -40,7 +40,7 @@ def load_weights(kind: Any, where: str | Path, unused: str | None = None, **opti
         raise
     except SafetensorError as error:
         damaged = [file for file in sorted(Path(where).glob("*.safetensors")) if not _opens(file)]
-        raise LineasError(f"{(damaged or [where])[0]} is damaged: {first_line(error)}; get it anew.") from error
+        raise LineasError(f"{(damaged or [where])[0]} is damaged: {first_line(error)}; download it again.") from error
     check_report(network, report, str(where), unused)
     return network
 

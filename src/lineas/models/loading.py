@@ -70,7 +70,9 @@ def load(
         draws_images = is_pipeline(where, revision)
     if draws_images:
         if device == "auto":
-            raise LineasError("a pipeline is not spread over devices; name one, such as device='cuda:0'.")
+            raise LineasError(
+                "a pipeline is not spread over devices; name one: LINEAS_DEVICE=cuda:0 (device='cuda:0')."
+            )
         return _load_pipeline(str(where), str(name), weights_dtype, device, options)
     with reading(failure, hint):
         base = _base_of_adapter(where, options)
@@ -266,7 +268,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 @cache
 def _bfloat16_pays() -> bool:
-    """Return whether this CPU is clearly faster in bfloat16; it is measured once, since instructions alone do not say.
+    """Return whether this CPU is clearly faster in bfloat16, measured once.
 
     CPUs with instructions for bfloat16 multiply matrices at half to four times their speed in float32.
     """

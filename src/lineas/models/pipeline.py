@@ -223,7 +223,7 @@ class Rows:
         replaced = [name for name, part in self._parts.items() if getattr(self._pipeline, name, None) is not part]
         if replaced:
             raise LineasError(
-                f"the pipeline has another {replaced[0]} than the one that is steered; detach, and steer it anew."
+                f"the pipeline has another {replaced[0]} than the one that is steered; detach, and steer it again."
             )
 
     def chosen(self, tokens: str) -> None:

@@ -17,7 +17,7 @@ def refuse_compiled_with_another(network: nn.Module) -> None:
     if any(isinstance(hook, contexts.Hook) and hook.is_compiled_in() for hook in hooks):
         raise LineasError(
             "this network was compiled while it was steered, so it takes no second intervention; detach the first, "
-            "compile anew, or give steer both in a list."
+            "compile again, or give steer both in a list."
         )
 
 

@@ -338,7 +338,7 @@ class Steering:
             LineasError: when the intervention was detached, or the function is a coroutine or a generator.
         """
         if not self._attached:
-            raise LineasError("this intervention was detached, so nothing can be run with it; steer anew.")
+            raise LineasError("this intervention was detached, so nothing can be run with it; steer again.")
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
             raise LineasError("run takes a plain function; a coroutine or a generator would do its work afterwards.")
         with contexts.activated(self._key):
@@ -359,7 +359,7 @@ class Steering:
             vocabulary = getattr(getattr(self._network, "config", None), "vocab_size", None)
             if vocabulary is None:
                 raise LineasError(
-                    "verify needs the network's inputs as keyword arguments here; it is no language model."
+                    "this is not a language model, so verify needs the network's inputs as keyword arguments."
                 )
             device = input_device(self._network)
             inputs = {"input_ids": (torch.arange(8, device=device) % vocabulary).unsqueeze(0)}

@@ -76,7 +76,7 @@ class Interventions:
         async def remove(name: str, x_lineas_admin_key: str | None = Header(default=None)) -> Any:
             return await with_key(x_lineas_admin_key, 404, lambda: self._remove(name))
 
-        # FastAPI needs types, but annotations are strings here, and their names are not in the module
+        # FastAPI needs types, but annotations are strings here, and FastAPI cannot look up these local names
         show.__annotations__ |= {"x_lineas_admin_key": str | None}
         add.__annotations__ |= {"request": Request, "x_lineas_admin_key": str | None}
         remove.__annotations__ |= {"name": str, "x_lineas_admin_key": str | None}

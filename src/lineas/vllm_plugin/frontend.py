@@ -109,7 +109,7 @@ class Registry:
             if not can_steer:
                 raise LineasError(f"this endpoint does not steer, so it serves {base!r} and not {model}.")
             if ARGUMENT in xargs:
-                raise LineasError(f"steering is said twice: by the model's name {model} and by vllm_xargs.")
+                raise LineasError(f"steering is said twice: by the model's name {model} and by vllm_xargs; use one.")
             xargs[ARGUMENT] = steering
             request.model = base
             request.vllm_xargs = xargs

@@ -128,7 +128,7 @@ def check_finite(intervention: Intervention) -> None:
     """
     for name, map_ in intervention.maps.items():
         if not all(bool(values.float().isfinite().all()) for values in (map_.scale, map_.shift)):
-            raise LineasError(f"the map at {name!r} is not finite, so it is not served; learn it anew.")
+            raise LineasError(f"the map at {name!r} is not finite, so it is not served; learn it again.")
 
 
 @cache

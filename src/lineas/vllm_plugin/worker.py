@@ -69,7 +69,7 @@ def wrap_method(owner: Any, name: str, wrapper: Callable[[Callable[..., Any]], C
         import vllm  # pyright: ignore[reportMissingImports]
 
         raise LineasError(
-            f"vLLM {vllm.__version__} has no {owner.__name__}.{name}, so lineas cannot steer it; it was made for 0.32."
+            f"vLLM {vllm.__version__} has no {owner.__name__}.{name}, so lineas cannot steer it; use vLLM 0.32."
         )
     setattr(owner, name, wrapper(vars(owner)[name]))
 
