@@ -35,7 +35,7 @@ class ModuleMaps:
 
     @property
     def shifts(self) -> bool:
-        """Return whether the module needs a bias."""
+        """Whether the module needs a bias."""
         own = self.own is not None and bool(self.own.shift.any())
         return own or self.arriving is not None or bool(self.modulated)
 

@@ -46,14 +46,14 @@ def description(model: TextModel | ImageModel) -> dict[str, Any]:
         for part in model.pipeline.components.values():
             if isinstance(part, nn.Module):
                 check_unchanged(part)
-        parts = {name: describe(part) for name, part in sorted(model.pipeline.components.items())}
+        parts = {name: describe_part(part) for name, part in sorted(model.pipeline.components.items())}
         parts |= {"pipeline": _digest(_plain(dict(model.pipeline.config))), **_plain(model.facts)}
     else:
-        parts = {"network": describe(model.network), "tokenizer": describe(model.tokenizer)}
+        parts = {"network": describe_part(model.network), "tokenizer": describe_part(model.tokenizer)}
     return {"dtype": str(model.dtype), "device": model.device.type, **parts}
 
 
-def describe(thing: Any) -> Any:
+def describe_part(thing: Any) -> Any:
     """Return a JSON-serialisable description of a part of a model or of a judge.
 
     Raises:
@@ -68,14 +68,14 @@ def describe(thing: Any) -> Any:
     if hasattr(thing, "get_vocab") or hasattr(thing, "backend_tokenizer"):
         return _tokenizer(thing)
     if isinstance(thing, (list, tuple)):
-        return [describe(one) for one in thing]
+        return [describe_part(one) for one in thing]
     if isinstance(thing, dict):
-        return {str(name): describe(one) for name, one in thing.items()}
+        return {str(name): describe_part(one) for name, one in thing.items()}
     if _is_plain(thing) or isinstance(thing, Path):
         return _plain(thing)
     settings = _settings(thing)
     if settings is None and type(thing).__module__.partition(".")[0] not in LIBRARIES:
-        settings = {name: describe(value) for name, value in getattr(thing, "__dict__", {}).items()}
+        settings = {name: describe_part(value) for name, value in getattr(thing, "__dict__", {}).items()}
         settings["source"] = _source(type(thing))
     if settings is None or isinstance(thing, type) or inspect.isroutine(thing):
         raise Unknowable(f"what a {type(thing).__name__} does cannot be told from its settings.")

@@ -199,7 +199,7 @@ class TextModel:
 
     @cached_property
     def _position_limit(self) -> tuple[int | None, bool]:
-        """The number of tokens that the network was made for, and whether its table of positions has no more."""
+        """The network's maximum number of tokens, and whether a table of positions makes it a hard limit."""
         config: Any = getattr(self.network, "config", None)
         text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
         names = ("max_position_embeddings", "n_positions", "max_seq_len")
