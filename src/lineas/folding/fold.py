@@ -75,8 +75,8 @@ def fold(
         model: a TextModel, an ImageModel, or a network of transformers.
         intervention: the intervention to fold.
         strength: the strength to fold at, default 1; "calibrated" is the strength that `lineas calibrate` found.
-        other_model: fold into a network that it was not learned on; the widths must still fit.
-        in_place: change the model itself and return it, which saves the memory of a copy.
+        other_model: whether to fold into a network that it was not learned on, default False; the widths must still fit.
+        in_place: whether to change and return the model itself, default False; this saves the memory of a copy.
         force: the old name of `other_model`, to be removed after this version.
 
     Returns:

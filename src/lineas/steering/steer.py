@@ -63,7 +63,7 @@ def steer(
             `generate`), "generated" (the tokens after it), or "answer" (the last prompt token and those after it).
             The last prompt token predicts the first new one, so "generated" influences new tokens from the second on,
             and "answer" from the first on.
-        other_model: steer a network that the intervention was not learned on; the widths must still fit.
+        other_model: whether to steer a network that it was not learned on, default False; the widths must still fit.
         force: the old name of `other_model`, to be removed after this version.
 
     Returns:
