@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 import lineas
 from lineas import AffineMap, Intervention, LineasError
-from lineas.folding.probes import norm_offset, why_not_linear
+from lineas.folding.probes import norm_offset, reason_not_linear
 from lineas.folding.slots import folding, slots
 from lineas.models.read_back import verify_written
 from lineas.sites import Site
@@ -96,30 +96,32 @@ def test_a_linear_is_what_it_computes() -> None:
     plain = nn.Linear(8, 6)
     conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, padding_mode="circular", groups=2, dilation=2)
     for module in (plain, nn.Linear(8, 6, bias=False), conv, transformers.pytorch_utils.Conv1D(6, 8)):
-        assert why_not_linear(module) == ""
-        assert why_not_linear(copy.deepcopy(module).half()) == ""
-        assert why_not_linear(copy.deepcopy(module).bfloat16()) == ""
-    assert "a LoraLinear does more than multiply by its weight" in why_not_linear(LoraLinear(plain))
-    assert "an OfFakes" in why_not_linear(OfFakes(8, 6)).replace("a OfFakes", "an OfFakes")
+        assert reason_not_linear(module) == ""
+        assert reason_not_linear(copy.deepcopy(module).half()) == ""
+        assert reason_not_linear(copy.deepcopy(module).bfloat16()) == ""
+    assert "a LoraLinear does more than multiply by its weight" in reason_not_linear(LoraLinear(plain))
+    assert "an OfFakes" in reason_not_linear(OfFakes(8, 6)).replace("a OfFakes", "an OfFakes")
     hooked = copy.deepcopy(plain)
     handle = hooked.register_forward_hook(lambda _, __, result: 2 * result)  # pyright: ignore[reportOperatorIssue]
-    assert "does more" in why_not_linear(hooked)
+    assert "does more" in reason_not_linear(hooked)
     handle.remove()
     seen: list[torch.Tensor] = []
     hooked.register_forward_hook(lambda _, __, result: seen.append(result))  # reads alone  # pyright: ignore[reportArgumentType]
-    assert why_not_linear(hooked) == ""
+    assert reason_not_linear(hooked) == ""
     patched = copy.deepcopy(plain)
     patched.forward = lambda x: nn.Linear.forward(patched, x).relu()  # pyright: ignore[reportAttributeAccessIssue]
-    assert "does more" in why_not_linear(patched)
+    assert "does more" in reason_not_linear(patched)
 
 
 def test_a_weight_that_is_computed_is_refused_by_what_computes_it() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first of them is old
         old = nn.utils.weight_norm(nn.Linear(8, 6))
-    assert "its weight is computed by weight_norm" in why_not_linear(old)
-    assert "its weight is computed by weight_norm" in why_not_linear(parametrizations.weight_norm(nn.Linear(8, 6)))
-    assert "its weight is computed by spectral_norm" in why_not_linear(parametrizations.spectral_norm(nn.Linear(8, 6)))
+    assert "its weight is computed by weight_norm" in reason_not_linear(old)
+    assert "its weight is computed by weight_norm" in reason_not_linear(parametrizations.weight_norm(nn.Linear(8, 6)))
+    assert "its weight is computed by spectral_norm" in reason_not_linear(
+        parametrizations.spectral_norm(nn.Linear(8, 6))
+    )
     norm = nn.LayerNorm(8)
     parametrize.register_parametrization(norm, "weight", nn.Softplus())
     assert norm_offset(norm) is None

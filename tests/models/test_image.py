@@ -485,7 +485,7 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
         model.set(steps=-1)
     with pytest.raises(LineasError, match="is no text-to-image pipeline"):
         lineas.ImageModel(object())
-    with lineas.steer(model, random_maps(model), torch.ones(3)), pytest.raises(LineasError, match="give one an image"):
+    with lineas.steer(model, random_maps(model), torch.ones(3)), pytest.raises(LineasError, match="give one per image"):
         drawn(model)
 
 

@@ -424,7 +424,7 @@ def test_flattened_activations_are_put_back_into_rows_and_others_left() -> None:
     network = Root()
     positions = Positions(network)
     flat = torch.arange(24.0).view(6, 4)
-    assert positions.apart().by_row(flat) is flat  # the network does not run
+    assert positions.called_alone().by_row(flat) is flat  # the network does not run
     place = positions.begin(network, (torch.zeros(2, 3),), {})
     assert torch.equal(place.by_row(flat), flat.view(2, 3, 4))
     for other in (flat.view(2, 3, 4), flat[:2], flat.view(2, 3, 2, 2)):

@@ -205,7 +205,7 @@ def test_a_text_that_streams_out_of_a_thread_is_steered_by_run(network: Any, cal
 
 
 def test_nothing_stays_behind_in_threads_that_go_on(network: Any, calm: Intervention) -> None:
-    before = contexts.here()
+    before = contexts.active()
     with ThreadPoolExecutor(1) as pool:
         for _ in range(3):
             with steer(network, calm, tokens="generated") as live:
@@ -213,8 +213,8 @@ def test_nothing_stays_behind_in_threads_that_go_on(network: Any, calm: Interven
                 pool.submit(network.generate, IDS, max_new_tokens=2, pad_token_id=0).result()
                 pool.submit(live.run, logits, network).result()
                 context.run(logits, network)
-        assert dict(pool.submit(contexts.here).result()) == {}
-    assert contexts.here() == before
+        assert dict(pool.submit(contexts.active).result()) == {}
+    assert contexts.active() == before
 
 
 def test_verify_leaves_other_threads_steered(network: Any, calm: Intervention) -> None:

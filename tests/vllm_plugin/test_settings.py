@@ -19,7 +19,7 @@ from lineas.errors import LineasError
 from lineas.vllm_plugin import admin
 from lineas.vllm_plugin.frontend import Loaded, Registry
 from lineas.vllm_plugin.settings import Settings
-from lineas.vllm_plugin.worker import _name_graphs
+from lineas.vllm_plugin.worker import _add_to_cache_key
 
 
 @pytest.mark.parametrize(
@@ -154,5 +154,5 @@ def test_graphs_are_named_also_where_lineas_runs_without_being_installed(monkeyp
 
     monkeypatch.setattr("lineas.versions.version", missing)
     config = SimpleNamespace(additional_config={})
-    _name_graphs(config, Settings({}, room=1, admin_key="k"), {})
+    _add_to_cache_key(config, Settings({}, room=1, admin_key="k"), {})
     assert config.additional_config["lineas"]["version"] == "unknown"

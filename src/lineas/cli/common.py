@@ -228,7 +228,7 @@ def end_if_unfinished(learned: Intervention, out: Path) -> None:
         return
     place = place_of_unfinished(out)
     learned.with_facts(name=place.name).save(place)
-    signals.keeps(f"interrupted after {learned.unfinished}; what was learned is in {place}.")
+    signals.if_interrupted(f"interrupted after {learned.unfinished}; what was learned is in {place}.")
     raise KeyboardInterrupt
 
 

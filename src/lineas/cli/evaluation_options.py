@@ -125,7 +125,7 @@ def worked_in(out: Path | None, settings: dict[str, Any], force: bool) -> Iterat
     if out is None:
         yield
         return
-    signals.keeps(f"interrupted; what was measured is kept, the same command goes on in {out}.")
+    signals.if_interrupted(f"interrupted; what was measured is kept, the same command goes on in {out}.")
     with claimed(out, KIND, settings, force, old_settings, results=(EVALUATION, TABLE, PLOT)) as (is_new, _):
         try:
             yield

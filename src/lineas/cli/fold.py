@@ -27,7 +27,7 @@ from lineas.cli.outputs import Output, check_outputs
 from lineas.errors import LineasError
 from lineas.folding.fold import DoesNotFoldError
 from lineas.folding.fold import fold as fold_in
-from lineas.folding.weights import Lost
+from lineas.folding.weights import RoundingLoss
 from lineas.models import checkpoint
 from lineas.printable import as_label
 
@@ -63,12 +63,12 @@ def fold(
             table.add_row(name, reason)
         console.print(table)
         raise LineasError(
-            f"{len(error.reasons)} of {error.of} sites do not fold into {type(base.network).__name__}, nothing was "
+            f"{len(error.reasons)} of {error.total} sites do not fold into {type(base.network).__name__}, nothing was "
             "written; learn with --foldable, or steer live."
         ) from None
     made.save_pretrained(out, overwrite=force, max_shard_size=largest)
     provenance: dict[str, Any] = made.provenance or {}
-    lost = str(Lost(**provenance["lost_to_rounding"]))
+    lost = str(RoundingLoss(**provenance["lost_to_rounding"]))
     console.print(
         f"folded {' + '.join(intervention)} at strength {as_label(s)} into {len(provenance['sites'])} sites of "
         f"{base.name}: {out} "

@@ -119,7 +119,7 @@ def sweep(
     if effect is not None and shows is not None and measure(effect.removeprefix("+")).name not in plan.measures:
         raise LineasError(f"--effect {effect} is about texts; leave it out, or leave out --shows.")
     no_bars()
-    signals.keeps(f"interrupted; what was learned and measured is kept, the same command goes on in {out}.")
+    signals.if_interrupted(f"interrupted; what was learned and measured is kept, the same command goes on in {out}.")
     with progress_bar("sweeping", None) as advance:
         found = run_sweep(
             model, read_prompts(source), read_prompts(target), plan, out,

@@ -15,7 +15,7 @@ from torch import nn
 
 from lineas.checks import as_texts
 from lineas.errors import LineasError, reading
-from lineas.models.digests import known
+from lineas.models.digests import describe_part
 from lineas.models.loader_report import load_weights
 from lineas.models.loading import JUDGE
 
@@ -83,7 +83,7 @@ class HubJudge:
         """Return what its answers depend on, as JSON: the bytes of both models, and how pictures are prepared."""
         (clip, seen), (dino, alike) = self._clip, self._dino
         prepared = [seen.image_processor, seen.tokenizer, alike]
-        return {"clip": known(clip), "dino": known(dino), "prepared": [known(part) for part in prepared]}
+        return {"clip": describe_part(clip), "dino": describe_part(dino), "prepared": describe_part(prepared)}
 
     @torch.no_grad()
     def scores(self, pictures: torch.Tensor, concept: str) -> dict[str, list[float]]:
@@ -181,7 +181,7 @@ class WorldJudge:
 
     def identity(self) -> dict[str, Any]:
         """Return what its answers depend on, as JSON holds it."""
-        return {"labels": self.labels, "network": known(self._network)}
+        return {"labels": self.labels, "network": describe_part(self._network)}
 
     @torch.no_grad()
     def scores(self, pictures: torch.Tensor, concept: str) -> dict[str, list[float]]:

@@ -19,7 +19,7 @@ from lineas.evaluation.continuing import continuing
 from lineas.evaluation.model_args import as_strength, check_batch_size, check_model_args
 from lineas.intervention.intervention import Intervention
 from lineas.models import load_text
-from lineas.models.digests import description, known
+from lineas.models.digests import describe_part, description
 from lineas.models.likelihoods import likelihoods
 from lineas.models.text import TextModel
 from lineas.models.untouched import Unknowable, refuse_steered
@@ -139,7 +139,7 @@ def model_class() -> type:
         @property
         def tokenizer_name(self) -> str:
             """Return the key of prepared requests (`--cache_requests`): the tokenizer's name and what it does."""
-            told = json.dumps(known(self.read.tokenizer))
+            told = json.dumps(describe_part(self.read.tokenizer))
             return f"{super().tokenizer_name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
         def _loglikelihood_tokens(

@@ -14,7 +14,7 @@ from lineas.evaluation.plan import Plan
 from lineas.evaluation.result_cache import ResultCache, digest_of
 from lineas.evaluation.results import Row
 from lineas.evaluation.variants import Change, System, Untouched
-from lineas.models.digests import known
+from lineas.models.digests import describe_part
 from lineas.models.image import ImageModel
 from lineas.modules import type_name
 from lineas.prompts import described
@@ -48,7 +48,7 @@ class PictureMeasures:
         self._model, self._plan, self._progress, self._concept = model, plan, progress, plan.concept
         self._judge = judge_of(model, plan)
         self._judge.scores(torch.zeros(1, 3, 64, 64), plan.concept)
-        self._cache = ResultCache.of_model(folder, model, judge=lambda: known(self._judge))
+        self._cache = ResultCache.of_model(folder, model, judge=lambda: describe_part(self._judge))
         self._untouched = [self._seen(Untouched(), seed) for seed in plan.seeds]
 
     @property

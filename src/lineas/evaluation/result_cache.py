@@ -110,7 +110,7 @@ def content_of(name: str, apart: Path | None = None) -> str | None:
     """
     place = name.partition("@")[0]  # behind it stands a classifier's label
     if Path(place).is_dir():
-        return files_digest(Path(place), apart=apart)
+        return files_digest(Path(place), excluded=apart)
     if (module := Path(f"{place.partition(':')[0].replace('.', '/')}.py")).is_file():
         return files_digest(module.parent, module.name)
     if "+" in place:  # two models that judge pictures

@@ -27,7 +27,7 @@ def task_files_digest(folder: str | Path, apart: Path | None = None) -> str:
     """Return the sha256 of all files below a folder of tasks, and of the data files elsewhere that its tasks name."""
     folder = Path(folder)
     tasks = [file for file in folder.rglob("*") if file.suffix in (".yaml", ".yml")]
-    return files_digest(folder, others={file.resolve() for task in tasks for file in _named(task)}, apart=apart)
+    return files_digest(folder, others={file.resolve() for task in tasks for file in _named(task)}, excluded=apart)
 
 
 def _named(task: Path) -> Iterator[Path]:

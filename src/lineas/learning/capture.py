@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from lineas.errors import LineasError
 from lineas.learning.transport import Quantiles
 from lineas.models.samples import Batch, Part, Samples
-from lineas.modules import repeated
+from lineas.modules import smallest_blocks
 from lineas.sites import Pooling, Reading, Site
 from lineas.steering import contexts
 
@@ -179,7 +179,7 @@ def _read(
         for site in sites:
             hook = contexts.Scoped(key, reader(site))
             handles.append(model.network.get_submodule(site.module).register_forward_hook(hook))
-        contexts.put(key)
+        contexts.activate(key)
         with suppress(_AllSeen):
             model.run(part)
         reading = False
@@ -190,7 +190,7 @@ def _read(
             )
         yield {name: torch.stack(calls, 1) if len(calls) > 1 else calls[0] for name, calls in seen.items()}
     finally:
-        contexts.drop(key)
+        contexts.deactivate(key)
         for handle in handles:
             handle.remove()
 
@@ -201,7 +201,7 @@ def _checkpointed(model: Model, part: Part, last: str) -> Iterator[None]:
 
     The block within which reading ends, at the site of this name, is left as it is: its forward pass is broken off.
     """
-    found = [block for name, block in repeated(model.network) if not last.startswith(f"{name}.")]
+    found = [block for name, block in smallest_blocks(model.network) if not last.startswith(f"{name}.")]
     patched = [block for block in found if "forward" not in vars(block)]
     key = object()
 
@@ -209,7 +209,7 @@ def _checkpointed(model: Model, part: Part, last: str) -> Iterator[None]:
         plain = block.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if key not in contexts.here():  # a pass of another thread
+            if key not in contexts.active():  # a pass of another thread
                 return plain(*args, **kwargs)
             context, runs = copy_context(), iter((plain,))
 
@@ -228,7 +228,7 @@ def _checkpointed(model: Model, part: Part, last: str) -> Iterator[None]:
     for block in patched:
         vars(block)["forward"] = of(block)
     try:
-        with contexts.holding(key):
+        with contexts.activated(key):
             yield
     finally:
         for block in patched:

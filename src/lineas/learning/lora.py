@@ -16,7 +16,7 @@ from lineas.errors import LineasError
 from lineas.files.ownership import FolderKind
 from lineas.files.writing import new_folder
 from lineas.learning.interruption import place_of_unfinished, stoppable
-from lineas.models.adapters import NOT_INSTALLED, restored
+from lineas.models.adapters import NOT_INSTALLED, temporary_adapters
 from lineas.models.scoring import predictions, scored_parts
 from lineas.models.text import TextModel
 from lineas.modules import non_text_modules
@@ -95,7 +95,7 @@ class LoRA:
         generator = torch.Generator().manual_seed(seed)
         steps = self.epochs * math.ceil(len(encoded) / self.batch_size)
         losses: list[float] = []
-        with restored(model.network), torch.random.fork_rng():
+        with temporary_adapters(model.network), torch.random.fork_rng():
             torch.manual_seed(seed)
             config = LoraConfig(
                 r=self.rank,

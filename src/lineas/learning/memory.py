@@ -12,7 +12,7 @@ import torch
 from lineas.errors import LineasError
 from lineas.learning.capture import Model, capture_part
 from lineas.models.samples import Part, Samples
-from lineas.modules import input_device, repeated
+from lineas.modules import input_device, smallest_blocks
 from lineas.sites import Site
 from lineas.steering.hooks import edited
 
@@ -79,7 +79,7 @@ def largest_part(
     longest = max(samples.prompts, key=len)
     probe = model.samples([longest], min(samples.longest, PROBE)).batch().parts[0]
     with nullcontext() if backward else edited(model.network, {site: _leaf for site in sites}):
-        held = kept(model, probe, sites) / (1 if backward else max(1, len(repeated(model.network)) / 2))
+        held = kept(model, probe, sites) / (1 if backward else max(1, len(smallest_blocks(model.network)) / 2))
     return max(1, int(left / MARGIN / (held / probe.size)))
 
 
