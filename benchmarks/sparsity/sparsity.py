@@ -5,7 +5,7 @@
 For each draw of 32 + 32 sentences a path of maps from sparse to dense, each beginning where the one before it ended:
 with the sparse group lasso, and with single neurons alone (lambda_g = 0), where each support is also learned once more
 without the penalty. Beside them a dense run of its own, also turned down, and Lin-AcT, which has no gamma. Maps may sit
-at the norms of the upper two thirds of the layers, as in detoxification.py: on all layers the lasso takes the neurons
+at the norms of the upper two thirds of the layers, as in detoxification: on all layers the lasso takes the neurons
 of the lowest, which damage most. Judged are continuations of RealToxicityPrompts (alt-profanity-check) and the
 perplexity of Wikipedia sentences. Every line is compared with the dense run of the same draw: what it keeps of its
 effect on the mean toxicity, and how much more or less it damages. The points of every draw and method go to
