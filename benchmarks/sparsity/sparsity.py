@@ -79,8 +79,8 @@ def main() -> None:
 
 def asked(options: argparse.Namespace) -> dict[str, Any]:
     """Return what all points depend on."""
-    mine = {key: value for key, value in vars(options).items() if key not in ("jobs", "only")}
-    return mine | {"gammas": {name: list(gammas) for name, gammas in GAMMAS.items()}, "sites": UPPER_NORMS}
+    own = {key: value for key, value in vars(options).items() if key not in ("jobs", "only")}
+    return own | {"gammas": {name: list(gammas) for name, gammas in GAMMAS.items()}, "sites": UPPER_NORMS}
 
 
 def plan(options: argparse.Namespace) -> list[tuple[Job, record.Part]]:
@@ -126,14 +126,14 @@ def against_dense(line: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[
     """Return what a line keeps of the dense run's effect, and its further damage: mean and deviation over draws."""
     values = {(row["method"], row["gamma"], row["refit"], row["strength"], row["seed"]): row["values"] for row in rows}
     before = values["untouched", None, False, 1.0, 0]
-    kept: dict[str, list[float]] = {"kept": [], "perplexity": [], "kl": []}
-    for (*kind, draw), mine in values.items():
+    differences: dict[str, list[float]] = {"kept": [], "perplexity": [], "kl": []}
+    for (*kind, draw), point in values.items():
         if kind == [line["method"], line["gamma"], line["refit"], line["strength"]]:
             dense = values[DENSE, 0.0, False, 1.0, draw]
-            kept["kept"].append((before[EFFECT] - mine[EFFECT]) / (before[EFFECT] - dense[EFFECT]))
+            differences["kept"].append((before[EFFECT] - point[EFFECT]) / (before[EFFECT] - dense[EFFECT]))
             for damage in ("perplexity", "kl"):
-                kept[damage].append(mine[damage] - dense[damage])
-    return {name: record.spread(draws) for name, draws in kept.items()}
+                differences[damage].append(point[damage] - dense[damage])
+    return {name: record.spread(draws) for name, draws in differences.items()}
 
 
 def table(result: record.Result) -> str:
