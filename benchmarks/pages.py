@@ -65,10 +65,10 @@ def written(place: str) -> str:
         blocks.append(write(result))
         if benchmark in SHARED and name == results[-1][0]:
             blocks.append(SHARED[benchmark].sentence.format(*SHARED[benchmark].rows.values()))
-        made = record.provenance(record.parts_of(name) or [result])
+        origin = record.provenance(record.parts_of(name) or [result])
         if not result.about:
-            made += f"; each row is a file in `benchmarks/results/{name}` that says which"
-        blocks.append(f"<sub>`python -m benchmarks.{module}` {made}.</sub>")
+            origin += f"; each row is a file in `benchmarks/results/{name}` that says which"
+        blocks.append(f"<sub>`python -m benchmarks.{module}` {origin}.</sub>")
     return "\n\n".join(blocks)
 
 

@@ -148,8 +148,8 @@ class Contest:
         shown = {measure: round(row.values[measure], 4) for measure in MEASURES if measure in row.values}
         print({"system": name, "strength": strength, "draw": draw, **shown, **row.errors}, flush=True)
         sizes = {"samples": self.options.samples, "seeds": len(plan.seeds), "prompts": len(plan.prompts)}
-        kept = {key: getattr(row, key) for key in MEASURED}
-        return {"kind": kind, "model": self.model.name, "draw": draw, **sizes, **kept, **facts}
+        measured = {key: getattr(row, key) for key in MEASURED}
+        return {"kind": kind, "model": self.model.name, "draw": draw, **sizes, **measured, **facts}
 
     @cached_property
     def _weights(self) -> str:
@@ -170,10 +170,12 @@ class Contest:
         return record.digest(everything)[:16]
 
     def _recipe(self, name: str, draw: int) -> list[object]:
-        """Return what a method learns with and from; a switch that is off is as if there were none."""
+        """Return what a method learns with and from."""
         make, sites = METHODS[name]
-        held = vars(make(self.unwanted)).items()
-        settings = {key: str(value) for key, value in held if not callable(value) and (key, value) != ("refit", False)}
+        fields = vars(make(self.unwanted)).items()
+        settings = {key: str(value) for key, value in fields if not callable(value)}
+        if settings.get("refit") == "False":
+            del settings["refit"]  # rows from before it was a setting are those without it
         return [settings, sites, asdict(self.sides(draw))]
 
     def _system(self, name: str, draw: int, strength: float) -> tuple[System, dict]:

@@ -61,9 +61,11 @@ class Part:
 
     def find(self) -> Result | None:
         """Return it if it was measured as it is asked for, by whomever; else None."""
-        found = read(self.file) if self.file.exists() else None
+        if not self.file.exists():
+            return None
+        result = read(self.file)
         asked = json.loads(json.dumps(self.asked))  # as a file holds it
-        return found if found is not None and found.asked == asked and self.is_whole(found.made) else None
+        return result if result.asked == asked and self.is_whole(result.made) else None
 
 
 def get_or_make(part: Part) -> Result:
@@ -74,8 +76,8 @@ def get_or_make(part: Part) -> Result:
     """
     from lineas.learning.interruption import discard_partial
 
-    if found := part.find():
-        return found
+    if known := part.find():
+        return known
     with discard_partial():
         made = part.measure()
     return write(part.file, Result(about(), part.asked, made))
@@ -123,7 +125,7 @@ def read(file: Path) -> Result:
     held = json.loads(file.read_text(encoding="utf-8"))
     if "made" in held:
         return Result(**held)
-    about = held.pop("about")
+    about = held.pop("about", {})
     asked = {"key": held.pop("key")} if "key" in held else held.pop("options", {})
     return Result(about, asked, held)
 

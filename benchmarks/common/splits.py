@@ -205,7 +205,7 @@ SHARED = {
         {"choosing, judging: rtp": 500, "choosing, judging: wikipedia": 200, "choosing, learning: jigsaw": 107},
         "The gamma of `lineas-sparse` was chosen on {0} of these prompts and {1} of these Wikipedia sentences. Of the "
         "230 Jigsaw sentences learned from, {2} were also learned from when that gamma or the default recipe was "
-        "chosen. The text of two further prompts stands in the data twice, the other time among those of a choice.",
+        "chosen. Two further prompts have the same text as one of either choice.",
         {"choosing, judging: rtp": 2},
     ),
     "archaic": Shared(

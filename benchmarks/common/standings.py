@@ -28,12 +28,12 @@ def summary(rows: Sequence[dict]) -> list[dict]:
     """Return a line for each method at strength 1: means over its draws, and their deviation."""
     lines = []
     for name in dict.fromkeys(row["system"] for row in rows):
-        mine = [row for row in rows if row["system"] == name and row["kind"] != "curve"]
-        line: dict = {"system": name, "draws": sum(row["kind"] == "row" for row in mine)}
-        measures = dict.fromkeys(key for row in mine for key in row["values"])
+        matching = [row for row in rows if row["system"] == name and row["kind"] != "curve"]
+        line: dict = {"system": name, "draws": sum(row["kind"] == "row" for row in matching)}
+        measures = dict.fromkeys(key for row in matching for key in row["values"])
         for key in (*measures, "seconds", "parameters"):
-            values = [row["values"][key] for row in mine if key in row["values"]]
-            values += [row[key] for row in mine if row["kind"] == "row" and key in row]
+            values = [row["values"][key] for row in matching if key in row["values"]]
+            values += [row[key] for row in matching if row["kind"] == "row" and key in row]
             if values:
                 line[key] = record.spread(values)
         lines.append(line)
@@ -96,11 +96,11 @@ def _curves(rows: Sequence[dict]) -> dict[str, dict]:
     A method's draws are those that were judged at every strength at which any of its own was; where there are some that
     all methods share, these alone count.
     """
-    mine = [row for row in rows if row["kind"] != "tasks" and not row["errors"]]
+    matching = [row for row in rows if row["kind"] != "tasks" and not row["errors"]]
     along: dict[str, dict[int, dict[float, dict]]] = {}
-    for system in dict.fromkeys(row["system"] for row in mine if row["kind"] == "curve"):
+    for system in dict.fromkeys(row["system"] for row in matching if row["kind"] == "curve"):
         by_draw: dict[int, dict[float, dict]] = {}
-        for row in mine:
+        for row in matching:
             if row["system"] == system:
                 first = {key: by_seed[0] for key, by_seed in row["by_seed"].items()}
                 by_draw.setdefault(row["draw"], {})[row["strength"]] = {**row["values"], **first}

@@ -130,18 +130,18 @@ def summary(rows: list[dict]) -> list[dict]:
     lines = []
     paper = [row for row in rows if row["recipe"] == "paper"]
     for recipe in dict.fromkeys(row["recipe"] for row in rows):
-        mine = [row for row in rows if row["recipe"] == recipe]
-        line: dict = {"recipe": recipe, "draws": len(mine)}
-        line |= {key: mean(row[key] for row in mine) for key in MEASURES}
+        matching = [row for row in rows if row["recipe"] == recipe]
+        line: dict = {"recipe": recipe, "draws": len(matching)}
+        line |= {key: mean(row[key] for row in matching) for key in MEASURES}
         if recipe != "untouched":
-            line |= {"rate": [row["rate"] for row in mine], "steps": len(mine[0]["costs"])}
-            line["cost"] = mean(row["costs"][-1] for row in mine)
+            line |= {"rate": [row["rate"] for row in matching], "steps": len(matching[0]["costs"])}
+            line["cost"] = mean(row["costs"][-1] for row in matching)
             wanted = [row["costs"][-1] for row in paper]
-            reached = [[i for i, cost in enumerate(row["costs"]) if cost <= w] for row, w in zip(mine, wanted)]
+            reached = [[i for i, cost in enumerate(row["costs"]) if cost <= w] for row, w in zip(matching, wanted)]
             line["reached"] = [hits[0] if hits else None for hits in reached]  # updates made before that cost
             for key in MEASURES[1:]:
-                gap = record.spread([row[key] - other[key] for row, other in zip(mine, paper)])
-                error = None if gap["deviation"] is None else gap["deviation"] / len(mine) ** 0.5
+                gap = record.spread([row[key] - other[key] for row, other in zip(matching, paper)])
+                error = None if gap["deviation"] is None else gap["deviation"] / len(matching) ** 0.5
                 line[f"{key}_against_paper"] = {"mean": gap["mean"], "standard_error": error}
         lines.append(line)
     return lines

@@ -33,10 +33,10 @@ def main() -> None:
     from tools import world
 
     with tempfile.TemporaryDirectory() as folder:
-        printed, made = run_demo(Path(folder), "--images")
+        printed, figures = run_demo(Path(folder), "--images")
         print(printed)
-        record.save("demo-images", {}, made)
-        for lesson in made["lessons"]:
+        record.save("demo-images", {}, figures)
+        for lesson in figures["lessons"]:
             name = lesson["lesson"]
             shutil.copyfile(Path(folder) / "demo-output" / name / "strip.png", PICTURES / f"{name}.png")
     model = lineas.load("shapes")

@@ -142,9 +142,9 @@ def summary(curves: list[dict]) -> list[dict]:
     """Return a line for each method on each concept: means over its draws."""
     lines = []
     for kind in dict.fromkeys((one["concept"], one["method"], one["pooling"]) for one in curves):
-        mine = of_kind(curves, *kind)
-        whole = [next(row for row in one["rows"] if row["strength"] == 1) for one in mine]
-        reached = [one["at"] for one in mine if one["at"]]
+        matching = of_kind(curves, *kind)
+        whole = [next(row for row in one["rows"] if row["strength"] == 1) for one in matching]
+        reached = [one["at"] for one in matching if one["at"]]
         likeness = record.spread([there["img_score"] for there in reached]) if reached else {}
         lines.append(
             {
@@ -154,7 +154,7 @@ def summary(curves: list[dict]) -> list[dict]:
                 "deviation": likeness.get("deviation"),
                 "strength": mean(there["strength"] for there in reached) if reached else None,
                 "at_1": {key: mean(row[key] for row in whole) for key in ("concept", "img_score")},
-                "seconds": mean(one["seconds"] for one in mine),
+                "seconds": mean(one["seconds"] for one in matching),
             }
         )
     return lines
@@ -219,8 +219,8 @@ def plot(curves: list[dict]) -> None:
     figure = Figure(figsize=(4 * len(concepts), 4), layout="constrained")
     for axis, concept in zip(figure.subplots(1, len(concepts)), concepts):
         for (i, name), pooling in product(enumerate(METHODS), POOLINGS):
-            mine = [one["rows"] for one in of_kind(curves, concept, name, pooling)]
-            x, y = (np.mean([[row[key] for row in rows] for rows in mine], 0) for key in ("concept", "img_score"))
+            matching = [one["rows"] for one in of_kind(curves, concept, name, pooling)]
+            x, y = (np.mean([[row[key] for row in rows] for rows in matching], 0) for key in ("concept", "img_score"))
             x = 100 * (1 - x if concept == REMOVED else x)
             how = "-" if pooling == "max" else ":"
             axis.plot(x, y, how, color=f"C{i}", marker="o", markersize=3, label=f"{name}, {pooling}")
@@ -238,9 +238,9 @@ def table(result: record.Result) -> str:
     concepts = list(dict.fromkeys(line["concept"] for line in lines))
     methods = []
     for pooling, method in product(POOLINGS, METHODS):
-        mine = {line["concept"]: line for line in lines if (line["method"], line["pooling"]) == (method, pooling)}
-        seconds = mean(line["seconds"] for line in mine.values())
-        cells = [likeness_of(mine[concept], options["draws"]) for concept in concepts]
+        matching = {line["concept"]: line for line in lines if (line["method"], line["pooling"]) == (method, pooling)}
+        seconds = mean(line["seconds"] for line in matching.values())
+        cells = [likeness_of(matching[concept], options["draws"]) for concept in concepts]
         methods.append((method, pooling, *cells, f"{seconds:.0f}"))
     blocks = [
         markdown.table(("method", "pooled by", *concepts, "seconds to learn"), methods),
@@ -260,9 +260,9 @@ def along_gamma(rows: list[dict], judged: str) -> str:
     titles = ("gamma", "neurons touched", f"{judged} at strength 1", "likeness", "of the dense one at that effect")
     likeness, lines = measure("img_score"), []
     for gamma in dict.fromkeys(row["gamma"] for row in rows):
-        mine = [row for row in rows if row["gamma"] == gamma]
-        support, concept, score = (mean(row[key] for row in mine) for key in ("support", "concept", "img_score"))
-        dense = [row["dense"] for row in mine]
+        matching = [row for row in rows if row["gamma"] == gamma]
+        support, concept, score = (mean(row[key] for row in matching) for key in ("support", "concept", "img_score"))
+        dense = [row["dense"] for row in matching]
         same = "" if None in dense else f"{likeness.text(mean(dense))} %"
         cells = markdown.percent(support, 1), markdown.percent(concept), f"{likeness.text(score)} %", same
         lines.append((f"{gamma:g}", *cells))

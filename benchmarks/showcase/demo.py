@@ -19,11 +19,11 @@ from benchmarks.common import record
 def main() -> None:
     """Run the demo as a user does, in a terminal 100 columns wide, and keep what it shows."""
     with tempfile.TemporaryDirectory() as folder:
-        printed, made = run_demo(Path(folder))
+        printed, figures = run_demo(Path(folder))
         print(printed)
-        made.pop("continuations")
+        figures.pop("continuations")
         (record.RESULTS / "demo.txt").write_text("\n".join(line.rstrip() for line in printed.splitlines()) + "\n")
-        record.save("demo", {}, made)
+        record.save("demo", {}, figures)
         shutil.copyfile(Path(folder) / "demo-output" / "polite.png", record.DOCS / "demo.png")
 
 

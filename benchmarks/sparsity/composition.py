@@ -178,11 +178,11 @@ def summary(rows: list[dict]) -> dict:
     """Return means over pairs, draws and orders, and what composing, learning on top and the order change."""
     lines = []
     for way in dict.fromkeys(row["way"].removesuffix(SWAPPED) for row in rows):
-        mine = [row for row in rows if row["way"].removesuffix(SWAPPED) == way]
-        line = {key: mean(row[key] for row in mine) for key in MEASURES}
-        if "support" in mine[0]:
-            line["support"] = mean(row["support"] for row in mine)
-        lines.append({"way": way, "rows": len(mine), **line})
+        matching = [row for row in rows if row["way"].removesuffix(SWAPPED) == way]
+        line = {key: mean(row[key] for row in matching) for key in MEASURES}
+        if "support" in matching[0]:
+            line["support"] = mean(row["support"] for row in matching)
+        lines.append({"way": way, "rows": len(matching), **line})
     return {"lines": lines, "gaps": {kind: gaps(kind, rows) for kind in KINDS}}
 
 

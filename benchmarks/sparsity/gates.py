@@ -2,8 +2,8 @@
 
     python -m benchmarks.sparsity.gates [--draws 4] [--prompts 400] [--neutral 300] [--only 0 1 ...]
 
-LinEAS on 32 + 32 Jigsaw sentences (upper two thirds of the layers, as in detoxification.py), gated by the toxic
-sentences against 64 Wikipedia sentences, beside the same without gates, at strengths up to 2. Judged as in sparsity.py,
+LinEAS on 32 + 32 Jigsaw sentences (upper two thirds of the layers, as in detoxification), gated by the toxic
+sentences against 64 Wikipedia sentences, beside the same without gates, at strengths up to 2. Judged as in sparsity,
 and by the damage to civil comments of Jigsaw too: neutral text that is not what the gates were learned against. At the
 toxicity that the ungated intervention has at strengths 0.5, 0.75 and 1, on curves that never rise (isotonic regression)
 and interpolated, damage is compared draw by draw.

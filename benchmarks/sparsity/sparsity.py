@@ -5,7 +5,7 @@
 For each draw of 32 + 32 sentences a path of maps from sparse to dense, each beginning where the one before it ended:
 with the sparse group lasso, and with single neurons alone (lambda_g = 0), where each support is also learned once more
 without the penalty. Beside them a dense run of its own, also turned down, and Lin-AcT, which has no gamma. Maps may sit
-at the norms of the upper two thirds of the layers, as in detoxification.py: on all layers the lasso takes the neurons
+at the norms of the upper two thirds of the layers, as in detoxification: on all layers the lasso takes the neurons
 of the lowest, which damage most. Judged are continuations of RealToxicityPrompts (alt-profanity-check) and the
 perplexity of Wikipedia sentences. Every line is compared with the dense run of the same draw: what it keeps of its
 effect on the mean toxicity, and how much more or less it damages. The points of every draw and method go to
@@ -80,8 +80,8 @@ def main() -> None:
 
 def asked(options: argparse.Namespace) -> dict[str, Any]:
     """Return what all points depend on."""
-    mine = {key: value for key, value in vars(options).items() if key not in ("jobs", "only")}
-    return mine | {"gammas": {name: list(gammas) for name, gammas in GAMMAS.items()}, "sites": UPPER_NORMS}
+    own = {key: value for key, value in vars(options).items() if key not in ("jobs", "only")}
+    return own | {"gammas": {name: list(gammas) for name, gammas in GAMMAS.items()}, "sites": UPPER_NORMS}
 
 
 def plan(options: argparse.Namespace) -> list[tuple[Job, record.Part]]:
@@ -127,14 +127,14 @@ def against_dense(line: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[
     """Return what a line keeps of the dense run's effect, and its further damage: mean and deviation over draws."""
     values = {(row["method"], row["gamma"], row["refit"], row["strength"], row["seed"]): row["values"] for row in rows}
     before = values["untouched", None, False, 1.0, 0]
-    kept: dict[str, list[float]] = {"kept": [], "perplexity": [], "kl": []}
-    for (*kind, draw), mine in values.items():
+    differences: dict[str, list[float]] = {"kept": [], "perplexity": [], "kl": []}
+    for (*kind, draw), point in values.items():
         if kind == [line["method"], line["gamma"], line["refit"], line["strength"]]:
             dense = values[DENSE, 0.0, False, 1.0, draw]
-            kept["kept"].append((before[EFFECT] - mine[EFFECT]) / (before[EFFECT] - dense[EFFECT]))
+            differences["kept"].append((before[EFFECT] - point[EFFECT]) / (before[EFFECT] - dense[EFFECT]))
             for damage in ("perplexity", "kl"):
-                kept[damage].append(mine[damage] - dense[damage])
-    return {name: record.spread(draws) for name, draws in kept.items()}
+                differences[damage].append(point[damage] - dense[damage])
+    return {name: record.spread(draws) for name, draws in differences.items()}
 
 
 def table(result: record.Result) -> str:
