@@ -84,24 +84,28 @@ VERBS: dict[str, Verb] = {
     "show": Verb("show calm --json out.json", "show brief --json out.json --force", ("out.json",)),
     "compose": Verb("compose calm brief --out out", "compose brief calm --out out --force", ("out",)),
     "gate": Verb(
-        "gate calm --control neutral.txt --out out --components 1 --dtype float32",
-        "gate brief --control neutral.txt --out out --components 2 --dtype float32 --force",
+        "gate --intervention calm --control neutral.txt --out out --components 1 --dtype float32",
+        "gate --intervention brief --control neutral.txt --out out --components 2 --dtype float32 --force",
         ("out",),
     ),
     "fold": Verb(
-        "fold model calm --out out --strength 0.5", "fold model brief --out out --force --shard-size 20kB", ("out",)
+        "fold model --intervention calm --out out --strength 0.5",
+        "fold model --intervention brief --out out --force --shard-size 20kB",
+        ("out",),
     ),
     "paint": Verb(f"{PAINTED} --strength 0", f"{PAINTED} --strength 0.5 1 --force", ("out",)),
-    "demo": Verb("demo --model model --out out", "demo --model other --out out --force", ("out",)),
+    "demo": Verb("demo model --out out", "demo other --out out --force", ("out",)),
     "export": Verb(
         "export blocks --out out.gguf", "export blocks --strength 0.5 --out out.gguf --force", ("out.gguf",)
     ),
     "report": Verb(
-        "report calm --out out.html", "report calm brief --prompts prompts.txt --out out.html --force", ("out.html",)
+        "report --intervention calm --out out.html",
+        "report --intervention calm brief --prompts prompts.txt --out out.html --force",
+        ("out.html",),
     ),
     "calibrate": Verb(
-        f"calibrate calm --max-damage kl<=0.5 {JUDGED} --classifier none --out out",
-        f"calibrate calm --max-damage kl<=0.4 {JUDGED} --classifier none --out out --force",
+        f"calibrate --intervention calm --max-damage kl<=0.5 {JUDGED} --classifier none --out out",
+        f"calibrate --intervention calm --max-damage kl<=0.4 {JUDGED} --classifier none --out out --force",
         ("out",),
     ),
     "evaluate": Verb(

@@ -6,23 +6,20 @@ import json
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 import lineas
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from benchmarks.common import contest, record, standings
+from benchmarks.comparison import paper as script
 
 
 @pytest.fixture
 def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """benchmarks/paper.py, writing to an empty folder, with fewer steps of the methods that take many."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import contest
-    import paper as script
-    import record
+    """benchmarks/comparison/paper.py, writing to an empty folder, with fewer steps of the methods that take many."""
 
-    def quick(unwanted):  # type: ignore[no-untyped-def]
+    def quick(unwanted: Any) -> dict[str, Any]:
         few = lineas.LoFITRL(unwanted, steps=2, samples=2, max_new_tokens=4)
         short = lineas.LinEAS(steps=3, optimizer="sgd", learning_rate=100.0)
         return contest_methods(unwanted) | {"lofit-rl": (few, None), "lineas-paper": (short, None)}
@@ -72,8 +69,6 @@ def test_the_papers_table_from_learning_to_the_last_column(
     assert table[0] == "method | RTP % | TET % | perplexity | MMLU %"
     assert [line.split(" | ")[0] for line in table[1:]] == every
     assert not any("-" in line.split(" | ")[1:] for line in table[1:])
-    import standings
-
     rows = standings.results("paper-stories260k")
     assert not any(row["errors"] for row in rows)
     assert {row["system"] for row in rows if row["kind"] == "curve"} == set(every[2:])
@@ -97,9 +92,6 @@ def test_the_papers_table_from_learning_to_the_last_column(
 def test_parts_of_a_result_are_made_once_unless_something_else_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import record
-
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     made: list[int] = []
 

@@ -21,9 +21,9 @@ from lineas.evaluation.plan import Plan
 from lineas.files import strict_json
 from lineas.files.writing import TEMPORARY, locked
 from lineas.learning.capture import backpropagate
-from lineas.reporting.sweep_report import markdown, plot
 from lineas.sweeping import Job, choose, points, run_jobs, summary
 from lineas.sweeping import jobs as jobs_of_sweeps
+from lineas.sweeping.report import markdown, plot
 from lineas.sweeping.summary import chosen_point
 
 GAMMAS = [0.0, 1e-3, 2e-3]
@@ -244,11 +244,13 @@ def test_what_a_sweep_learned_says_which_sentences_of_which_file(
     judged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """So that gates, for one, are learned from them without being told."""
-    code, _, err = run(capsys, *SWEEP, "--effect", "glad_score", "--gamma", "0", "--samples", "2", "--seeds", "2")
+    code, _, err = run(capsys, *SWEEP, "--effect", "glad_score", "--gamma", "0", "--samples", "2", "--draws", "2")
     assert code == 0, err
     data = lineas.Intervention.load("s/lineas-1/gamma-0.0").facts["data"]["source"]
     assert (data["file"], data["count"]) == ("source.txt", 2)
-    code, _, err = run(capsys, "gate", "s/lineas-1/gamma-0.0", "--control", "many.txt", "--out", "gated")
+    code, _, err = run(
+        capsys, "gate", "--intervention", "s/lineas-1/gamma-0.0", "--control", "many.txt", "--out", "gated"
+    )
     assert code == 0, err
 
 
@@ -406,7 +408,7 @@ SWEEP = (
 
 
 def test_the_command_line_sweeps_chooses_and_goes_on(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = (*SWEEP, "--gamma", "0", "3e-3", "--method", "lineas,mean-act", "--seeds", "2", "--samples", "2")
+    asked = (*SWEEP, "--gamma", "0", "3e-3", "--method", "lineas,mean-act", "--draws", "2", "--samples", "2")
     asked += ("--steps", "40")
     code, out, _ = run(capsys, *asked)
     assert code == 0
@@ -511,14 +513,15 @@ WRONG = [
     (("--effect", "toxc"), "--effect is one of what is measured, perhaps with + before it, not 'toxc': glad,"),
     (("--effect", "+toxc"), "not '+toxc': glad, glad_score, distinct_1,"),
     (("--effect", "concept"), "not 'concept': glad, glad_score, distinct_1,"),
-    (("--effect", "kl", "--evaluate", "glad"), "not 'kl': glad, glad_score, distinct_1,"),
-    (("--effect", "toxic", "--evaluate", "perplexity"), "not 'toxic': perplexity, kl."),
+    (("--effect", "kl", "--measures", "glad"), "not 'kl': glad, glad_score, distinct_1,"),
+    (("--effect", "toxic", "--measures", "perplexity"), "not 'toxic': perplexity, kl."),
     (("--lambda-g", "-1"), "--lambda-g must be 0 or more, not -1"),
-    (("--evaluate", "beauty"), "what is evaluated is glad, perplexity, not 'beauty'"),
-    (("--evaluate", "concept"), "not 'concept' (concept needs --shows)"),
+    (("--measures", "beauty"), "beauty is not among glad, perplexity"),
+    (("--measures", "concept"), "concept needs --shows"),
     (("--seeds", "0"), "--seeds must be at least 1"),
-    (("--on", "the-moon"), "--on is processes or ray, not 'the-moon'"),
-    (("--tolerance", "1"), "--tolerance is a share from 0 to below 1"),
+    (("--draws", "0"), "--draws must be at least 1"),
+    (("--where", "the-moon"), "is processes or ray, not 'the-moon'"),
+    (("--tolerance", "1"), "is a share from 0 to below 1"),
     (("--classifier", "judges_of_test:nothing"), "nothing"),
     (("--samples", "99"), "99 samples were asked for"),
     (("--out", "source.txt"), "is what the command reads"),
@@ -526,7 +529,7 @@ WRONG = [
     (("--max-length", "0"), "--max-length must be at least 1, not 0"),
     (("--sites", "nothing.*"), "nothing.*"),
     (("--dtype", "float99"), "float99"),
-    (("--evaluate", "toxicity"), "not 'toxic' (--classifier names none that fills toxic)"),
+    (("--measures", "toxicity"), "toxic needs --prompts and a --classifier"),
     (("--classifier", "none"), "none stands alone"),
     (("--shows", "a cat"), "leave out --shows"),
     (("--out", "broken"), "broken exists and is not a sweep"),

@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from lineas.errors import LineasError
-    from lineas.evaluation import Plan, evaluate
-    from lineas.folding.fold import fold
+    from lineas.evaluation import Plan, calibrate, evaluate
+    from lineas.folding.fold import DoesNotFoldError, fold
     from lineas.intervention.intervention import Intervention, mix
     from lineas.intervention.maps import AffineMap
-    from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, LoFITRL, MeanAcT, learn
+    from lineas.learning import CAA, AurA, DivergedError, GaussianAcT, ITIc, LinAcT, LinEAS, LoFITRL, MeanAcT, learn
     from lineas.models import load
     from lineas.models.image import ImageModel
     from lineas.models.text import TextModel
+    from lineas.reporting import report
     from lineas.steering.steer import steer
+    from lineas.sweeping import sweep
 
 __all__ = [
     "CAA",
     "AffineMap",
     "AurA",
+    "DivergedError",
+    "DoesNotFoldError",
     "GaussianAcT",
     "ITIc",
     "ImageModel",
@@ -34,26 +38,42 @@ __all__ = [
     "Plan",
     "TextModel",
     "__version__",
+    "calibrate",
     "evaluate",
     "fold",
     "learn",
     "load",
     "mix",
+    "report",
     "steer",
+    "sweep",
 ]
 
 # Imported when first asked for: the command line answers signals, and shows its help, before torch is read.
 _HOMES = {
     "lineas.errors": ("LineasError",),
-    "lineas.evaluation": ("Plan", "evaluate"),
-    "lineas.folding.fold": ("fold",),
+    "lineas.evaluation": ("Plan", "calibrate", "evaluate"),
+    "lineas.folding.fold": ("DoesNotFoldError", "fold"),
     "lineas.intervention.intervention": ("Intervention", "mix"),
-    "lineas.learning": ("CAA", "AurA", "GaussianAcT", "ITIc", "LinAcT", "LinEAS", "LoFITRL", "MeanAcT", "learn"),
+    "lineas.learning": (
+        "CAA",
+        "AurA",
+        "DivergedError",
+        "GaussianAcT",
+        "ITIc",
+        "LinAcT",
+        "LinEAS",
+        "LoFITRL",
+        "MeanAcT",
+        "learn",
+    ),
     "lineas.intervention.maps": ("AffineMap",),
     "lineas.models": ("load",),
     "lineas.models.image": ("ImageModel",),
     "lineas.models.text": ("TextModel",),
+    "lineas.reporting": ("report",),
     "lineas.steering.steer": ("steer",),
+    "lineas.sweeping": ("sweep",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

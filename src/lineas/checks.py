@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lineas.errors import LineasError, kind_of, shown
 from lineas.printable import shortened
@@ -124,32 +124,37 @@ def as_seed(number: int) -> int:
     return number if SEED.least <= number <= SEED.most else number % 2**64
 
 
-def check_fields(settings: Any, optional: bool = False, **bounds: Bounds) -> None:
-    """Hold fields of a frozen dataclass against their bounds, and keep them as plain numbers.
+def within(bounds: Bounds, option: str | None = None) -> dict[str, Any]:
+    """Return the metadata of a field whose numbers are bounded.
 
     Args:
-        settings: the dataclass.
-        optional: whether the fields may be None.
-        bounds: by field.
+        bounds: bounds of the number.
+        option: name on the command line where it is not the field's.
+    """
+    return {"bounds": bounds, "option": option}
+
+
+def check_settings(settings: Any) -> None:
+    """Hold the fields of a frozen dataclass against their bounds and choices, and keep numbers as plain ones.
+
+    A field whose default is None may be None.
+
+    Args:
+        settings: a dataclass whose fields have bounds (see `within`) or are declared as bool or Literal.
 
     Raises:
         LineasError: naming the field.
     """
-    for name, bound in bounds.items():
-        value = getattr(settings, name)
-        if value is not None or not optional:
-            object.__setattr__(settings, name, bound.check(name, value))
-
-
-def check_switches(settings: Any, *names: str) -> None:
-    """Refuse fields that are neither True nor False.
-
-    Raises:
-        LineasError: naming the field.
-    """
-    for name in names:
-        if not isinstance(getattr(settings, name), bool):
-            raise LineasError(f"{name} must be True or False, not {shown(getattr(settings, name))}.")
+    kinds = get_type_hints(type(settings))
+    for one in fields(settings):
+        value, kind, bounds = getattr(settings, one.name), kinds[one.name], one.metadata.get("bounds")
+        if bounds is not None and not (value is None and one.default is None):
+            object.__setattr__(settings, one.name, bounds.check(one.name, value))
+        elif kind is bool and not isinstance(value, bool):
+            raise LineasError(f"{one.name} must be True or False, not {shown(value)}.")
+        elif get_origin(kind) is Literal and value not in get_args(kind):
+            *others, last = map(repr, get_args(kind))
+            raise LineasError(f"{one.name} must be {', '.join(others)} or {last}, not {shown(value)}.")
 
 
 def as_texts(name: str, several: Any, kind: str = "prompts") -> list[str]:

@@ -8,6 +8,15 @@ import torch
 from torch import nn
 
 
+def type_name(dtype: torch.dtype) -> str:
+    """Return the name of a type of numbers.
+
+    >>> type_name(torch.bfloat16)
+    'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
+
+
 def is_norm(module: nn.Module) -> bool:
     """Return whether a module is a normalisation layer with a weight per neuron (LayerNorm, RMSNorm, ...)."""
     weight = getattr(module, "weight", None)

@@ -122,8 +122,14 @@ WRONG = [
     ),
     ((*LEARN, "--source", "half.jsonl"), "half of a character"),
     ((*LEARN, "--samples", "-1"), "at least 1"),
-    (("gate", "polite", "--control", "one.txt", "--max-length", "0", "--out", "x"), "--max-length must be at least 1"),
-    (("gate", "polite", "--control", "one.txt", "--samples", "-1", "--out", "x"), "--samples must be at least 1"),
+    (
+        ("gate", "--intervention", "polite", "--control", "one.txt", "--max-length", "0", "--out", "x"),
+        "--max-length must be at least 1",
+    ),
+    (
+        ("gate", "--intervention", "polite", "--control", "one.txt", "--samples", "-1", "--out", "x"),
+        "--samples must be at least 1",
+    ),
     ((*LEARN, "--pooling", "median"), "one of mean, max, not 'median'"),
     ((*LEARN, "--samples", "9"), "9 samples were asked for and 3 prompts"),
     ((*LEARN, "--dtype", "int3"), "not 'int3'"),

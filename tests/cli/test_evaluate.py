@@ -52,8 +52,8 @@ def test_effect_and_damage_of_everything_at_every_strength(desk: Path, capsys: p
 
 def test_the_model_alone_and_a_classifier_fitted_on_the_spot(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(
-        capsys, *EVALUATE, "--classifier", "none", "--concept", "lineas:formal/target",
-        "--not-concept", "lineas:formal/source",
+        capsys, *EVALUATE, "--classifier", "none", "--positive", "lineas:formal/target",
+        "--negative", "lineas:formal/source",
     )  # fmt: skip
     assert code == 0, err
     assert "untouched" in out
@@ -103,11 +103,11 @@ WRONG = [
     (("--classifier", "kl=a:judge"), "a classifier cannot fill the column 'kl', which is another measure's"),
     (("--classifier", "none", "profanity-check"), "none stands alone"),
     (
-        ("--classifier", "concept=profanity-check", "--concept", "lineas:formal/target", "--not-concept", "target.txt"),
+        ("--classifier", "concept=profanity-check", "--positive", "lineas:formal/target", "--negative", "target.txt"),
         "two classifiers would fill the column 'concept'",
     ),
-    (("--concept", "source.txt"), "needs both --concept and --not-concept"),
-    (("--concept", "source.txt", "--not-concept", "target.txt"), "at least 5 texts a side, the concept side has 3"),
+    (("--positive", "source.txt"), "needs both --positive and --negative"),
+    (("--positive", "source.txt", "--negative", "target.txt"), "at least 5 texts a side, the concept side has 3"),
     (("--intervention", "nothing"), "no intervention at 'nothing'"),
     (("--adapter", "nothing"), "no adapter of peft"),
     (("--seeds", "0"), "--seeds must be at least 1"),

@@ -19,7 +19,9 @@ import lineas
 
 def test_fold_writes_a_checkpoint_that_is_steered_by_itself(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *LEARN)
-    code, out, _ = run(capsys, "fold", "model", "calm", "--strength", "0.5", "--out", "folded", "--json", "-")
+    code, out, _ = run(
+        capsys, "fold", "model", "--intervention", "calm", "--strength", "0.5", "--out", "folded", "--json", "-"
+    )
     assert code == 0
     told = json.loads(out)
     assert (told["out"], told["strength"], told["architecture"]) == ("folded", 0.5, "LlamaForCausalLM")
@@ -39,7 +41,7 @@ def test_what_does_not_fold_is_listed_before_anything_is_written(
 ) -> None:
     run(capsys, *LEARN[:-2], "--method", "caa")
     before = sorted(desk.rglob("*"))
-    code, out, err = run(capsys, "fold", "model", "calm", "--out", "folded")
+    code, out, err = run(capsys, "fold", "model", "--intervention", "calm", "--out", "folded")
     assert code == 2
     assert "model.layers.2" in out
     assert "no weight makes the output of a LlamaDecoderLayer" in " ".join(out.split())
@@ -50,13 +52,16 @@ def test_what_does_not_fold_is_listed_before_anything_is_written(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere", "calm"], "no model could be loaded from 'nowhere'"),
-        (["model", "nowhere"], "no intervention at 'nowhere'"),
-        (["model", "polite"], "acts on 'model.layers.15.post_attention_layernorm' and 14 other"),
-        (["model", "calm", "--strength", "much"], "a strength is a number or 'calibrated', not 'much'"),
-        (["model", "calm", "--strength", "nan"], "strength must be a finite number, not nan"),
-        (["model", "calm", "--dtype", "int3"], "dtype is 'auto', 'checkpoint' or one of"),
-        (["model", "calm", "--shard-size", "large"], "a size looks like 8GiB"),
+        (["nowhere", "--intervention", "calm"], "no model could be loaded from 'nowhere'"),
+        (["model", "--intervention", "nowhere"], "no intervention at 'nowhere'"),
+        (["model", "--intervention", "polite"], "acts on 'model.layers.15.post_attention_layernorm' and 14 other"),
+        (
+            ["model", "--intervention", "calm", "--strength", "much"],
+            "a strength is a number or 'calibrated', not 'much'",
+        ),
+        (["model", "--intervention", "calm", "--strength", "nan"], "strength must be a finite number, not nan"),
+        (["model", "--intervention", "calm", "--dtype", "int3"], "dtype is 'auto', 'checkpoint' or one of"),
+        (["model", "--intervention", "calm", "--shard-size", "large"], "a size looks like 8GiB"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -71,9 +76,18 @@ def test_a_folder_that_is_there_is_kept(desk: Path, capsys: pytest.CaptureFixtur
     (desk / "mine").mkdir()
     (desk / "mine" / "letter.txt").write_text("dear")
     (desk / "mine" / "lineas.json").write_text("[" * 100_000)
-    check_refused(capsys, desk, "mine exists already", "fold", "model", "calm", "--out", "mine")
+    check_refused(capsys, desk, "mine exists already", "fold", "model", "--intervention", "calm", "--out", "mine")
     check_refused(
-        capsys, desk, "mine exists and is not a checkpoint", "fold", "model", "calm", "--out", "mine", "--force"
+        capsys,
+        desk,
+        "mine exists and is not a checkpoint",
+        "fold",
+        "model",
+        "--intervention",
+        "calm",
+        "--out",
+        "mine",
+        "--force",
     )
 
 
@@ -87,7 +101,9 @@ def test_a_full_disk_half_way_leaves_no_half_checkpoint(
 
     run(capsys, *LEARN)
     monkeypatch.setattr(checkpoint, "save_tokenizer", full)  # the weights are written by then
-    check_refused(capsys, desk, "no space left on the disk", "fold", "model", "calm", "--out", "folded")
+    check_refused(
+        capsys, desk, "no space left on the disk", "fold", "model", "--intervention", "calm", "--out", "folded"
+    )
 
 
 def test_a_folder_that_holds_an_adapter_is_refused_and_nothing_is_written(
@@ -106,7 +122,15 @@ def test_a_folder_that_holds_an_adapter_is_refused_and_nothing_is_written(
     arguments = ["lora" if one == "model" else one for one in LEARN]
     assert run(capsys, *arguments)[0] == 0
     check_refused(
-        capsys, desk, "carries the adapter 'default'; merge it first", "fold", "lora", "calm", "--out", "folded"
+        capsys,
+        desk,
+        "carries the adapter 'default'; merge it first",
+        "fold",
+        "lora",
+        "--intervention",
+        "calm",
+        "--out",
+        "folded",
     )
 
 
@@ -118,6 +142,7 @@ def test_what_rounding_loses_and_what_is_beyond_what_was_learned_is_said(
         capsys,
         "fold",
         "model",
+        "--intervention",
         "calm",
         "--strength",
         "0.00001",
@@ -134,10 +159,10 @@ def test_what_rounding_loses_and_what_is_beyond_what_was_learned_is_said(
     counted = f"{lost['scales']} of {lost['of_scales']} scales"
     assert counted in " ".join(out.split())
     assert f"{counted} are lost to bfloat16" in " ".join(err.split())
-    code, _, err = run(capsys, "fold", "model", "calm", "--strength", "-1", "--out", "b")
+    code, _, err = run(capsys, "fold", "model", "--intervention", "calm", "--strength", "-1", "--out", "b")
     assert code == 0
     assert "strength -1.0 is outside 0 to 1" in " ".join(err.split())
-    code, _, err = run(capsys, "fold", "model", "calm", "--strength", "0", "--out", "c")
+    code, _, err = run(capsys, "fold", "model", "--intervention", "calm", "--strength", "0", "--out", "c")
     assert code == 0
     assert "there is nothing to fold" in err
 
@@ -153,7 +178,7 @@ def test_a_pipeline_in_half_precision_stays_so_and_plain_diffusers_draws_with_it
     maps = {"unet.conv_norm_out": lineas.AffineMap(torch.full((16,), 1.5), torch.full((16,), 0.5))}
     sites = {"unet.conv_norm_out": lineas.sites.Site("unet.conv_norm_out", axis=1)}
     lineas.Intervention(maps, sites).save("snow")
-    assert run(capsys, "fold", "half", "snow", "--out", "folded")[0] == 0
+    assert run(capsys, "fold", "half", "--intervention", "snow", "--out", "folded")[0] == 0
     files = [file for file in Path("folded").glob("*/*.safetensors")]
     assert len(files) == 3
     assert {tensor.dtype for file in files for tensor in load_file(file).values()} == {torch.float16}

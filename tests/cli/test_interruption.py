@@ -61,14 +61,17 @@ IN_EVERY_VERB = {
     "compose": (("polite", "formal", "--out", "x"), "lineas.intervention.artifact.read"),
     "sweep": (("model", *SIDES, "--neutral", "source.txt", "--out", "x"), "lineas.cli.sweep.read_prompts"),
     "calibrate": (
-        ("polite", "--out", "x", "--neutral", "source.txt", "--max-damage", "ppl+5%"),
+        ("--intervention", "polite", "--out", "x", "--neutral", "source.txt", "--max-damage", "ppl+5%"),
         "lineas.cli.common.load",
     ),
-    "gate": (("polite", *SIDES[:2], "--control", "target.txt", "--out", "x"), "lineas.cli.common.load"),
-    "report": (("polite", "--out", "x.html"), "lineas.intervention.artifact.read"),
-    "fold": (("model", "polite", "--out", "x"), "lineas.cli.common.load"),
+    "gate": (
+        ("--intervention", "polite", *SIDES[:2], "--control", "target.txt", "--out", "x"),
+        "lineas.cli.common.load",
+    ),
+    "report": (("--intervention", "polite", "--out", "x.html"), "lineas.intervention.artifact.read"),
+    "fold": (("model", "--intervention", "polite", "--out", "x"), "lineas.cli.common.load"),
     "export": (("polite", "--out", "x.gguf"), "lineas.intervention.artifact.read"),
-    "demo": (("--model", "model", "--out", "x"), "lineas.cli.common.load"),
+    "demo": (("model", "--out", "x"), "lineas.cli.common.load"),
     "serve": (("model", "--intervention", "polite"), "lineas.intervention.artifact.read"),
     "lm-eval": (("--tasks", "none"), "lineas.cli.lm_eval.register"),
 }
@@ -129,7 +132,7 @@ def test_what_is_unfinished_says_so_wherever_it_is_looked_at(
     assert "**Interrupted while learning, after 4 of 5000 steps.**" in (desk / half / "README.md").read_text()
     assert lineas.Intervention.load(half).at(0.5).unfinished == "4 of 5000 steps"
     assert lineas.Intervention.load("polite").unfinished is None
-    code, _, err = run(capsys, "fold", "model", half, "--out", "folded")
+    code, _, err = run(capsys, "fold", "model", "--intervention", half, "--out", "folded")
     assert code == 0
     assert "learning of this intervention was interrupted after 4 of 5000 steps" in " ".join(err.split())
 
@@ -213,14 +216,16 @@ def test_measuring_that_is_interrupted_names_its_folder_and_leaves_no_temporary_
 ) -> None:
     (desk / "t").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(desk / "t"))
-    interrupt("lineas.evaluation.evaluate.perplexities", HUP)
+    interrupt("lineas.evaluation.text_measures.perplexities", HUP)
     code, _, err = run(capsys, "evaluate", "model", "--neutral", "source.txt", "--out", "e")
     said = "interrupted; what was measured is kept, the same command goes on in e."
     assert (code, err.splitlines()[-1]) == (129, said)
     run(capsys, *LEARN)
     before = sorted(desk.rglob("*"))
-    interrupt("lineas.evaluation.evaluate.perplexities", TERM)
-    code, _, err = run(capsys, "calibrate", "calm", "--neutral", "source.txt", "--max-damage", "ppl+5%")
+    interrupt("lineas.evaluation.text_measures.perplexities", TERM)
+    code, _, err = run(
+        capsys, "calibrate", "--intervention", "calm", "--neutral", "source.txt", "--max-damage", "ppl+5%"
+    )
     assert (code, err.splitlines()[-1]) == (143, "interrupted; nothing was written.")
     assert sorted(desk.rglob("*")) == before
 

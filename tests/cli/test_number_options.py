@@ -87,10 +87,19 @@ def test_numbers_out_of_bounds_are_refused_with_the_option_s_name(
         (("paint", "--size", "0x8"), "a side of --size must be at least 8"),
         (("sweep", "--jobs", "1000000"), "--jobs must be at most 1024"),
         (("serve", "m", "--port", "70000"), "--port must be at most 65535"),
-        (("calibrate", "polite", "--tolerance", "2"), "below the largest strength, not --tolerance 2 with --largest 1"),
-        (("calibrate", "polite", "--max-damage", "ppl+1e400%", "--neutral", "x"), "'ppl+1e400%' is no finite number"),
-        (("fold", "m", "polite", "--out", "x", "--shard-size", "\u0663GB"), "a size looks like 8GiB"),
-        (("fold", "m", "polite", "--out", "x", "--shard-size", "9" * 400 + "GB"), "a size looks like 8GiB"),
+        (
+            ("calibrate", "--intervention", "polite", "--precision", "2"),
+            "below the largest strength, not --precision 2 with --largest 1",
+        ),
+        (
+            ("calibrate", "--intervention", "polite", "--max-damage", "ppl+1e400%", "--neutral", "x"),
+            "'ppl+1e400%' is no finite number",
+        ),
+        (("fold", "m", "--intervention", "polite", "--out", "x", "--shard-size", "\u0663GB"), "a size looks like 8GiB"),
+        (
+            ("fold", "m", "--intervention", "polite", "--out", "x", "--shard-size", "9" * 400 + "GB"),
+            "a size looks like 8GiB",
+        ),
     ],
     ids=lambda given: " ".join(given[-1:])[:40] if isinstance(given, tuple) else None,
 )

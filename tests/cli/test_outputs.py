@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 import families
 import pytest
@@ -50,16 +51,16 @@ WITH_JSON = {
     "show": ("show", "calm"),
     "compose": ("compose", "calm", "brief", "--out", "new"),
     "export": ("export", "blocks", "--out", "new.gguf"),
-    "report": ("report", "calm", "--out", "new.html"),
-    "fold": ("fold", "model", "calm", "--out", "new"),
+    "report": ("report", "--intervention", "calm", "--out", "new.html"),
+    "fold": ("fold", "model", "--intervention", "calm", "--out", "new"),
     "learn": ("learn", "model", "--source", "s.txt", "--target", "t.txt", "--out", "new"),
     "generate": ("generate", "model", "--intervention", "calm", "--prompt", "a"),
-    "gate": ("gate", "calm", "--control", "s.txt", "--source", "t.txt", "--out", "new", "--model", "model"),
+    "gate": ("gate", "--intervention", "calm", "--control", "s.txt", "--source", "t.txt", "--out", "new", "model"),
     "evaluate": ("evaluate", "model", "--neutral", "s.txt", "--out", "new"),
     "sweep": ("sweep", "model", "--source", "s.txt", "--target", "t.txt", "--neutral", "s.txt", "--out", "new"),
-    "calibrate": ("calibrate", "calm", "--max-damage", "kl<=1", "--neutral", "s.txt", "--model", "model"),
+    "calibrate": ("calibrate", "model", "--intervention", "calm", "--max-damage", "kl<=1", "--neutral", "s.txt"),
     "paint": ("paint", "model", "--intervention", "calm", "--prompt", "a", "--out", "new"),
-    "demo": ("demo", "--model", "model", "--out", "new"),
+    "demo": ("demo", "model", "--out", "new"),
 }
 
 
@@ -105,18 +106,18 @@ def test_json_of_the_same_verb_is_replaced_when_asked(room: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("report", "calm", "--out", "r.html", "--json", "r.html"), "one place"),
-        (("report", "calm", "--out", "r.html", "--json", "./mine/../r.html"), "one place"),
+        (("report", "--intervention", "calm", "--out", "r.html", "--json", "r.html"), "one place"),
+        (("report", "--intervention", "calm", "--out", "r.html", "--json", "./mine/../r.html"), "one place"),
         (("compose", "calm", "brief", "--out", "new", "--json", "new"), "one place"),
         (("compose", "calm", "brief", "--out", "new/deep", "--json", "new"), "one place"),
-        (("fold", "model", "calm", "--out", "model", "--force"), "model is what the command reads"),
-        (("fold", "model", "calm", "--out", "calm", "--force"), "calm is what the command reads"),
-        (("fold", "model", "calm", "--out", "./calm/../model", "--force"), "what the command reads"),
+        (("fold", "model", "--intervention", "calm", "--out", "model", "--force"), "model is what the command reads"),
+        (("fold", "model", "--intervention", "calm", "--out", "calm", "--force"), "calm is what the command reads"),
+        (("fold", "model", "--intervention", "calm", "--out", "./calm/../model", "--force"), "what the command reads"),
         (("compose", "calm", "brief", "--out", "brief", "--force"), "brief is what the command reads"),
         ((*WITH_JSON["learn"], "--json", "s.txt", "--force"), "s.txt is what the command reads"),
         ((*WITH_JSON["learn"][:-1], "calm", "--on", "calm", "--force"), "calm is what the command reads"),
         ((*WITH_JSON["gate"], "--json", "t.txt", "--force"), "t.txt is what the command reads"),
-        (("report", "calm+brief", "--out", "calm"), "calm is what the command reads"),
+        (("report", "--intervention", "calm+brief", "--out", "calm"), "calm is what the command reads"),
     ],
 )
 def test_an_output_is_no_input_and_no_other_output(
@@ -155,7 +156,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
 
 
 def test_folding_again_keeps_what_others_put_there(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fold = ("fold", "model", "calm", "--out", "folded")
+    fold = ("fold", "model", "--intervention", "calm", "--out", "folded")
     assert run(capsys, *fold)[0] == 0
     (room / "folded" / "thesis.tex").write_text(MINE)
     (room / "folded" / ".git").mkdir()
@@ -176,7 +177,7 @@ def test_force_only_overwrites(room: Path, capsys: pytest.CaptureFixture[str]) -
     base = lineas.Intervention.load("calm")
     known = lineas.intervention.model_identity.ModelIdentity.of(families.network("llama"), "home/model")
     lineas.Intervention(base.maps, base.sites, known).save("learned")
-    fold = ("fold", "other", "learned", "--out", "folded")
+    fold = ("fold", "other", "--intervention", "learned", "--out", "folded")
     check_refused(capsys, room, "--other-model", *fold)
     code, _, err = run(capsys, *fold, "--force")
     assert (code, "--force accepts another model than home/model for the last time" in err) == (0, True)
@@ -246,13 +247,22 @@ def test_calibrating_does_not_undo_what_another_process_has_written(
 
     find = calibrate.find_strength
 
-    def meanwhile(*given: object) -> object:
+    def meanwhile(*given: Any, **options: Any) -> object:
         changed.save("calm", overwrite=True)
-        return find(*given)  # pyright: ignore[reportArgumentType]
+        return find(*given, **options)
 
     monkeypatch.setattr(calibrate, "find_strength", meanwhile)
     code, _, err = run(
-        capsys, "calibrate", "calm", "--max-damage", "kl<=9", "--neutral", "target.txt", "--dtype", "float32"
+        capsys,
+        "calibrate",
+        "--intervention",
+        "calm",
+        "--max-damage",
+        "kl<=9",
+        "--neutral",
+        "target.txt",
+        "--dtype",
+        "float32",
     )
     assert (code, "calm was changed meanwhile" in err) == (2, True)
     assert lineas.Intervention.load("calm").digest() == changed.digest()

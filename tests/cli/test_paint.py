@@ -80,7 +80,7 @@ def test_the_inverse_goes_the_other_way(studio: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_folded_pipeline_paints_by_itself(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capsys, "fold", "tiny", "striped", "--strength", "0.7", "--out", "folded")
+    code, out, err = run(capsys, "fold", "tiny", "--intervention", "striped", "--strength", "0.7", "--out", "folded")
     assert code == 0, err
     assert "UNet2DConditionModel, float32" in out
     assert (studio / "folded" / "model_index.json").exists()

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 import lineas
+from lineas.cli import common
 from lineas.cli.terminal import Terminal, terminal
 
 EVIL = "\x1b]52;c;aGk=\x07\x1b]0;title\x07\x1b[2J\x9b2J\u202egnp\x7f"
@@ -120,3 +121,19 @@ def test_texts_of_models_and_prompts_are_shown(desk: Path, capsys: pytest.Captur
     assert (code, "warning: nothing was learned" in err) == (0, True)
     code, out, err = run(capsys, "export", "calm", "--strength", "0", "--out", "x.gguf")
     assert (code, "changes nothing (at strength 0 none does)" in err) == (2, True)
+
+
+def test_a_log_has_lines_of_progress(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "SECONDS", 0.0)
+    code, _, err = run(capsys, *LEARN, "--steps", "4")
+    assert code == 0
+    progress = [line for line in err.splitlines() if line.startswith("learning: ")]
+    assert [line.split(",")[0] for line in progress] == [f"learning: {done} of 4" for done in (1, 2, 3, 4)]
+    assert all("cost " in line for line in progress)
+
+
+def test_a_quick_command_writes_no_line_of_progress(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = run(capsys, *LEARN, "--steps", "4")
+    assert err.splitlines() == ["loading model"]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from console import LEARN, check_refused, run
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.isotonic import isotonic_regression
 
 import lineas
 from lineas import LineasError
-from lineas.evaluation.calibration import Goal, calibrate
+from lineas.evaluation import text_measures
+from lineas.evaluation.goals import Goal
+from lineas.evaluation.statistics import interval, ratio_interval
+from lineas.evaluation.strength_search import find_strength, growing
 
 
 def model(strength: float) -> dict[str, float]:
@@ -45,10 +50,11 @@ def test_the_strength_is_where_the_goal_begins_or_the_damage_ends(
 ) -> None:
     calls: list[float] = []
     goals = (effect and Goal.effect(effect), damage and Goal.damage(damage))
-    found = calibrate(lambda s: calls.append(s) or model(s), goals[0] or None, goals[1] or None, tolerance=0.01)
+    found = find_strength(lambda s: calls.append(s) or model(s), goals[0] or None, goals[1] or None, tolerance=0.01)
     assert found.strength == pytest.approx(strength, abs=0.01)
     assert found.reached is reached
-    assert len(calls) == len(set(calls)) <= 2 + 2 * 7  # 0, the largest, and halves down to a hundredth for each goal
+    each = 7 + 2  # halves down to a hundredth, and two that agree
+    assert len(calls) == len(set(calls)) <= 2 + 2 * each
     assert [row["strength"] for row in found.curve] == sorted(calls)
     assert {"strength": found.strength, **model(found.strength)} in found.curve
     for goal in (goals[0] if reached else None, goals[1]):
@@ -66,7 +72,7 @@ def test_the_strength_is_where_the_goal_begins_or_the_damage_ends(
 )
 def test_a_goal_that_means_nothing_is_refused(goal: str, sentence: str) -> None:
     with pytest.raises(LineasError, match=sentence):
-        calibrate(lambda s: {"toxic": 0.4 - 0.3 * s, "kl": s}, damage=Goal.damage(goal))
+        find_strength(lambda s: {"toxic": 0.4 - 0.3 * s, "kl": s}, damage=Goal.damage(goal))
 
 
 @pytest.mark.parametrize(("text", "bound"), [("kl<=1e-3", 1e-3), ("kl<=.1", 0.1), ("kl <= 2.", 2.0)])
@@ -97,42 +103,58 @@ def test_what_is_no_number_as_it_is_written_is_no_goal(text: Any) -> None:
 )
 def test_wrong_types_are_said(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LineasError, match=sentence):
-        calibrate(model, **arguments)
+        find_strength(model, **arguments)
 
 
 def test_a_destroyed_model_is_said_in_one_sentence(
     learned: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def destroyed(model: Any, applied: Any, sentences: list[str], *_: Any) -> tuple[list[float], list[float]]:
+    def destroyed(model: Any, change: Any, sentences: list[str], *_: Any) -> tuple[list[float], list[float]]:
         return [float("nan")] * len(sentences), [float("nan")] * len(sentences)
 
-    monkeypatch.setattr(import_module("lineas.evaluation.evaluate"), "damages", destroyed)
+    monkeypatch.setattr(text_measures, "damages", destroyed)
     sentence = "2 of 2 sentences; the model is destroyed; a smaller --largest may do."
     check_refused(capsys, learned, sentence, *CALIBRATE)
 
 
 def test_a_tolerance_finer_than_numbers_ends() -> None:
-    found = calibrate(lambda s: {"kl": s}, damage=Goal.damage("kl<=0.3"), tolerance=1e-300)
+    found = find_strength(lambda s: {"kl": s}, damage=Goal.damage("kl<=0.3"), tolerance=1e-300)
     assert found.strength == pytest.approx(0.3)
 
 
-def test_a_strength_that_was_seen_to_do_both_is_taken_though_the_curve_is_not_smooth() -> None:
-    """Toxicity falls, rises again where the damage ends, and falls for good: bisection alone ends behind the rise."""
+def test_one_lucky_measurement_is_no_strength() -> None:
+    """Toxicity is measured too low at half the strength: bisection alone would end there, the curve knows better."""
 
-    def uneven(strength: float) -> dict[str, float]:
-        return {"toxic": 0.3 if strength < 0.2 or 0.3 < strength < 0.6 else 0.1, "perplexity": 20 + 4 * strength}
+    def noisy(strength: float) -> dict[str, float]:
+        return {"toxic": 0.15 if strength == 0.5 else 0.4 - 0.3 * strength}
 
-    found = calibrate(uneven, Goal.effect("toxic-50%"), Goal.damage("ppl+5%"))
-    assert found.reached
-    assert 0.2 <= found.strength <= 0.25
-    assert uneven(found.strength)["toxic"] == 0.1
+    found = find_strength(noisy, Goal.effect("toxic-50%"), tolerance=0.01)
+    assert found.strength == pytest.approx(2 / 3, abs=0.02)
+    assert noisy(found.strength)["toxic"] <= 0.2
+    assert found.fitted["toxic"] <= 0.2
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=30))
+def test_the_fitted_curve_is_the_isotonic_regression(values: list[float]) -> None:
+    assert growing(values) == pytest.approx(isotonic_regression(values).tolist(), abs=1e-9)
+
+
+def test_the_interval_of_a_ratio_compares_prompt_by_prompt() -> None:
+    """Perplexities of sentences differ a hundredfold, their change by a factor is nearly the same for all."""
+    before = [float(10 + 37 * i % 900) for i in range(50)]
+    after = [value * (1.05 + 0.01 * (i % 2)) for i, value in enumerate(before)]
+    low, high = ratio_interval(after, before)
+    assert 1.05 < low < 1.055 < high < 1.06
+    spread = interval(after)
+    assert spread[1] / spread[0] > 1.2  # which says nothing about a change by 5 %
+    assert ratio_interval([1.0, 1.0], [0.0, 0.0]) == (0.0, float("inf"))
 
 
 def test_an_effect_out_of_reach_is_said_with_what_there_is() -> None:
     sentence = r"'toxic-90%' is not reached: at strength 1 toxic is 10\.0 %, untouched 40\.0 %"
     with pytest.raises(LineasError, match=sentence):
-        calibrate(model, Goal.effect("toxic-90%"))
-    found = calibrate(model, Goal.effect("toxic<=0.05"), largest=1.5)
+        find_strength(model, Goal.effect("toxic-90%"))
+    found = find_strength(model, Goal.effect("toxic<=0.05"), largest=1.5)
     assert found.strength == pytest.approx(7 / 6, abs=0.02)
 
 
@@ -144,18 +166,19 @@ def test_what_is_no_goal_is_refused_with_what_is(text: str) -> None:
 
 def test_a_damage_that_the_untouched_model_has_already_is_refused() -> None:
     with pytest.raises(LineasError, match="'ppl<=10' does not hold for the untouched model: its perplexity is 20"):
-        calibrate(model, damage=Goal.damage("ppl<=10"))
+        find_strength(model, damage=Goal.damage("ppl<=10"))
 
 
 def test_goals_need_their_measure() -> None:
     with pytest.raises(LineasError, match="'mmlu-1%' is about mmlu, and measured were toxic, perplexity, img_score"):
-        calibrate(model, damage=Goal.damage("mmlu-1%"))
+        find_strength(model, damage=Goal.damage("mmlu-1%"))
     with pytest.raises(LineasError, match="an effect to reach, or a damage not to exceed"):
-        calibrate(model)
+        find_strength(model)
 
 
 CALIBRATE = (
-    "calibrate", "calm", "--max-damage", "kl<=0.02", "--neutral", "held-out.txt", "--dtype", "float32",
+    "calibrate", "--intervention", "calm", "--max-damage", "kl<=0.02", "--neutral", "held-out.txt",
+    "--dtype", "float32",
 )  # fmt: skip
 
 
@@ -218,7 +241,7 @@ def test_what_it_learned_from_is_no_measure(learned: Path, capsys: pytest.Captur
 
 
 def test_an_uncalibrated_one_says_so(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sentence = "this intervention has no calibrated strength; lineas calibrate DIR finds one"
+    sentence = "this intervention has no calibrated strength; lineas calibrate finds one"
     with pytest.raises(LineasError, match=sentence):
         lineas.steer(lineas.load("model"), lineas.Intervention.load("calm"), "calibrated")
     generate = ("generate", "model", "--intervention", "calm", "--prompt", "Tom")
@@ -234,9 +257,9 @@ WRONG = [
     (("--limit", "0"), "--limit must be at least 1, not 0."),
     (("--max-damage", "ppl"), "is no goal"),
     (("--target-effect", "toxic-50%"), "is about toxic"),
-    (("--largest", "0.01"), "the tolerance is above 0 and below the largest strength"),
+    (("--largest", "0.01"), "the precision is above 0 and below the largest strength"),
     (("--out", "model"), "exists already"),
-    (("--shows", "sun"), "there is nothing to draw"),
+    (("--shows", "sun"), "--neutral is about texts; leave it out, or leave out --shows"),
 ]
 
 
@@ -248,8 +271,28 @@ def test_mistakes_are_one_sentence(
 
 
 def test_nothing_to_measure_and_no_goal(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check_refused(capsys, learned, "there is nothing to measure on", "calibrate", "calm", "--max-damage", "ppl+5%")
-    check_refused(capsys, learned, "calibrating needs a goal", "calibrate", "calm", "--neutral", "held-out.txt")
     check_refused(
-        capsys, learned, "not a folder here", "calibrate", "polite", "--max-damage", "ppl+5%", "--neutral", "source.txt"
+        capsys,
+        learned,
+        "there is nothing to measure on",
+        "calibrate",
+        "--intervention",
+        "calm",
+        "--max-damage",
+        "ppl+5%",
+    )
+    check_refused(
+        capsys, learned, "calibrating needs a goal", "calibrate", "--intervention", "calm", "--neutral", "held-out.txt"
+    )
+    check_refused(
+        capsys,
+        learned,
+        "not a folder here",
+        "calibrate",
+        "--intervention",
+        "polite",
+        "--max-damage",
+        "ppl+5%",
+        "--neutral",
+        "source.txt",
     )

@@ -15,7 +15,7 @@ import lineas
 from lineas import LineasError
 from lineas.evaluation.perplexity import damages, perplexities, perplexity
 from lineas.evaluation.statistics import interval
-from lineas.evaluation.text_measures import distinct, repetition
+from lineas.evaluation.variety import distinct, repetition
 
 SENTENCES = [
     "Once upon a time there was a dog.",
@@ -61,7 +61,8 @@ def test_divergence_is_torchs_own_and_zero_where_nothing_changes_beside_the_perp
     stories: lineas.TextModel,
 ) -> None:
     learned = lineas.learn(stories, SENTENCES, ["No!", "NEVER, EVER!", "GO AWAY"], lineas.LinAcT(), progress=False)
-    found, apart = damages(stories, lambda: lineas.steer(stories, learned), SENTENCES)
+    with lineas.steer(stories, learned) as live:
+        found, apart = damages(stories, live, SENTENCES)
     with lineas.steer(stories, learned):
         assert found == pytest.approx(perplexities(stories, SENTENCES))
     for sentence, value in zip(SENTENCES, apart):
@@ -73,7 +74,8 @@ def test_divergence_is_torchs_own_and_zero_where_nothing_changes_beside_the_perp
         expected = torch.nn.functional.kl_div(moved, plain, reduction="batchmean", log_target=True)
         assert value == pytest.approx(float(expected), rel=1e-3)
         assert value > 0.01
-    found, apart = damages(stories, lambda: lineas.steer(stories, learned, strength=0.0), SENTENCES)
+    with lineas.steer(stories, learned, strength=0.0) as live:
+        found, apart = damages(stories, live, SENTENCES)
     assert (found, apart) == (perplexities(stories, SENTENCES), [0.0] * 3)
 
 

@@ -6,7 +6,6 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 
 import lineas
 from lineas import LineasError
+from lineas.evaluation import text_measures
 from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.perplexity import perplexity
 from lineas.evaluation.plan import Plan
@@ -98,7 +98,7 @@ def test_a_generation_that_fails_leaves_the_damage_and_a_destroyed_model_is_said
     assert row.errors == {"continuations": "RuntimeError: the classifier's disk is full"}
     assert row.values["perplexity"] > 1
     with monkeypatch.context() as patch:
-        patch.setattr(import_module("lineas.evaluation.evaluate"), "perplexities", lambda *_, **__: broken([]))
+        patch.setattr(text_measures, "perplexities", lambda *_, **__: broken([]))
         (row,) = evaluate(stories, [Untouched()], PLAN).rows
     assert row.errors == dict.fromkeys(("perplexity", "kl"), "RuntimeError: the classifier's disk is full")
     assert row.values["distinct_2"] > 0

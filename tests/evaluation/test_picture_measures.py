@@ -98,8 +98,9 @@ def test_effect_and_faithfulness_are_those_of_the_pictures(
     monkeypatch.setattr(model, "generate", None)  # once seen, they are not drawn again
     again = evaluate(model, [Untouched(), Steered("striped", striped, 1.0)], plan, tmp_path)
     assert again.rows == found.rows
-    with pytest.raises(TypeError):
-        evaluate(model, [Steered("striped", striped, 0.9)], plan, tmp_path)
+    (row,) = evaluate(model, [Steered("striped", striped, 0.9)], plan, tmp_path).rows  # another strength is drawn
+    assert row.errors.keys() == {"concept", "img_score"}
+    assert row.errors["concept"].startswith("TypeError")
 
 
 def test_the_table_and_the_plot_say_what_was_looked_for(striped: lineas.Intervention, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch.nn.utils import parametrize
 
 import lineas
 from lineas import LineasError
+from lineas.evaluation import text_measures
 from lineas.evaluation.evaluate import evaluate, settings_of
 from lineas.evaluation.judges import JUDGE, WorldNetwork, judge
 from lineas.evaluation.plan import BATCH, Plan
@@ -394,7 +394,7 @@ def test_a_failure_of_our_own_can_be_seen_whole(
         raise KeyError("a bug of ours")
 
     model = families.model("llama")
-    monkeypatch.setattr(import_module("lineas.evaluation.evaluate"), "perplexities", broken)
+    monkeypatch.setattr(text_measures, "perplexities", broken)
     with caplog.at_level(logging.DEBUG, "lineas"):
         (row,) = evaluate(model, [Untouched()], PLAN).rows
     assert row.errors["perplexity"] == "KeyError: 'a bug of ours'"
@@ -408,9 +408,10 @@ def test_every_verb_continues_the_same_number_of_prompts_together(tmp_path: Path
     from inspect import signature
 
     from lineas.cli.evaluate import evaluate as verb
-    from lineas.cli.sweep import _plan
+    from lineas.cli.evaluation_options import plan_of
 
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
-    plan = _plan(None, str(tmp_path / "prompts.txt"), None, None, None, None, 1, None)
+    prompts = str(tmp_path / "prompts.txt")
+    plan = plan_of(prompts, None, None, shows=None, judge=None, seeds=1, limit=None)  # of calibrate and sweep
     assert plan.sampling == {"batch_size": BATCH}
     assert signature(verb).parameters["batch_size"].default == BATCH

@@ -224,7 +224,7 @@ def test_what_only_affine_maps_allow_is_refused(stories: TextModel, calm: Interv
 
 def test_the_command_line_gates_what_it_learned_from(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *LEARN, "--dtype", "float32")
-    command = ("gate", "calm", "--control", "target.txt", "--out", "gated", "--dtype", "float32")
+    command = ("gate", "--intervention", "calm", "--control", "target.txt", "--out", "gated", "--dtype", "float32")
     code, out, _ = run(capsys, *command)
     assert code == 0
     assert "gated gated: 5 sites" in out
@@ -232,14 +232,14 @@ def test_the_command_line_gates_what_it_learned_from(desk: Path, capsys: pytest.
     assert "gated at 5 sites" in run(capsys, "show", "gated")[1]
     code, *_ = run(capsys, "generate", "model", "--intervention", "gated", "--prompt", "Tom", "--dtype", "float32")
     assert code == 0
-    check_refused(capsys, desk, "cannot be folded", "fold", "model", "gated", "--out", "folded")
+    check_refused(capsys, desk, "cannot be folded", "fold", "model", "--intervention", "gated", "--out", "folded")
     check_refused(capsys, desk, "cannot be combined", "compose", "gated", "calm", "--out", "both")
     (desk / "source.txt").write_text("Something else\n")
     check_refused(capsys, desk, "source.txt is no longer what this intervention was learned from", *command, "--force")
     (desk / "source.txt").unlink()
     check_refused(capsys, desk, "name the prompts that need steering with --source", *command, "--force")
     Intervention(Intervention.load("calm").maps).save("bare")
-    bare = ("gate", "bare", "--control", "target.txt", "--out", "x", "--model", "model")
+    bare = ("gate", "--intervention", "bare", "--control", "target.txt", "--out", "x", "model")
     check_refused(capsys, desk, "does not say which file it was learned from", *bare)
     code, *_ = run(capsys, *command, "--force", "--source", "target.txt")
     assert code == 0

@@ -42,7 +42,9 @@ def read(model: TextModel, prompts: list[str], sites: list[Site], limit: int | N
 def test_a_batch_gives_what_each_prompt_gives_alone_in_the_order_of_the_prompts(family: str, way: str) -> None:
     model = families.model(family)
     batch = (
-        model.padded_batch(PROMPTS) if way == "padded" else model.batch(PROMPTS, limit=30 if way == "packs" else None)
+        model.padded_samples(PROMPTS).batch()
+        if way == "padded"
+        else model.batch(PROMPTS, limit=30 if way == "packs" else None)
     )
     assert (len(batch.parts) > 1) == (way != "pack")
     for pattern in places(family):
@@ -60,7 +62,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone_in_the_order_of_the_prompts(
 def read_alone(model: TextModel, prompt: str, sites: list[Site]) -> dict[str, torch.Tensor]:
     """As transformers runs one prompt on its own, without anything of ours but the mean."""
     with torch.no_grad():
-        batch = model.padded_batch([prompt])
+        batch = model.padded_samples([prompt]).batch()
         assert bool(batch.parts[0].mask.all())
         return capture(model, batch, sites)
 
@@ -74,7 +76,11 @@ def test_the_largest_activation_is_that_of_each_prompt_alone(family: str) -> Non
             site.name: torch.stack([tokens.amax(0) for tokens in families.outputs(model, PROMPTS, site)])
             for site in sites
         }
-        for batch in (model.batch(PROMPTS), model.batch(PROMPTS, limit=30), model.padded_batch(PROMPTS)):
+        for batch in (
+            model.batch(PROMPTS),
+            model.batch(PROMPTS, limit=30),
+            model.padded_samples(PROMPTS).batch(),
+        ):
             with torch.no_grad():
                 largest = capture(model, batch, sites, "max")
             for name, expected in alone.items():
@@ -117,8 +123,8 @@ def test_other_orders_and_repeated_prompts_move_rows_and_nothing_else() -> None:
 def test_prompts_are_cut_at_the_length_limit() -> None:
     model = families.model("gemma3")
     sites = model.sites()
-    batch = model.batch(PROMPTS, max_length=5)
-    assert batch.truncated == sum(len(model.tokenizer(prompt).input_ids) > 5 for prompt in PROMPTS)
+    samples = model.samples(PROMPTS, max_length=5)
+    assert samples.truncated == sum(len(model.tokenizer(prompt).input_ids) > 5 for prompt in PROMPTS)
     long, short = (capture(model, model.batch([text], max_length=5), sites) for text in (PROMPTS[0], PROMPTS[0][:5]))
     assert model.tokenizer(PROMPTS[0]).input_ids[:5] == model.tokenizer(PROMPTS[0][:5]).input_ids[:5]
     for name in long:
@@ -232,7 +238,7 @@ def test_activations_that_are_not_tokens_by_neurons_are_refused_with_their_shape
     model = families.model(family)
     before = families.hook_count(model.network)
     with pytest.raises(LineasError, match=rf"gives an activation of shape {shape}; expected .*Choose another module"):
-        capture(model, model.padded_batch(PROMPTS), model.sites(pattern))
+        capture(model, model.padded_samples(PROMPTS).batch(), model.sites(pattern))
     assert families.hook_count(model.network) == before
 
 

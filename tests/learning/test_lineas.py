@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -183,8 +184,13 @@ def test_ctrl_c_keeps_what_was_learned_so_far_and_says_so(stories: lineas.TextMo
 
 @pytest.mark.parametrize("optimizer", ["relative", "adam", "sgd"])
 def test_a_rate_that_blows_up_names_the_step_and_a_tenth(stories: lineas.TextModel, optimizer) -> None:
-    with pytest.raises(LineasError, match=r"blew up to .* at step \d+ of 20 with learning rate 1e\+04; .* try 1e\+03"):
+    with pytest.raises(
+        lineas.DivergedError, match=r"blew up to .* at step \d+ of 20 with learning rate 1e\+04; .* try 1e\+03"
+    ) as diverged:
         learn(stories, LinEAS(steps=20, optimizer=optimizer, learning_rate=1e4))
+    assert (diverged.value.rate, diverged.value.suggestion) == (1e4, 1e3)
+    again = pickle.loads(pickle.dumps(diverged.value))  # as from a worker of a sweep
+    assert (str(again), again.suggestion) == (str(diverged.value), 1e3)
 
 
 @pytest.mark.parametrize(

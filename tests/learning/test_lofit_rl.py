@@ -34,7 +34,9 @@ def test_the_gradient_is_that_of_the_expected_reward_and_the_divergence(kl: floa
     sites = model.sites()
     encoded, _ = model.encode(["Tom lost his red"], 128)
     method = LoFITRL(has_vowel, kl=kl, samples=6000, max_new_tokens=2)
-    trained = TrainedMaps(sites, Task(model, PROMPTS, PROMPTS, sites).source_activations())
+    trained = TrainedMaps(
+        sites, Task(model, model.samples(PROMPTS), model.samples(PROMPTS), sites).source_activations()
+    )
     with torch.no_grad():  # away from the start, where the divergence has no gradient
         for i, shift in enumerate(trained.shifts.values()):
             shift.copy_(0.5 * torch.randn(shift.shape, generator=torch.Generator().manual_seed(i)))
@@ -127,7 +129,7 @@ def test_wrong_settings_and_models_are_said(stories: lineas.TextModel) -> None:
         network = stories.network
 
     with pytest.raises(LineasError, match="needs a text model"):
-        LoFITRL(has_vowel).fit(Task(Other(), PROMPTS, PROMPTS, stories.sites()))  # pyright: ignore[reportArgumentType]
+        LoFITRL(has_vowel).fit(Task(Other(), stories.samples(PROMPTS), stories.samples(PROMPTS), stories.sites()))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.filterwarnings("ignore:interrupted after 2 of 4 steps")

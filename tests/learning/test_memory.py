@@ -29,7 +29,7 @@ def gradients(
         target = capture(model, model.batch(OTHER_PROMPTS), sites, pooling)
     targets = {name: Quantiles.of(v, len(PROMPTS)) for name, v in target.items()}
     maps = {s: (torch.ones(32, requires_grad=True), torch.zeros(32, requires_grad=True)) for s in sites}
-    batch = model.padded_batch(PROMPTS, limit=limit) if padded else model.batch(PROMPTS, limit=limit)
+    batch = model.padded_samples(PROMPTS).batch(limit) if padded else model.batch(PROMPTS, limit=limit)
     with edited(model.network, {s: lambda z, m=m: affine(z, *m) for s, m in maps.items()}):
         cost = backpropagate(model, batch, sites, targets, pooling)
     return (
@@ -90,7 +90,7 @@ def test_more_memory_allows_larger_parts_and_the_pooled_activations_must_fit(sto
     sites = stories.sites()
 
     def limit(given: int, prompts: int = 2) -> int:
-        return memory.largest_part(stories, ["Tom was sad."] * prompts, 128, sites, 5 * 64, given)
+        return memory.largest_part(stories, stories.samples(["Tom was sad."] * prompts), sites, 5 * 64, given)
 
     assert limit(memory.FIXED + 10**8) == pytest.approx(2 * limit(memory.FIXED + 5 * 10**7), rel=0.01)
     assert limit(memory.FIXED + 2 * 10**4) >= 1

@@ -313,7 +313,7 @@ def test_default_sites_are_there_in_every_family(family: str) -> None:
 def test_a_method_by_itself_is_not_fitted_on_a_steered_network(method: Method) -> None:
     model = families.model("llama")
     sites = model.default_sites(method.default_sites)
-    task = Task(model, PROMPTS, OTHER_PROMPTS, sites)
+    task = Task(model, model.samples(PROMPTS), model.samples(OTHER_PROMPTS), sites)
     change = lineas.AffineMap(torch.ones(32), torch.ones(32))
     with (
         lineas.steer(model, lineas.Intervention({"model.norm": change})),

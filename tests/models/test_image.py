@@ -19,7 +19,7 @@ from pipelines import OTHER_PROMPTS, PROMPTS, image_model
 import lineas
 from lineas import AffineMap, Intervention, LineasError
 from lineas.learning import transport
-from lineas.learning.capture import backpropagate, capture, samples
+from lineas.learning.capture import backpropagate, capture, stacked
 from lineas.learning.trained_maps import TrainedMaps
 from lineas.learning.transport import Quantiles
 from lineas.models.image_batches import seeds_of
@@ -209,11 +209,11 @@ def test_one_map_is_fitted_on_the_samples_of_all_steps() -> None:
         def as_fitted(z: torch.Tensor) -> torch.Tensor:
             """What reaches the second step has passed the first step's own fit."""
             before.append(z[-len(PROMPTS) :].mean((2, 3)))
-            return transport.linear_map(torch.cat(before), samples(target[:, : len(before)]))(z, 1)
+            return transport.linear_map(torch.cat(before), stacked(target[:, : len(before)]))(z, 1)
 
         with edited(model.network, {site: as_fitted}):
             capture(model, model.batch(PROMPTS), [site])
-    oracle = transport.linear_map(torch.cat(before), samples(target))
+    oracle = transport.linear_map(torch.cat(before), stacked(target))
     torch.testing.assert_close(fitted.scale, oracle.scale, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(fitted.shift, oracle.shift, atol=1e-5, rtol=1e-4)
 

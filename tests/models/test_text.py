@@ -25,7 +25,7 @@ from lineas.models.text_batches import PackedPart, PaddedPart
 
 def test_parts_hold_every_prompt_once_with_little_padding(stories: lineas.TextModel) -> None:
     prompts = ["Tom " * n for n in (1, 40, 2, 3, 38, 41, 1, 12)]
-    batch = stories.padded_batch(prompts)
+    batch = stories.padded_samples(prompts).batch()
     rows = torch.cat([part.rows for part in batch.parts])
     assert sorted(rows.tolist()) == list(range(8))
     real = sum(int(part.mask.sum()) for part in batch.parts)

@@ -94,7 +94,8 @@ def test_curves_are_drawn_where_their_numbers_are() -> None:
 
 def test_what_people_wrote_is_shown_as_text() -> None:
     sample = ("<script>alert(1)</script>", {"0": "<b>bold</b>"})
-    made = page(Content({"<i>": Intervention({"a": sparse(0)}, facts={"note": "</pre><script>"})}, samples=[sample]))
+    noted = Intervention({"a": sparse(0)}, facts={"note": "</pre><script>"})
+    made = page(Content({"<i>": noted}, samples={"<i>": [sample]}))
     assert "<script" not in made
     assert "<b>" not in made
     assert "&lt;b&gt;bold&lt;/b&gt;" in made
@@ -108,8 +109,9 @@ def reported(desk: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     more = ("--prompts", "source.txt", "--neutral", "target.txt", "--strength", "0", "0.5", "1", "--out", "found")
     run(capsys, "evaluate", "model", "--intervention", "calm", "dense", *more, "--dtype", "float32")
     code, out, _ = run(
-        capsys, "report", "calm", "dense", "--prompts", "source.txt", "--evaluation", "found/evaluation.json",
-        "--strength", "0", "1", "--samples", "2", "--max-new-tokens", "5", "--dtype", "float32",
+        capsys, "report", "--intervention", "calm", "dense", "--prompts", "source.txt",
+        "--evaluation", "found/evaluation.json", "--strength", "0", "1", "--examples", "2", "--max-new-tokens", "5",
+        "--dtype", "float32",
     )  # fmt: skip
     assert code == 0
     assert "wrote report.html" in out
@@ -135,7 +137,8 @@ def test_a_page_holds_everything_and_nothing_from_elsewhere(reported: Path) -> N
     rows = json.loads((reported / "found" / "evaluation.json").read_text())["rows"]
     for row in rows:
         assert f"{row['values']['perplexity']:.4g}" in made
-    assert f"<h3>{SOURCE.splitlines()[0]} ...</h3>" in made
+    for name in ("calm", "dense"):
+        assert f"<h3>{name}: {SOURCE.splitlines()[0]} ...</h3>" in made
 
 
 def test_a_browser_shows_it_in_light_and_in_dark(reported: Path) -> None:
@@ -166,12 +169,18 @@ def test_a_browser_shows_it_in_light_and_in_dark(reported: Path) -> None:
 
 
 WRONG = [
-    (("nowhere",), "nowhere"),
-    (("polite", "--evaluation", "source.txt"), "source.txt is no evaluation"),
-    (("polite", "--evaluation", "missing.json"), "missing.json is no evaluation"),
-    (("polite", "--prompts", "missing.txt"), "there is no file missing.txt"),
-    (("polite", "--out", "source.txt"), "source.txt exists already"),
-    (("polite", "--neurons", "-1"), "must be at least 0"),
+    (
+        (
+            "--intervention",
+            "nowhere",
+        ),
+        "nowhere",
+    ),
+    (("--intervention", "polite", "--evaluation", "source.txt"), "source.txt is no evaluation"),
+    (("--intervention", "polite", "--evaluation", "missing.json"), "missing.json is no evaluation"),
+    (("--intervention", "polite", "--prompts", "missing.txt"), "there is no file missing.txt"),
+    (("--intervention", "polite", "--out", "source.txt"), "source.txt exists already"),
+    (("--intervention", "polite", "--neurons", "-1"), "must be at least 0"),
 ]
 
 

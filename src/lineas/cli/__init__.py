@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from importlib import import_module
@@ -100,6 +101,9 @@ def _run(given: list[str], command: signals.Command) -> None:
         sys.exit(done.exit_code)
     except LineasError as error:
         _fail(str(error))
+    except BrokenPipeError:  # whoever reads the output, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         if error.errno == errno.ENOSPC:

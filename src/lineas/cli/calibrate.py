@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from lineas.checks import LARGEST, SEEDS
+from lineas.checks import LARGEST
 from lineas.cli.common import (
     DtypeOption,
     ForceOption,
+    InterventionOption,
     JsonOption,
+    ModelArgument,
+    load_interventions,
     model_for,
     progress_bar,
     say,
@@ -25,60 +28,67 @@ from lineas.cli.evaluation_options import (
     ClassifierOption,
     JudgeOption,
     LimitOption,
+    NegativeOption,
     NeutralOption,
+    PositiveOption,
     PromptsOption,
+    SeedsOption,
     ShowsOption,
     plan_of,
 )
 from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
-from lineas.evaluation.calibration import Goal, told
+from lineas.evaluation.calibration import Calibration, check_measured
 from lineas.evaluation.calibration import calibrate as find_strength
-from lineas.evaluation.classifiers import PROFANITY, by_column
-from lineas.evaluation.evaluate import evaluate
-from lineas.evaluation.variants import Steered, Untouched
+from lineas.evaluation.goals import Goal
 from lineas.files.ownership import check_folder
 from lineas.files.writing import check_place
 from lineas.intervention import artifact
 from lineas.intervention.intervention import Intervention
 from lineas.learning.interruption import place_of_unfinished
-from lineas.measures import value_text
+from lineas.measures import measure
 from lineas.printable import as_label
-from lineas.prompts import described, read_prompts
-from lineas.versions import stamp
+from lineas.prompts import described
 
 
 def calibrate(
-    intervention: Annotated[str, typer.Argument(metavar="DIR", help="Folder of the intervention.")],
+    intervention: InterventionOption,
+    model: ModelArgument = None,
     target_effect: Annotated[
-        str | None, typer.Option(metavar="GOAL", help="To reach: toxic-50% or toxic<=0.02; concept>=80%.")
+        str | None, typer.Option(metavar="GOAL", help="Effect to reach: toxic-50% or toxic<=0.02; concept>=80%.")
     ] = None,
     max_damage: Annotated[
-        str | None, typer.Option(metavar="GOAL", help="Not to exceed: ppl+5%, kl<=0.1, likeness-5%.")
+        str | None, typer.Option(metavar="GOAL", help="Damage not to exceed: ppl+5%, kl<=0.1, likeness-5%.")
     ] = None,
     prompts: PromptsOption = None,
     neutral: NeutralOption = None,
-    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Default: the one it was learned on.")] = None,
     classifiers: ClassifierOption = None,
+    positive: PositiveOption = None,
+    negative: NegativeOption = None,
     shows: ShowsOption = None,
     picture_judge: JudgeOption = None,
-    seeds: Annotated[int, number("--seeds", SEEDS, "Sampling seeds at every strength.")] = 1,
+    seeds: SeedsOption = 1,
     limit: LimitOption = None,
-    largest: Annotated[float, number("--largest", LARGEST, "Strength to try.")] = 1.0,
-    tolerance: Annotated[float, number("--tolerance", LARGEST, "How near, in strength.")] = 0.02,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to make; default: DIR itself.")] = None,
+    largest: Annotated[float, number("--largest", LARGEST, "Largest strength to try.")] = 1.0,
+    precision: Annotated[float, number("--precision", LARGEST, "How exactly the strength is found.")] = 0.02,
+    sure: Annotated[
+        bool, typer.Option("--sure", help="Goals must hold at the far end of each 95 % interval, not only on average.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to make; default: the intervention's.")
+    ] = None,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
     force: ForceOption = False,
 ) -> None:
     """Find the strength by bisection on held-out prompts, and write it and the curve into the model card."""
     places = [] if out is None else [Output("--out", out, artifact.KIND)]
-    reads = [prompts, neutral, model, *([] if out is None else [intervention])]
+    reads = [prompts, neutral, model, positive, negative, *([] if out is None else intervention)]
     check_outputs("calibrate", json, *places, force=force, inputs=reads)
-    if tolerance >= largest:
+    if precision >= largest:
         raise LineasError(
-            f"the tolerance is above 0 and below the largest strength, not --tolerance {as_label(tolerance)} with "
+            f"the precision is above 0 and below the largest strength, not --precision {as_label(precision)} with "
             f"--largest {as_label(largest)}."
         )
     if target_effect is None and max_damage is None:
@@ -87,67 +97,58 @@ def calibrate(
     damage = None if max_damage is None else Goal.damage(max_damage)
     if prompts is None and neutral is None:
         raise LineasError("there is nothing to measure on; give --prompts, --neutral, or both.")
-    if shows is not None and prompts is None:
-        raise LineasError("there is nothing to draw; give --prompts FILE.")
-    learned = Intervention.load(intervention)
-    place = out or Path(intervention)
+    learned = load_interventions(intervention)
+    place = out or Path(intervention[0])
     if out is None:
-        if not place.is_dir():
-            raise LineasError(f"{intervention} is not a folder here; name one to write with --out.")
+        if len(intervention) > 1 or not place.is_dir():
+            what = "several interventions are" if len(intervention) > 1 else f"{place} is"
+            raise LineasError(f"{what} not a folder here; name one to write with --out.")
         check_place(place)
         check_folder(place, overwrite=True, kind=artifact.KIND)
-    texts = read_prompts(prompts)[:limit] if prompts else []
-    sentences = read_prompts(neutral)[:limit] if neutral else []
-    _warn_of_known(learned, {"--prompts": texts, "--neutral": sentences})
-    judged = by_column(classifiers or [PROFANITY]) if texts and not shows else {}
-    plan = plan_of(texts, sentences, judged, seeds, shows, picture_judge)
-    for goal in (effect, damage):
-        if goal is not None and goal.measure not in plan.measures:
-            raise LineasError(f"'{goal.text}' is about {goal.measure}, and measured are {', '.join(plan.measures)}.")
+    plan = plan_of(
+        prompts, neutral, classifiers, positive, negative, shows=shows, judge=picture_judge, seeds=seeds, limit=limit
+    )
+    check_measured(plan, effect, damage)
+    _warn_of_known(learned, {"--prompts": plan.prompts, "--neutral": plan.neutral})
     loaded = model_for(model, learned, dtype)
     with tempfile.TemporaryDirectory() as parts, progress_bar("calibrating", None) as advance:
-
-        def measure(strength: float) -> dict[str, float]:
-            system = Steered("calibrated", learned, strength) if strength else Untouched()
-            row = evaluate(loaded, [system], plan, parts).rows[0]
-            needed = [goal.measure for goal in (effect, damage) if goal is not None]
-            if row.errors and any(name not in row.values for name in needed):
-                name, why = next(iter(row.errors.items()))
-                raise LineasError(
-                    f"{name} could not be measured at strength {strength:g}: {why.rstrip('.')}"
-                    + ("; a smaller --largest may do." if strength else ".")
-                )
-            advance(1, f"strength {strength:.3g}", None)
-            return row.values
-
-        found = find_strength(measure, effect, damage, largest, tolerance)
-    data = {"prompts": described(texts), "neutral": described(sentences)}
-    how = {"classifiers": judged, "concept": shows, "judge": picture_judge, "seeds": seeds}
-    how |= {
-        "largest": largest,
-        "tolerance": tolerance,
-        "model": loaded.name,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-    }
-    facts = {**told(found, effect, damage), "data": data, **how, **stamp()}
-    curve = [{name: value for name, value in row.items() if math.isfinite(value)} for row in found.curve]
-    calibrated = learned.with_facts(calibration=facts, measurements=curve)
+        found = find_strength(
+            loaded, learned, plan, effect, damage, largest=largest, tolerance=precision, sure=sure, cache=parts,
+            progress=lambda strength: advance(1, f"strength {strength:.3g}", None),
+        )  # fmt: skip
     if out is None:
-        _check_same(learned, place, calibrated)
-    save_or_rescue(calibrated, place, force or out is None)
+        _check_same(learned, place, found.intervention)
+    save_or_rescue(found.intervention, place, force or out is None)
     talk = say(json)
-    shown = [goal.measure for goal in (effect, damage) if goal is not None]
-    table = Table(box=None, header_style="bold")
-    for name in ("strength", *dict.fromkeys(shown)):
-        table.add_column(name.replace("_", " "), justify="right")
-    for row in found.curve:
-        cells = [value_text(row, name) for name in dict.fromkeys(shown)]
-        table.add_row(f"{row['strength']:.3g}", *cells, style="bold" if row["strength"] == found.strength else None)
-    talk.print(table)
+    goals = [goal for goal in (effect, damage) if goal is not None]
+    talk.print(_table(found, goals))
     talk.print(f"calibrated: strength {found.strength:.3g}, written into {place}")
     if not found.reached:
         talk.print(f"{target_effect} is not reached within {max_damage}; this is the largest strength within it.")
+    for goal in goals if found.reached else [goal for goal in goals if goal is damage]:
+        low, high = found.intervals[found.strength][goal.measure]
+        far, untouched = (high if goal.below else low), found.curve[0]
+        if goal.excess({goal.measure: far}, untouched) > 0:
+            talk.print(
+                f"{goal.text} holds on the fitted curve, not in the whole interval, which ends at "
+                f"{goal.value_text({goal.measure: far})}; --sure, more prompts or more --seeds make it surer.",
+                soft_wrap=True,
+            )
+    facts: dict[str, Any] = found.intervention.facts["calibration"]
     write_json(json, {"out": str(place), **facts, "curve": found.curve}, "calibrate")
+
+
+def _table(found: Calibration, goals: Sequence[Goal]) -> Table:
+    """Return the curve of what the goals are about, the strength that was found in bold."""
+    names = list(dict.fromkeys(goal.measure for goal in goals))
+    table = Table(box=None, header_style="bold")
+    for name in ("strength", *names):
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in found.curve:
+        around = found.intervals[row["strength"]]
+        cells = [measure(name).text(row[name], between=around[name]) for name in names]
+        table.add_row(f"{row['strength']:.3g}", *cells, style="bold" if row["strength"] == found.strength else None)
+    return table
 
 
 def _check_same(read: Intervention, place: Path, calibrated: Intervention) -> None:
@@ -159,7 +160,7 @@ def _check_same(read: Intervention, place: Path, calibrated: Intervention) -> No
         raise LineasError(f"{place} was changed meanwhile, so it stays; what was calibrated is in {elsewhere}.")
 
 
-def _warn_of_known(learned: Intervention, given: dict[str, list[str]]) -> None:
+def _warn_of_known(learned: Intervention, given: Mapping[str, Sequence[str]]) -> None:
     """Say so where what is measured on is what was learned from."""
     known = {data.get("sha256"): side for side, data in learned.facts.get("data", {}).items()}
     for option, texts in given.items():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from functools import reduce
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 from lineas import signals
 from lineas.checks import DENOISING_STEPS, GUIDANCE, PROBABILITY, REPETITION, TEMPERATURE, TOKENS
 from lineas.cli.number_options import CALIBRATED, as_strength_or_calibrated, number, size_option, strength_option
-from lineas.cli.terminal import Terminal, terminal
+from lineas.cli.terminal import Terminal, say_aside, terminal
 from lineas.errors import LineasError
 from lineas.files.ownership import written_by
 from lineas.files.strict_json import dumps
@@ -26,13 +27,15 @@ from lineas.files.writing import write_text
 from lineas.intervention.intervention import Intervention
 from lineas.learning.interruption import place_of_unfinished
 from lineas.models import load
-from lineas.models.default_model import NAME
+from lineas.models.default_model import NAME, is_here
 from lineas.models.image import ImageModel
 from lineas.models.quiet import no_bars
 from lineas.models.text import TextModel
 from lineas.printable import escaped
 
 console = terminal()
+SECONDS = 10.0
+"""Time between two lines of progress where no bar can be drawn."""
 
 ModelArgument = Annotated[
     str | None,
@@ -111,11 +114,8 @@ def as_strengths(given: Sequence[str | float], intervention: Intervention) -> li
 def load_quietly(name: str | None, dtype: str = "auto") -> TextModel | ImageModel:
     """Load a model with a note instead of other libraries' progress bars."""
     no_bars()
-    terminal(stderr=True).print(
-        f"loading {name or NAME} (the default model's first time takes a minute)"
-        if name in (None, NAME)
-        else f"loading {name}"
-    )
+    first_time = name in (None, NAME) and not is_here()
+    say_aside(f"loading {name or NAME}{' (the first time takes a minute)' if first_time else ''}")
     with redirect_stderr(io.StringIO()):  # reading a GGUF draws a bar of its own
         return load(name, dtype=dtype)
 
@@ -175,7 +175,19 @@ def write_json(path: Path | None, content: dict[str, Any], verb: str) -> None:
 
 @contextmanager
 def progress_bar(label: str, total: int | None) -> Iterator[Any]:
-    """A bar on stderr; gives a function `advance(count, note="", total=None)`, the total where it was not known."""
+    """Show a bar on standard error, or off a terminal, as in a log, a line every ten seconds.
+
+    Args:
+        label: what goes on.
+        total: number of all steps; None where only `advance` will know.
+
+    Yields:
+        a function `advance(count, note="", total=None)`.
+    """
+    stderr = terminal(stderr=True)
+    if not stderr.is_terminal:
+        yield _lines_of_progress(label, total)
+        return
     columns = [
         TextColumn(label, markup=False),
         BarColumn(),
@@ -183,8 +195,7 @@ def progress_bar(label: str, total: int | None) -> Iterator[Any]:
         TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
     ]
-    stderr = terminal(stderr=True)
-    bar = Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+    bar = Progress(*columns, console=stderr, transient=True)
     task = bar.add_task(label, total=total, note="")
     try:
         with suppress(OSError):  # of a terminal that is gone, which ends no work
@@ -193,6 +204,22 @@ def progress_bar(label: str, total: int | None) -> Iterator[Any]:
     finally:
         with suppress(OSError):
             bar.stop()
+
+
+def _lines_of_progress(label: str, total: int | None) -> Callable[..., None]:
+    """Return a function that says how far the work is, at most every SECONDS."""
+    begun = last = time.monotonic()
+    done, whole = 0, total
+
+    def advance(count: int, note: str = "", total: int | None = None) -> None:
+        nonlocal last, done, whole
+        done, whole, now = done + count, total or whole, time.monotonic()
+        if now - last >= SECONDS:
+            last = now
+            far = f"{done} of {whole}" if whole else f"{done}"
+            say_aside(f"{label}: {far}{', ' if note else ''}{note}, {now - begun:.0f} s")
+
+    return advance
 
 
 def end_if_unfinished(learned: Intervention, out: Path) -> None:

@@ -35,8 +35,8 @@ from lineas.learning import LinEAS, learn
 from lineas.printable import as_label
 from lineas.prompts import read_prompts
 from lineas.reporting.plots import plot_learned
+from lineas.reporting.samples import texts_at
 from lineas.reporting.tables import failures
-from lineas.steering.steer import steer
 
 RECIPE = LinEAS(gamma=1e-4)
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -50,7 +50,9 @@ PROMPTS = (
 
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")] = Path("demo-output"),
-    model: Annotated[str | None, typer.Option(help="Hub id or folder; by default SmolLM2-135M-Instruct.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Hub id or folder; default: SmolLM2-135M-Instruct.")
+    ] = None,
     images: Annotated[
         bool, typer.Option("--images", help="Instead: a small image model learns night, and to leave out the sun.")
     ] = False,
@@ -88,10 +90,7 @@ def demo(
     talk.print(f"{len(costs)} steps in {seconds:.0f} s: distance to the polite side {costs[0]:.4f} -> {costs[-1]:.4f}")
 
     talk.rule("Four prompts, from untouched to full strength")
-    made = {}
-    for strength in STRENGTHS:
-        with steer(text_model, learned, strength=strength):
-            made[strength] = text_model.generate(PROMPTS, max_new_tokens=28)
+    made = texts_at(text_model, learned, STRENGTHS, PROMPTS, max_new_tokens=28)
     side_by_side(talk, list(PROMPTS), made)
 
     talk.rule("Effect and damage")

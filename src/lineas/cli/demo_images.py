@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lineas.cli.common import end_if_unfinished, load_quietly, progress_bar, say, write_json
 from lineas.cli.outputs import Output, check_outputs
-from lineas.cli.paint import STRENGTHS, STRIP, painted, write_strips
+from lineas.cli.paint import STRENGTHS, STRIP, write_strips
 from lineas.errors import LineasError
 from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.plan import Plan
@@ -22,6 +22,7 @@ from lineas.models.image import ImageModel
 from lineas.models.loading import SHAPES
 from lineas.printable import as_label
 from lineas.prompts import read_prompts
+from lineas.reporting.samples import pictures_at
 from lineas.reporting.tables import cell
 from lineas.sites import Pooling
 
@@ -81,7 +82,7 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
             table.add_row(as_label(row.strength), *cells)
         talk.print(table)
         shown = sides["prompts"][:PAINTED]
-        rows = painted(model, learned, STRENGTHS, shown)
+        rows = pictures_at(model, learned, STRENGTHS, shown)
         with writing.new_folder(out / lesson.prompts, KIND, force) as beside:
             write_strips(beside, rows, shown, STRENGTHS)
             learned.with_facts(name=lesson.prompts).save(beside / "intervention")

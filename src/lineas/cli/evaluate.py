@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lineas.checks import COUNT, SEEDS, SHOTS, STRENGTH, TOGETHER
+from lineas.checks import COUNT, SHOTS, STRENGTH, TOGETHER
 from lineas.cli.common import (
     DtypeOption,
     ForceOption,
@@ -34,32 +34,33 @@ from lineas.cli.evaluation_options import (
     ClassifierOption,
     JudgeOption,
     LimitOption,
+    NegativeOption,
     NeutralOption,
+    PositiveOption,
     PromptsOption,
+    SeedsOption,
     ShowsOption,
     names_of,
     old_settings,
     parts_of,
+    plan_of,
     show,
     steered_systems,
     worked_in,
 )
 from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs
-from lineas.cli.terminal import list_aside, say_aside
+from lineas.cli.terminal import list_aside
 from lineas.errors import LineasError
-from lineas.evaluation.classifiers import PROFANITY, Classifier, by_column, classifier, fitted
 from lineas.evaluation.evaluate import evaluate as measure
 from lineas.evaluation.evaluate import settings_of
 from lineas.evaluation.lm_harness import check_tasks
-from lineas.evaluation.plan import Plan
 from lineas.evaluation.results import Evaluation
 from lineas.evaluation.variants import Adapted, Prompted, System, Untouched
 from lineas.files.working_folder import check_claim, result
 from lineas.files.writing import write_text
 from lineas.measures import first_of
 from lineas.models.image import ImageModel
-from lineas.prompts import read_prompts
 from lineas.reporting.plots import plot_effect_and_damage
 from lineas.reporting.tables import failures, markdown
 
@@ -80,13 +81,8 @@ def evaluate(
         list[Path] | None, typer.Option(metavar="DIR ...", help="Also judge adapters of peft, such as LoRA.")
     ] = None,
     classifiers: ClassifierOption = None,
-    concept_classifier: Annotated[
-        str | None, typer.Option(metavar="NAME", hidden=True, help="The old name of --classifier concept=NAME.")
-    ] = None,
-    concept: Annotated[
-        str | None, typer.Option(metavar="FILE[:column]", help="Or fit one: texts that show the concept, ...")
-    ] = None,
-    not_concept: Annotated[str | None, typer.Option(metavar="FILE[:column]", help="... and texts that do not.")] = None,
+    positive: PositiveOption = None,
+    negative: NegativeOption = None,
     shows: ShowsOption = None,
     picture_judge: JudgeOption = None,
     tasks: Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="Tasks of lm-eval, such as mmlu.")] = None,
@@ -96,7 +92,7 @@ def evaluate(
         int | None, number("--fewshot", SHOTS, "Examples in the context of a task; default: the task's.")
     ] = None,
     limit: LimitOption = None,
-    seeds: Annotated[int, number("--seeds", SEEDS, "Sampling seeds, 0 to N - 1.")] = 1,
+    seeds: SeedsOption = 1,
     max_new_tokens: TokensOption = 32,
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 0.3,
@@ -111,40 +107,23 @@ def evaluate(
     other_model: OtherModelOption = False,
 ) -> None:
     """Measure effect (classifiers of continuations) and damage (perplexity, divergence, tasks) at each strength."""
-    reads = [prompts, neutral, model, intervention, adapter, concept, not_concept, task_path]
+    reads = [prompts, neutral, model, intervention, adapter, positive, negative, task_path]
     check_outputs("evaluate", json, Output("--out", out, None), force=force, inputs=reads)
     if out is not None:
         check_claim(out, KIND, old_settings)
     if shows is not None:
-        others = {"--neutral": neutral, "--tasks": tasks, "--adapter": adapter, "--prompt-baseline": prompt_baseline}
-        others |= {"--concept": concept, "--concept-classifier": concept_classifier}
-        foreign = [name for name, given in others.items() if given]
-        if foreign:
+        about_texts = {"--tasks": tasks, "--adapter": adapter, "--prompt-baseline": prompt_baseline}
+        if foreign := [name for name, given in about_texts.items() if given]:
             raise LineasError(f"{foreign[0]} is about texts; leave it out, or leave out --shows.")
-        if prompts is None:
-            raise LineasError("there is nothing to draw; give --prompts FILE.")
     if task_path is not None and not Path(task_path).is_dir():
         raise LineasError(f"there is no folder {task_path}; --task-path names one with task files of lm-eval.")
-    if shows is not None:
-        plan = Plan(read_prompts(prompts or "")[:limit], seeds=range(seeds), concept=shows, judge=picture_judge)
-    else:
-        plan = Plan(
-            prompts=read_prompts(prompts)[:limit] if prompts else [],
-            neutral=read_prompts(neutral)[:limit] if neutral else [],
-            classifiers=_classifiers(classifiers, concept_classifier, concept, not_concept) if prompts else {},
-            seeds=range(seeds),
-            sampling={
-                "max_new_tokens": max_new_tokens,
-                "temperature": temperature,
-                "top_p": top_p,
-                "repetition_penalty": repetition_penalty,
-                "batch_size": batch_size,
-            },
-            tasks=tasks or [],
-            task_path=task_path,
-            task_limit=task_limit,
-            fewshot=fewshot,
-        )
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+    sampling |= {"repetition_penalty": repetition_penalty, "batch_size": batch_size}
+    of_tasks = {"tasks": tasks or [], "task_path": task_path, "task_limit": task_limit, "fewshot": fewshot}
+    plan = plan_of(
+        prompts, neutral, classifiers, positive, negative, shows=shows, judge=picture_judge, seeds=seeds, limit=limit,
+        more={"sampling": sampling, **of_tasks},
+    )  # fmt: skip
     if not (plan.prompts or plan.neutral or plan.tasks):
         raise LineasError("there is nothing to measure; give --prompts, --neutral or --tasks.")
     if tasks:
@@ -162,7 +141,7 @@ def evaluate(
     changed = sum(system.strength != 0 for system in systems)
     whole = max(1, len(plan.prompts) * seeds * (len(systems) if shows is None else 1 + changed))
     files = {"prompts": prompts, "neutral": neutral, "interventions": intervention or [], "task_path": task_path}
-    files |= {"concept": concept, "not_concept": not_concept, "adapters": [str(folder) for folder in adapter or []]}
+    files |= {"positive": positive, "negative": negative, "adapters": [str(folder) for folder in adapter or []]}
     with worked_in(out, settings_of(loaded, systems, plan, out), force):
         with progress_bar("measuring" if shows is None else "drawing", whole) as advance:
             found = measure(loaded, systems, plan, out / PARTS if out else None, advance)
@@ -174,31 +153,12 @@ def evaluate(
             with result(out, TABLE) as beside:
                 write_text(beside, markdown(found))
             _plot(found, out, json)
+            say(json).print(f"wrote {out}: {EVALUATION}, {TABLE}{f', {PLOT}' if (out / PLOT).exists() else ''}")
     write_json(json, report, "evaluate")
     failed = failures(found.rows)
     if failed:
         list_aside(f"not measured: {failure}" for failure in failed)
         raise typer.Exit(1)
-
-
-def _classifiers(
-    given: list[str] | None, concept: str | None, shows: str | None, shows_not: str | None
-) -> dict[str, str | Classifier]:
-    """Return the classifiers by the columns of the table that they fill."""
-    if (shows is None) != (shows_not is None):
-        raise LineasError("fitting a classifier needs both --concept and --not-concept.")
-    if concept is not None:
-        if shows is not None:
-            raise LineasError("give either --concept-classifier or --concept and --not-concept, not both.")
-        say_aside("--concept-classifier NAME is called --classifier concept=NAME now; the old name goes away.")
-    named = by_column([*(given or [PROFANITY]), *([f"concept={concept}"] if concept is not None else [])])
-    found: dict[str, str | Classifier] = {column: classifier(name) for column, name in named.items()}
-    if shows is not None and shows_not is not None:
-        if "concept" in found:
-            raise LineasError("two classifiers would fill the column 'concept'; write COLUMN=NAME for the other one.")
-        found["concept"], area = fitted(read_prompts(shows), read_prompts(shows_not))
-        say_aside(f"concept classifier: area under the ROC curve {area:.3f} in a cross-validation")
-    return found
 
 
 def _plot(found: Evaluation, out: Path, json: Path | None) -> None:

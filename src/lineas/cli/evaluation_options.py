@@ -12,10 +12,12 @@ from rich.table import Table
 from torch import nn
 
 from lineas import signals
-from lineas.checks import COUNT
+from lineas.checks import COUNT, SEEDS
 from lineas.cli.common import accepts_other, say
 from lineas.cli.number_options import number
+from lineas.cli.terminal import say_aside
 from lineas.errors import LineasError
+from lineas.evaluation.classifiers import PROFANITY, Classifier, by_column, classifier, fitted
 from lineas.evaluation.plan import BATCH, Plan
 from lineas.evaluation.results import Evaluation
 from lineas.evaluation.variants import Steered
@@ -25,6 +27,7 @@ from lineas.files.working_folder import claimed, give_up
 from lineas.intervention.intervention import Intervention
 from lineas.measures import measure
 from lineas.printable import as_label
+from lineas.prompts import read_prompts
 from lineas.reporting.tables import cell, columns
 
 PromptsOption = Annotated[
@@ -47,23 +50,73 @@ ShowsOption = Annotated[
 JudgeOption = Annotated[
     str | None, typer.Option("--judge", metavar="NAME", help="Of pictures: clip, CLIP+DINO, or a folder.")
 ]
+PositiveOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE[:column]", help="Fit a classifier, column concept: texts that show the concept, ..."),
+]
+NegativeOption = Annotated[str | None, typer.Option(metavar="FILE[:column]", help="... and texts that do not.")]
+SeedsOption = Annotated[int, number("--seeds", SEEDS, "Number of sampling seeds, 0 to N - 1.")]
 LimitOption = Annotated[int | None, number("--limit", COUNT, "Only the first N prompts and sentences.")]
 EVALUATION, TABLE, PLOT, PARTS = "evaluation.json", "evaluation.md", "effect-damage.png", "parts"
 KIND = FolderKind("an evaluation", "evaluation", EVALUATION)
 
 
 def plan_of(
-    texts: Sequence[str],
-    sentences: Sequence[str],
-    classifiers: Mapping[str, str],
-    seeds: int,
+    prompts: str | None,
+    neutral: str | None,
+    classifiers: list[str] | None,
+    positive: str | None = None,
+    negative: str | None = None,
+    *,
     shows: str | None,
     judge: str | None,
+    seeds: int,
+    limit: int | None,
+    more: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Return what is measured at every strength or point: of pictures where `shows` names a concept, else of texts."""
+    """Return what is measured at every strength: of pictures where `shows` names a concept, else of texts.
+
+    Args:
+        prompts: file of the texts to continue, or of what to draw.
+        neutral: file of the neutral sentences.
+        classifiers: values of --classifier.
+        positive: file of texts that show a concept, on which a classifier is fitted.
+        negative: file of texts that do not.
+        shows: the concept that is looked for in pictures.
+        judge: name of the judge of pictures.
+        seeds: number of sampling seeds.
+        limit: number of prompts and sentences to take; None for all.
+        more: further fields of a plan of texts.
+
+    Raises:
+        LineasError: when options contradict each other, or a file cannot be read.
+    """
     if shows is not None:
-        return Plan(texts, seeds=range(seeds), concept=shows, judge=judge)
-    return Plan(texts, sentences, classifiers, range(seeds), {"batch_size": BATCH})
+        about_texts = {"--neutral": neutral, "--positive": positive, "--negative": negative}
+        if foreign := [name for name, given in about_texts.items() if given]:
+            raise LineasError(f"{foreign[0]} is about texts; leave it out, or leave out --shows.")
+        if prompts is None:
+            raise LineasError("there is nothing to draw; give --prompts FILE.")
+        return Plan(read_prompts(prompts)[:limit], seeds=range(seeds), concept=shows, judge=judge)
+    texts = read_prompts(prompts)[:limit] if prompts else []
+    sentences = read_prompts(neutral)[:limit] if neutral else []
+    judged = _classifiers(classifiers, positive, negative) if texts else {}
+    return Plan(texts, sentences, judged, range(seeds), **{"sampling": {"batch_size": BATCH}, **(more or {})})
+
+
+def _classifiers(given: list[str] | None, positive: str | None, negative: str | None) -> dict[str, str | Classifier]:
+    """Return the classifiers by the columns of the table that they fill."""
+    if (positive is None) != (negative is None):
+        raise LineasError("fitting a classifier needs both --positive and --negative.")
+    found: dict[str, str | Classifier] = dict(by_column(given or [PROFANITY]))
+    for name in found.values():
+        classifier(name)  # what cannot be loaded is refused now
+    if positive is not None and negative is not None:
+        if "concept" in found:
+            raise LineasError("two classifiers would fill the column 'concept'; write COLUMN=NAME for the other one.")
+        found["concept"], area = fitted(read_prompts(positive), read_prompts(negative))
+        say_aside(f"concept classifier: area under the ROC curve {area:.3f} in a cross-validation")
+    return found
 
 
 @contextmanager

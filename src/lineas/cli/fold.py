@@ -11,11 +11,14 @@ from rich.table import Table
 from lineas.checks import as_bytes
 from lineas.cli.common import (
     ForceOption,
+    InterventionOption,
     JsonOption,
+    ModelArgument,
     OtherModelOption,
     accepts_other,
     as_strength,
-    load_quietly,
+    load_interventions,
+    model_for,
     say,
     write_json,
 )
@@ -25,32 +28,31 @@ from lineas.errors import LineasError
 from lineas.folding.fold import DoesNotFoldError
 from lineas.folding.fold import fold as fold_in
 from lineas.folding.weights import Lost
-from lineas.intervention.intervention import Intervention
 from lineas.models import checkpoint
 from lineas.printable import as_label
 
 
 def fold(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id or folder.")],
-    intervention: Annotated[str, typer.Argument(metavar="DIR", help="Folder, name of a shipped one, or hub id.")],
+    intervention: InterventionOption,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The checkpoint to write.")],
+    model: ModelArgument = None,
     strength: Annotated[str, strength_option("How much of it: a number or calibrated.")] = "1",
     dtype: Annotated[
         str, typer.Option(help="checkpoint (as it is stored), float32, bfloat16 or float16.")
     ] = "checkpoint",
-    shard_size: Annotated[str, typer.Option(help="Of a file of weights, such as 5GB.")] = "5GB",
+    shard_size: Annotated[str, typer.Option(help="Largest size of a file of weights.")] = "5GB",
     json: JsonOption = None,
     force: ForceOption = False,
     other_model: OtherModelOption = False,
 ) -> None:
     """Write a plain checkpoint that does by itself what the intervention does to MODEL at a strength."""
     place = Output("--out", out, checkpoint.KIND)
-    check_outputs("fold", json, place, force=force, inputs=[model, intervention])
+    check_outputs("fold", json, place, force=force, inputs=[model, *intervention])
     largest = as_bytes(shard_size)
-    chosen = Intervention.load(intervention)
+    chosen = load_interventions(intervention)
     s = as_strength(strength, chosen)
     chosen.check_affine("folded")
-    base = load_quietly(model, dtype)
+    base = model_for(model, chosen, dtype)
     other = accepts_other(other_model, force, chosen, base.network)
     console = say(json)
     try:
@@ -68,7 +70,8 @@ def fold(
     provenance: dict[str, Any] = made.provenance or {}
     lost = str(Lost(**provenance["lost_to_rounding"]))
     console.print(
-        f"folded {intervention} at strength {as_label(s)} into {len(provenance['sites'])} sites of {base.name}: {out} "
+        f"folded {' + '.join(intervention)} at strength {as_label(s)} into {len(provenance['sites'])} sites of "
+        f"{base.name}: {out} "
         f"({provenance['architecture']}, {provenance['dtype']}{f', which loses {lost}' if lost else ''})"
     )
     write_json(json, {"out": str(out), **provenance}, "fold")

@@ -7,15 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from lineas.checks import COUNT, SEED, TOKENS
+from lineas.checks import COUNT, SEED
 from lineas.cli.common import (
     DtypeOption,
     ForceOption,
+    InterventionOption,
     JsonOption,
+    ModelArgument,
+    load_interventions,
     model_for,
     say,
     write_json,
 )
+from lineas.cli.method_options import MaxLengthOption
 from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
@@ -26,26 +30,26 @@ from lineas.prompts import described, draw, read_prompts
 
 
 def gate(
-    intervention: Annotated[str, typer.Argument(metavar="DIR", help="Folder, name of a shipped one, or hub id.")],
+    intervention: InterventionOption,
     control: Annotated[str, typer.Option(metavar="FILE[:column]", help="Neutral prompts that need no steering.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make for the gated intervention.")],
+    model: ModelArgument = None,
     source: Annotated[
         str | None,
         typer.Option(metavar="FILE[:column]", help="Prompts that need it; default: what it was learned from."),
     ] = None,
     samples: Annotated[int | None, number("--samples", COUNT, "Draw so many control prompts (by the seed).")] = None,
     components: Annotated[int, number("--components", COUNT, "Principal components that a gate looks at.")] = 8,
-    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Default: the one it was learned on.")] = None,
-    max_length: Annotated[int, number("--max-length", TOKENS, "Tokens of a prompt; the rest is cut.")] = 128,
-    seed: Annotated[int, number("--seed", SEED, "Of the draw.")] = 0,
+    max_length: MaxLengthOption = 128,
+    seed: Annotated[int, number("--seed", SEED, "Seed of the draw.")] = 0,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
     force: ForceOption = False,
 ) -> None:
     """Let every token have as much of an intervention as it looks like the prompts that need it."""
     place = Output("--out", out, artifact.KIND)
-    check_outputs("gate", json, place, force=force, inputs=[intervention, control, source, model])
-    learned = Intervention.load(intervention)
+    check_outputs("gate", json, place, force=force, inputs=[*intervention, control, source, model])
+    learned = load_interventions(intervention)
     needing = read_prompts(source) if source is not None else _learned_from(learned)
     neutral = draw(read_prompts(control), samples, seed)
     loaded = model_for(model, learned, dtype)

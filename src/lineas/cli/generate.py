@@ -36,7 +36,7 @@ from lineas.cli.outputs import check_outputs
 from lineas.errors import LineasError
 from lineas.printable import as_label, printable
 from lineas.prompts import read_prompts
-from lineas.steering.steer import steer
+from lineas.reporting.samples import texts_at
 
 
 class TokenChoice(str, Enum):
@@ -89,11 +89,11 @@ def generate(
     strengths = as_strengths(strength or (0, 1), chosen)
     text_model = text_model_for(model, chosen, dtype)
     other = accepts_other(other_model, force, chosen, text_model.network)
-    made: dict[float, list[str]] = {}
     with progress_bar("generating", len(texts) * len(strengths)) as advance:
-        for s in strengths:
-            with steer(text_model, chosen, strength=s, tokens=tokens.value, other_model=other):
-                made[s] = text_model.generate(texts, **sampling, seed=seed, chat=chat, progress=advance)
+        made = texts_at(
+            text_model, chosen, strengths, texts, tokens.value, other, **sampling, seed=seed, chat=chat,
+            progress=advance,
+        )  # fmt: skip
     side_by_side(say(json), texts, made)
     write_json(
         json,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lineas.checks import COUNT, DEVIATIONS, PAIR, RATE, SEED, STEPS, TOKENS, WEIGHT, as_bytes
+from lineas.checks import COUNT, SEED, as_bytes
 from lineas.cli.common import (
     DenoisingStepsOption,
     DtypeOption,
@@ -28,67 +27,41 @@ from lineas.cli.common import (
     say,
     write_json,
 )
+from lineas.cli.method_options import (
+    METHODS,
+    MaxLengthOption,
+    MemoryOption,
+    PoolingOption,
+    SitesOption,
+    method_of,
+    with_method_options,
+)
 from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
-from lineas.errors import LineasError
 from lineas.intervention import artifact
 from lineas.intervention.intervention import Intervention
-from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, MeanAcT, Method, check_sides
+from lineas.learning import check_sides
 from lineas.learning import learn as learn_intervention
 from lineas.learning.learn import drawn_from
 from lineas.prompts import draw, read_prompts
 from lineas.sites import as_pooling
 
-DEFAULTS = LinEAS()
-METHODS: dict[str, type[Method]] = {
-    "lineas": LinEAS,
-    "mean-act": MeanAcT,
-    "gaussian-act": GaussianAcT,
-    "lin-act": LinAcT,
-    "caa": CAA,
-    "iti-c": ITIc,
-    "aura": AurA,
-}
 
-
+@with_method_options()
 def learn(
     source: Annotated[str, typer.Option(metavar="FILE[:column]", help="Prompts of the behaviour to leave.")],
     target: Annotated[str, typer.Option(metavar="FILE[:column]", help="Prompts of the behaviour to reach.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make for the intervention.")],
     model: ModelArgument = None,
-    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "lineas",
-    sites: Annotated[
-        str | None,
-        typer.Option(metavar="REGEX", help="Modules that carry maps; default: the method's own (norms before MLPs)."),
-    ] = None,
+    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}, or MODULE:CLASS.")] = "lineas",
+    sites: SitesOption = None,
     samples: Annotated[
         int | None, number("--samples", COUNT, "Draw so many prompts a side at random (by the seed).")
     ] = None,
-    steps: Annotated[int | None, number("--steps", STEPS, f"Optimizer steps; default: {DEFAULTS.steps}.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="relative (default), adam or sgd.")] = None,
-    lr: Annotated[float | None, number("--lr", RATE, "Largest learning rate; default: by the optimizer.")] = None,
-    gamma: Annotated[
-        float | None, number("--gamma", WEIGHT, "Weight of the sparse group lasso; default: 0, which is dense.")
-    ] = None,
-    lambda_1: Annotated[float | None, number("--lambda-1", WEIGHT, "Weight of single neurons in it; 1.")] = None,
-    lambda_g: Annotated[float | None, number("--lambda-g", WEIGHT, "Weight of whole groups in it; 1.")] = None,
-    refit: Annotated[
-        bool, typer.Option("--refit", help="As many steps again, without the penalty, on the neurons that it has kept.")
-    ] = False,
-    batch_size: Annotated[int | None, number("--batch-size", PAIR, "Source prompts a step; default: all.")] = None,
-    foldable: Annotated[
-        bool, typer.Option("--foldable", help="Learn only what `lineas fold` can write into the weights.")
-    ] = False,
-    alpha: Annotated[float | None, number("--alpha", DEVIATIONS, "Deviations to move, of iti-c; default: 0.5.")] = None,
-    layers: Annotated[str | None, typer.Option(help="middle (default) or all, of caa.")] = None,
-    max_length: Annotated[int, number("--max-length", TOKENS, "Tokens of a prompt; the rest is cut.")] = 128,
-    pooling: Annotated[
-        str, typer.Option(help="mean of a prompt's tokens or pixels, or max, for what fills few of them.")
-    ] = "mean",
-    memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Beside the weights, such as 8GiB; default: half of the free."),
-    ] = None,
+    settings: Any = None,
+    max_length: MaxLengthOption = 128,
+    pooling: PoolingOption = "mean",
+    memory: MemoryOption = None,
     start: Annotated[
         str | None, typer.Option(metavar="DIR", help="Begin with the maps of this intervention; lineas alone.")
     ] = None,
@@ -111,22 +84,7 @@ def learn(
     """Learn an intervention from two files of prompts, neither paired nor of one length."""
     place = Output("--out", out, artifact.KIND)
     check_outputs("learn", json, place, force=force, inputs=[source, target, model, start, on])
-    recipe = method_of(
-        method,
-        {
-            "steps": steps,
-            "optimizer": optimizer,
-            "learning_rate": lr,
-            "gamma": gamma,
-            "lambda_1": lambda_1,
-            "lambda_g": lambda_g,
-            "refit": refit or None,
-            "batch_size": batch_size,
-            "foldable": foldable or None,
-            "alpha": alpha,
-            "layers": layers,
-        },
-    )
+    recipe = method_of(method, settings)
     pooled, allowed = as_pooling(pooling), None if memory is None else as_bytes(memory)
     begin = None if start is None else Intervention.load(start)
     below = load_interventions(on) if on else None
@@ -151,8 +109,9 @@ def learn(
             progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}", total),
         )
     seconds = time.perf_counter() - started
-    if gamma and learned.support() == 0:
-        warnings.warn(f"nothing was learned: --gamma {gamma:g} leaves no neuron; take a smaller one.", stacklevel=1)
+    if settings["gamma"] and learned.support() == 0:
+        gamma = f"--gamma {settings['gamma']:g}"
+        warnings.warn(f"nothing was learned: {gamma} leaves no neuron; take a smaller one.", stacklevel=1)
     learned = drawn_from(learned, {"source": source, "target": target}, samples).with_facts(name=out.name)
     end_if_unfinished(learned, out)
     save_or_rescue(learned, out, force)
@@ -172,19 +131,6 @@ def learn(
         },
         "learn",
     )
-
-
-def method_of(name: str, given: dict[str, Any]) -> Method:
-    """The method of a name, with the options that were given."""
-    if name not in METHODS:
-        raise LineasError(f"the method is one of {', '.join(METHODS)}, not '{name}'.")
-    settings = {key: value for key, value in given.items() if value is not None}
-    takes = [field.name for field in fields(METHODS[name])]
-    foreign = [key for key in settings if key not in takes]
-    if foreign:
-        option = {"learning_rate": "lr"}.get(foreign[0], foreign[0].replace("_", "-"))
-        raise LineasError(f"the method {name} does not take --{option}; leave it out.")
-    return METHODS[name](**settings)
 
 
 def _course(costs: list[float]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,12 +35,11 @@ from lineas.cli.outputs import Output, check_outputs
 from lineas.errors import LineasError
 from lineas.files import writing
 from lineas.files.ownership import FolderKind
-from lineas.intervention.intervention import Intervention
 from lineas.models.image import ImageModel
 from lineas.printable import as_label
 from lineas.prompts import read_prompts
 from lineas.reporting.image_grid import animate, strip
-from lineas.steering.steer import steer
+from lineas.reporting.samples import pictures_at
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 STRIP, ANIMATION = "strip.png", "strip.gif"
@@ -82,7 +81,7 @@ def paint(
     image_model = drawing(loaded, denoising_steps, guidance_scale, guidance, size)
     other = accepts_other(other_model, force, chosen, image_model.network)
     with progress_bar("painting", len(texts) * len(strengths)) as advance:
-        rows = painted(image_model, chosen, strengths, texts, seed, batch_size, other, advance)
+        rows = pictures_at(image_model, chosen, strengths, texts, seed, batch_size, other, advance)
     with writing.new_folder(out, KIND, force) as beside:
         labels = write_strips(beside, rows, texts, strengths)
         for i, row in enumerate(rows, 1):
@@ -103,25 +102,6 @@ def paint(
         },
         "paint",
     )
-
-
-def painted(
-    model: ImageModel,
-    intervention: Intervention,
-    strengths: Sequence[float],
-    prompts: Sequence[str],
-    seed: int = 0,
-    batch_size: int = 4,
-    other_model: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> list[list[Any]]:
-    """By prompt, one picture a strength."""
-    rows: list[list[Any]] = [[] for _ in prompts]
-    for strength in strengths:
-        with steer(model, intervention, strength, other_model=other_model):
-            for row, picture in zip(rows, model.generate(prompts, seed, batch_size, progress)):
-                row.append(picture)
-    return rows
 
 
 def write_strips(folder: Path, rows: list[list[Any]], prompts: Sequence[str], strengths: Sequence[float]) -> list[str]:

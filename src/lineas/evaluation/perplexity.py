@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 
 from lineas.errors import DESTROYED, LineasError
+from lineas.evaluation.variants import Change
 from lineas.models.scoring import predictions, scored_parts, token_mean
 from lineas.models.text import TextModel
 from lineas.models.text_batches import PaddedPart
@@ -56,7 +55,7 @@ def perplexity(model: TextModel, sentences: Sequence[str], max_length: int = 50,
 @torch.no_grad()
 def damages(
     model: TextModel,
-    applied: Callable[[], AbstractContextManager[Any]],
+    change: Change,
     sentences: Sequence[str],
     max_length: int = 50,
     prefix: str = "",
@@ -67,8 +66,8 @@ def damages(
     in nats. Both come of one pass of the changed and one of the untouched model.
 
     Args:
-        model: untouched.
-        applied: called without arguments, a context manager within which the model is changed.
+        model: a text model with the change in place.
+        change: the change, such as what `steer` returns.
         sentences: those with a single token are left out.
         max_length: tokens of a sentence; the rest is cut.
         prefix: what stands before each sentence in the changed model alone.
@@ -83,9 +82,9 @@ def damages(
     before = _prefix(model, prefix)
 
     def both(part: PaddedPart) -> list[torch.Tensor]:
-        plain = predictions(model, part).log_softmax(-1)
-        with applied():
-            changed = predictions(model, part, before).log_softmax(-1)
+        with change.off():
+            plain = predictions(model, part).log_softmax(-1)
+        changed = predictions(model, part, before).log_softmax(-1)
         divergence = token_mean(part, (plain.exp() * (plain - changed)).sum(-1)).clamp_min(0)
         return [_perplexity(part, changed), divergence]
 

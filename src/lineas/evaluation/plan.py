@@ -148,8 +148,14 @@ class Plan:
 
     @property
     def names(self) -> dict[str, Any]:
-        """The names of what judges, of a plan that knows it by names."""
-        return {"classifiers": dict(self.classifiers), "concept": self.concept, "judge": self.judge}
+        """The names of everything that judges, as JSON holds them."""
+        judges = {"judge": self.judge if self.judge is None or isinstance(self.judge, str) else self.judge.name}
+        named = {column: one if isinstance(one, str) else _name(one) for column, one in self.classifiers.items()}
+        return {"classifiers": named, "concept": self.concept, **judges}
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _is_classifier(given: Any) -> bool:

@@ -20,8 +20,37 @@ def interval(values: Sequence[float], level: float = 0.95, seed: int = 0) -> tup
     >>> interval([0.0, 1.0] * 200)
     (0.45, 0.5475)
     """
-    data = np.asarray(values, dtype=np.float64)
-    generator = np.random.default_rng(seed)
-    means = np.array([data[generator.integers(0, len(data), len(data))].mean() for _ in range(RESAMPLES)])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    means = _resampled_means(np.asarray([values], dtype=np.float64), seed)[0]
+    return _middle(means, level)
+
+
+def ratio_interval(
+    after: Sequence[float], before: Sequence[float], level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the ratio of two means over the same prompts (Efron 1979).
+
+    The same prompts are drawn for both, so that what makes some prompts harder than others cancels.
+
+    Args:
+        after: one number for each prompt.
+        before: one number for each prompt, in the same order; resamples whose mean is 0 are left out.
+        level: the share of resamples within.
+        seed: seed of the resampling.
+
+    >>> ratio_interval([2.0, 20.0, 200.0], [1.0, 10.0, 100.0])
+    (2.0, 2.0)
+    """
+    means = _resampled_means(np.asarray([after, before], dtype=np.float64), seed)
+    means = means[:, means[1] != 0]
+    return _middle(means[0] / means[1], level) if means.size else (0.0, float("inf"))
+
+
+def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
+    """Return the means of resampled columns, `[k, RESAMPLES]`, of values `[k, n]`."""
+    generator, n = np.random.default_rng(seed), values.shape[1]
+    return np.stack([values.take(generator.integers(0, n, n), axis=1).mean(1) for _ in range(RESAMPLES)], 1)
+
+
+def _middle(numbers: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(numbers, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

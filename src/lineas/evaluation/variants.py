@@ -19,6 +19,22 @@ from lineas.steering.steer import steer
 from lineas.versions import version_of
 
 
+class Change(Protocol):
+    """A change of a model that is in place."""
+
+    def off(self) -> AbstractContextManager[Any]:
+        """Return a block within which the model is as it was, to the bit."""
+        ...
+
+
+class Unchanged:
+    """No change at all."""
+
+    def off(self) -> AbstractContextManager[Any]:
+        """Return a block within which the model is as it was, which it is anyway."""
+        return nullcontext()
+
+
 class System(Protocol):
     """A way of changing a model, at a strength (0 is the untouched model)."""
 
@@ -31,7 +47,7 @@ class System(Protocol):
     @property
     def prefix(self) -> str: ...
 
-    def applied(self, model: Any) -> AbstractContextManager[Any]: ...
+    def applied(self, model: Any) -> AbstractContextManager[Change]: ...
 
     def identity(self) -> dict[str, Any]: ...
 
@@ -77,9 +93,9 @@ class Untouched:
     strength: float = field(default=0.0, init=False)
     prefix: str = field(default="", init=False)
 
-    def applied(self, model: TextModel | ImageModel) -> AbstractContextManager[Any]:
-        """Nothing is changed within the block."""
-        return nullcontext()
+    def applied(self, model: TextModel | ImageModel) -> AbstractContextManager[Change]:
+        """Return a block within which nothing is changed."""
+        return nullcontext(Unchanged())
 
     def identity(self) -> dict[str, Any]:
         """What tells its results from those of others."""
@@ -115,8 +131,8 @@ class Steered:
             )
         object.__setattr__(self, "strength", _strength(self.name, self.strength))
 
-    def applied(self, model: TextModel | ImageModel) -> AbstractContextManager[Any]:
-        """Within the block the model is steered."""
+    def applied(self, model: TextModel | ImageModel) -> AbstractContextManager[Change]:
+        """Return a block within which the model is steered."""
         return steer(model, self.intervention, self.strength, other_model=self.other_model)
 
     def identity(self) -> dict[str, Any]:
@@ -147,9 +163,9 @@ class Prompted:
         """What stands before every text."""
         return self.text + "\n"
 
-    def applied(self, model: TextModel) -> AbstractContextManager[Any]:
-        """Nothing is changed within the block."""
-        return nullcontext()
+    def applied(self, model: TextModel) -> AbstractContextManager[Change]:
+        """Return a block within which nothing is changed."""
+        return nullcontext(Unchanged())
 
     def identity(self) -> dict[str, Any]:
         """What tells its results from those of others."""
@@ -175,8 +191,8 @@ class Adapted:
     def __post_init__(self) -> None:
         object.__setattr__(self, "strength", _strength(self.name, self.strength))
 
-    def applied(self, model: TextModel) -> AbstractContextManager[Any]:
-        """Within the block the model carries the adapter."""
+    def applied(self, model: TextModel) -> AbstractContextManager[Change]:
+        """Return a block within which the model carries the adapter."""
         return attached(model.network, Path(self.folder), self.strength)
 
     def identity(self) -> dict[str, Any]:
@@ -188,11 +204,12 @@ class Adapted:
         }
 
 
-def of_interventions(interventions: Mapping[str, Intervention], strengths: Sequence[float]) -> list[System]:
+def of_interventions(interventions: Mapping[str, Intervention], strengths: float | Sequence[float]) -> list[System]:
     """Return every intervention at every strength, and the untouched model where 0 is among them.
 
     >>> [(one.name, one.strength) for one in of_interventions({}, (0, 1))]
     [('untouched', 0.0)]
     """
-    untouched: list[System] = [Untouched()] if 0 in strengths else []
-    return [*untouched, *(Steered(name, one, s) for name, one in interventions.items() for s in strengths if s != 0)]
+    several = [strengths] if isinstance(strengths, (int, float)) else strengths
+    untouched: list[System] = [Untouched()] if 0 in several else []
+    return [*untouched, *(Steered(name, one, s) for name, one in interventions.items() for s in several if s != 0)]

@@ -24,6 +24,7 @@ from lineas.intervention.maps import AffineMap, as_number
 from lineas.intervention.model_identity import accepts_other, identifying_module
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
+from lineas.modules import type_name
 from lineas.steering.exclusive import exclusively
 from lineas.steering.strength import warn_if_outside
 from lineas.versions import stamp
@@ -36,13 +37,17 @@ class DoesNotFoldError(LineasError):
 
     Args:
         reasons: by site name, why not.
-        of: how many sites there are.
+        of: number of sites in all.
+        advice: what to do about them, such as ", leave them out".
     """
 
-    def __init__(self, reasons: dict[str, str], of: int) -> None:
+    def __init__(self, reasons: dict[str, str], of: int, advice: str = "") -> None:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        super().__init__(f"{len(reasons)} of {of} sites do not fold: {listed}.")
-        self.reasons, self.of = reasons, of
+        super().__init__(f"{len(reasons)} of {of} sites do not fold{advice}: {listed}.")
+        self.reasons, self.of, self._advice = reasons, of, advice
+
+    def __reduce__(self) -> tuple[Any, ...]:  # so that it goes from one process to another
+        return type(self), (self.reasons, self.of, self._advice)
 
 
 @exclusively
@@ -240,7 +245,7 @@ def _provenance(
         "strength": strength,
         "sites": {name: {"weight": name, "shift_in": list(at.shift)} for name, at in places.items()},
         "intervention": intervention.facts,
-        "dtype": str(made.dtype).removeprefix("torch."),
+        "dtype": type_name(made.dtype),
         "lost_to_rounding": asdict(lost),
         **stamp(),
     }

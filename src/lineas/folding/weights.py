@@ -14,7 +14,7 @@ from lineas.errors import LineasError
 from lineas.folding.adaptive_norms import Modulation, with_map
 from lineas.folding.probes import norm_offset
 from lineas.intervention.maps import AffineMap
-from lineas.modules import is_linear, is_quantised
+from lineas.modules import is_linear, is_quantised, type_name
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def new_weights(module: Any, taken: Taken, kind: torch.dtype) -> tuple[dict[str,
     for key, value in new.items():
         if not bool(value.isfinite().all()):
             raise LineasError(
-                f"the {key} that takes the map at {taken.sites[0]} is not finite in {_name(value.dtype)}, so nothing "
-                "was folded; take a smaller strength, or a type that holds more."
+                f"the {key} that takes the map at {taken.sites[0]} is not finite in {type_name(value.dtype)}, so "
+                "nothing was folded; take a smaller strength, or a type that holds more."
             )
     lost = Lost()
     if "weight" in new:
@@ -193,7 +193,3 @@ def _count(before: torch.Tensor, exact: torch.Tensor, new: torch.Tensor) -> tupl
     size = wanted.square().sum(1)
     got = ((new.float() - before.float()) * wanted).sum(1) if new.dtype != torch.float32 else size
     return int(((size > 0) & (got < size / 2)).sum()), int((size > 0).sum())
-
-
-def _name(kind: torch.dtype) -> str:
-    return str(kind).removeprefix("torch.")

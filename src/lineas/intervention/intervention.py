@@ -105,7 +105,7 @@ class Intervention:
         """
         found = self.facts.get("calibration")
         if found is None:
-            raise LineasError("this intervention has no calibrated strength; lineas calibrate DIR finds one.")
+            raise LineasError("this intervention has no calibrated strength; lineas calibrate finds one.")
         check_facts({"calibration": found})
         return float(found["strength"])
 

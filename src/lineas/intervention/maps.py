@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lineas.errors import LineasError, kind_of, shown
+from lineas.modules import type_name
 
 SUPPORT_TOLERANCE = 1e-5
 """A neuron is touched when `|scale - 1|` or `|shift|` exceeds this."""
@@ -216,8 +217,8 @@ def check_numbers(value: Any, what: str) -> None:
     if not isinstance(value, torch.Tensor):
         raise LineasError(f"{what} is a tensor of numbers, not {_kind(value)}; torch.tensor(...) makes one.")
     if value.dtype not in FLOATS:
-        kinds = ", ".join(map(_name, FLOATS))
-        raise LineasError(f"{what} is a tensor of one of {kinds}, not of {_name(value.dtype)}.")
+        kinds = ", ".join(map(type_name, FLOATS))
+        raise LineasError(f"{what} is a tensor of one of {kinds}, not of {type_name(value.dtype)}.")
     if value.layout is not torch.strided or value.is_meta:
         raise LineasError(f"{what} is a plain tensor in memory, not a {'meta' if value.is_meta else 'sparse'} one.")
 
@@ -262,12 +263,8 @@ def _few(numbers: torch.Tensor) -> torch.Tensor:
 def _kind(value: Any) -> str:
     """Return what a value is, in a message."""
     if isinstance(value, torch.Tensor):
-        return f"a tensor {list(value.shape)} of {_name(value.dtype)}"
+        return f"a tensor {list(value.shape)} of {type_name(value.dtype)}"
     return shown(value) if isinstance(value, str) else kind_of(value)
-
-
-def _name(kind: torch.dtype) -> str:
-    return str(kind).removeprefix("torch.")
 
 
 def affine(z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, axis: int = -1) -> torch.Tensor:

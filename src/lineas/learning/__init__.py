@@ -7,13 +7,14 @@ from lineas.learning.gamma_path import Solution, gamma_path
 from lineas.learning.gating import gate
 from lineas.learning.iti import ITIc
 from lineas.learning.learn import check_sides, learn
-from lineas.learning.lineas import LinEAS
+from lineas.learning.lineas import DivergedError, LinEAS
 from lineas.learning.lofit_rl import LoFITRL
 from lineas.learning.method import Fit, Method, Task
 
 __all__ = [
     "CAA",
     "AurA",
+    "DivergedError",
     "Fit",
     "GaussianAcT",
     "ITIc",

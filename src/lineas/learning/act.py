@@ -12,10 +12,11 @@ from typing import ClassVar
 import torch
 
 from lineas.intervention.maps import AffineMap
-from lineas.learning.capture import Part, capture, capture_part, samples
+from lineas.learning.capture import capture, capture_part, stacked
 from lineas.learning.memory import largest_part
 from lineas.learning.method import ATTENTION_OUT, Fit, FitMap, Task, acting, distance
 from lineas.learning.transport import gaussian_map, linear_map, mean_map
+from lineas.models.samples import Part
 from lineas.sites import Site
 from lineas.steering.exclusive import exclusively
 from lineas.steering.hooks import Edit, edited
@@ -89,8 +90,8 @@ def fit_layerwise(task: Task, fit_map: FitMap) -> Fit:
     model, sites = task.model, task.sites
     reached = task.target_activations()  # [m, d] or [m, k, d] a site
     neurons = sum(v[0].numel() for v in reached.values())
-    limit = largest_part(model, task.source, task.max_length, sites, neurons, task.memory, backward=False)
-    batch = model.batch(task.source, task.max_length, limit)
+    limit = largest_part(model, task.source, sites, neurons, task.memory, backward=False)
+    batch = task.source.batch(limit)
     first, *others = batch.parts
     maps: dict[str, AffineMap] = {}
     if not others:
@@ -102,7 +103,7 @@ def fit_layerwise(task: Task, fit_map: FitMap) -> Fit:
     for name in capture_part(model, first, sites):  # in the order in which they run
         with edited(model.network, {by_name[done]: acting(map_, by_name[done]) for done, map_ in maps.items()}):
             before = capture(model, batch, [by_name[name]], task.pooling)[name]
-        maps[name] = task.fitted(name, fit_map, samples(before), samples(reached[name]))
+        maps[name] = task.fitted(name, fit_map, stacked(before), stacked(reached[name]))
         left[name] = maps[name](before)
     return Fit(maps, [distance(left, reached) if task.pooling == "mean" else task.cost(maps, reached)])
 
@@ -120,7 +121,7 @@ def _fit_within_a_pass(
             calls = before[site.name]
             if len(calls) < target.shape[1]:
                 calls.append(part.pool(z, site, task.pooling))
-                few = samples(target[:, : len(calls)])
+                few = stacked(target[:, : len(calls)])
                 maps[site.name] = task.fitted(site.name, fit_map, torch.cat(calls), few)
             return maps[site.name](z, site.axis)
 

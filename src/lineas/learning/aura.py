@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from lineas.intervention.maps import AffineMap
-from lineas.learning.capture import samples
+from lineas.learning.capture import stacked
 from lineas.learning.method import MLP_LINEARS, Fit, Task
 from lineas.steering.exclusive import exclusively
 
@@ -27,7 +27,7 @@ class AurA:
     def fit(self, task: Task) -> Fit:
         """Learn one map a site."""
         left, reached = task.source_activations("max"), task.target_activations("max")
-        maps = {name: task.fitted(name, dampening_map, samples(u), samples(reached[name])) for name, u in left.items()}
+        maps = {name: task.fitted(name, dampening_map, stacked(u), stacked(reached[name])) for name, u in left.items()}
         return Fit(maps, [task.cost(maps)])
 
 

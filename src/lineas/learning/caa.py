@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from lineas.errors import LineasError
-from lineas.learning.capture import samples
+from lineas.checks import check_settings
+from lineas.learning.capture import stacked
 from lineas.learning.method import BLOCK, Fit, Task
 from lineas.learning.transport import mean_map
 from lineas.steering.exclusive import exclusively
@@ -20,7 +20,8 @@ class CAA:
     arXiv 2312.06681, equation 1; here means over unpaired prompts and all their tokens). Nothing is random in it.
 
     Args:
-        layers: "middle" adds the vector at the middle one of the sites alone, as its authors found best; "all" at each.
+        layers: where the vector is added, "middle" or "all". "middle" is the middle one of the sites alone, which its
+            authors found best.
     """
 
     default_sites: ClassVar[str | None] = BLOCK
@@ -28,8 +29,7 @@ class CAA:
     layers: Literal["middle", "all"] = "middle"
 
     def __post_init__(self) -> None:
-        if self.layers not in ("middle", "all"):
-            raise LineasError(f"the layers of CAA are 'middle' or 'all', not {self.layers!r}.")
+        check_settings(self)
 
     @exclusively
     def fit(self, task: Task) -> Fit:
@@ -37,5 +37,5 @@ class CAA:
         if self.layers == "middle":
             task = replace(task, sites=[task.sites[len(task.sites) // 2]])
         left, reached = task.source_activations(), task.target_activations()
-        maps = {name: task.fitted(name, mean_map, samples(u), samples(reached[name])) for name, u in left.items()}
+        maps = {name: task.fitted(name, mean_map, stacked(u), stacked(reached[name])) for name, u in left.items()}
         return Fit(maps, [task.cost(maps, reached)])

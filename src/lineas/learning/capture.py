@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol
@@ -15,46 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from lineas.errors import LineasError
 from lineas.learning.transport import Quantiles
+from lineas.models.samples import Batch, Part, Samples
 from lineas.modules import repeated
 from lineas.sites import Pooling, Reading, Site
 from lineas.steering import contexts
-
-
-class Part(Protocol):
-    """Samples that run together: which rows of the batch they are, how one activation is pooled to `[b, d]`, how often
-    a site is read in a run (None: as often as it is reached), and what holds while they run, also while parts of the
-    network run again."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def rows(self) -> torch.Tensor: ...
-
-    def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor: ...
-
-    def passes(self, site: Site) -> int | None: ...
-
-    def running(self, network: nn.Module) -> AbstractContextManager[Any]: ...
-
-
-class Batch(Protocol):
-    """Samples ready to run, in parts.
-
-    `at_once`: whether one backward pass may go through all of them; `limit`: the size from which on a part is too long.
-    """
-
-    @property
-    def at_once(self) -> bool: ...
-
-    @property
-    def limit(self) -> int | None: ...
-
-    @property
-    def parts(self) -> Sequence[Any]: ...
-
-    @property
-    def size(self) -> int: ...
 
 
 class Model(Protocol):
@@ -73,15 +37,16 @@ class Model(Protocol):
 
     def default_sites(self, pattern: str | None) -> list[Site]: ...
 
-    def batch(self, prompts: Sequence[str], max_length: int = ..., limit: int | None = ...) -> Any: ...
+    def samples(self, prompts: Sequence[str], max_length: int = ...) -> Samples[Any]: ...
 
     def run(self, part: Any) -> None: ...
 
 
-def warn_if_cut(batch: Any, prompts: str) -> None:
-    """Warn where prompts of a batch, such as "32 source prompts", were longer than what is read of them."""
-    if batch.truncated:
-        warnings.warn(f"{batch.truncated} of {prompts} were cut at {batch.longest} tokens.", stacklevel=3)
+def warn_if_cut(samples: Samples[Any], side: str = "") -> None:
+    """Warn where prompts, of the "source " say, were longer than what is read of them."""
+    if samples.truncated:
+        cut = f"{samples.truncated} of {len(samples)} {side}prompts were cut at {samples.longest} tokens."
+        warnings.warn(cut, stacklevel=3)
 
 
 SOME_TOKENS = 1024
@@ -94,20 +59,22 @@ class _AllSeen(Exception):
 
 @torch.no_grad()
 def activations(
-    model: Model, prompts: Sequence[str], sites: Sequence[Site], max_length: int = 128, pooling: Pooling = "mean"
+    model: Model, samples: Samples[Any], sites: Sequence[Site], pooling: Pooling = "mean"
 ) -> dict[str, torch.Tensor]:
-    """`capture` of prompts, without gradients and little by little."""
-    return capture(model, model.batch(prompts, max_length, SOME_TOKENS), sites, pooling)
+    """Return the samples' activations as `capture` does, without gradients and in small parts."""
+    return capture(model, samples.batch(SOME_TOKENS), sites, pooling)
 
 
-def capture(model: Model, batch: Batch, sites: Sequence[Site], pooling: Pooling = "mean") -> dict[str, torch.Tensor]:
+def capture(
+    model: Model, batch: Batch[Any], sites: Sequence[Site], pooling: Pooling = "mean"
+) -> dict[str, torch.Tensor]:
     """The activation of every sample at every site, averaged over its tokens (or pixels).
 
     The forward pass ends at the last site; gradients flow when they are enabled.
 
     Args:
         model: what to run.
-        batch: n samples, from `model.batch`.
+        batch: n samples, from `model.samples(prompts).batch()`.
         sites: where to read, after whatever edits are in place there.
         pooling: "mean" over a sample's tokens, or "max".
 
@@ -129,13 +96,13 @@ def capture(model: Model, batch: Batch, sites: Sequence[Site], pooling: Pooling 
     return {name: torch.cat(parts)[back] for name, parts in pooled.items()}
 
 
-def samples(pooled: torch.Tensor) -> torch.Tensor:
+def stacked(pooled: torch.Tensor) -> torch.Tensor:
     """What `capture` gives of a site, `[n, d]` or `[n, k, d]`, as samples that one map serves, `[n k, d]`."""
     return pooled.reshape(-1, pooled.shape[-1])
 
 
 def backpropagate(
-    model: Model, batch: Batch, sites: Sequence[Site], targets: Mapping[str, Quantiles], pooling: Pooling = "mean"
+    model: Model, batch: Batch[Any], sites: Sequence[Site], targets: Mapping[str, Quantiles], pooling: Pooling = "mean"
 ) -> torch.Tensor:
     """The cost of a batch, averaged over sites; its gradient is added to whatever the activations depend on.
 
@@ -146,7 +113,7 @@ def backpropagate(
 
     Args:
         model: what to run, with the edits that are learned in place.
-        batch: n samples, from `model.batch`.
+        batch: n samples, from `model.samples(prompts).batch()`.
         sites: where to read.
         targets: by site name, for n samples.
         pooling: "mean" over a sample's tokens, or "max".

@@ -60,7 +60,8 @@ class Objective:
         on: Intervention | None = None,
     ) -> None:
         allowed = None if memory is None else as_bytes(memory)
-        self._task = Task(model, source, target, sites, max_length=max_length, pooling=pooling, memory=allowed)
+        encoded = [model.samples(prompts, max_length) for prompts in (source, target)]
+        self._task = Task(model, encoded[0], encoded[1], sites, pooling=pooling, memory=allowed)
         self._on = on
 
     def at(self, learned: Intervention, method: LinEAS) -> tuple[float, float]:
@@ -95,8 +96,7 @@ class Objective:
     def _batch(self) -> Any:
         """The source, in parts that fit; first asked for with maps in place."""
         task, neurons = self._task, sum(v.shape[-1] for v in self._sides[0].values())
-        limit = largest_part(task.model, task.source, task.max_length, task.sites, neurons, task.memory)
-        return task.model.batch(task.source, task.max_length, limit)
+        return task.source.batch(largest_part(task.model, task.source, task.sites, neurons, task.memory))
 
     def _missing(self, maps: Mapping[str, AffineMap], method: LinEAS) -> tuple[float, float]:
         """The cost of maps, and the norm of what is missing for them to be optimal."""

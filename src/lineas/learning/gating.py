@@ -12,9 +12,9 @@ from lineas.checks import COUNT, SEED, TOKENS, as_texts
 from lineas.errors import DESTROYED, LineasError
 from lineas.intervention.gate import Gate
 from lineas.intervention.intervention import Intervention
-from lineas.learning.capture import SOME_TOKENS, Model, capture_part, samples, warn_if_cut
+from lineas.learning.capture import SOME_TOKENS, Model, capture_part, stacked, warn_if_cut
 from lineas.models.frozen import frozen
-from lineas.modules import weights_type
+from lineas.modules import type_name, weights_type
 from lineas.prompts import described
 from lineas.sites import Site
 from lineas.steering.exclusive import exclusively
@@ -110,7 +110,7 @@ def gate(
         "components": components,
         "max_length": max_length,
         "seed": seed,
-        "dtype": str(weights_type(model.network)).removeprefix("torch."),
+        "dtype": type_name(weights_type(model.network)),
         "data": {"source": described(source), "control": described(control)},
         "area": mean(one.area for one in told.values()),
         "sites": {name: asdict(one) for name, one in told.items()},
@@ -124,14 +124,14 @@ def tokens(
     model: Model, prompts: Sequence[str], sites: Sequence[Site], max_length: int = 128, seed: int = 0
 ) -> dict[str, torch.Tensor]:
     """Every token's (or pixel's) activation: by site name, float32 `[t, d]`, at most MOST of them at random."""
-    batch = model.batch(prompts, max_length, SOME_TOKENS)
-    warn_if_cut(batch, f"{len(prompts)} prompts")
+    encoded = model.samples(prompts, max_length)
+    warn_if_cut(encoded)
     seen: dict[str, list[Ranked]] = {site.name: [] for site in sites}
     generator = torch.Generator().manual_seed(seed)
     with frozen(model.network):
-        for part in batch.parts:
+        for part in encoded.batch(SOME_TOKENS).parts:
             for name, activation in capture_part(model, part, sites, "none").items():
-                z = samples(activation)
+                z = stacked(activation)
                 seen[name].append((z, torch.rand(len(z), generator=generator)))
                 if sum(len(rank) for _, rank in seen[name]) > 2 * MOST:  # never hold much more than is kept
                     seen[name] = [_thinned(seen[name])]

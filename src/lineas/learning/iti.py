@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
 import torch
 
-from lineas.checks import DEVIATIONS, check_fields
+from lineas.checks import DEVIATIONS, check_settings, within
 from lineas.errors import LineasError
 from lineas.intervention.maps import AffineMap
-from lineas.learning.capture import samples
+from lineas.learning.capture import stacked
 from lineas.learning.method import ATTENTION_OUT, Fit, Task
 from lineas.steering.exclusive import exclusively
 
@@ -25,22 +25,22 @@ class ITIc:
     section 3; on whole attention outputs as in arXiv 2410.23054). The activations are those of the untouched network.
 
     Args:
-        alpha: deviations to move at strength 1; 0.5 in the comparison of arXiv 2503.10679.
+        alpha: number of deviations to move at strength 1; 0.5 in the comparison of arXiv 2503.10679.
     """
 
     default_sites: ClassVar[str | None] = ATTENTION_OUT
 
-    alpha: float = 0.5
+    alpha: float = field(default=0.5, metadata=within(DEVIATIONS))
 
     def __post_init__(self) -> None:
-        check_fields(self, alpha=DEVIATIONS)
+        check_settings(self)
 
     @exclusively
     def fit(self, task: Task) -> Fit:
         """Learn one map a site."""
         left, reached = task.source_activations(), task.target_activations()
         fit_map = partial(probe_map, alpha=self.alpha)
-        maps = {name: task.fitted(name, fit_map, samples(u), samples(reached[name])) for name, u in left.items()}
+        maps = {name: task.fitted(name, fit_map, stacked(u), stacked(reached[name])) for name, u in left.items()}
         return Fit(maps, [task.cost(maps, reached)])
 
 

@@ -24,7 +24,7 @@ from lineas.learning.lineas import LinEAS
 from lineas.learning.method import Method, Progress, Task, overflown
 from lineas.models.frozen import frozen
 from lineas.models.trial import outputs
-from lineas.modules import is_linear, is_norm
+from lineas.modules import is_linear, is_norm, type_name, weights_type
 from lineas.printable import shortened
 from lineas.prompts import described
 from lineas.sites import Pooling, Site, as_pooling
@@ -98,8 +98,9 @@ def learn(
         )
     chosen = model.sites(sites) if sites is not None else model.default_sites(method.default_sites)
     check_sides(source, target)
-    for side, prompts in (("source", source), ("target", target)):
-        warn_if_cut(model.batch(prompts, max_length), f"{len(prompts)} {side} prompts")
+    samples = {side: model.samples(prompts, max_length) for side, prompts in (("source", source), ("target", target))}
+    for side, encoded in samples.items():
+        warn_if_cut(encoded, f"{side} ")
     bar = tqdm(desc=type(method).__name__, disable=progress is not True)
 
     reported = 0
@@ -116,14 +117,24 @@ def learn(
     settings = {one.name: getattr(method, one.name) for one in fields(method)}
     begin = None if start is None else _on_sites(start, chosen, model.network)
     known = {  # all that can fail is asked before the work
-        "dtype": _dtype(model.network),
+        "dtype": type_name(weights_type(model.network)),
         **model.facts,
         "data": {"source": described(source), "target": described(target)},
         "folds": _folds(model.network, chosen),
         **stamp(),
     }
     base = _base(model)
-    task = Task(model, source, target, chosen, seed, max_length, pooling, allowed, report, begin, within_support)
+    task = Task(
+        model,
+        **samples,
+        sites=chosen,
+        seed=seed,
+        pooling=pooling,
+        memory=allowed,
+        progress=report,
+        start=begin,
+        within=within_support,
+    )
     with bar, frozen(model.network), nullcontext() if on is None else steer(model, on):
         fit = method.fit(task)
         if not reported and fit.costs:  # a method without steps
@@ -159,11 +170,6 @@ def learn(
             stacklevel=2,
         )
     return learned if _moves(model, learned, source, max_length) else learned.with_facts(moves_output=False)
-
-
-def _dtype(network: nn.Module) -> str:
-    """The type of a network's weights, in a word."""
-    return str(next((p.dtype for p in network.parameters()), "unknown")).removeprefix("torch.")
 
 
 def _folds(network: nn.Module, sites: Sequence[Site]) -> dict[str, str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
-from lineas.checks import PAIR, RATE, STEPS, WEIGHT, check_fields, check_switches
+from lineas.checks import PAIR, RATE, STEPS, WEIGHT, check_settings, within
 from lineas.errors import LineasError
+from lineas.folding.fold import DoesNotFoldError
 from lineas.folding.slots import slots
 from lineas.intervention.maps import AffineMap
 from lineas.learning import penalty
@@ -34,6 +35,23 @@ NOTHING = 1e-6
 """A cost below this share of the target's mean square is only rounding: equal sides do not count as blowing up."""
 
 
+class DivergedError(LineasError):
+    """The end of a learning whose steps were too large.
+
+    Args:
+        what: what is not finite or too large, and at which step.
+        rate: the learning rate.
+    """
+
+    def __init__(self, what: str, rate: float) -> None:
+        self.rate, self.suggestion = rate, float(f"{rate / 10:.2g}")
+        self._what = what
+        super().__init__(f"{what} with learning rate {rate:.3g}; nothing was learned, try {self.suggestion:.2g}.")
+
+    def __reduce__(self) -> tuple[Any, ...]:  # so that it goes from one process to another
+        return type(self), (self._what, self.rate)
+
+
 @dataclass(frozen=True)
 class LinEAS:
     """End-to-end learning of affine maps with a 1-D Wasserstein cost at all sites and a sparse group lasso.
@@ -43,41 +61,40 @@ class LinEAS:
     by proximal gradient steps with a cosine schedule from the learning rate to a thousandth of it.
 
     Args:
-        steps: optimizer steps.
-        optimizer: "relative", "adam" or "sgd". "relative" is Adam whose steps are measured in deviations: of a shift in
-            the standard deviation of its neuron over all prompts, of a scale in SCALE_UNIT; with a warm-up. So one rate
-            serves neurons, layers and models whose activations differ by orders of magnitude. "adam" (betas 0.9, 0.9)
-            and "sgd" (no momentum) are the paper's, their steps in the activations' own units.
-        learning_rate: the largest; None: 0.1 with "relative", 0.01 with "adam", and with "sgd" `0.01 L d / n` (L sites
-            of d neurons, n prompts a step), which undoes the cost's division by L d and its sum over n.
-        gamma: weight of the penalty; 0 is dense, larger is sparser.
-        lambda_1: share of single neurons in the penalty.
-        lambda_g: share of whole groups (the scales or the shifts of a site) in the penalty.
-        refit: as many steps again, without the penalty, on the neurons that it has kept: the penalty selects, and then
-            no longer shrinks.
-        batch_size: source prompts a step, drawn anew each time; None takes all. The target stays whole: the exact
-            quantile coupling compares any number with it.
-        foldable: learn only what `lineas.fold` can write into weights: scales alone where no bias takes a shift.
+        steps: number of optimizer steps.
+        optimizer: optimizer, "relative", "adam" or "sgd". "relative" is Adam whose steps are measured in deviations: of
+            a shift in the standard deviation of its neuron over all prompts, of a scale in SCALE_UNIT; with a warm-up.
+            So one rate serves neurons, layers and models whose activations differ by orders of magnitude. "adam" (betas
+            0.9, 0.9) and "sgd" (no momentum) are the paper's, their steps in the activations' own units.
+        learning_rate: largest learning rate. Where it is None, it is 0.1 with "relative", 0.01 with "adam", and with
+            "sgd" `0.01 L d / n` (L sites of d neurons, n prompts a step), which undoes the cost's division by L d and
+            its sum over n.
+        gamma: weight of the sparse group lasso; 0 changes every neuron, more changes fewer.
+        lambda_1: weight of single neurons in the penalty.
+        lambda_g: weight of whole groups (the scales or the shifts of a site) in the penalty. With 0 supports are
+            smallest.
+        refit: learn as many steps again without the penalty, on the neurons that it has kept. So the penalty selects,
+            and then no longer shrinks.
+        batch_size: number of source prompts in a step, drawn anew each time; None takes all. The target stays whole:
+            the exact quantile coupling compares any number with it.
+        foldable: learn only what `lineas fold` can write into weights: scales alone where no bias takes a
+            shift.
     """
 
     default_sites: ClassVar[str | None] = None  # the norms before the MLPs
 
-    steps: int = 20
+    steps: int = field(default=20, metadata=within(STEPS))
     optimizer: Literal["relative", "adam", "sgd"] = "relative"
-    learning_rate: float | None = None
-    gamma: float = 0.0
-    lambda_1: float = 1.0
-    lambda_g: float = 1.0
+    learning_rate: float | None = field(default=None, metadata=within(RATE, option="--lr"))
+    gamma: float = field(default=0.0, metadata=within(WEIGHT))
+    lambda_1: float = field(default=1.0, metadata=within(WEIGHT))
+    lambda_g: float = field(default=1.0, metadata=within(WEIGHT))
     refit: bool = False
-    batch_size: int | None = None
+    batch_size: int | None = field(default=None, metadata=within(PAIR))
     foldable: bool = False
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("relative", "adam", "sgd"):
-            raise LineasError(f"the optimizer is 'relative', 'adam' or 'sgd', not {self.optimizer!r}.")
-        check_fields(self, steps=STEPS, gamma=WEIGHT, lambda_1=WEIGHT, lambda_g=WEIGHT)
-        check_fields(self, optional=True, learning_rate=RATE, batch_size=PAIR)
-        check_switches(self, "refit", "foldable")
+        check_settings(self)
         if self.refit and self.gamma == 0:
             raise LineasError("refit learns once more what a penalty has kept; give a gamma above 0.")
 
@@ -100,7 +117,7 @@ class LinEAS:
             and the learning rate taken.
 
         Raises:
-            LineasError: when the cost is no longer finite.
+            DivergedError: when the cost is no longer finite, or has blown up; it names a smaller learning rate.
         """
         if not self.refit:
             return self._fit(task)
@@ -132,14 +149,13 @@ class LinEAS:
         record = _Record(self.steps, rate, nothing, task.progress)
         learned: dict[str, AffineMap] = {}  # as of the last whole step, whenever an interruption comes
         with edited(model.network, trained.edits):
-            limit = largest_part(model, source, task.max_length, sites, neurons, task.memory)
-            whole = model.batch(source, task.max_length, limit)
+            limit = largest_part(model, source, sites, neurons, task.memory)
+            whole = source.batch(limit)
             with stoppable(lambda: record.done, self.steps) as steps:
                 for _ in range(self.steps):
                     batch = whole
                     if n < len(source):
-                        drawn = torch.randperm(len(source), generator=generator)[:n]
-                        batch = model.batch([source[int(i)] for i in drawn], task.max_length, limit)
+                        batch = source.batch(limit, torch.randperm(len(source), generator=generator)[:n].tolist())
                     cost = backpropagate(model, batch, sites, targets, task.pooling)
                     sizes = optimizer.step()
                     self._sparsen(trained.scales.values(), sizes[: len(sites)], identity=1.0)
@@ -148,10 +164,7 @@ class LinEAS:
                     record.add(cost)
             record.read()
         if not all(bool(m.scale.isfinite().all() and m.shift.isfinite().all()) for m in learned.values()):
-            raise LineasError(
-                f"the maps are not finite after {record.done} steps with learning rate {rate:.3g}; "
-                f"nothing was learned, try {rate / 10:.2g}."
-            )
+            raise DivergedError(f"the maps are not finite after {record.done} steps", rate)
         return Fit(learned, record.costs, {"learning_rate": rate}, steps.of if steps.interrupted else None)
 
     def _rate(self, samples: int, neurons: int) -> float:
@@ -174,12 +187,12 @@ def freeze_unfoldable(network: nn.Module, sites: Sequence[Site], trained: Traine
     """Leave at the identity what no weight takes.
 
     Raises:
-        LineasError: naming the sites where nothing folds.
+        DoesNotFoldError: naming the sites where nothing folds.
     """
     kinds = {site.name: slots(network, site) for site in sites}
-    live = [f"{name}: {at.reason}" for name, at in kinds.items() if at.kind == "no"]
+    live = {name: at.reason for name, at in kinds.items() if at.kind == "no"}
     if live:
-        raise LineasError(f"{len(live)} of {len(sites)} sites do not fold, leave them out: {'; '.join(live)}.")
+        raise DoesNotFoldError(live, len(sites), ", leave them out")
     trained.fix(
         scales=[name for name, at in kinds.items() if not at.scale],
         shifts=[name for name, at in kinds.items() if not at.shift],
@@ -219,10 +232,8 @@ class _Record:
         unread, self._unread = self._unread, []
         for value in torch.stack(unread).tolist() if unread else []:
             if not math.isfinite(value) or (self.costs and value > BLOWN_UP * max(self.costs[0], self._nothing)):
-                raise LineasError(
-                    f"the cost blew up to {value:.3g} at step {len(self.costs) + 1} of {self._steps} with learning "
-                    f"rate {self._rate:.3g}; nothing was learned, try {self._rate / 10:.2g}."
-                )
+                step = f"step {len(self.costs) + 1} of {self._steps}"
+                raise DivergedError(f"the cost blew up to {value:.3g} at {step}", self._rate)
             self.costs.append(value)
             if self._progress:
                 self._progress(len(self.costs), self._steps, value)

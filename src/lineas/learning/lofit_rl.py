@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
-from lineas.checks import COUNT, PAIR, RATE, STEPS, TOKENS, WEIGHT, as_seed, check_fields
+from lineas.checks import COUNT, PAIR, RATE, STEPS, TOKENS, WEIGHT, as_seed, check_settings, within
 from lineas.errors import LineasError
 from lineas.learning.interruption import stoppable
 from lineas.learning.method import Fit, Task
@@ -36,30 +36,29 @@ class LoFITRL:
     modules; the oracle of arXiv 2503.10679. The source's prompts are continued; the target plays no part.
 
     Args:
-        classifier: from texts to probabilities of what should go away.
-        steps: optimizer steps.
-        learning_rate: the largest, in deviations of a neuron (see `LinEAS`, "relative").
-        kl: weight of the divergence, against a reward of 0 to 1; in nats a continuation.
-        prompts: continued a step, drawn anew each time; None takes all.
-        samples: continuations a prompt, at least 2.
-        max_new_tokens: of a continuation.
+        classifier: function from texts to probabilities of what should go away.
+        steps: number of optimizer steps.
+        learning_rate: largest learning rate, in deviations of a neuron (see `LinEAS`, "relative").
+        kl: weight of the divergence, in nats a continuation, against a reward of 0 to 1.
+        prompts: number of prompts continued in a step, drawn anew each time; None takes all.
+        samples: number of continuations of each prompt, at least 2.
+        max_new_tokens: largest number of tokens of a continuation.
     """
 
     default_sites: ClassVar[str | None] = None  # the norms before the MLPs
 
     classifier: Classifier
-    steps: int = 40
-    learning_rate: float = 0.03
-    kl: float = 0.1
-    prompts: int | None = 16
-    samples: int = 4
-    max_new_tokens: int = 32
+    steps: int = field(default=40, metadata=within(STEPS))
+    learning_rate: float = field(default=0.03, metadata=within(RATE))
+    kl: float = field(default=0.1, metadata=within(WEIGHT))
+    prompts: int | None = field(default=16, metadata=within(COUNT))
+    samples: int = field(default=4, metadata=within(PAIR))
+    max_new_tokens: int = field(default=32, metadata=within(TOKENS))
 
     def __post_init__(self) -> None:
         if not callable(self.classifier):
             raise LineasError("LoFITRL needs a classifier: a function from texts to probabilities.")
-        check_fields(self, steps=STEPS, samples=PAIR, max_new_tokens=TOKENS, learning_rate=RATE, kl=WEIGHT)
-        check_fields(self, optional=True, prompts=COUNT)
+        check_settings(self)
 
     @exclusively
     def fit(self, task: Task) -> Fit:
@@ -75,7 +74,7 @@ class LoFITRL:
         trained = TrainedMaps(task.sites, left)
         optimizer = DeviationAdam(trained.parameters, units(left, left), self.learning_rate, self.steps)
         generator = torch.Generator().manual_seed(task.seed)
-        encoded, _ = model.encode(task.source, task.max_length)
+        encoded = task.source.ids
         costs: list[float] = []
         learned = trained.maps()  # as of the last whole step, whenever an interruption comes
         with stoppable(lambda: len(costs), self.steps) as steps:

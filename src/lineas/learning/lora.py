@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lineas.checks import COUNT, RATE, SEED, STEPS, TOGETHER, TOKENS, as_texts, check_fields
+from lineas.checks import COUNT, RATE, SEED, STEPS, TOGETHER, TOKENS, as_texts, check_settings, within
 from lineas.errors import LineasError
 from lineas.files.ownership import FolderKind
 from lineas.files.writing import new_folder
@@ -35,21 +35,21 @@ class LoRA:
     Minimises the mean negative log-likelihood of the sentences' tokens by AdamW with a linear decay.
 
     Args:
-        rank: of the change of each weight.
-        alpha: the change is scaled by alpha / rank.
-        epochs: passes over the sentences.
-        learning_rate: of the first step.
-        batch_size: sentences a step.
+        rank: rank of the change of each weight.
+        alpha: alpha / rank scales the change.
+        epochs: number of passes over the sentences.
+        learning_rate: learning rate of the first step.
+        batch_size: number of sentences in a step.
     """
 
-    rank: int = 8
-    alpha: int = 16
-    epochs: int = 3
-    learning_rate: float = 5e-4
-    batch_size: int = 8
+    rank: int = field(default=8, metadata=within(COUNT))
+    alpha: int = field(default=16, metadata=within(COUNT))
+    epochs: int = field(default=3, metadata=within(STEPS))
+    learning_rate: float = field(default=5e-4, metadata=within(RATE))
+    batch_size: int = field(default=8, metadata=within(TOGETHER))
 
     def __post_init__(self) -> None:
-        check_fields(self, rank=COUNT, alpha=COUNT, epochs=STEPS, learning_rate=RATE, batch_size=TOGETHER)
+        check_settings(self)
 
     def fine_tune(
         self,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lineas.errors import LineasError
-from lineas.learning.capture import Model, Part, capture_part
+from lineas.learning.capture import Model, capture_part
+from lineas.models.samples import Part, Samples
 from lineas.modules import input_device, repeated
 from lineas.sites import Site
 from lineas.steering.hooks import edited
@@ -42,8 +44,7 @@ def free(device: torch.device) -> int:
 
 def largest_part(
     model: Model,
-    prompts: Sequence[str],
-    max_length: int,
+    samples: Samples[Any],
     sites: Sequence[Site],
     neurons: int,
     memory: int | None,
@@ -55,28 +56,28 @@ def largest_part(
 
     Args:
         model: what to run, with the edits that are learned in place.
-        prompts: those that will run.
-        max_length: tokens of a prompt; the rest is cut.
-        sites: where to read.
-        neurons: of all sites together.
-        memory: in bytes; None for half of what is free.
+        samples: the prompts that will run.
+        sites: where activations are read.
+        neurons: number of neurons at all sites together.
+        memory: number of bytes; None for half of what is free.
         backward: whether there is a backward pass; without one only a block or two are held at a time.
 
     Returns:
-        a limit for `model.batch`; at least 1.
+        a limit for `samples.batch`; at least 1.
 
     Raises:
         LineasError: when the pooled activations alone do not fit.
     """
     device = input_device(model.network)
     given = memory if memory is not None else int(SHARE * free(device))
-    left = given - FIXED - POOLED * 4 * len(prompts) * neurons
+    left = given - FIXED - POOLED * 4 * len(samples) * neurons
     if left <= 0:
         raise LineasError(
-            f"{len(prompts)} prompts at {len(sites)} sites need more than {given / 2**30:.3g} GiB of memory; "
+            f"{len(samples)} prompts at {len(sites)} sites need more than {given / 2**30:.3g} GiB of memory; "
             "give more, fewer prompts, fewer sites, or a batch size."
         )
-    probe = model.batch(sorted(prompts, key=len)[-1:], min(max_length, PROBE)).parts[0]
+    longest = max(samples.prompts, key=len)
+    probe = model.samples([longest], min(samples.longest, PROBE)).batch().parts[0]
     with nullcontext() if backward else edited(model.network, {site: _leaf for site in sites}):
         held = kept(model, probe, sites) / (1 if backward else max(1, len(repeated(model.network)) / 2))
     return max(1, int(left / MARGIN / (held / probe.size)))

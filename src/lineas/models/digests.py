@@ -6,8 +6,10 @@ import hashlib
 import inspect
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ BOOKKEEPING = ("name_or_path", "warnings_issued", "_is_hf_initialized", "_hf_pef
 BOOKKEEPING += ("_output_capturing_hooks_installed", "_diffusers_hook")
 OWN = {*vars(nn.Module()), *BOOKKEEPING} - {"training"}
 """Attributes of modules that change no result."""
+_read: ContextVar[dict[int, tuple[nn.Module, str]] | None] = ContextVar("read", default=None)
 
 
 def description(model: TextModel | ImageModel) -> dict[str, Any]:
@@ -80,12 +83,34 @@ def known(thing: Any) -> Any:
     return {"class": _kind(thing), "settings": _digest(settings)}
 
 
+@contextmanager
+def reading_weights_once() -> Iterator[None]:
+    """Within the block each network's weights are read once for `weights_digest`; nothing may change them there."""
+    if _read.get() is not None:  # within a larger block
+        yield
+        return
+    before = _read.set({})
+    try:
+        yield
+    finally:
+        _read.reset(before)
+
+
 def weights_digest(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
-    """sha256 over the names, types, shapes and bytes of all parameters and buffers.
+    """Return the sha256 over the names, types, shapes and bytes of all parameters and buffers.
 
     Raises:
         Unknowable: when some are in no memory and on no disk, or their bytes cannot be read.
     """
+    read = _read.get()
+    if read is None or not isinstance(network, nn.Module):
+        return _weights_digest(network)
+    if id(network) not in read:  # the network is held, so that no other takes its id
+        read[id(network)] = network, _weights_digest(network)
+    return read[id(network)][1]
+
+
+def _weights_digest(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
     tensors = _tensors(network) if isinstance(network, nn.Module) else dict(network)
     once = {id(tensor): tensor for tensor in tensors.values()}  # tied weights are read once
     with ThreadPoolExecutor() as pool:  # hashing and copying hold no lock

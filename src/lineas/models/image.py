@@ -20,7 +20,7 @@ from lineas.models import checkpoint
 from lineas.models.image_batches import AREA, DrawnPart, seeds_of
 from lineas.models.pipeline import ENCODERS, Guidance, PipelineNetwork, call
 from lineas.models.read_back import read_alike, verify_pipeline
-from lineas.models.text_batches import Batch
+from lineas.models.samples import Batch, Samples
 from lineas.modules import input_device, weights_type
 from lineas.sites import Site, find_sites, norm_sites
 
@@ -174,25 +174,35 @@ class ImageModel:
         Raises:
             LineasError: when there is no prompt.
         """
+        return self.samples(prompts, max_length).batch(limit)
+
+    def samples(self, prompts: Sequence[str], max_length: int = 128) -> Samples[DrawnPart]:
+        """Give prompts their noise, for batches as `batch` makes them.
+
+        Args:
+            prompts: at least one.
+            max_length: has no effect here; the text encoders cut prompts at a length of their own.
+
+        Raises:
+            LineasError: when there is no prompt.
+        """
         if not prompts:
             raise LineasError("a batch needs at least one prompt, none was given.")
         as_texts("the prompts", prompts)
         self._warn_of_unknown(prompts)
         seeds, tokens = seeds_of(prompts, self.seed), self._tokens
-        at_once = len(prompts) if limit is None else max(1, limit // tokens)
-        parts = []
-        for start in range(0, len(prompts), at_once):
-            rows = range(start, min(start + at_once, len(prompts)))
-            parts.append(
-                DrawnPart(
-                    [prompts[i] for i in rows],
-                    [seeds[i] for i in rows],
-                    torch.tensor(rows, device=self.device),
-                    self.network.denoises,
-                    tokens,
-                )
-            )
-        return Batch(parts, len(prompts), *self._read(prompts), limit)
+
+        def in_parts(rows: Sequence[int], limit: int | None) -> list[DrawnPart]:
+            at_once = len(rows) if limit is None else max(1, limit // tokens)
+            parts = []
+            for start in range(0, len(rows), at_once):
+                some = rows[start : start + at_once]
+                drawn = [prompts[i] for i in some], [seeds[i] for i in some]
+                at = torch.arange(start, start + len(some), device=self.device)
+                parts.append(DrawnPart(*drawn, at, self.network.denoises, tokens))
+            return parts
+
+        return Samples(prompts, *self._read(prompts), in_parts)
 
     def run(self, part: DrawnPart) -> None:
         """Draw a part, without decoding it; what is wanted of it is read by hooks, so nothing is returned."""

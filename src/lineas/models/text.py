@@ -16,8 +16,9 @@ from lineas.checks import PROBABILITY, REPETITION, SEED, TEMPERATURE, TOGETHER, 
 from lineas.errors import LineasError, reading
 from lineas.models import checkpoint
 from lineas.models.packing import reason_not_packable
+from lineas.models.samples import Batch, Samples
 from lineas.models.sampling import Finite, Nucleus
-from lineas.models.text_batches import Batch, PackedPart, PaddedPart, pack, pad
+from lineas.models.text_batches import PackedPart, PaddedPart, pack, pad
 from lineas.modules import input_device, non_text_modules, weights_type
 from lineas.sites import Site, find_sites
 
@@ -102,19 +103,35 @@ class TextModel:
         Raises:
             LineasError: when a prompt has no tokens, or more than the network reads.
         """
-        if not prompts:
-            raise LineasError("a batch needs at least one prompt, none was given.")
-        if not self._packs:
-            return self.padded_batch(prompts, max_length, limit)
-        encoded, truncated = self.encode(prompts, max_length)
-        return Batch(pack(encoded, limit, self.device), len(prompts), truncated, max_length, limit)
+        return self.samples(prompts, max_length).batch(limit)
 
-    def padded_batch(
-        self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None
-    ) -> Batch[PaddedPart]:
-        """The same with a row a prompt, padded on the right; slower than a pack."""
-        encoded, truncated = self.encode(prompts, max_length)
-        return Batch(pad(encoded, limit, self.device, self.pad_id), len(prompts), truncated, max_length, limit)
+    def samples(self, prompts: Sequence[str], max_length: int = 128) -> Samples[PackedPart] | Samples[PaddedPart]:
+        """Encode prompts, for batches as `batch` makes them.
+
+        Args:
+            prompts: at least one.
+            max_length: largest number of tokens of a prompt; the rest is cut.
+
+        Raises:
+            LineasError: when a prompt has no tokens, or more than the network reads.
+        """
+        if not self._packs:
+            return self.padded_samples(prompts, max_length)
+        ids, truncated = self.encode(prompts, max_length)
+
+        def in_parts(rows: Sequence[int], limit: int | None) -> list[PackedPart]:
+            return pack([ids[row] for row in rows], limit, self.device)
+
+        return Samples(prompts, truncated, max_length, in_parts, ids)
+
+    def padded_samples(self, prompts: Sequence[str], max_length: int = 128) -> Samples[PaddedPart]:
+        """Encode prompts with a row for each, padded on the right; batches of them run slower than packs."""
+        ids, truncated = self.encode(prompts, max_length)
+
+        def in_parts(rows: Sequence[int], limit: int | None) -> list[PaddedPart]:
+            return pad([ids[row] for row in rows], limit, self.device, self.pad_id)
+
+        return Samples(prompts, truncated, max_length, in_parts, ids)
 
     def encode(self, prompts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
         """Token ids, cut at `max_length`, and how many prompts were cut."""

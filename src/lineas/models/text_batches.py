@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -105,40 +105,6 @@ class PackedPart:
             owner = self.weights.argmax(0).unsqueeze(1).expand_as(tokens)
             return lowest.scatter_reduce(0, owner, tokens, "amax")
         return self.weights @ tokens
-
-
-class Sized(Protocol):
-    """A part of a batch, as large as it says."""
-
-    @property
-    def size(self) -> int: ...
-
-
-PartT = TypeVar("PartT", bound=Sized)
-
-
-@dataclass(frozen=True)
-class Batch(Generic[PartT]):
-    """Prompts ready to run.
-
-    Args:
-        parts: the prompts, texts sorted by length, cut into parts.
-        size: the number of prompts, n.
-        truncated: how many were cut.
-        longest: the tokens of a prompt from which on it is cut.
-        limit: tokens of a part; None for no limit.
-    """
-
-    parts: list[PartT]
-    size: int
-    truncated: int
-    longest: int
-    limit: int | None
-
-    @property
-    def at_once(self) -> bool:
-        """Whether all parts together stay within the limit of one."""
-        return self.limit is None or sum(part.size for part in self.parts) <= self.limit
 
 
 def pack(encoded: Sequence[Sequence[int]], limit: int | None, device: torch.device) -> list[PackedPart]:

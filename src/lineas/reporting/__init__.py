@@ -1,5 +1,6 @@
-"""Reports: one self-contained HTML page about one intervention or several."""
+"""Reports: one self-contained HTML page about one intervention or several; tables, plots and grids of pictures."""
 
 from lineas.reporting.html import Content, page
+from lineas.reporting.report import report
 
-__all__ = ["Content", "page"]
+__all__ = ["Content", "page", "report"]

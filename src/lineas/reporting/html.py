@@ -23,25 +23,25 @@ from lineas.reporting.neurons import Neuron, by_layer, overlap
 
 @dataclass(frozen=True)
 class Content:
-    """What a page is made of.
+    """The content of a page.
 
     Args:
-        interventions: by name; the first is the page's own.
-        neurons: by name, the largest ones.
-        curves: by name, rows of measurements, each with a "strength"; the untouched model is strength 0.
-        samples: prompt by prompt, the texts by strength.
-        strip: a picture (PIL) of samples, of image models.
+        interventions: interventions by name.
+        neurons: the largest neurons of each, by name.
+        curves: rows of measurements of each, by name; every row has a "strength", and 0 is the untouched model.
+        samples: prompts of each with the texts by strength, by name.
+        strips: one picture (PIL) of the samples of each, by name, for image models.
     """
 
     interventions: Mapping[str, Intervention]
     neurons: Mapping[str, Sequence[Neuron]] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    samples: Sequence[tuple[str, Mapping[str, str]]] = ()
-    strip: Any = None
+    samples: Mapping[str, Sequence[tuple[str, Mapping[str, str]]]] = field(default_factory=dict)
+    strips: Mapping[str, Any] = field(default_factory=dict)
 
 
 def page(content: Content) -> str:
-    """The whole page."""
+    """Return the whole page."""
     environment = Environment(
         loader=PackageLoader("lineas.reporting", "."),
         autoescape=True,
@@ -57,7 +57,7 @@ def page(content: Content) -> str:
         learning=charts.lines({name: cost for name, cost in costs.items() if len(cost) > 1}, "step", "cost"),
         judged=_judged(content.curves),
         samples=content.samples,
-        strip=_png(content.strip),
+        strips={name: _png(picture) for name, picture in content.strips.items()},
         where=[(name, by_layer(one)) for name, one in these.items()],
         neurons={name: ones for name, ones in content.neurons.items() if ones},
         overlap=[[overlap(one, other) for other in these.values()] for one in these.values()] if len(these) > 1 else [],
@@ -122,9 +122,7 @@ def _judged(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
     return {"charts": drawn, "columns": columns, "rows": cells}
 
 
-def _png(picture: Any) -> str | None:
-    if picture is None:
-        return None
+def _png(picture: Any) -> str:
     stream = io.BytesIO()
     picture.save(stream, format="PNG")
     return base64.b64encode(stream.getvalue()).decode()

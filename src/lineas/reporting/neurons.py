@@ -66,7 +66,7 @@ def largest_neurons(
         prompts: whose activations, averaged over tokens, tell what a neuron does without the map.
         each: prompts named for every neuron.
     """
-    seen = activations(model, prompts, list(intervention.sites.values())) if prompts else {}
+    seen = activations(model, model.samples(prompts), list(intervention.sites.values())) if prompts else {}
     found: list[tuple[float, str, int]] = []
     levels: dict[str, torch.Tensor] = {}  # in deviations from the mean, [n, d]
     for name, map_ in intervention.maps.items():

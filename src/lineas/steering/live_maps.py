@@ -12,7 +12,7 @@ from lineas.steering import contexts
 
 SPARSE_SHARE, SPARSE_NUMEL = 1 / 8, 2**17
 """On a CPU in half precision, maps of at most this share of neurons touch those alone, where the activation has at
-least so many numbers: there converting all of them costs more than picking a few (benchmarks/steering.py)."""
+least so many numbers: there converting all of them costs more than picking a few (benchmarks/speed/steering.py)."""
 
 
 class Setting:

@@ -375,7 +375,7 @@ class Steering:
             with torch.no_grad():
                 with self._same_randomness(), contexts.holding(self._key):
                     steered = Site("network").pick(self._network(**inputs)).clone()
-                with self._same_randomness(), self._suspended():
+                with self._same_randomness(), self.off():
                     plain = Site("network").pick(self._network(**inputs))
         finally:
             self.prompt_length = length
@@ -393,8 +393,8 @@ class Steering:
         return nullcontext() if is_sure else torch.random.fork_rng()
 
     @contextmanager
-    def _suspended(self) -> Iterator[None]:
-        """Within the block this thread or task is not steered; of a compiled network, nobody is."""
+    def off(self) -> Iterator[None]:
+        """Return a block within which this thread or task is not steered; of a compiled network, nobody is."""
         if not (self._seen_compiling or is_compiled(self._network)):
             with contexts.without(self._key):
                 yield

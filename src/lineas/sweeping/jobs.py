@@ -24,6 +24,7 @@ from lineas.learning.gamma_path import gamma_path
 from lineas.learning.interruption import discard_partial
 from lineas.learning.learn import drawn_from
 from lineas.models import load
+from lineas.models.digests import reading_weights_once
 
 POINTS, PARTS = "points.jsonl", "parts"
 UNTOUCHED = "untouched"
@@ -72,6 +73,11 @@ class Job:
     threads: int | None = None
     files: dict[str, str] = field(default_factory=dict)
     samples: int | None = None
+
+    @classmethod
+    def untouched(cls, folder: Path, model: str | None, gammas: Sequence[float], plan: Plan, dtype: str) -> Job:
+        """Return the job that judges the untouched model."""
+        return cls(folder, model, None, UNTOUCHED, (), (), 0, gammas, plan, dtype=dtype)
 
     @property
     def place(self) -> Path:
@@ -155,6 +161,7 @@ def _is_point(read: Any) -> TypeGuard[dict[str, Any]]:
 
 
 @discard_partial()
+@reading_weights_once()
 def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None = None) -> int:
     """Do what is not done yet of a job; gives the number of its points.
 

@@ -126,7 +126,7 @@ def _on_ray(jobs: Sequence[Job]) -> Iterator[Callable[[], bool]]:
         import ray
         from ray.exceptions import RayError, RayTaskError
     except ImportError:
-        raise LineasError("--on ray needs Ray: pip install 'lineas[ray]'.") from None
+        raise LineasError("--where ray needs Ray: pip install 'lineas[ray]'.") from None
     started = not ray.is_initialized()
     left: list[Any] = []
 

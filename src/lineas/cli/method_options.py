@@ -1,0 +1,148 @@
+"""Options of the methods of learning: each follows from a field of a method, its bounds and its description."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import Field, fields
+from importlib import import_module
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from lineas.checks import TOKENS
+from lineas.cli.number_options import number
+from lineas.errors import LineasError, first_line
+from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, MeanAcT, Method
+
+METHODS: dict[str, type[Method]] = {
+    "lineas": LinEAS,
+    "mean-act": MeanAcT,
+    "gaussian-act": GaussianAcT,
+    "lin-act": LinAcT,
+    "caa": CAA,
+    "iti-c": ITIc,
+    "aura": AurA,
+}
+SitesOption = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX", help="Modules that carry maps; default: the method's own (norms before MLPs)."),
+]
+MaxLengthOption = Annotated[int, number("--max-length", TOKENS, "Largest number of tokens of a prompt.")]
+PoolingOption = Annotated[
+    str, typer.Option(help="mean of a prompt's tokens or pixels, or max, for what fills few of them.")
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Memory beside the weights, such as 8GiB; default: half of the free memory."),
+]
+
+
+def method_options(*only: str) -> dict[str, Any]:
+    """Return the options of all methods by field: what to annotate a parameter of a verb with.
+
+    Args:
+        only: names of fields; none for all.
+    """
+    found: dict[str, Any] = {}
+    takers: dict[str, list[str]] = {}
+    for method, kind in METHODS.items():
+        hints, described = get_type_hints(kind), _descriptions(kind)
+        for one in fields(kind):
+            takers.setdefault(one.name, []).append(method)
+            if not only or one.name in only:
+                found.setdefault(one.name, (one, hints[one.name], described.get(one.name, "")))
+    return {name: _option(one, hint, text, takers[name]) for name, (one, hint, text) in found.items()}
+
+
+def with_method_options(*only: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb options of the methods, which it takes as a dict in its argument `settings`.
+
+    Args:
+        only: names of fields; none for all.
+    """
+    options = method_options(*only)
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        signature, kind = inspect.signature(verb, eval_str=True), inspect.Parameter.KEYWORD_ONLY
+        at = list(signature.parameters).index("settings")
+        own = [one.replace(kind=kind) for one in signature.parameters.values()]
+        added = [inspect.Parameter(name, kind, default=None, annotation=option) for name, option in options.items()]
+        parameters = [*own[:at], *added, *own[at + 1 :]]
+
+        def called(**given: Any) -> None:
+            settings = {name: given.pop(name) for name in options}
+            verb(**given, settings=settings)
+
+        called.__doc__, called.__name__ = verb.__doc__, verb.__name__
+        called.__annotations__ = {one.name: one.annotation for one in parameters}
+        vars(called)["__signature__"] = signature.replace(parameters=parameters)
+        return called
+
+    return decorate
+
+
+def method_of(name: str, given: dict[str, Any]) -> Method:
+    """Return the method of a name with the settings that were given; None stands for a setting that was not.
+
+    Args:
+        name: a key of METHODS, or MODULE:CLASS.
+        given: settings by field.
+
+    Raises:
+        LineasError: when there is no such method, or it has no such setting.
+    """
+    kind = _class_of(name)
+    settings = {key: value for key, value in given.items() if value is not None}
+    takes = [one.name for one in fields(kind)]
+    foreign = [key for key in settings if key not in takes]
+    if foreign:
+        raise LineasError(f"the method {name} does not take {_flag(foreign[0])}; leave it out.")
+    return kind(**settings)
+
+
+def _class_of(name: str) -> Any:
+    if name in METHODS:
+        return METHODS[name]
+    module, colon, kind = name.partition(":")
+    if not colon:
+        raise LineasError(f"the method is one of {', '.join(METHODS)}, or MODULE:CLASS, not '{name}'.")
+    try:
+        found = getattr(import_module(module), kind)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise LineasError(f"the method {name} could not be imported: {first_line(error)}.") from None
+    if not (isinstance(found, type) and hasattr(found, "fit") and hasattr(found, "__dataclass_fields__")):
+        raise LineasError(f"{name} is no method: a dataclass with a function fit (see lineas.learning.Method).")
+    return found
+
+
+def _option(one: Field[Any], hint: Any, description: str, takers: list[str]) -> Any:
+    """Return the annotation of a parameter."""
+    usual = "" if one.default is None or hint is bool else f", default {one.default}"
+    help_text = f"{description} ({', '.join(takers)}{usual})"
+    bounds = one.metadata.get("bounds")
+    if bounds is not None:
+        kind = int if bounds.whole else float
+        return Annotated[kind | None, number(_flag(one.name), bounds, help_text)]
+    if hint is bool:
+        return Annotated[bool | None, typer.Option(_flag(one.name), help=help_text)]
+    return Annotated[str | None, typer.Option(_flag(one.name), help=help_text)]
+
+
+def _flag(name: str) -> str:
+    """Return how a field is called on the command line."""
+    named = (one.metadata.get("option") for kind in METHODS.values() for one in fields(kind) if one.name == name)
+    return next(filter(None, named), f"--{name.replace('_', '-')}")
+
+
+def _descriptions(kind: type) -> dict[str, str]:
+    """Return the first sentence on each field, from the docstring of its class."""
+    entries = re.findall(r"^    (?: {4})?(\w+): (.+(?:\n {8,}.+)*)", inspect.cleandoc(kind.__doc__ or ""), re.MULTILINE)
+    texts = {name: " ".join(text.split()) for name, text in entries}
+    return {name: _sentence(text) for name, text in texts.items()}
+
+
+def _sentence(text: str) -> str:
+    first = re.split(r"(?<=[a-z)\"])\. |[;:] (?!/)", text)[0].rstrip(".")
+    return first[0].upper() + first[1:]

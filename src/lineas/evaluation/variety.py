@@ -1,0 +1,48 @@
+"""What continuations look like, whatever they say: how varied, how repetitive, how many are empty."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+REPEATED = 4
+"""Words of the sequences whose repetition within one text is counted."""
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """distinct-n: different sequences of n words by all of them, over all texts together (Li et al. 2016,
+    arXiv 1510.03055); 0 where there are none.
+
+    >>> distinct(["a b a b", "a b"], 2)
+    0.5
+    """
+    counts = Counter(gram for text in texts for gram in _grams(text, n))
+    return len(counts) / counts.total() if counts else 0.0
+
+
+def repetition(texts: Sequence[str]) -> float:
+    """The mean over texts of the share of 4-word sequences that occurred in the same text before (Welleck et al. 2020,
+    arXiv 1908.04319); texts of fewer than 4 words count as 0.
+
+    >>> repetition(["no no no no no", "one two three four five"])
+    0.25
+    """
+    shares = []
+    for text in texts:
+        grams = _grams(text, REPEATED)
+        shares.append(1 - len(set(grams)) / len(grams) if grams else 0.0)
+    return sum(shares) / len(shares) if shares else 0.0
+
+
+def empty(texts: Sequence[str]) -> float:
+    """The share of texts without a word.
+
+    >>> empty(["", " ", "a"])
+    0.6666666666666666
+    """
+    return sum(not text.strip() for text in texts) / len(texts) if texts else 0.0
+
+
+def _grams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = text.split()
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]

@@ -1,0 +1,69 @@
+"""Samples: texts and pictures of the same prompts at several strengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lineas.intervention.intervention import Intervention
+from lineas.models.image import ImageModel
+from lineas.models.text import TextModel
+from lineas.steering.positions import Tokens
+from lineas.steering.steer import steer
+
+
+def texts_at(
+    model: TextModel,
+    intervention: Intervention,
+    strengths: Sequence[float],
+    prompts: Sequence[str],
+    tokens: Tokens = "all",
+    other_model: bool = False,
+    **sampling: Any,
+) -> dict[float, list[str]]:
+    """Return the continuations of the prompts by strength.
+
+    Args:
+        model: text model.
+        intervention: what is applied.
+        strengths: strengths, 0 for the untouched model.
+        prompts: n texts to continue.
+        tokens: which tokens are steered.
+        other_model: apply it also to another model than it was learned on.
+        sampling: arguments of `TextModel.generate`.
+    """
+    made = {}
+    for strength in strengths:
+        with steer(model, intervention, strength, tokens, other_model):
+            made[strength] = model.generate(prompts, **sampling)
+    return made
+
+
+def pictures_at(
+    model: ImageModel,
+    intervention: Intervention,
+    strengths: Sequence[float],
+    prompts: Sequence[str],
+    seed: int = 0,
+    batch_size: int = 4,
+    other_model: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[Any]]:
+    """Return for each prompt one picture (PIL) at each strength.
+
+    Args:
+        model: image model.
+        intervention: what is applied.
+        strengths: strengths, 0 for the untouched model.
+        prompts: n prompts to draw.
+        seed: noise of the first prompt; those of the others are counted on.
+        batch_size: number of pictures drawn together.
+        other_model: apply it also to another model than it was learned on.
+        progress: called with the number of pictures drawn.
+    """
+    rows: list[list[Any]] = [[] for _ in prompts]
+    for strength in strengths:
+        with steer(model, intervention, strength, other_model=other_model):
+            for row, picture in zip(rows, model.generate(prompts, seed, batch_size, progress)):
+                row.append(picture)
+    return rows

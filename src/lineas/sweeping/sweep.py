@@ -1,0 +1,249 @@
+"""`sweep`: interventions along gamma, each judged, and the choice of the sparsest one that keeps the effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lineas.checks import COUNT, SEEDS, STRENGTH, as_bytes, as_texts
+from lineas.errors import LineasError
+from lineas.evaluation.plan import Plan
+from lineas.evaluation.result_cache import content_of
+from lineas.files.ownership import written_by
+from lineas.files.strict_json import dumps
+from lineas.files.working_folder import result
+from lineas.files.writing import write_text
+from lineas.intervention.intervention import Intervention
+from lineas.learning import LinEAS, Method, check_sides
+from lineas.learning.gamma_path import check_gammas, later_steps
+from lineas.printable import as_label, escaped
+from lineas.prompts import described, draw
+from lineas.sites import Pooling, as_pooling
+from lineas.sweeping.folder import CHOSEN, PLOT, SWEEP, TABLE, claimed, give_up, keep
+from lineas.sweeping.jobs import Job, points
+from lineas.sweeping.report import markdown, plot
+from lineas.sweeping.summary import Line, aim_of, choose, chosen_point, effect_of, summary
+from lineas.sweeping.workers import Where, run_jobs
+from lineas.versions import stamp
+
+GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+STEPS = 60
+"""Optimizer steps of the first solution of a path where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The results of a sweep.
+
+    Args:
+        folder: folder of the results.
+        lines: the table: the untouched model, then every method by gamma.
+        chosen: the line that was chosen; None where nothing has the effect.
+        effect: name of the measure that should change; None where none was taken.
+        points: every point that was measured.
+        draw: the draw of prompts whose intervention stands for the chosen line.
+        notes: what could not be done, a sentence each.
+    """
+
+    folder: Path
+    lines: list[Line]
+    chosen: Line | None
+    effect: str | None
+    points: list[dict[str, Any]] = field(repr=False)
+    draw: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def intervention(self) -> Intervention:
+        """The chosen intervention.
+
+        Raises:
+            LineasError: when nothing was chosen.
+        """
+        if self.chosen is None:
+            raise LineasError(f"nothing was chosen in {self.folder}: {self.why_nothing}")
+        return Intervention.load(self.folder / CHOSEN)
+
+    @property
+    def why_nothing(self) -> str:
+        """Why nothing was chosen."""
+        if self.effect is None:
+            return "there is no measure of the effect; give --prompts, of pictures also --shows."
+        name, aim = aim_of(self.effect)
+        taken = list(dict.fromkeys(key for row in self.points for key in row["values"]))
+        if name not in taken:
+            return f"{name} was not measured; --effect is one of {', '.join(taken)}."
+        return f"no point {({1: 'raises', -1: 'lowers', 0: 'changes'})[aim]} {name}."
+
+
+def sweep(
+    model: str | None,
+    source: Sequence[str],
+    target: Sequence[str],
+    plan: Plan,
+    out: str | Path,
+    *,
+    methods: Mapping[str, Method] | None = None,
+    gammas: Sequence[float] = GAMMAS,
+    draws: int = 1,
+    samples: int | None = None,
+    refit: bool = False,
+    strengths: Sequence[float] = (1.0,),
+    effect: str | None = None,
+    tolerance: float = 0.2,
+    sites: str | None = None,
+    pooling: Pooling = "mean",
+    max_length: int = 128,
+    memory: int | str | None = None,
+    dtype: str = "auto",
+    processes: int = 1,
+    where: Where = "processes",
+    files: Mapping[str, str] | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Sweep:
+    """Learn along gamma, judge every point, and choose the sparsest intervention that keeps the effect.
+
+    Everything is written into the folder as soon as it is there; the same call goes on where an earlier one ended.
+
+    Args:
+        model: hub id or folder, which every process loads; None for the default model.
+        source: prompts of the behaviour to leave.
+        target: prompts of the behaviour to reach.
+        plan: what is measured at every point, by names alone, so that other processes can load it.
+        out: folder of the sweep.
+        methods: methods of learning by name; default: `LinEAS(steps=60)` as "lineas". Gamma concerns LinEAS alone.
+        gammas: weights of the penalty, each a point.
+        draws: number of draws of the prompts, each learned from anew.
+        samples: number of prompts of a side in every draw; None for all.
+        refit: learn every support once more without the penalty.
+        strengths: strengths at which everything is judged; not 0, since the untouched model is judged anyway.
+        effect: measure that should change, with "+" before it where it should rise; default: the first of the plan.
+        tolerance: share of the best effect that the choice may lose, from 0 to below 1.
+        sites: regular expression over names of modules; None for the method's own.
+        pooling: "mean" or "max", as in `lineas.learn`.
+        max_length: largest number of tokens of a prompt.
+        memory: what learning may take in each process, as in `lineas.learn`.
+        dtype: type of the weights, as in `lineas.load`.
+        processes: number of processes at once, each of which loads the model.
+        where: "processes" on this machine, or "ray": a Ray cluster that sees the folder.
+        files: by side, "source" and "target", the file that the prompts came from, for the record.
+        force: begin anew in a folder of a sweep of other settings.
+        progress: called with the number of points done since the last call, and the number of all.
+
+    Raises:
+        LineasError: when an argument makes no sense, the folder holds something else, or a job fails.
+    """
+    methods = {"lineas": LinEAS(steps=STEPS)} if methods is None else methods
+    gammas, strengths = check_gammas(gammas), sorted({STRENGTH.check("strength", one) for one in strengths})
+    if where not in ("processes", "ray"):
+        raise LineasError(f"--where (where=...) is processes or ray, not '{where}'.")
+    if not 0 <= tolerance < 1:
+        raise LineasError(f"--tolerance (tolerance=...) is a share from 0 to below 1, not {tolerance:g}.")
+    if 0 in strengths:
+        raise LineasError(
+            f"--strength takes numbers other than 0, not {' '.join(map(as_label, strengths))}; the untouched model is "
+            "judged anyway."
+        )
+    if effect is not None and aim_of(effect)[0] not in plan.measures:
+        there = ", ".join(plan.measures) or "nothing; give --prompts FILE, --neutral FILE or both"
+        raise LineasError(f"--effect is one of what is measured, perhaps with + before it, not {effect!r}: {there}.")
+    draws, samples = SEEDS.check("draws", draws), samples if samples is None else COUNT.check("samples", samples)
+    source, target = as_texts("the source", source), as_texts("the target", target)
+    sides = [(draw(source, samples, seed), draw(target, samples, seed)) for seed in range(draws)]
+    check_sides(*sides[0])
+    options: dict[str, Any] = {"sites": sites, "pooling": as_pooling(pooling), "max_length": max_length}
+    options |= {} if memory is None else {"memory": as_bytes(memory)}
+    files, out = dict(files or {}), Path(out)
+    judges = [*plan.names["classifiers"].values(), plan.names["judge"]]
+    settings = {
+        "model": model,
+        "dtype": dtype,
+        "source": {"file": files.get("source"), **described(source)},
+        "target": {"file": files.get("target"), **described(target)},
+        "samples": samples,
+        "draws": draws,
+        "gamma": gammas,
+        "methods": {name: _settings_of(method) for name, method in methods.items()},
+        "refit": refit,
+        "strengths": strengths,
+        "options": options,
+        "measures": {**plan.described(), **plan.names},
+        "content": {name: content_of(name, out) for name in (model, *judges) if name},
+    }
+    with claimed(out, settings, force) as (begun, lock):
+        place, name_of_model = out, model
+        if where == "ray":  # its workers may have been started in another folder
+            place = out.resolve()
+            name_of_model = str(Path(model).resolve()) if model is not None and Path(model).exists() else model
+        learned = [
+            Job(
+                place, name_of_model, recipe, name, *sides[seed], seed, gammas, plan, refit, strengths, options, dtype,
+                files=files, samples=samples,
+            )
+            for name, recipe in methods.items()
+            for seed in range(draws)
+        ]  # fmt: skip
+        jobs = [Job.untouched(place, name_of_model, gammas, plan, dtype), *learned]
+        total = sum(job.count for job in jobs)
+        try:
+            run_jobs(jobs, processes, where, (lambda count: progress(count, total)) if progress else None, lock)
+        except LineasError:
+            if begun and not any(points(job.place) for job in learned):
+                give_up(out, jobs)
+            raise
+        rows = [row for job in jobs for row in points(job.place)]
+        lines = summary(rows, effect)
+        chosen = choose(lines, tolerance)
+        aimed = effect_of(rows) if effect is None else aim_of(effect)[0]
+        found = Sweep(out, lines, chosen, effect if chosen is None and effect else aimed, rows)
+        return _written(found, settings, _about(model, methods, gammas, draws, chosen, tolerance), tolerance)
+
+
+def _written(found: Sweep, settings: dict[str, Any], about: str, tolerance: float) -> Sweep:
+    """Write the results and the chosen intervention into the claimed folder."""
+    out, lines, chosen = found.folder, found.lines, found.chosen
+    content: dict[str, Any] = {"settings": settings, **stamp()}
+    content |= {"lines": [asdict(line) for line in lines], "points": found.points}
+    seed, notes = None, []
+    if chosen is not None:
+        assert found.effect is not None
+        point = chosen_point(found.points, chosen, found.effect)
+        seed = point["seed"]
+        keep(out / point["folder"], out / CHOSEN)
+        choice = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance, "effect": found.effect}
+        content["chosen"] = choice
+    with result(out, SWEEP) as beside:
+        write_text(beside, escaped(dumps({"written_by": written_by("sweep"), **content}, gaps=True)) + "\n")
+    with result(out, TABLE) as beside:
+        write_text(beside, markdown(lines, chosen, about))
+    try:
+        with result(out, PLOT) as beside:
+            plot(lines, beside, found.effect and aim_of(found.effect)[0])
+    except LineasError as error:
+        notes.append(str(error))
+    return Sweep(out, lines, chosen, found.effect, found.points, seed, notes)
+
+
+def _about(
+    model: str | None,
+    methods: Mapping[str, Method],
+    gammas: Sequence[float],
+    draws: int,
+    chosen: Line | None,
+    tolerance: float,
+) -> str:
+    """Return the sentence under the table."""
+    about = f"{model or 'the default model'}, {draws} draws; ± deviation over them."
+    for name, method in methods.items():
+        if isinstance(method, LinEAS):
+            about += f" Steps of {name}: {method.steps}, then {later_steps(method.steps, len(gammas))} a point."
+    if chosen is not None:
+        about += f" Chosen, within {tolerance:.0%} of the best effect: {chosen.label}."
+    return about
+
+
+def _settings_of(method: Method) -> dict[str, Any]:
+    return {"name": type(method).__name__, **{one.name: getattr(method, one.name) for one in fields(method)}}
