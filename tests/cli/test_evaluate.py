@@ -139,5 +139,7 @@ def test_an_intervention_for_another_network_is_refused_before_anything_is_measu
 ) -> None:
     code, _, err = run(capsys, *EVALUATE, "--intervention", "polite", "--out", "found")
     assert code == 2
-    assert "does not have" in err or "another" in err
+    assert (
+        "acts on 'model.layers.15.post_attention_layernorm' and 14 other modules that LlamaForCausalLM does not" in err
+    )
     assert not (desk / "found").exists()

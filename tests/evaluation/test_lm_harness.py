@@ -77,7 +77,7 @@ def harsh(stories: lineas.TextModel, tmp_path_factory: pytest.TempPathFactory) -
 def accuracy(model: lineas.TextModel, file: Path) -> float:
     """The share of questions whose right choice is the likeliest continuation, one forward pass a choice."""
     right = 0
-    docs = [json.loads(line) for line in file.open(encoding="utf-8")]
+    docs = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     for doc in docs:
         likelihoods = []
         for choice in doc["choices"]:

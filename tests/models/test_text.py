@@ -105,7 +105,7 @@ def test_chat_prompts_go_through_the_template(smollm2: lineas.TextModel) -> None
     chat = smollm2.generate(["What is two plus two?"], chat=True, temperature=0, max_new_tokens=12)[0]
     plain = smollm2.generate(["What is two plus two?"], temperature=0, max_new_tokens=12)[0]
     assert chat != plain
-    assert "four" in chat.lower() or "4" in chat
+    assert "= 4" in chat
 
 
 @pytest.fixture

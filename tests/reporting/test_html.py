@@ -159,7 +159,8 @@ def test_a_browser_shows_it_in_light_and_in_dark(reported: Path) -> None:
         ]
         command += ["--window-size=1000,3000", "--hide-scrollbars", f"--screenshot={picture}"]
         subprocess.run([*command, (reported / "report.html").as_uri()], check=True, capture_output=True, timeout=120)
-        grey = Image.open(picture).convert("L")
+        with Image.open(picture) as shown:
+            grey = shown.convert("L")
         ink = [level for level, count in enumerate(grey.histogram()) if count]
         means.append(sum(i * n for i, n in enumerate(grey.histogram())) / (grey.width * grey.height))
         assert max(ink) - min(ink) > 150  # ink on paper, not one on its like
