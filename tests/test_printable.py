@@ -24,8 +24,8 @@ from lineas.printable import as_code, as_json, as_label, front_matter, in_a_line
 from lineas.reporting import Content, charts, page
 from lineas.reporting.image_grid import strip
 from lineas.reporting.plots import plot_effect_and_damage
-from lineas.reporting.sweep_report import markdown as sweep_markdown
 from lineas.reporting.tables import markdown
+from lineas.sweeping.report import markdown as sweep_markdown
 from lineas.sweeping.summary import Line
 
 CONTROLS = [

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from console import LEARN, SOURCE, TARGET, check_refused, run
-from lineas.reporting.sweep_report import markdown, plot
 
 import lineas
 from lineas import LinAcT, LinEAS
@@ -24,6 +23,7 @@ from lineas.files.writing import TEMPORARY, locked
 from lineas.learning.capture import backpropagate
 from lineas.sweeping import Job, choose, points, run_jobs, summary
 from lineas.sweeping import jobs as jobs_of_sweeps
+from lineas.sweeping.report import markdown, plot
 from lineas.sweeping.summary import chosen_point
 
 GAMMAS = [0.0, 1e-3, 2e-3]
