@@ -78,7 +78,7 @@ def evaluate(
 
 
 def settings_of(
-    model: TextModel | ImageModel, systems: Sequence[System], plan: Plan, apart: Path | None = None
+    model: TextModel | ImageModel, systems: Sequence[System], plan: Plan, excluded: Path | None = None
 ) -> dict[str, Any]:
     """Return all settings of an evaluation as JSON, which are equal only for the same evaluation.
 
@@ -86,13 +86,13 @@ def settings_of(
         model: text or image model.
         systems: systems to judge.
         plan: measurements to make.
-        apart: folder of results, which is ignored if it is in the folder of task files.
+        excluded: folder of results, which is ignored if it is in the folder of task files.
     """
     judged = [{"name": system.name, "strength": system.strength, **system.identity()} for system in systems]
     if isinstance(model, ImageModel):
         return {**picture_measures.settings(model, plan), "batch_size": plan.batch_size, "systems": judged}
     return {
         "model": model.name,
-        **text_measures.settings(plan, plan.loaded_classifiers(), apart),
+        **text_measures.settings(plan, plan.loaded_classifiers(), excluded),
         "systems": judged,
     }

@@ -99,23 +99,23 @@ def digest_of(texts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
-def content_of(name: str, apart: Path | None = None) -> str | None:
+def content_of(name: str, excluded: Path | None = None) -> str | None:
     """Return a digest of the content behind a name: the bytes of a folder or a Python module, the commit of a hub id.
 
     Args:
         name: name of a model, a judge of pictures or a classifier, as the command line takes it.
-        apart: folder that is ignored, even if it is in the folder of that name.
+        excluded: folder that is ignored, even if it is in the folder of that name.
 
     Returns:
         the digest; None if nothing of that name is on this machine.
     """
     place = name.partition("@")[0]  # after it comes the label of a classifier
     if Path(place).is_dir():
-        return files_digest(Path(place), apart=apart)
+        return files_digest(Path(place), apart=excluded)
     if (module := Path(f"{place.partition(':')[0].replace('.', '/')}.py")).is_file():
         return files_digest(module.parent, module.name)
     if "+" in place:  # two models that judge pictures
-        return " ".join(str(content_of(part, apart)) for part in place.split("+"))
+        return " ".join(str(content_of(part, excluded)) for part in place.split("+"))
     try:
         config = try_to_load_from_cache(place, "config.json") if place.count("/") == 1 else None
     except ValueError:  # the hub cannot have this name

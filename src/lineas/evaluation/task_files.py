@@ -11,23 +11,23 @@ from lineas.models.digests import files_digest
 from lineas.versions import version_of
 
 
-def task_dependencies(plan: Plan, apart: Path | None = None) -> dict[str, Any]:
+def task_dependencies(plan: Plan, excluded: Path | None = None) -> dict[str, Any]:
     """Return everything beside the system that the results of a plan's tasks depend on, as JSON.
 
     Args:
         plan: plan that names the tasks.
-        apart: folder of results, which is ignored if it is in the folder of task files.
+        excluded: folder of results, which is ignored if it is in the folder of task files.
     """
-    digest = None if plan.task_path is None else task_files_digest(plan.task_path, apart)
+    digest = None if plan.task_path is None else task_files_digest(plan.task_path, excluded)
     versions = {name: version_of(name) for name in ("lm_eval", "datasets")}
     return {"limit": plan.task_limit, "fewshot": plan.fewshot, "files": digest, **versions}
 
 
-def task_files_digest(folder: str | Path, apart: Path | None = None) -> str:
+def task_files_digest(folder: str | Path, excluded: Path | None = None) -> str:
     """Return the sha256 of all files below a folder of tasks and of the data files elsewhere that its tasks name."""
     folder = Path(folder)
     tasks = [file for file in folder.rglob("*") if file.suffix in (".yaml", ".yml")]
-    return files_digest(folder, others={file.resolve() for task in tasks for file in _named(task)}, apart=apart)
+    return files_digest(folder, others={file.resolve() for task in tasks for file in _named(task)}, apart=excluded)
 
 
 def _named(task: Path) -> Iterator[Path]:

@@ -144,18 +144,18 @@ class TextMeasures:
             row.intervals[task] = (value - 1.96 * error, value + 1.96 * error)
 
 
-def settings(plan: Plan, classifiers: Mapping[str, Classifier], apart: Path | None) -> dict[str, Any]:
+def settings(plan: Plan, classifiers: Mapping[str, Classifier], excluded: Path | None) -> dict[str, Any]:
     """Return the settings of a plan for texts as JSON.
 
     Args:
         plan: measurements to make.
         classifiers: loaded classifiers of the plan.
-        apart: folder of results, which is ignored if it is in the folder of task files.
+        excluded: folder of results, which is ignored if it is in the folder of task files.
     """
     return {
         **plan.described(),
         "classifiers": {name: getattr(one, "__name__", str(one)) for name, one in classifiers.items()},
-        "tasks": {**task_dependencies(plan, apart), "names": list(plan.tasks)},
+        "tasks": {**task_dependencies(plan, excluded), "names": list(plan.tasks)},
     }
 
 
