@@ -509,7 +509,7 @@ WRONG = [
     (("--gamma", "1e-3", "1e-3"), "each once"),
     (("--strength", "0", "1"), "takes numbers other than 0, not 0 1"),
     (("--method", "lineas,magic"), "not 'magic'"),
-    (("--method", "lin-act", "--lambda-g", "0"), "lineas's, which is not among the methods lin-act"),
+    (("--method", "lin-act", "--lambda-g", "0"), "for the method lineas, which is not among the methods lin-act"),
     (("--effect", "toxc"), "--effect is one of what is measured, perhaps with + before it, not 'toxc': glad,"),
     (("--effect", "+toxc"), "not '+toxc': glad, glad_score, distinct_1,"),
     (("--effect", "concept"), "not 'concept': glad, glad_score, distinct_1,"),

@@ -77,7 +77,7 @@ def measure(intervention: Path, strength: str, options: argparse.Namespace, scra
         "--prompts", f"{scratch}/prompts.jsonl:text", "--neutral", f"{scratch}/neutral.jsonl:text",
         "--seeds", str(options.seeds), "--json", str(out),
     )  # fmt: skip
-    (row,) = json.loads(out.read_text())["rows"]
+    row = json.loads(out.read_text())["rows"][-1]  # the first one is the untouched model
     values = row["values"]
     return {**values, "score": values["toxic_score"], "toxic_by_seed": row["by_seed"]["toxic"]}
 
