@@ -37,7 +37,7 @@ TABLES = {
 
 def main() -> None:
     """Fill the marked places, or compare them."""
-    pages = {file: file.read_text(encoding="utf-8") for file in (record.ROOT / "README.md", *record.DOCS.glob("*.md"))}
+    pages = {file: file.read_text(encoding="utf-8") for file in (record.ROOT / "README.md", *record.DOCS.rglob("*.md"))}
     filled = dict(pages)
     for name, place in TABLES.items():
         marked = re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", flags=re.DOTALL)

@@ -68,7 +68,7 @@ def serve(
             other_model = accepts_other(other_model, force, chosen, network)
             chosen.check_fits(network, other_model)
     if importlib.util.find_spec("vllm") is None:
-        raise LineasError("vLLM is not installed; pip install 'lineas[vllm]' (on a CPU: see docs/serving.md).")
+        raise LineasError("vLLM is not installed; pip install 'lineas[vllm]' (on a CPU: see docs/guides/serve.md).")
     environment = os.environ | {INTERVENTIONS: ",".join(f"{name}={folder}" for name, folder in folders.items())}
     if room is not None:
         environment[ROOM] = str(room)
