@@ -326,6 +326,12 @@ def test_tables_are_written_without_importing_torch() -> None:
     assert run.stdout.count("<sub>`python -m benchmarks.") == len(pages.TABLES) + 1  # recipes.py has two models
 
 
+def test_a_table_without_a_result_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match=r"no result of demo_images .* python -m benchmarks\.images\.demo_images"):
+        pages.written("images.demo_images")
+
+
 def test_where_a_curve_crosses_a_level() -> None:
     rising = [{"strength": s, "effect": e} for s, e in ((0.0, 0.1), (0.5, 0.3), (1.0, 0.3), (2.0, 0.7))]
 
