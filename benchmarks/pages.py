@@ -60,6 +60,8 @@ def written(place: str) -> str:
     write = getattr(import_module(f"benchmarks.{module}"), function or "table")
     benchmark = module.rpartition(".")[-1]
     results = record.named(benchmark.replace("_", "-"))
+    if not results:
+        sys.exit(f"there is no result of {benchmark} in benchmarks/results; run python -m benchmarks.{module}.")
     blocks = []
     for name, result in results:
         blocks.append(write(result))
