@@ -127,11 +127,12 @@ def sweep(
     plan = _restricted(plan, measures)
     if effect is not None and shows is not None and measure(effect.removeprefix("+")).name not in plan.measures:
         raise LineasError(f"--effect {effect} is about texts; leave it out, or leave out --shows.")
+    sides = read_prompts(source), read_prompts(target)
     no_bars()
     signals.if_interrupted(f"interrupted; what was learned and measured is kept, the same command goes on in {out}.")
     with progress_bar("sweeping", None) as advance:
         result = run_sweep(
-            model, read_prompts(source), read_prompts(target), plan, out,
+            model, *sides, plan, out,
             methods=methods, gammas=gamma or GAMMAS, draws=draws, samples=samples, refit=refit,
             strengths=strength or (1.0,), effect=effect, tolerance=tolerance, sites=sites, pooling=as_pooling(pooling),
             max_length=max_length, memory=memory, dtype=dtype, processes=processes, where=where,  # pyright: ignore[reportArgumentType]
