@@ -174,7 +174,7 @@ def _output(output: dict[str, Any]) -> Iterator[str]:
     """Yield what a cell printed, or the picture that it showed."""
     data = output.get("data", {})
     if "image/png" in data:
-        numbers = "".join(data["image/png"]).strip()
-        yield f'<img alt="picture made by the cell above" src="data:image/png;base64,{numbers}">'
+        png = "".join(data["image/png"]).strip()
+        yield f'<img alt="picture made by the cell above" src="data:image/png;base64,{png}">'
     elif text := "".join(output.get("text", data.get("text/plain", []))).rstrip():
         yield f"```text\n{text}\n```"

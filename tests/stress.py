@@ -57,7 +57,7 @@ class Stress:
             with lineas.steer(self.network, self.maps["A"], torch.tensor([0.0, 0.6])):
                 return self.run()
         if key in ("generated", "answer"):
-            with lineas.steer(self.network, self.maps["B"], 0.4, tokens=key):  # type: ignore[arg-type]
+            with lineas.steer(self.network, self.maps["B"], 0.4, tokens=key):
                 return self.text()
         lives = [
             lineas.steer(self.network, self.maps[key[i]], float(key[i + 1 : i + 4])) for i in range(0, len(key), 4)

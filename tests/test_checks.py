@@ -64,7 +64,7 @@ def test_other_ways_to_write_a_number_are_not_read(text: str) -> None:
 def test_numbers_of_other_libraries_become_plain_ones() -> None:
     assert type(COUNT.check("it", np.int64(3))) is int
     assert type(STRENGTH.check("it", np.float32(0.5))) is float
-    assert type(lineas.LinEAS(steps=np.int64(3)).steps) is int  # type: ignore[arg-type]
+    assert type(lineas.LinEAS(steps=np.int64(3)).steps) is int  # pyright: ignore[reportArgumentType]
 
 
 def test_seeds_go_on_at_zero() -> None:
@@ -111,18 +111,18 @@ class Silent:
 
 SIDES = (["a b", "c d"], ["e f", "g h"])
 CALLS: list[tuple[str, Any]] = [
-    ("the source must be a list of prompts, not None", lambda m: lineas.learn(m, None, SIDES[1])),
-    ("number 2 of it is an int", lambda m: lineas.learn(m, ["a", 5], SIDES[1])),
-    ("such as lineas.LinEAS\\(\\), not 'lineas'", lambda m: lineas.learn(m, *SIDES, "lineas")),
-    ("such as lineas.LinEAS\\(\\), not LinEAS", lambda m: lineas.learn(m, *SIDES, lineas.LinEAS)),
-    ("sites must be a list of names of modules, not an int", lambda m: lineas.learn(m, *SIDES, sites=5)),
+    ("the source must be a list of prompts, not None", lambda m: lineas.learn(m, None, SIDES[1])),  # pyright: ignore[reportArgumentType]
+    ("number 2 of it is an int", lambda m: lineas.learn(m, ["a", 5], SIDES[1])),  # pyright: ignore[reportArgumentType]
+    ("such as lineas.LinEAS\\(\\), not 'lineas'", lambda m: lineas.learn(m, *SIDES, "lineas")),  # pyright: ignore[reportArgumentType]
+    ("such as lineas.LinEAS\\(\\), not LinEAS", lambda m: lineas.learn(m, *SIDES, lineas.LinEAS)),  # pyright: ignore[reportArgumentType]
+    ("sites must be a list of names of modules, not an int", lambda m: lineas.learn(m, *SIDES, sites=5)),  # pyright: ignore[reportArgumentType]
     ("number 1 of it is a Silent", lambda m: m.generate([Silent()])),
     ("cannot be learned on as it is; wrap it", lambda m: lineas.learn(m.network, *SIDES)),
-    ("start must be an intervention", lambda m: lineas.learn(m, *SIDES, start="polite")),
-    ("on must be an intervention", lambda m: lineas.learn(m, *SIDES, on="polite")),
+    ("start must be an intervention", lambda m: lineas.learn(m, *SIDES, start="polite")),  # pyright: ignore[reportArgumentType]
+    ("on must be an intervention", lambda m: lineas.learn(m, *SIDES, on="polite")),  # pyright: ignore[reportArgumentType]
     ("seed must be at most", lambda m: lineas.learn(m, *SIDES, seed=2**64)),
     ("seed must be at least", lambda m: lineas.learn(m, *SIDES, seed=-(2**63) - 1)),
-    ("max_length must be a whole number", lambda m: lineas.learn(m, *SIDES, max_length=1.5)),
+    ("max_length must be a whole number", lambda m: lineas.learn(m, *SIDES, max_length=1.5)),  # pyright: ignore[reportArgumentType]
     ("max_length must be at least 1", lambda m: lineas.learn(m, *SIDES, max_length=0)),
     ("a size looks like", lambda m: lineas.learn(m, *SIDES, memory="9" * 400 + "GiB")),
     ("seed must be at most", lambda m: m.generate(["a"], seed=2**64)),
@@ -150,7 +150,7 @@ def test_what_python_is_given_is_checked_before_anything_runs(
 
 def test_learning_takes_a_generator_and_says_when_nothing_was_learned(stories: lineas.TextModel) -> None:
     method = lineas.LinEAS(steps=1)
-    learned = lineas.learn(stories, (side for side in SIDES[0]), SIDES[1], method, progress=False)
+    learned = lineas.learn(stories, (side for side in SIDES[0]), SIDES[1], method, progress=False)  # pyright: ignore[reportArgumentType]
     assert learned.facts["data"]["source"]["count"] == 2
     with pytest.warns(UserWarning, match="nothing was learned: no neuron is changed"):
         lineas.learn(stories, SIDES[0], SIDES[0], method, progress=False)
@@ -173,6 +173,6 @@ class Far:
 
 def test_a_cost_that_is_not_finite_is_no_learning(stories: lineas.TextModel) -> None:
     with pytest.raises(LineasError, match="is not finite, so nothing was learned"):
-        lineas.learn(stories, *SIDES, Far(), progress=False)
+        lineas.learn(stories, *SIDES, Far(), progress=False)  # pyright: ignore[reportArgumentType]
     with pytest.raises(LineasError, match="alpha must be at most 1000000"):
         lineas.ITIc(alpha=1e39)

@@ -185,8 +185,8 @@ def test_commands_are_those_of_the_command_line(name: str) -> None:
             try:
                 pages.read(arguments)
             except Exception as error:
-                in_words = getattr(error, "format_message", error.__repr__)
-                pytest.fail(f"{name}:{block.line}: lineas {' '.join(arguments)}: {in_words()}")
+                reason = error.format_message() if hasattr(error, "format_message") else repr(error)  # pyright: ignore
+                pytest.fail(f"{name}:{block.line}: lineas {' '.join(arguments)}: {reason}")
             for word in arguments:
                 if word.startswith("lineas:"):
                     assert read_prompts(word)

@@ -24,8 +24,8 @@ from lineas.printable import as_code, as_json, as_label, front_matter, in_a_line
 from lineas.reporting import Content, charts, page
 from lineas.reporting.image_grid import strip
 from lineas.reporting.plots import plot_effect_and_damage
-from lineas.reporting.sweep_report import markdown as sweep_markdown
 from lineas.reporting.tables import markdown
+from lineas.sweeping.report import markdown as sweep_markdown
 from lineas.sweeping.summary import Line
 
 CONTROLS = [
@@ -130,7 +130,7 @@ def test_a_page_escapes_and_shows_what_comes_from_elsewhere() -> None:
     facts = {"method": {"name": FOREIGN, FOREIGN: FOREIGN}, "cost": [2.0, 1.0], "made_by": FOREIGN}
     one = Intervention({"layers.0.<b>\x1b": map_}, base=base, facts=facts)
     curves = {FOREIGN: [{"strength": 0.0, "toxic": 0.5, FOREIGN: 1.0}, {"strength": 1.0, "toxic": 0.1, FOREIGN: 2.0}]}
-    html = page(Content({FOREIGN: one}, curves=curves, samples=[(FOREIGN, {FOREIGN: FOREIGN})]))
+    html = page(Content({FOREIGN: one}, curves=curves, samples={FOREIGN: [(FOREIGN, {FOREIGN: FOREIGN})]}))
     assert "<script" not in html
     assert "<b>" not in html
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", html)

@@ -82,7 +82,7 @@ def test_workers_end_with_the_first_process_and_hold_its_lock_until_then(
             signal.signal(one, signal.SIG_DFL)
 
     pipes = {"stderr": subprocess.PIPE, "start_new_session": True, "preexec_fn": listens}
-    with subprocess.Popen([sys.executable, "-c", FIRST], **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen([sys.executable, "-c", FIRST], **pipes) as process:
         begun = b""
         while len(begun) < 2:
             begun += os.read(heard, 2)
@@ -90,7 +90,7 @@ def test_workers_end_with_the_first_process_and_hold_its_lock_until_then(
         with pytest.raises(BlockingIOError):
             fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
         (os.killpg if to_all else os.kill)(process.pid, number)
-        err = process.stderr.read().decode()  # until the last process that has it is gone
+        err = process.stderr.read().decode()  # until the last process that has it is gone  # pyright: ignore[reportOptionalMemberAccess]
     fcntl.flock(place, fcntl.LOCK_EX)  # as soon as nobody holds it
     os.close(place)
     os.close(heard)
@@ -101,7 +101,7 @@ def test_workers_end_with_the_first_process_and_hold_its_lock_until_then(
 
 
 def test_an_error_of_the_work_comes_back(room: Path) -> None:
-    import work_of_test  # type: ignore[import-not-found]
+    import work_of_test  # pyright: ignore[reportMissingImports]
 
     from lineas.processes import processes
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from families import block
 from torch import nn
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput  # pyright: ignore[reportPrivateImportUsage]
 
 from lineas import LineasError
 from lineas.folding.slots import folding
@@ -173,7 +173,7 @@ RESULTS = {
     "list": [HIDDEN, EXTRA],
     "namedtuple": Both(HIDDEN, EXTRA),
     "ModelOutput": Pair(hidden=HIDDEN, extra=EXTRA),
-    "ModelOutput without its first": Pair(extra=HIDDEN, rest=EXTRA),  # type: ignore[arg-type]
+    "ModelOutput without its first": Pair(extra=HIDDEN, rest=EXTRA),  # pyright: ignore[reportArgumentType]
     "dict": {"hidden": HIDDEN, "extra": EXTRA},
     "OrderedDict": OrderedDict(hidden=HIDDEN, extra=EXTRA),
 }
@@ -317,7 +317,7 @@ def test_sliding_windows_keep_a_network_from_becoming_a_llama() -> None:
 def test_a_norm_into_the_residual_never_folds_its_shift_whatever_biases_the_mlp_has(family: str) -> None:
     network = families.network(family)
     for linear in (m for name, m in network.named_modules() if name.endswith(("gate_proj", "up_proj", "down_proj"))):
-        linear.bias = nn.Parameter(torch.zeros(linear.out_features))
+        linear.bias = nn.Parameter(torch.zeros(linear.out_features))  # pyright: ignore[reportArgumentType, reportCallIssue]
     for name in ("post_attention_layernorm", "post_feedforward_layernorm"):
         assert folding(network, Site(f"model.layers.0.{name}")) == "scale"
     if family != "olmo2":

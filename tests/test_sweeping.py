@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from console import LEARN, SOURCE, TARGET, check_refused, run
-from lineas.reporting.sweep_report import markdown, plot
 
 import lineas
 from lineas import LinAcT, LinEAS
@@ -24,6 +23,7 @@ from lineas.files.writing import TEMPORARY, locked
 from lineas.learning.capture import backpropagate
 from lineas.sweeping import Job, choose, points, run_jobs, summary
 from lineas.sweeping import jobs as jobs_of_sweeps
+from lineas.sweeping.report import markdown, plot
 from lineas.sweeping.summary import chosen_point
 
 GAMMAS = [0.0, 1e-3, 2e-3]
@@ -39,8 +39,9 @@ def vowels_or_nothing(texts):
         raise RuntimeError("out of memory")
     return vowels(texts)
 
-def lottery(texts):
-    return [sum(map(ord, text)) % 10 / 10 for text in texts]
+def glad(texts):
+    """As much as two words of joy in a text make of 1."""
+    return [min(1.0, sum(word in text for word in ("sun", "smiled", "played", "happy")) / 2) for text in texts]
 
 def heard(texts):
     """Say that texts are judged, if only once."""
@@ -212,7 +213,7 @@ def test_an_interruption_leaves_no_half_learned_point(judged: Path, monkeypatch:
         steps += 1
         if steps == 5:
             raise KeyboardInterrupt
-        return backpropagate(*given)  # type: ignore[arg-type]
+        return backpropagate(*given)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr("lineas.learning.lineas.backpropagate", interrupting)
     with pytest.raises(KeyboardInterrupt):
@@ -243,7 +244,7 @@ def test_what_a_sweep_learned_says_which_sentences_of_which_file(
     judged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """So that gates, for one, are learned from them without being told."""
-    code, _, err = run(capsys, *SWEEP, "--effect", "lottery_score", "--gamma", "0", "--samples", "2", "--draws", "2")
+    code, _, err = run(capsys, *SWEEP, "--effect", "glad_score", "--gamma", "0", "--samples", "2", "--draws", "2")
     assert code == 0, err
     data = lineas.Intervention.load("s/lineas-1/gamma-0.0").facts["data"]["source"]
     assert (data["file"], data["count"]) == ("source.txt", 2)
@@ -401,13 +402,14 @@ def test_table_and_plot(tmp_path: Path) -> None:
 
 SWEEP = (
     "sweep", "model", "--source", "source.txt", "--target", "target.txt", "--prompts", "many.txt",
-    "--neutral", "target.txt", "--classifier", "judges_of_test:lottery", "--effect", "+lottery", "--steps", "6",
+    "--neutral", "target.txt", "--classifier", "judges_of_test:glad", "--effect", "+glad", "--steps", "6",
     "--dtype", "float32", "--out", "s",
 )  # fmt: skip
 
 
 def test_the_command_line_sweeps_chooses_and_goes_on(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = (*SWEEP, "--gamma", "0", "3e-3", "--method", "lineas,mean-act", "--draws", "2", "--samples", "2")
+    asked += ("--steps", "40")
     code, out, _ = run(capsys, *asked)
     assert code == 0
     told = json.loads((judged / "s" / "sweep.json").read_text())
@@ -427,19 +429,20 @@ def test_the_command_line_sweeps_chooses_and_goes_on(judged: Path, capsys: pytes
 def test_the_choice_keeps_its_calibration_and_says_what_it_changes(
     judged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = run(capsys, *SWEEP, "--gamma", "0")
+    asked = (*SWEEP, "--gamma", "0", "--steps", "40")
+    code, out, err = run(capsys, *asked)
     assert code == 0, err
     said = next(line for line in out.splitlines() if line.startswith("chosen: "))
     lines = json.loads((judged / "s" / "sweep.json").read_text())["lines"]
-    before, after = (100 * row["values"]["lottery"] for row in lines)
-    assert f"(lottery {before:.1f} % -> {after:.1f} %)" in said
+    before, after = (100 * row["values"]["glad"] for row in lines)
+    assert f"(glad {before:.1f} % -> {after:.1f} %)" in said
     place = judged / "s" / "chosen"
     lineas.Intervention.load(place).with_facts(calibration={"strength": 0.5, "reached": True}).save(
         place, overwrite=True
     )
-    run(capsys, *SWEEP, "--gamma", "0")
+    run(capsys, *asked)
     assert lineas.Intervention.load(place).calibrated_strength == 0.5
-    code, out, _ = run(capsys, *SWEEP, "--gamma", "0", "--effect", "+kl")  # another choice measures nothing anew
+    code, out, _ = run(capsys, *asked, "--effect", "+kl")  # another choice measures nothing anew
     assert (code, "chosen: lineas 0 (kl " in out) == (0, True)
 
 
@@ -503,17 +506,17 @@ def test_pictures_are_swept_by_what_they_show(tmp_path: Path, capsys: pytest.Cap
 WRONG = [
     (("--limit", "0"), "--limit must be at least 1, not 0."),
     (("--gamma", "-1"), "gamma must be 0 or more, not -1.0"),
-    (("--gamma", "1e-3", "1e-3"), "each once"),
+    (("--gamma", "1e-3", "1e-3"), "no gamma twice"),
     (("--strength", "0", "1"), "takes numbers other than 0, not 0 1"),
     (("--method", "lineas,magic"), "not 'magic'"),
-    (("--method", "lin-act", "--lambda-g", "0"), "lineas's, which is not among the methods lin-act"),
-    (("--effect", "toxc"), "--effect is one of what is measured, perhaps with + before it, not 'toxc': lottery,"),
-    (("--effect", "+toxc"), "not '+toxc': lottery, lottery_score, distinct_1,"),
-    (("--effect", "concept"), "not 'concept': lottery, lottery_score, distinct_1,"),
-    (("--effect", "kl", "--measures", "lottery"), "not 'kl': lottery, lottery_score, distinct_1,"),
+    (("--method", "lin-act", "--lambda-g", "0"), "for the method lineas, which is not among the methods lin-act"),
+    (("--effect", "toxc"), "--effect is one of what is measured, perhaps with + before it, not 'toxc': glad,"),
+    (("--effect", "+toxc"), "not '+toxc': glad, glad_score, distinct_1,"),
+    (("--effect", "concept"), "not 'concept': glad, glad_score, distinct_1,"),
+    (("--effect", "kl", "--measures", "glad"), "not 'kl': glad, glad_score, distinct_1,"),
     (("--effect", "toxic", "--measures", "perplexity"), "not 'toxic': perplexity, kl."),
     (("--lambda-g", "-1"), "--lambda-g must be 0 or more, not -1"),
-    (("--measures", "beauty"), "beauty is not among lottery, perplexity"),
+    (("--measures", "beauty"), "beauty is not among glad, perplexity"),
     (("--measures", "concept"), "concept needs --shows"),
     (("--seeds", "0"), "--seeds must be at least 1"),
     (("--draws", "0"), "--draws must be at least 1"),

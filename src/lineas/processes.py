@@ -1,4 +1,4 @@
-"""Work in several processes, which end with the first one however that ends, and hold its lock until they have."""
+"""Worker processes that end when the main process ends, for whatever reason, and hold its lock until then."""
 
 from __future__ import annotations
 
@@ -15,83 +15,84 @@ from typing import Any
 
 from lineas.signals import PATIENCE, Stopped, blocked, handled
 
-FOR_THE_FIRST = tuple(getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name))
-"""Signals that a terminal sends to every process of a command; the first one answers them."""
+TERMINAL_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name))
+"""Signals that a terminal sends to every process of a command; the main process answers them."""
 
 
 @contextmanager
 def processes(at_once: int, lock: int | None = None) -> Iterator[Callable[..., Future[Any]]]:
-    """New processes, not copies of this one; gives what calls a function with arguments in one of them.
+    """Start worker processes for the block, and return a function `call(function, *arguments)` that uses them.
 
-    A network that has run has threads, which no copy inherits. When the block fails or is interrupted, the processes
-    are told to end, and killed where they do not in time. They end as well when this process is killed.
+    The workers are spawned, not forked: a forked process would lack the threads of a network that has run. When the
+    block fails or is interrupted, the workers get SIGTERM, and SIGKILL after `PATIENCE` seconds. They also end when
+    this process is killed.
 
     Args:
         at_once: number of processes.
-        lock: an open file with a lock, of which every process holds a copy; None for none.
+        lock: file descriptor of a locked file, of which every worker holds a copy; None for no lock.
     """
     if os.name != "nt":
-        with blocked(FOR_THE_FIRST):  # Python's own helper would not live through a closed terminal, and be missed
+        with blocked(TERMINAL_SIGNALS):  # Python's helper process must survive a closed terminal
             resource_tracker.ensure_running()
-    with ProcessPoolExecutor(at_once, get_context("spawn"), _begin, (_Open(lock),)) as pool:
+    with ProcessPoolExecutor(at_once, get_context("spawn"), _start_worker, (_OpenFile(lock),)) as pool:
 
         def call(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-            with blocked(FOR_THE_FIRST):  # also while it imports, before it could ignore them itself
-                return pool.submit(_work, function, *arguments)
+            with blocked(TERMINAL_SIGNALS):  # a new worker inherits this, and cannot ignore them before it has imported
+                return pool.submit(_run, function, *arguments)
 
         try:
             yield call
         except BaseException:
-            begun = list((pool._processes or {}).values())  # shutdown forgets them
+            workers = list((pool._processes or {}).values())  # shutdown forgets them
             pool.shutdown(wait=False, cancel_futures=True)
-            _end(begun)
+            _end(workers)
             raise
 
 
-def _end(begun: list[Any]) -> None:
-    for process in begun:
-        process.terminate()
-    left = {process.sentinel: process for process in begun}
+def _end(workers: list[Any]) -> None:
+    for worker in workers:
+        worker.terminate()
+    alive = {worker.sentinel: worker for worker in workers}
     until = time.monotonic() + PATIENCE
-    while left and time.monotonic() < until:
-        for over in connection.wait(list(left), until - time.monotonic()):
-            del left[over]  # type: ignore[arg-type]
-    for process in left.values():
-        process.kill()
+    while alive and time.monotonic() < until:
+        for sentinel in connection.wait(list(alive), until - time.monotonic()):
+            del alive[sentinel]
+    for worker in alive.values():
+        worker.kill()
 
 
-class _Open:
-    """An open file, or None, of which a new process gets a copy when it is begun with this."""
+class _OpenFile:
+    """A file descriptor, or None; a process that is started with it gets a copy of the file."""
 
     def __init__(self, file: int | None) -> None:
         self.file = file
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_Open, (None,)) if self.file is None else (_copied, (reduction.DupFd(self.file),))
+        return (_OpenFile, (None,)) if self.file is None else (_copied, (reduction.DupFd(self.file),))
 
 
-def _copied(copy: Any) -> _Open:
-    return _Open(copy.detach())
+def _copied(copy: Any) -> _OpenFile:
+    return _OpenFile(copy.detach())
 
 
-def _begin(_: _Open) -> None:
-    """Begin a process: leave the terminal's signals to the first one, and end with it."""
-    for number in FOR_THE_FIRST:
+def _start_worker(_: _OpenFile) -> None:
+    """Ignore the terminal's signals in a new worker, and let it end with the main process."""
+    for number in TERMINAL_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    threading.Thread(target=_end_after, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
-def _end_with(first: Any) -> None:
-    """Wait for the end of the first process, which closes a pipe, and then end this one."""
-    first.join()
+def _end_after(main_process: Any) -> None:
+    """Wait until the main process has ended, and then end this one."""
+    main_process.join()
     if os.name != "nt":
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(PATIENCE)
     os._exit(128 + signal.SIGTERM)
 
 
-def _work(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function; TERM is an exception meanwhile, which clears temporary folders, and then the end."""
+def _run(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function; SIGTERM raises in it, so that temporary folders are removed before the process ends."""
     try:
         with handled(_stop, (signal.SIGTERM,)):
             return function(*arguments)
@@ -100,5 +101,5 @@ def _work(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _stop(number: int, _: Any) -> None:
-    signal.signal(number, signal.SIG_IGN)  # the executor sends it once more, which would cut the clearing up short
+    signal.signal(number, signal.SIG_IGN)  # the executor sends it again, which would interrupt the clean-up
     raise Stopped

@@ -1,4 +1,4 @@
-"""Signals that end a command: Ctrl-C, TERM and a closed terminal (HUP), answered alike; imports nothing heavy."""
+"""Signals that end a command: Ctrl-C, TERM and a closed terminal (HUP) are handled alike. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
 """The signals that end a command; Windows has no HUP."""
 PATIENCE = 2.0
 """Seconds that processes have to end before they are killed."""
-AGAIN = 0.05
-"""Seconds after which a signal is sent once more whose exception was dropped, as Python does in a destructor."""
+RESEND_AFTER = 0.05
+"""Seconds after which a signal is sent again, if Python dropped its exception (in a destructor, for example)."""
 LONGEST_END = 10.0
 """Seconds that an interrupted process may take to end by itself."""
 SHOWN = 3
-"""Paths that the sentence names."""
+"""Number of paths that the message names."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asks the process to end; whoever handles Ctrl-C handles it too."""
+    """A signal that asks the process to end; code that handles Ctrl-C handles it too."""
 
 
 class InterruptedLearning(UserWarning):
-    """Learning was interrupted and its result is not whole; the command line says so in a sentence of its own."""
+    """A warning that learning was interrupted before its end; the command line prints its own message instead."""
 
 
 class Command:
-    """The command that runs: the signal that ended it, the files it has written, the sentence about them."""
+    """The running command: the signal that ended it, the files it has written, and the message about them."""
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.sentence: str | None = None
         self.written: list[Path] = []
-        self._told = False
+        self._has_spoken = False
 
     @property
     def exit_code(self) -> int:
-        """The exit code of what a signal ended: 130 after Ctrl-C, 143 after TERM, 129 after HUP."""
+        """The exit code after a signal: 130 for Ctrl-C, 143 for TERM, 129 for HUP."""
         return 128 + (self.number or signal.SIGINT)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Make a signal an exception within the block; whatever a library makes of that, the block ends by one.
+        """Turn a signal into an exception within the block, also if a library suppresses that exception.
 
-        So temporary folders are cleared, hooks removed, and what was learned is kept.
+        So temporary folders are deleted, hooks are removed, and learned results are saved.
         """
         with handled(self.stop), _sent_again(lambda: self.number):
             try:
@@ -66,24 +66,24 @@ class Command:
                 raise KeyboardInterrupt
 
     def stop(self, number: int, _: Any = None) -> None:
-        """Answer a signal by an exception."""
+        """Handle a signal by raising `Stopped`."""
         self.number = self.number or number
         raise Stopped
 
     def leave(self, number: int, _: Any = None) -> None:
-        """Answer a signal by the end of the process, on the spot, where there is nothing to clear up."""
+        """Handle a signal by ending the process at once, while there is nothing to clean up."""
         self.number = self.number or number
-        if not self._told:
+        if not self._has_spoken:
             with suppress(OSError):
-                os.write(2, self._line().encode())  # sys.stderr may be in the midst of a write
+                os.write(2, self._line().encode())  # the signal may have interrupted a write of sys.stderr
         with suppress(OSError, ValueError, RuntimeError):
             sys.stdout.flush()
         os._exit(self.exit_code)
 
-    def tell(self) -> None:
-        """Say once on stderr what was kept; a terminal that is gone hears nothing."""
-        if not self._told:
-            self._told = True
+    def report(self) -> None:
+        """Print once on stderr what was saved; a closed terminal is no error."""
+        if not self._has_spoken:
+            self._has_spoken = True
             with suppress(OSError, ValueError):
                 sys.stderr.write(self._line())
                 sys.stderr.flush()
@@ -93,48 +93,51 @@ class Command:
         return f"{after_echo}{self.sentence or self._about_files()}\n"
 
     def _about_files(self) -> str:
-        there = list(dict.fromkeys(str(path) for path in self.written if path.exists()))
-        if not there:
+        paths = list(dict.fromkeys(str(path) for path in self.written if path.exists()))
+        if not paths:
             return "interrupted; nothing was written."
-        more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
-        return f"interrupted; written before that and whole: {', '.join(there[:SHOWN])}{more}."
+        more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+        return f"interrupted; written before that and whole: {', '.join(paths[:SHOWN])}{more}."
 
 
 _running: Command | None = None
 
 
-def keeps(sentence: str) -> None:
-    """Say, from now on, this about what the running command keeps when it is interrupted."""
+def if_interrupted(sentence: str) -> None:
+    """Set the message that the running command prints if a signal ends it."""
     if _running is not None:
         _running.sentence = sentence
 
 
-def wrote(path: Path) -> None:
-    """Note that a file or folder of the running command is whole and in its place."""
+def record_written(path: Path) -> None:
+    """Record that the running command has completely written a file or folder."""
     if _running is not None:
         _running.written.append(path)
 
 
 @contextmanager
 def running(alone: bool) -> Iterator[Command]:
-    """Answer signals while a command runs: by its sentence and its exit code.
+    """Handle signals while a command runs: they end it with its message and its exit code.
 
     Args:
-        alone: whether the process is there for the command only. Then signals before `Command.interruptible`, while
-            modules are imported, and after it end the process on the spot, and they do so until its end.
+        alone: True if the process runs this command only. A signal outside `Command.interruptible`, for example while
+            modules are imported, then ends the process at once.
+
+    Raises:
+        SystemExit: with `Command.exit_code`, when a signal has interrupted the command.
     """
     global _running
     before, _running = _running, Command()
     command = _running
     try:
         if alone:
-            _answer(command.leave, ENDING)
+            _set_handler(command.leave, ENDING)
             yield command
         else:
             with handled(command.stop):
                 yield command
     except KeyboardInterrupt:
-        command.tell()
+        command.report()
         if alone:
             _end_soon(command.exit_code)
         raise SystemExit(command.exit_code) from None
@@ -144,8 +147,8 @@ def running(alone: bool) -> Iterator[Command]:
 
 @contextmanager
 def handled(by: Callable[[int, Any], Any], numbers: Collection[int] = ENDING) -> Iterator[None]:
-    """Answer signals by a function within the block; does nothing outside the main thread, which alone may do so."""
-    before = _answer(by, numbers)
+    """Handle signals by a function of number and frame within the block; does nothing outside the main thread."""
+    before = _set_handler(by, numbers)
     try:
         yield
     finally:
@@ -154,7 +157,7 @@ def handled(by: Callable[[int, Any], Any], numbers: Collection[int] = ENDING) ->
 
 @contextmanager
 def restoring_handlers() -> Iterator[None]:
-    """Answer signals after the block as before it, whatever a library has set in it."""
+    """Restore the signal handlers at the end of the block, since a library may change them."""
     before = {number: signal.getsignal(number) for number in ENDING}
     try:
         yield
@@ -165,7 +168,7 @@ def restoring_handlers() -> Iterator[None]:
 
 @contextmanager
 def blocked(numbers: Collection[int]) -> Iterator[None]:
-    """Let signals wait until the end of the block; a process that is begun within it never sees them."""
+    """Delay signals until the end of the block; a process that is started within it never receives them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -176,8 +179,8 @@ def blocked(numbers: Collection[int]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _answer(by: Callable[[int, Any], Any], numbers: Collection[int]) -> dict[int, Any]:
-    """Answer signals by a function, save those that the process is to ignore, as by nohup; gives earlier handlers."""
+def _set_handler(by: Callable[[int, Any], Any], numbers: Collection[int]) -> dict[int, Any]:
+    """Set a signal handler, except for ignored signals (nohup), and return the previous handlers."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     before = {number: signal.getsignal(number) for number in numbers}
@@ -194,15 +197,15 @@ def _restore(handlers: dict[int, Any]) -> None:
 
 @contextmanager
 def _sent_again(number: Callable[[], int | None]) -> Iterator[None]:
-    """Send a signal again, a moment later, whose exception Python drops, as in a destructor or a callback."""
+    """Send a signal again if Python drops its exception, as it does in a destructor or a callback."""
     before, timers = sys.unraisablehook, []
 
     def hook(dropped: Any) -> None:
-        came = number()
-        if came is None or not issubclass(dropped.exc_type, Stopped):
+        received = number()
+        if received is None or not issubclass(dropped.exc_type, Stopped):
             before(dropped)
             return
-        timers.append(threading.Timer(AGAIN, _send, (came,)))
+        timers.append(threading.Timer(RESEND_AFTER, _send, (received,)))
         timers[-1].start()
 
     sys.unraisablehook = hook
@@ -215,7 +218,7 @@ def _sent_again(number: Callable[[], int | None]) -> Iterator[None]:
 
 
 def _send(number: int) -> None:
-    """Send a signal to the main thread, which also ends what it waits for."""
+    """Send a signal to the main thread, where it also interrupts a blocking call."""
     main_thread = threading.main_thread().ident
     if hasattr(signal, "pthread_kill") and main_thread is not None:
         signal.pthread_kill(main_thread, number)
@@ -224,11 +227,11 @@ def _send(number: int) -> None:
 
 
 def _end_soon(code: int) -> None:
-    """Let the process end by itself, and end it where a library's thread, as of a download, would keep it."""
+    """Let the process end by itself, but kill it after a while if a library's thread (a download) keeps it alive."""
     for name in ("stdout", "stderr"):
         try:
             getattr(sys, name).flush()
-        except (OSError, ValueError, AttributeError):  # the terminal is gone: else the exit code would become 120
+        except (OSError, ValueError, AttributeError):  # a closed terminal would make the exit code 120
             setattr(sys, name, None)
     last = threading.Timer(LONGEST_END, os._exit, (code,))
     last.daemon = True

@@ -1,4 +1,4 @@
-"""Site: which modules of a network can carry a map, which of their outputs, and along which axis their neurons lie."""
+"""Site: the place of a map in a network, given by a module, one of its outputs, and the axis of its neurons."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lineas.errors import LineasError, shown
 from lineas.modules import blocks, is_norm, is_norm_layer, text_modules
 
 Pooling = Literal["mean", "max"]
-"""How the tokens (or pixels) of one sample become one activation."""
+"""How the tokens (or pixels) of one sample become one activation `[d]`."""
 Reading = Literal["mean", "max", "none"]
-"""The same, or all of them as they are, `[t, d]`."""
+"""A pooling, or "none" for every token's own activation, `[t, d]`."""
 LAST_OUTPUT = 9999
-"""The largest `k` of a module's outputs `MODULE:k`."""
-_IMAGES = re.compile(r"diffusers\.models\.(resnet|downsampling|upsampling|unets\..*|transformers\.transformer_2d)$")
-"""Where diffusers keeps the modules that put out maps of channels `[n, c, h, w]`."""
+"""The largest `k` in a site's name `MODULE:k`."""
+_NCHW = re.compile(r"diffusers\.models\.(resnet|downsampling|upsampling|unets\..*|transformers\.transformer_2d)$")
+"""The modules of diffusers whose classes return `[n, c, h, w]`."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Site:
 
     Args:
         module: the module's dotted name in the network.
-        output: which result, for modules that return several; written `MODULE:k` in names and patterns when not 0.
-        axis: the axis of the activation along which the neurons lie: -1, or 1 for convolutional maps `[n, c, h, w]`.
+        output: index of the result, for modules that return several; default 0. Names and patterns write `MODULE:k`.
+        axis: the axis of the neurons in the activation: -1 by default, or 1 for convolutional maps `[n, c, h, w]`.
 
     Raises:
-        LineasError: when the module's name is no text, or there is no such output or axis.
+        LineasError: when the module's name is not a string, or the output or axis is out of range.
     """
 
     module: str
@@ -45,8 +45,7 @@ class Site:
         if not isinstance(self.module, str):  # "" is the network itself
             raise LineasError(f"a site needs the dotted name of a module, not {shown(self.module)}.")
         if type(self.output) is not int or not 0 <= self.output <= LAST_OUTPUT:
-            given = f"not {shown(self.output)}"
-            raise LineasError(f"the output of {shown(self.module)} is a whole number from 0 to {LAST_OUTPUT}, {given}.")
+            raise LineasError(f"the output of {shown(self.module)} is 0 to {LAST_OUTPUT}, not {shown(self.output)}.")
         if type(self.axis) is not int or self.axis not in (-1, 1):
             raise LineasError(f"the neurons of {shown(self.module)} lie along axis -1 or 1, not {shown(self.axis)}.")
 
@@ -56,7 +55,11 @@ class Site:
         return self.module if self.output == 0 else f"{self.module}:{self.output}"
 
     def pick(self, result: Any) -> torch.Tensor:
-        """The activation this site means, out of whatever its module returned (tensor, tuple, ModelOutput)."""
+        """Return this site's activation from its module's result (tensor, tuple, list or ModelOutput).
+
+        Raises:
+            LineasError: when the result has no such output, or it is not a tensor.
+        """
         if isinstance(result, torch.Tensor):
             chosen = result if self.output == 0 else None
         else:
@@ -70,7 +73,7 @@ class Site:
         return chosen
 
     def replace(self, result: Any, activation: torch.Tensor) -> Any:
-        """A copy of `result` in which this site's activation is `activation`; the original is left as it is."""
+        """Return a copy of a module's result with another activation at this site; `result` is not changed."""
         if isinstance(result, torch.Tensor):
             return activation
         if isinstance(result, dict):  # ModelOutput
@@ -81,33 +84,33 @@ class Site:
 
 
 def as_pooling(name: str) -> Pooling:
-    """A way of pooling by its name.
+    """Check the name of a pooling.
 
     Raises:
-        LineasError: when there is none.
+        LineasError: when the name is neither "mean" nor "max".
 
     >>> as_pooling("max")
     'max'
     """
-    for known in get_args(Pooling):
-        if name == known:
-            return known
+    for pooling in get_args(Pooling):
+        if name == pooling:
+            return pooling
     raise LineasError(f"the pooling is one of {', '.join(get_args(Pooling))}, not '{name}'.")
 
 
 def find_sites(network: nn.Module, pattern: str | Sequence[str] | None = None) -> list[Site]:
-    """The sites of a network that a pattern names, in the order in which the modules are registered.
+    """Return the sites that match a pattern, in the order in which the modules are registered.
 
-    Of a network that also reads pictures or sound, those are left out that text alone never reaches.
+    In a network that also reads images or sound, modules that text never passes through do not match.
 
     Args:
-        network: any module; names are those of its `named_modules()`.
-        pattern: a regular expression that must match a module's whole name (`.*o_proj`), optionally followed by `:k`
-            for the k-th output; or several of them; or None for the default: in every block the norm before the
-            MLP, and both post norms where a family has them (Gemma, OLMo2).
+        network: the network; names are those of its `named_modules()`.
+        pattern: a regular expression, or a list of them. It must match a module's whole name (`.*o_proj`) and may end
+            in `:k` for the k-th output. None, the default, selects in every block the norm before the MLP, or both
+            post norms in families that have them (Gemma, OLMo2).
 
     Raises:
-        LineasError: when nothing matches, naming the nearest modules.
+        LineasError: when a pattern is empty, is no regular expression, or matches nothing; it names similar modules.
 
     >>> network = nn.ModuleDict({"norm": nn.LayerNorm(4), "out": nn.Linear(4, 4)})
     >>> [site.name for site in find_sites(network, "n.*")]
@@ -117,40 +120,41 @@ def find_sites(network: nn.Module, pattern: str | Sequence[str] | None = None) -
         return [Site(name, axis=_axis(network.get_submodule(name))) for name in _default_modules(network)]
     if not pattern and not isinstance(pattern, str):
         raise LineasError("the list of site patterns is empty; give at least one, or None for the default sites.")
-    found: dict[str, Site] = {}
+    sites: dict[str, Site] = {}
     for one in [pattern] if isinstance(pattern, str) else pattern:
         if not re.sub(r":\d+$", "", one):
-            raise LineasError(
-                f"the site pattern {one!r} is empty and matches nothing; without one, the default is taken."
-            )
+            raise LineasError(f"the site pattern {one!r} is empty and matches nothing; leave it out for the default.")
         matches = _matching(network, one)
         if not matches:
             raise LineasError(_nothing_matches(network, one))
-        found.update({site.name: site for site in matches})
+        sites.update({site.name: site for site in matches})
     order = {name: i for i, (name, _) in enumerate(network.named_modules())}
-    return sorted(found.values(), key=lambda site: (order[site.module], site.output))
+    return sorted(sites.values(), key=lambda site: (order[site.module], site.output))
 
 
 def norm_sites(network: nn.Module, part: str) -> list[Site]:
-    """Every norm of a denoiser, in the order in which they are registered.
+    """Return every norm of a denoiser, in the order in which they are registered.
 
-    Norms that a time step modulates (adaptive layer norms) count as one, as modulated; norms of single attention heads
-    (`norm_q`, `norm_k`) are left out, and so is PixArt's `adaln_single`, which normalises nothing.
+    An adaptive layer norm is one site, at its modulated output. Norms of single attention heads (`norm_q`, `norm_k`)
+    are left out, and so is PixArt's `adaln_single`, which normalises nothing.
 
     Args:
         network: the root, whose module names the sites use.
-        part: the dotted name of the denoiser in it.
+        part: the dotted name of the denoiser in the root.
+
+    Raises:
+        LineasError: when the denoiser has no norms.
     """
-    found: list[Site] = []
+    sites: list[Site] = []
     for name, module in network.get_submodule(part).named_modules():
         own = name.rpartition(".")[2]
-        inside = any(f"{part}.{name}.".startswith(f"{site.module}.") for site in found)
+        inside = any(f"{part}.{name}.".startswith(f"{site.module}.") for site in sites)
         heads = own in ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
         if is_norm_layer(module) and not inside and not heads and "AdaLayerNormSingle" not in type(module).__name__:
-            found.append(Site(f"{part}.{name}", axis=_axis(module)))
-    if not found:
+            sites.append(Site(f"{part}.{name}", axis=_axis(module)))
+    if not sites:
         raise LineasError(f"{part} has no norms; name other modules with a regular expression.")
-    return found
+    return sites
 
 
 def _matching(network: nn.Module, pattern: str) -> list[Site]:
@@ -170,7 +174,7 @@ def _matching(network: nn.Module, pattern: str) -> list[Site]:
 
 
 def _callable_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Modules that have a forward pass of their own, by name: everything but the root and plain containers."""
+    """Return the modules that have a forward pass, with their names: all but the root and plain containers."""
     return [
         (name, module)
         for name, module in text_modules(network)
@@ -180,7 +184,7 @@ def _callable_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def _axis(module: nn.Module) -> int:
     is_channel_first = isinstance(module, (nn.GroupNorm, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm))
-    return 1 if is_channel_first or _IMAGES.match(type(module).__module__) else -1
+    return 1 if is_channel_first or _NCHW.match(type(module).__module__) else -1
 
 
 def _default_modules(network: nn.Module) -> list[str]:
@@ -192,7 +196,7 @@ def _default_modules(network: nn.Module) -> list[str]:
     if not names:
         raise LineasError(
             f"{type(network).__name__} has no blocks with norms, so there is no default; "
-            "name the modules with a regular expression, such as sites='.*mlp'."
+            "name the modules with a regular expression, such as --sites '.*mlp' (sites='.*mlp')."
         )
     return names
 
@@ -207,8 +211,8 @@ def _nothing_matches(network: nn.Module, pattern: str) -> str:
 
     if any(name and re.fullmatch(re.sub(r":\d+$", "", pattern), name) for name, _ in network.named_modules()):
         return (
-            f"'{pattern}' matches parts of {type(network).__name__} that text never reaches, so they cannot carry a "
-            "map that is learned from sentences; name modules of its language model."
+            f"'{pattern}' matches parts of {type(network).__name__} that text never reaches, so no map can be learned "
+            "there from sentences; name modules of its language model."
         )
     nearest = sorted(kinds, key=closeness, reverse=True)[:3]
     hints = ", ".join("'" + re.sub(r"\\\.N(?=\\|$)", r"\\.\\d+", kind.replace(".", r"\.")) + "'" for kind in nearest)

@@ -1,4 +1,4 @@
-"""What is recorded of every result: the versions that made it, and when."""
+"""Versions and time, recorded with every result."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 
 def packages() -> dict[str, str]:
-    """The versions that results depend on; "unknown" of what runs without being installed."""
+    """Return the versions of lineas, torch and transformers; "unknown" for a package that is not installed."""
     return {name: _version(name) for name in ("lineas", "torch", "transformers")}
 
 
 def lineas_version() -> str:
-    """Return the version of lineas; "unknown" where it runs without being installed."""
+    """Return the version of lineas, or "unknown" if it is not installed."""
     return _version("lineas")
 
 
 def version_of(name: str) -> str | None:
-    """The version of a package, or None where it is not installed."""
+    """Return the version of a package, or None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -27,7 +27,7 @@ def version_of(name: str) -> str | None:
 
 
 def stamp() -> dict[str, Any]:
-    """`versions`, Python's among them, and `created`, in UTC."""
+    """Return a dict with `versions` (of packages and Python) and `created` (the time in UTC)."""
     return {
         "versions": {**packages(), "python": platform.python_version()},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -35,7 +35,4 @@ def stamp() -> dict[str, Any]:
 
 
 def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
+    return version_of(name) or "unknown"

@@ -11,6 +11,7 @@ from console import LEARN, TARGET, check_refused, run
 import lineas
 from lineas.evaluation.perplexity import perplexity
 from lineas.learning.lora import LoRA
+from lineas.models.loading import load_text
 
 EVALUATE = ("evaluate", "model", "--prompts", "source.txt", "--neutral", "target.txt", "--dtype", "float32")
 
@@ -23,7 +24,7 @@ def letter_e(texts: list[str]) -> list[float]:
 def test_effect_and_damage_of_everything_at_every_strength(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *LEARN, "--dtype", "float32")
     run(capsys, *LEARN[:6], "--out", "act", "--method", "lin-act")
-    LoRA(epochs=1).fine_tune(lineas.load("model", dtype="float32"), TARGET.splitlines(), "adapter")
+    LoRA(epochs=1).fine_tune(load_text("model", dtype="float32"), TARGET.splitlines(), "adapter")
     code, out, err = run(
         capsys, *EVALUATE, "--intervention", "calm", "act", "calm+act", "--strength", "0", "0.5", "1",
         "--prompt-baseline", "Be kind:", "--adapter", "adapter", "--seeds", "2", "--out", "found", "--json", "-",
@@ -34,7 +35,7 @@ def test_effect_and_damage_of_everything_at_every_strength(desk: Path, capsys: p
     judged = [(row["system"], row["strength"]) for row in told["rows"]]
     both = [(name, s) for name in ("calm", "act", "calm+act") for s in (0.5, 1.0)]
     assert judged == [("untouched", 0.0), *both, ("prompt", 1.0), ("adapter", 0.5), ("adapter", 1.0)]
-    model = lineas.load("model", dtype="float32")
+    model = load_text("model", dtype="float32")
     assert told["rows"][0]["values"]["perplexity"] == pytest.approx(perplexity(model, TARGET.splitlines()))
     with lineas.steer(model, [lineas.Intervention.load(name) for name in ("calm", "act")], strength=0.5):
         assert told["rows"][5]["values"]["perplexity"] == pytest.approx(perplexity(model, TARGET.splitlines()))
@@ -81,7 +82,7 @@ def test_systems_of_one_name_are_told_apart(desk: Path, capsys: pytest.CaptureFi
     for draw in ("a", "b"):
         run(capsys, *LEARN[:6], "--out", f"{draw}/calm", "--steps", "1", "--dtype", "float32")
     _, out, _ = run(capsys, *EVALUATE, "--intervention", "a/calm", "b/calm", "--strength", "1", "--json", "-")
-    assert [row["system"] for row in json.loads(out)["rows"]] == ["a/calm", "b/calm"]
+    assert [row["system"] for row in json.loads(out)["rows"]] == ["untouched", "a/calm", "b/calm"]
 
 
 def test_a_strength_beyond_what_was_learned_is_warned_about_once(
@@ -127,6 +128,13 @@ def test_a_mistake_is_one_sentence_exit_code_two_and_nothing_written(
     check_refused(capsys, desk, sentence, *EVALUATE, *arguments)
 
 
+def test_without_a_classifier_the_table_shows_how_varied_continuations_are(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "evaluate", "model", "--prompts", "source.txt", "--classifier", "none")
+    assert (code, "repetition" in out, "perplexity" in out) == (0, True, False)
+
+
 def test_nothing_to_measure_is_said(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "evaluate", "model")
     assert code == 2
@@ -138,5 +146,7 @@ def test_an_intervention_for_another_network_is_refused_before_anything_is_measu
 ) -> None:
     code, _, err = run(capsys, *EVALUATE, "--intervention", "polite", "--out", "found")
     assert code == 2
-    assert "does not have" in err or "another" in err
+    assert (
+        "acts on 'model.layers.15.post_attention_layernorm' and 14 other modules that LlamaForCausalLM does not" in err
+    )
     assert not (desk / "found").exists()

@@ -7,6 +7,7 @@ import json
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 import lineas
+from lineas.cli import common
 from lineas.cli.terminal import Terminal, terminal
+from lineas.intervention import artifact
 
 EVIL = "\x1b]52;c;aGk=\x07\x1b]0;title\x07\x1b[2J\x9b2J\u202egnp\x7f"
 SHOWN = "\\x1b]52;c;aGk=\\x07\\x1b]0;title\\x07\\x1b[2J\\x9b2J\\u202egnp\\x7f"
@@ -82,10 +85,18 @@ def test_show_and_errors_show_control_characters(foreign: Path, capsys: pytest.C
     assert SHOWN in out.replace("\n", "")
 
 
-def test_warnings_are_one_line(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(capsys, "show", "foreign")  # from then on warnings are told
-    warnings.showwarning(UserWarning(f"a\n{EVIL} [red]b[/red]"), UserWarning, "", 0)
-    assert capsys.readouterr().err == f"warning: a\\n{SHOWN} [red]b[/red]\n"
+def test_warnings_are_one_line(
+    foreign: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = artifact.read
+
+    def read_with_a_warning(folder: Path) -> Any:
+        warnings.warn(f"a\n{EVIL} [red]b[/red]", stacklevel=1)
+        return read(folder)
+
+    monkeypatch.setattr(artifact, "read", read_with_a_warning)
+    _, _, err = run(capsys, "show", "foreign")
+    assert err == f"warning: a\\n{SHOWN} [red]b[/red]\n"
 
 
 @pytest.mark.parametrize("name", [r"a\[/b]", r"x\[/foo]", "[/]", "[bold]x", r"\[", "a[/b]\\"])
@@ -120,3 +131,19 @@ def test_texts_of_models_and_prompts_are_shown(desk: Path, capsys: pytest.Captur
     assert (code, "warning: nothing was learned" in err) == (0, True)
     code, out, err = run(capsys, "export", "calm", "--strength", "0", "--out", "x.gguf")
     assert (code, "changes nothing (at strength 0 none does)" in err) == (2, True)
+
+
+def test_a_log_has_lines_of_progress(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "SECONDS", 0.0)
+    code, _, err = run(capsys, *LEARN, "--steps", "4")
+    assert code == 0
+    progress = [line for line in err.splitlines() if line.startswith("learning: ")]
+    assert [line.split(",")[0] for line in progress] == [f"learning: {done} of 4" for done in (1, 2, 3, 4)]
+    assert all("cost " in line for line in progress)
+
+
+def test_a_quick_command_writes_no_line_of_progress(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = run(capsys, *LEARN, "--steps", "4")
+    assert err.splitlines() == ["loading model"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import families
 import numpy as np
@@ -103,6 +104,7 @@ def test_variety_and_repetition() -> None:
 
 def test_the_perplexity_of_a_destroyed_model_is_no_number() -> None:
     model = families.model("llama")
-    model.network.model.norm.weight.data.fill_(math.nan)
+    network: Any = model.network
+    network.model.norm.weight.data.fill_(math.nan)
     with pytest.raises(LineasError, match="the model is destroyed"):
         perplexity(model, SENTENCES)

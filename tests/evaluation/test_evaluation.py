@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
+import families
 import pytest
 import torch
 
@@ -40,7 +42,7 @@ PLAN = Plan(PROMPTS, NEUTRAL, {"long": length}, seeds=(0, 1))
 
 @pytest.fixture(scope="module")
 def harsh(stories: lineas.TextModel) -> lineas.Intervention:
-    width = stories.network.config.hidden_size
+    width = families.width(stories)
     change = lineas.AffineMap(torch.full((width,), 0.5), torch.full((width,), 0.3))
     return lineas.Intervention({site.name: change for site in stories.sites()})
 
@@ -100,11 +102,11 @@ def test_a_generation_that_fails_leaves_the_damage_and_a_destroyed_model_is_said
         (row,) = evaluate(stories, [Untouched()], PLAN).rows
     assert row.errors == dict.fromkeys(("perplexity", "kl"), "RuntimeError: the classifier's disk is full")
     assert row.values["distinct_2"] > 0
-    width = stories.network.config.hidden_size
+    width = families.width(stories)
     huge = lineas.AffineMap(torch.ones(width), torch.full((width,), 3e38))
     destroyed = Steered("huge", lineas.Intervention(dict.fromkeys(harsh.maps, huge)))
     (row,) = evaluate(stories, [destroyed], replace(PLAN, prompts=[], classifiers={})).rows
-    assert row.errors["perplexity"] == "it is not finite on 3 of 3 sentences; the model is destroyed."
+    assert row.errors["perplexity"] == "it is not finite on 3 of 3 sentences, so the model is destroyed."
     assert "perplexity" not in row.values
 
 
@@ -112,7 +114,7 @@ def test_a_model_trained_further_does_not_take_the_parts_of_the_earlier_one(
     stories: lineas.TextModel, tmp_path: Path
 ) -> None:
     before = evaluate(stories, [Untouched()], PLAN, tmp_path).rows[0]
-    network = copy.deepcopy(stories.network)
+    network: Any = copy.deepcopy(stories.network)
     with torch.no_grad():
         network.model.layers[0].mlp.down_proj.weight.mul_(1.5)  # the norms, and so the fingerprint, stay
     after = evaluate(lineas.TextModel(network, stories.tokenizer, stories.name), [Untouched()], PLAN, tmp_path).rows[0]
@@ -127,7 +129,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(
     calls: list[int] = []
     generate = lineas.TextModel.generate
 
-    def at_most_three(model, *arguments, **options):  # type: ignore[no-untyped-def]
+    def at_most_three(model, *arguments, **options):
         calls.append(options["seed"])
         if len(calls) == 4:
             raise KeyboardInterrupt

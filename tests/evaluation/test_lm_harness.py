@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import families
 import pytest
 import torch
 from console import check_refused, run
+from stories import stories as stories_of
 from tokenizers.processors import TemplateProcessing
 
 import lineas
@@ -20,6 +22,7 @@ from lineas import LineasError
 from lineas.cli import main
 from lineas.evaluation import lm_harness
 from lineas.evaluation.lm_harness import check_tasks, model_class, run_tasks
+from lineas.models.loading import load_text
 
 TASK = """\
 task: {name}
@@ -35,23 +38,23 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 COUNT = 24
 
 
+def questions(count: int, seed: int, least: int, most: int) -> list[dict[str, Any]]:
+    """Questions about what came next in a little story, with sentences to choose from."""
+    drawn, told = random.Random(seed), [story.split(". ") for story in stories_of(5 * count)]
+    sentences, docs = sorted({sentence for story in told for sentence in story}), []
+    for story in told[:count]:
+        others = [sentence for sentence in sentences if sentence != story[-1]]
+        choices = [story[-1], *drawn.sample(others, drawn.randint(least, most) - 1)]
+        drawn.shuffle(choices)
+        docs.append({"question": ". ".join(story[:-1]), "choices": choices, "answer": choices.index(story[-1])})
+    return docs
+
+
 @pytest.fixture(scope="module")
-def tasks(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Task files over MMLU and TruthfulQA as they lie in the shared folder."""
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Task files over questions about little stories, of the shapes of MMLU's and of TruthfulQA's."""
     folder = tmp_path_factory.mktemp("tasks")
-    mmlu = [json.loads(line) for line in (shared / "data/mmlu/validation.jsonl").open(encoding="utf-8")][:COUNT]
-    truthful = [json.loads(line) for line in (shared / "data/truthfulqa/mc.jsonl").open(encoding="utf-8")][:COUNT]
-    rows = {
-        "mmlu_here": [{key: row[key] for key in ("question", "choices", "answer")} for row in mmlu],
-        "truthful_here": [
-            {
-                "question": row["question"],
-                "choices": list(row["mc1_targets"]),
-                "answer": list(row["mc1_targets"].values()).index(1),
-            }
-            for row in truthful
-        ],
-    }
+    rows = {"four_choices": questions(COUNT, 1, 4, 4), "many_choices": questions(COUNT, 2, 2, 6)}
     for name, docs in rows.items():
         file = folder / f"{name}.jsonl"
         file.write_text("".join(json.dumps(doc) + "\n" for doc in docs), encoding="utf-8")
@@ -62,7 +65,7 @@ def tasks(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def harsh(stories: lineas.TextModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    width = stories.network.config.hidden_size
+    width = families.width(stories)
     generator = torch.Generator().manual_seed(0)
     maps = {
         site.name: lineas.AffineMap(torch.ones(width), torch.randn(width, generator=generator))
@@ -74,7 +77,7 @@ def harsh(stories: lineas.TextModel, tmp_path_factory: pytest.TempPathFactory) -
 def accuracy(model: lineas.TextModel, file: Path) -> float:
     """The share of questions whose right choice is the likeliest continuation, one forward pass a choice."""
     right = 0
-    docs = [json.loads(line) for line in file.open(encoding="utf-8")]
+    docs = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     for doc in docs:
         likelihoods = []
         for choice in doc["choices"]:
@@ -89,7 +92,7 @@ def accuracy(model: lineas.TextModel, file: Path) -> float:
     return right / len(docs)
 
 
-@pytest.mark.parametrize("task", ["mmlu_here", "truthful_here"])
+@pytest.mark.parametrize("task", ["four_choices", "many_choices"])
 def test_accuracies_are_those_of_the_model_as_it_is_steered(
     stories: lineas.TextModel, harsh: Path, tasks: Path, task: str
 ) -> None:
@@ -99,20 +102,21 @@ def test_accuracies_are_those_of_the_model_as_it_is_steered(
         steered = run_tasks(stories, [task], str(tasks))[task]
         own = accuracy(stories, tasks / f"{task}.jsonl")
     assert steered["value"] == pytest.approx(own, abs=1.01 / COUNT)
+    assert abs(own - plain["value"]) > 2.02 / COUNT  # so that answers of the untouched model would be noticed
     assert plain["metric"] == "acc"
     assert 0 < plain["error"] < 0.2
 
 
-def test_the_model_type_loads_steers_and_gives_likelihoods(shared: Path, harsh: Path) -> None:
+def test_the_model_type_loads_steers_and_gives_likelihoods(stories_folder: Path, harsh: Path) -> None:
     from lm_eval.api.instance import Instance
 
-    folder = str(shared / "models/stories260k")
+    folder = str(stories_folder)
     request = [Instance("loglikelihood", {}, ("Once upon", " a time"), 0)]
     found = {}
     for strength in (0.0, 1.0):
         made = model_class()(pretrained=folder, intervention=str(harsh), strength=strength, dtype="float32")
         ((found[strength], _),) = made.loglikelihood(request)
-    model = lineas.load(folder, dtype="float32")
+    model = load_text(folder, dtype="float32")
     ids = torch.tensor([model.tokenizer("Once upon a time").input_ids])
     before = len(model.tokenizer("Once upon").input_ids)
     with torch.no_grad():
@@ -123,18 +127,21 @@ def test_the_model_type_loads_steers_and_gives_likelihoods(shared: Path, harsh: 
 
 
 def test_the_command_line_of_lm_eval_knows_the_model_type(
-    shared: Path, harsh: Path, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stories_folder: Path, harsh: Path, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = f"pretrained={shared / 'models/stories260k'},intervention={harsh},strength=0.5,dtype=float32"
+    arguments = f"pretrained={stories_folder},intervention={harsh},strength=0.5,dtype=float32"
     before = list(sys.argv)
     main([
-        "lm-eval", "--model", "lineas", "--model_args", arguments, "--tasks", "truthful_here",
+        "lm-eval", "--model", "lineas", "--model_args", arguments, "--tasks", "many_choices",
         "--include_path", str(tasks), "--limit", "8", "--output_path", str(tmp_path / "out"),
     ])  # fmt: skip
     assert sys.argv == before
-    assert "truthful_here" in capsys.readouterr().out
+    assert "many_choices" in capsys.readouterr().out
     (written,) = (tmp_path / "out").rglob("results_*.json")
-    assert 0 <= json.loads(written.read_text())["results"]["truthful_here"]["acc,none"] <= 1
+    found = json.loads(written.read_text())["results"]["many_choices"]["acc,none"]
+    model = load_text(stories_folder, dtype="float32")
+    with lineas.steer(model, lineas.Intervention.load(harsh), 0.5):
+        assert found == run_tasks(model, ["many_choices"], str(tasks), limit=8)["many_choices"]["value"]
 
 
 def answers(asked: Any, cache: Path) -> tuple[Any, ...]:
@@ -174,7 +181,7 @@ def test_kept_answers_are_those_of_the_same_model_intervention_and_strength(
     assert true["untouched"] == true["0"] != true["1"] != true["0.5"]
     for _ in range(2):
         assert {name: asked(stories, cache, **options) for name, options in given.items()} == true
-    network = copy.deepcopy(stories.network)
+    network: Any = copy.deepcopy(stories.network)
     network.model.norm.weight.data.mul_(0.5)
     other = lineas.TextModel(network, stories.tokenizer, stories.name)
     assert asked(other, cache) == asked(other, tmp_path / "other.db") != true["untouched"]
@@ -192,7 +199,7 @@ def test_kept_answers_are_those_of_the_same_model_intervention_and_strength(
 
 
 def test_a_head_with_weights_of_its_own_keeps_them(stories: lineas.TextModel) -> None:
-    network = copy.deepcopy(stories.network)
+    network: Any = copy.deepcopy(stories.network)
     network.config.tie_word_embeddings = True
     network.lm_head.weight = torch.nn.Parameter(network.lm_head.weight.detach() * 2)
     before = network.lm_head.weight
@@ -216,9 +223,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"add_bos_token": 1}, "add_bos_token is bool, not 1"),
     ({"batch_size": 0}, "batch_size is a whole number of at least 1, auto or auto:N, not 0"),
     ({"batch_size": "many"}, "batch_size is a whole number"),
-    ({"dtype": "float32"}, "loaded already, so its dtype is what it is"),
-    ({"strength": 1.0}, "strength is of an intervention, and none is given"),
-    ({"tokens": "prompt"}, "tokens is of an intervention"),
+    ({"dtype": "float32"}, "loaded already, so dtype has no effect"),
+    ({"strength": 1.0}, "strength needs an intervention; give intervention=DIR"),
+    ({"tokens": "prompt"}, "tokens needs an intervention"),
     ({"intervention": "HARSH", "strength": "calibrated"}, "no calibrated strength"),
     ({"intervention": "HARSH", "strength": "strong"}, "a number or 'calibrated', not 'strong'"),
     ({"intervention": "HARSH", "tokens": "some"}, "tokens must be"),
@@ -276,13 +283,11 @@ def test_what_ends_lm_eval_is_one_sentence(
 
 
 def test_the_tokenizer_and_the_generators_stay_as_they_were(stories: lineas.TextModel, tasks: Path) -> None:
-    import random
-
     padding = stories.tokenizer.pad_token_id
     random.seed(5)
     torch.manual_seed(5)
     before = random.getstate(), torch.get_rng_state()
-    run_tasks(stories, ["truthful_here"], str(tasks), limit=2)
+    run_tasks(stories, ["many_choices"], str(tasks), limit=2)
     assert stories.tokenizer.pad_token_id == padding
     assert random.getstate() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
@@ -328,7 +333,7 @@ def test_contexts_end_without_what_the_tokenizer_adds(stories: lineas.TextModel)
 
 def test_tasks_of_a_destroyed_model_are_no_answer() -> None:
     model = families.model("llama")
-    model.network.model.norm.weight.data.fill_(torch.nan)  # type: ignore[union-attr,operator]
+    model.network.model.norm.weight.data.fill_(torch.nan)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     lm = model_class()(model)
     with pytest.raises(LineasError, match="the model is destroyed"):
         lm._model_generate(torch.tensor([[1, 45]]), max_length=5, stop=["x"])

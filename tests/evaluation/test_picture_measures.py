@@ -91,7 +91,7 @@ def test_effect_and_faithfulness_are_those_of_the_pictures(
         with lineas.steer(model, striped):
             after = torch.stack(model.generate(PROMPTS, seed * len(PROMPTS), 8, output_type="pt"))
         shown.append(float(after[:, 0].mean()))
-        alike.append(float(100 * F.cosine_similarity(*(Redness().features(x) for x in (after, before))).mean()))
+        alike.append(float(100 * F.cosine_similarity(*(Redness().features(x) for x in (after, before))).mean()))  # pyright: ignore[reportArgumentType]
     assert steered.by_seed["concept"] == pytest.approx(shown, rel=1e-5)
     assert steered.by_seed["img_score"] == pytest.approx(alike, rel=1e-5)
     assert steered.values["concept"] == pytest.approx(sum(shown) / 2, rel=1e-5)
@@ -119,7 +119,7 @@ def test_clip_and_dino_are_asked_as_their_authors_do(towers: tuple[Path, Path]) 
     asked = judge(f"{clip}+{dino}")
     assert isinstance(asked, HubJudge)
     scores = asked.scores(pictures, "a red star")
-    images = [transformers.image_transforms.to_pil_image(picture.numpy(), do_rescale=True) for picture in pictures]
+    images = [transformers.image_transforms.to_pil_image(picture.numpy(), do_rescale=True) for picture in pictures]  # pyright: ignore[reportAttributeAccessIssue]
     model, processor = transformers.CLIPModel.from_pretrained(clip), transformers.CLIPProcessor.from_pretrained(clip)
     given = processor(text=["a red star", "a picture"], images=images, return_tensors="pt", padding=True)
     with torch.no_grad():

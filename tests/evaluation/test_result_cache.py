@@ -41,7 +41,7 @@ def perplexity(model: lineas.TextModel, folder: Path | None) -> float:
 
 
 def other_epsilon(model: lineas.TextModel) -> lineas.TextModel:
-    config = copy.deepcopy(model.network.config)
+    config: Any = copy.deepcopy(model.network.config)
     config.rms_norm_eps = 0.5
     network = type(model.network)(config)
     network.load_state_dict(model.network.state_dict())
@@ -49,13 +49,13 @@ def other_epsilon(model: lineas.TextModel) -> lineas.TextModel:
 
 
 def other_epsilon_by_hand(model: lineas.TextModel) -> lineas.TextModel:
-    network = copy.deepcopy(model.network)
+    network: Any = copy.deepcopy(model.network)
     network.model.norm.variance_epsilon = 0.5
     return lineas.TextModel(network, model.tokenizer, model.name)
 
 
 def other_activation(model: lineas.TextModel) -> lineas.TextModel:
-    network = copy.deepcopy(model.network)
+    network: Any = copy.deepcopy(model.network)
     for layer in network.model.layers:
         layer.mlp.act_fn = nn.GELU()
     return lineas.TextModel(network, model.tokenizer, model.name)
@@ -66,14 +66,14 @@ def other_tokenizer(model: lineas.TextModel) -> lineas.TextModel:
 
 
 def permuted_rows(model: lineas.TextModel) -> lineas.TextModel:
-    network = copy.deepcopy(model.network)
+    network: Any = copy.deepcopy(model.network)
     weight = network.model.layers[0].mlp.down_proj.weight
     weight.data.copy_(weight.data.flip(0))  # the sums stay, and torch's count of changes too
     return lineas.TextModel(network, model.tokenizer, model.name)
 
 
 def other_buffer(model: lineas.TextModel) -> lineas.TextModel:
-    network = copy.deepcopy(model.network)
+    network: Any = copy.deepcopy(model.network)
     network.model.rotary_emb.inv_freq.mul_(0.5)
     return lineas.TextModel(network, model.tokenizer, model.name)
 
@@ -98,7 +98,8 @@ def test_other_generation_settings_are_other_continuations(tmp_path: Path) -> No
     model = families.model("llama")
     plan = Plan(PROMPTS[:2], sampling={"max_new_tokens": 6})
     before = evaluate(model, [Untouched()], plan, tmp_path).continuations
-    model.network.generation_config.suppress_tokens = list(range(40, 120))
+    network: Any = model.network
+    network.generation_config.suppress_tokens = list(range(40, 120))
     after = evaluate(model, [Untouched()], plan, tmp_path).continuations
     assert after == evaluate(model, [Untouched()], plan).continuations != before
 
@@ -122,7 +123,8 @@ def test_a_network_that_somebody_steers_is_not_measured(tmp_path: Path) -> None:
         (pictures, lambda: evaluate(pictures, [Untouched()], Plan(["a"], concept="red", judge=Redness()), tmp_path)),
     ):
         site = one.sites()[0]
-        width = one.network.get_submodule(site.module).weight.shape[0]
+        module: Any = one.network.get_submodule(site.module)
+        width = module.weight.shape[0]
         shift = lineas.Intervention(
             {site.name: lineas.AffineMap(torch.ones(width), torch.ones(width))}, {site.name: site}
         )
@@ -162,7 +164,7 @@ def test_a_network_that_other_code_changes_is_measured_and_nothing_of_it_is_kept
     model = families.model("llama")
     plain = perplexity(model, tmp_path)
     change(model.network)
-    with pytest.warns(UserWarning, match="nothing of this evaluation is kept, or taken"):
+    with pytest.warns(UserWarning, match="nothing of this evaluation is cached, or taken"):
         changed = perplexity(model, tmp_path)
     assert changed != plain
     assert len(list(tmp_path.iterdir())) == 1
@@ -172,7 +174,7 @@ def test_a_network_that_other_code_changes_is_measured_and_nothing_of_it_is_kept
 
 def test_weights_are_known_by_their_bytes_names_types_and_shapes() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    network: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     digest = weights_digest(network)
     assert weights_digest(copy.deepcopy(network)) == digest
     others = [copy.deepcopy(network) for _ in range(4)]
@@ -217,7 +219,7 @@ def test_what_cannot_be_kept_is_measured_all_the_same(tmp_path: Path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr("lineas.evaluation.result_cache.write_text", full)
-        with pytest.warns(UserWarning, match="could not be kept in .*No space left"):
+        with pytest.warns(UserWarning, match="could not be cached in .*No space left"):
             assert ResultCache(tmp_path, {}).get_or_make({"part": "x"}, lambda: 3) == (3, False)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(LineasError, match="is a file; name a folder"):
@@ -341,41 +343,41 @@ def test_the_content_behind_a_name_is_that_of_its_files(tmp_path: Path, monkeypa
 
 WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: Plan("Tom was"), "prompts must be a list of prompts, not one string"),
-    (lambda: Plan([1]), "prompts must be a list of prompts, and number 1 of it is an int"),
-    (lambda: Plan([None]), "prompts must be a list of prompts, and number 1 of it is None"),
-    (lambda: Plan(5), "prompts must be a list of prompts, not an int"),
+    (lambda: Plan([1]), "prompts must be a list of prompts, and number 1 of it is an int"),  # pyright: ignore[reportArgumentType]
+    (lambda: Plan([None]), "prompts must be a list of prompts, and number 1 of it is None"),  # pyright: ignore[reportArgumentType]
+    (lambda: Plan(5), "prompts must be a list of prompts, not an int"),  # pyright: ignore[reportArgumentType]
     (lambda: Plan([], neutral="a b"), "neutral must be a list of sentences, not one string"),
     (lambda: Plan([], tasks="mmlu"), "tasks must be a list of tasks, not one string"),
-    (lambda: Plan([], seeds=3), "seeds is a list of whole numbers such as .*, not 3"),
-    (lambda: Plan([], seeds=[0.5]), "a seed is a whole number from .*, not 0.5"),
+    (lambda: Plan([], seeds=3), "seeds is a list of whole numbers such as .*, not 3"),  # pyright: ignore[reportArgumentType]
+    (lambda: Plan([], seeds=[0.5]), "a seed is a whole number from .*, not 0.5"),  # pyright: ignore[reportArgumentType]
     (lambda: Plan([], seeds=[2**64]), "a seed is a whole number from"),
     (lambda: Plan([], seeds=[-(2**63) - 1]), "a seed is a whole number from"),
-    (lambda: Plan(["a"], classifiers=["x"]), "classifiers are given by name"),
-    (lambda: Plan(["a"], classifiers={"toxic": 3}), "classifiers are given by name"),  # type: ignore[dict-item]
+    (lambda: Plan(["a"], classifiers=["x"]), "classifiers are given by name"),  # pyright: ignore[reportArgumentType]
+    (lambda: Plan(["a"], classifiers={"toxic": 3}), "classifiers are given by name"),  # pyright: ignore[reportArgumentType]
     (lambda: Plan(["a"], NEUTRAL, concept="red"), "neutral is about texts; leave it out"),
     (lambda: Plan(["a"], concept="red", sampling={"top_p": 1}), "top_p is about texts; leave it out"),
     (lambda: Plan(["a"], sampling={"temprature": 1}), "sampling knows .*temperature.*, not 'temprature'"),
     (lambda: Plan(["a"], sampling={"top_p": float("nan")}), "top_p of the sampling is a finite number, not nan"),
-    (lambda: Plan(["a"], sampling=3), "sampling is given by name"),
+    (lambda: Plan(["a"], sampling=3), "sampling is given by name"),  # pyright: ignore[reportArgumentType]
     (lambda: Plan([], task_path="/no/such/folder"), "there is no folder /no/such/folder"),
     (lambda: Plan([], task_limit=0), "task_limit is a whole number of at least 1, not 0"),
     (lambda: Plan([], fewshot=-1), "fewshot is a whole number of at least 0"),
-    (lambda: Plan([], max_length=1.5), "max_length is a whole number"),
+    (lambda: Plan([], max_length=1.5), "max_length is a whole number"),  # pyright: ignore[reportArgumentType]
     (lambda: Plan("a sun", concept="red", judge=Redness()), "prompts must be a list of prompts, not one string"),
-    (lambda: Plan(["a"], concept="", judge=Redness()), "the concept that is looked for is a text"),
-    (lambda: Plan(["a"], concept="red", judge=5), r"judged by a name, or by what judge\(NAME\) gives, not by 5"),  # type: ignore[arg-type]
+    (lambda: Plan(["a"], concept="", judge=Redness()), "the concept to look for is a text"),
+    (lambda: Plan(["a"], concept="red", judge=5), r"is a name, or the result of judge\(NAME\), not 5"),  # pyright: ignore[reportArgumentType]
     (lambda: Plan(["a"], concept="red", judge=Redness(), sampling={"batch_size": 0}), "batch_size is a whole number"),
-    (lambda: Plan(["a", "b"], concept="red", judge=Redness(), seeds=[2**63]), "leads beyond those that torch takes"),
-    (lambda: Steered("calm", "calm"), "calm is judged by an Intervention, not by a str"),  # type: ignore[arg-type]
+    (lambda: Plan(["a", "b"], concept="red", judge=Redness(), seeds=[2**63]), "noise seeds beyond those of torch"),
+    (lambda: Steered("calm", "calm"), "calm needs an Intervention, not a str"),  # pyright: ignore[reportArgumentType]
     (lambda: Prompted(""), "a prompt before every text is a text"),
     (lambda: Adapted("a", "a", float("nan")), "the strength of a is a finite number, not nan"),
-    (lambda: evaluate(families.model("llama"), "untouched", PLAN), "is a list of systems .*, not a str"),  # type: ignore[arg-type]
-    (lambda: evaluate(families.model("llama"), None, PLAN), "is a list of systems .*, not a NoneType"),  # type: ignore[arg-type]
-    (lambda: evaluate(families.model("llama"), [Untouched], PLAN), "not the class Untouched"),  # type: ignore[list-item]
-    (lambda: evaluate(families.model("llama"), ["polite"], PLAN), "not a str"),  # type: ignore[list-item]
-    (lambda: evaluate(families.model("llama"), [Untouched()], NEUTRAL), "is a Plan, not a list"),  # type: ignore[arg-type]
-    (lambda: evaluate("gpt2", [Untouched()], PLAN), "judges a TextModel or an ImageModel, not a str"),  # type: ignore[arg-type]
-    (lambda: evaluate("shapes", [Untouched()], PLAN), "judges a TextModel or an ImageModel, not a str"),  # type: ignore[arg-type]
+    (lambda: evaluate(families.model("llama"), "untouched", PLAN), "is a list of systems .*, not a str"),  # pyright: ignore[reportArgumentType]
+    (lambda: evaluate(families.model("llama"), None, PLAN), "is a list of systems .*, not a NoneType"),  # pyright: ignore[reportArgumentType]
+    (lambda: evaluate(families.model("llama"), [Untouched], PLAN), "not the class Untouched"),  # pyright: ignore[reportArgumentType]
+    (lambda: evaluate(families.model("llama"), ["polite"], PLAN), "not a str"),  # pyright: ignore[reportArgumentType]
+    (lambda: evaluate(families.model("llama"), [Untouched()], NEUTRAL), "is a Plan, not a list"),  # pyright: ignore[reportArgumentType]
+    (lambda: evaluate("gpt2", [Untouched()], PLAN), "judges a TextModel or an ImageModel, not a str"),  # pyright: ignore[reportArgumentType]
+    (lambda: evaluate("shapes", [Untouched()], PLAN), "judges a TextModel or an ImageModel, not a str"),  # pyright: ignore[reportArgumentType]
 ]
 
 
@@ -406,9 +408,9 @@ def test_every_verb_continues_the_same_number_of_prompts_together(tmp_path: Path
     from inspect import signature
 
     from lineas.cli.evaluate import evaluate as verb
-    from lineas.cli.sweep import _plan
+    from lineas.cli.evaluation_options import plan_of
 
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
-    plan = _plan(None, str(tmp_path / "prompts.txt"), None, None, None, None, 1, None)
+    plan = plan_of(str(tmp_path / "prompts.txt"), None, None, shows=None, judge=None, seeds=1, limit=None)
     assert plan.sampling == {"batch_size": BATCH}
     assert signature(verb).parameters["batch_size"].default == BATCH

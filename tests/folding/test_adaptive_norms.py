@@ -1,5 +1,8 @@
 """Folding into pipelines: what a time step modulates, group norms, convolutions; the folded pipeline draws the same."""
 
+# pyright: reportPrivateImportUsage=false
+# (diffusers loads what it exports when that is asked for)
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -45,6 +48,7 @@ def agree(folded: torch.Tensor, live: torch.Tensor) -> bool:
     return float((folded - live).abs().max()) <= 1e-5 * float(live.abs().max())
 
 
+@pytest.mark.filterwarnings("ignore:strength -1.5 is outside 0 to 1")
 @pytest.mark.parametrize("strength", [0.6, -1.5])
 @pytest.mark.parametrize("family", FOLDABLE)
 def test_a_folded_pipeline_draws_what_the_live_one_draws(family: str, strength: float) -> None:
@@ -94,6 +98,7 @@ def test_a_norm_that_feeds_two_attentions_stays_live() -> None:
     assert slots(network, Site(name)).kind == "exact"
 
 
+@pytest.mark.filterwarnings("ignore:nothing was learned.*")
 def test_foldable_learning_keeps_to_what_folds() -> None:
     model = image_model("flux")
     learned = lineas.learn(model, PROMPTS, PROMPTS[::-1], lineas.LinEAS(steps=2, foldable=True), progress=False)
@@ -120,11 +125,12 @@ def test_a_folded_pipeline_is_a_plain_folder_of_diffusers(tmp_path: Path) -> Non
     assert folded.provenance["architecture"] == "UNet2DConditionModel"
 
 
+@pytest.mark.filterwarnings("ignore:.* scales are lost to bfloat16")
 def test_half_precision_is_rounded_once() -> None:
     pipe = pipelines.pipeline("flux").to(torch.bfloat16)
     model = lineas.ImageModel(pipe, steps=1, size=(32, 32))
     steering = random_maps(model, model.sites())
-    folded: Any = lineas.fold(model, steering).network.denoiser.norm_out.linear
+    folded: Any = lineas.fold(model, steering).network.denoiser.norm_out.linear  # pyright: ignore[reportAttributeAccessIssue]
     linear, map_ = pipe.transformer.norm_out.linear, steering.maps["transformer.norm_out"]
     exact = (linear.weight.float()[:32] * map_.scale.unsqueeze(1)).bfloat16()
     assert torch.equal(folded.weight[:32], exact)

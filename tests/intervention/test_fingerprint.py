@@ -88,7 +88,7 @@ def test_other_weights_with_the_same_norms_are_accepted_with_a_warning_that_name
     change(tuned)
     for kind in TYPES:
         base = ModelIdentity("owner/base", "LlamaForCausalLM", fingerprint(copies[kind]))
-        tuned.config._name_or_path = "owner/tuned"  # type: ignore[union-attr]
+        tuned.config._name_or_path = "owner/tuned"  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
         with pytest.warns(UserWarning, match=rf"owner/base, and owner/tuned .* such as .*{named}"):
             base.check_is(tuned)
 
@@ -102,7 +102,7 @@ def test_a_share_of_a_thousandth_is_seen_in_the_type_that_was_recorded(network: 
 
 def test_other_norms_are_another_checkpoint(network: nn.Module) -> None:
     other = copy.deepcopy(network)
-    other.model.norm.weight.data[:4] *= 1.3  # type: ignore[union-attr,operator]
+    other.model.norm.weight.data[:4] *= 1.3  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
     for kind in TYPES.values():
         base = ModelIdentity.of(copy.deepcopy(network).to(kind), "base")
         with pytest.raises(LineasError, match="other norm weights, so it is another checkpoint"):
@@ -134,12 +134,12 @@ def test_what_lineas_0_1_recorded_is_still_known(copies: dict[str, nn.Module]) -
 def test_weights_that_are_quantised_or_elsewhere_are_not_compared(network: nn.Module) -> None:
     recorded = fingerprint(network)
     partly = copy.deepcopy(network)
-    for layer in partly.model.layers:  # type: ignore[union-attr]
+    for layer in partly.model.layers:  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
         layer.mlp.down_proj.weight = nn.Parameter(torch.zeros(32, 48, dtype=torch.int8), requires_grad=False)
         layer.mlp.up_proj.to("meta")
     assert compared(recorded, partly) == ("same", "")
     assert compared(fingerprint(partly), network) == ("same", "")
-    partly.model.norm.weight.data *= 2  # type: ignore[union-attr,operator]
+    partly.model.norm.weight.data *= 2  # pyright: ignore[reportAttributeAccessIssue, reportOperatorIssue]
     assert compared(recorded, partly)[0] == "other"
 
 

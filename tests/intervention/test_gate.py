@@ -217,7 +217,7 @@ def test_gates_are_saved_and_loaded(stories: TextModel, calm: Intervention, tmp_
         ("exported", lambda model, one: ControlVector.of(one)),
     ],
 )
-def test_what_only_affine_maps_allow_is_refused(stories: TextModel, calm: Intervention, what: str, do) -> None:  # type: ignore[no-untyped-def]
+def test_what_only_affine_maps_allow_is_refused(stories: TextModel, calm: Intervention, what: str, do) -> None:
     with pytest.raises(LineasError, match=f"a gated intervention cannot be {what}"):
         do(stories, everywhere(calm, 0.0))
 

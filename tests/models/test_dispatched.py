@@ -19,9 +19,14 @@ PARTS = ["model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm",
 
 def dispatched(where: str, folder: Path) -> lineas.TextModel:
     """A tiny Llama whose second block lies on a device or on disk."""
-    places = {**dict.fromkeys(PARTS, "cpu"), "model.layers.1": where}
+    places: dict[str, Any] = {**dict.fromkeys(PARTS, "cpu"), "model.layers.1": where}
+    cpu: Any = "cpu"  # which accelerate takes and does not say
     network = dispatch_model(
-        families.network("llama"), places, main_device="cpu", offload_dir=str(folder), force_hooks=True
+        families.network("llama"),
+        places,
+        main_device=cpu,
+        offload_dir=str(folder),
+        force_hooks=True,
     )
     return lineas.TextModel(network, families.tokenizer())
 
@@ -61,7 +66,7 @@ def test_auto_lets_accelerate_choose(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     monkeypatch.setattr(loading, "_load_network", spy)
     spread = lineas.load(tmp_path / "llama", dtype="float32")
-    assert spread.generate(families.PROMPTS, temperature=0) == whole.generate(families.PROMPTS, temperature=0)
+    assert spread.generate(families.PROMPTS, temperature=0) == whole.generate(families.PROMPTS, temperature=0)  # pyright: ignore[reportCallIssue]
     lineas.load(tmp_path / "llama", dtype="float32", device="cpu")
     assert asked == ["auto", None]
     with pytest.raises(LineasError, match="a pipeline is not spread"):

@@ -1,5 +1,8 @@
 """ImageModel: what a text-to-image pipeline activates, steps on its maps, and pictures; every family, no downloads."""
 
+# pyright: reportPrivateImportUsage=false
+# (diffusers loads what it exports when that is asked for)
+
 from __future__ import annotations
 
 import copy
@@ -256,10 +259,10 @@ def test_the_conditional_half_can_be_steered_alone(family: str) -> None:
     last = Intervention({site.name: steering.maps[site.name]}, {site.name: site}, None, {})
     seen: list[torch.Tensor] = []
     with lineas.steer(model, last):  # a hook added later sees what the edit made
-        handle = model.network.get_submodule(site.module).register_forward_hook(lambda m, a, z: seen.append(z))
+        handle = model.network.get_submodule(site.module).register_forward_hook(lambda m, a, z: seen.append(z))  # pyright: ignore[reportArgumentType]
         drawn(model)
         handle.remove()
-    handle = plain.network.get_submodule(site.module).register_forward_hook(lambda m, a, z: seen.append(z))
+    handle = plain.network.get_submodule(site.module).register_forward_hook(lambda m, a, z: seen.append(z))  # pyright: ignore[reportArgumentType]
     drawn(plain)
     handle.remove()
     steered, _, untouched, _ = seen  # the first of two steps each
@@ -326,8 +329,8 @@ def test_a_part_that_is_replaced_in_the_pipeline_is_the_one_that_is_steered(part
     other = {"unet": pipelines.unet, "text_encoder": pipelines.clip_encoder}[part]()
     setattr(model.pipeline, part, other.eval())
     site = model.sites(rf"{part}\..*norm.*")[-1]
-    width = model.network.get_submodule(site.module).weight.shape[0]
-    map_ = AffineMap(torch.full((width,), 2.0), torch.ones(width))
+    width = model.network.get_submodule(site.module).weight.shape[0]  # pyright: ignore[reportIndexIssue]
+    map_ = AffineMap(torch.full((width,), 2.0), torch.ones(width))  # pyright: ignore[reportArgumentType, reportCallIssue]
     steering = Intervention({site.name: map_}, {site.name: site}, None, {})
     plain = drawn(model)
     with lineas.steer(model, steering):
@@ -475,14 +478,14 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
     with pytest.raises(LineasError, match="an image is steered as a whole"):
         lineas.steer(model, random_maps(model), tokens="prompt")
     with pytest.raises(LineasError, match="guidance is one of 'both', 'conditional', 'none'"):
-        model.set(guidance="half")  # type: ignore[arg-type]
+        model.set(guidance="half")  # pyright: ignore[reportArgumentType]
     with pytest.raises(LineasError, match="must be a list of prompts, not one string"):
         model.generate("a cat")
     with pytest.raises(LineasError, match="steps must be at least 1, not -1"):
         model.set(steps=-1)
     with pytest.raises(LineasError, match="is no text-to-image pipeline"):
         lineas.ImageModel(object())
-    with lineas.steer(model, random_maps(model), torch.ones(3)), pytest.raises(LineasError, match="give one an image"):
+    with lineas.steer(model, random_maps(model), torch.ones(3)), pytest.raises(LineasError, match="give one per image"):
         drawn(model)
 
 
@@ -490,8 +493,8 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
 def test_a_destroyed_pipeline_says_so_instead_of_drawing_one_colour(output_type: str) -> None:
     model = image_model("stable diffusion 1")
     site = model.sites()[0]
-    width = model.network.get_submodule(site.module).weight.shape[0]  # type: ignore[union-attr,index]
-    harsh = AffineMap(torch.full((width,), 1e30), torch.full((width,), 1e30))
+    width = model.network.get_submodule(site.module).weight.shape[0]  # pyright: ignore[reportIndexIssue]
+    harsh = AffineMap(torch.full((width,), 1e30), torch.full((width,), 1e30))  # pyright: ignore[reportArgumentType, reportCallIssue]
     steered = lineas.steer(model, Intervention({site.name: harsh}, {site.name: site}))
     with steered, pytest.raises(LineasError, match="the model is destroyed: its predictions are not finite"):
         model.generate(PROMPTS[:1], output_type=output_type)

@@ -101,15 +101,15 @@ def test_lora_adapts_the_language_model_alone(model: lineas.TextModel, tmp_path:
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "Llama4"])  # of which transformers loads the text
 def test_it_is_loaded_from_a_folder(name: str, tmp_path: Path) -> None:
     made = network(name)
-    made.save_pretrained(tmp_path)  # type: ignore[operator]
+    made.save_pretrained(tmp_path)  # pyright: ignore[reportCallIssue]
     families.tokenizer().save_pretrained(tmp_path)
     loaded = lineas.load(tmp_path, dtype="float32")
     assert type(loaded.network) is type(made)
-    assert continued(loaded) == continued(lineas.TextModel(made, families.tokenizer()))
+    assert continued(loaded) == continued(lineas.TextModel(made, families.tokenizer()))  # pyright: ignore[reportArgumentType]
 
 
 def test_serving_one_is_refused(tmp_path: Path) -> None:
-    network("Llava").save_pretrained(tmp_path)  # type: ignore[operator]
+    network("Llava").save_pretrained(tmp_path)  # pyright: ignore[reportCallIssue]
     with pytest.raises(LineasError, match="LlavaConfig is of no causal language model, so it is not served"):
         checkpoint.skeleton_of(tmp_path)
 

@@ -101,7 +101,7 @@ def test_a_network_whose_pack_would_come_out_otherwise_is_padded(family: str) ->
     def mix(module: Any, args: Any, result: torch.Tensor) -> torch.Tensor:
         return result + result.mean(1, keepdim=True)  # as a layer that looks at the whole row would
 
-    model.network.get_input_embeddings().register_forward_hook(mix)  # type: ignore[operator]
+    model.network.get_input_embeddings().register_forward_hook(mix)  # pyright: ignore[reportCallIssue]
     with pytest.warns(UserWarning, match="its output differs by"):
         batch = model.batch(PROMPTS)
     assert all(hasattr(part, "mask") for part in batch.parts)

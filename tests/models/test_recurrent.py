@@ -11,9 +11,10 @@ import torch
 import lineas
 from lineas.evaluation import Plan, Steered, Untouched, evaluate
 from lineas.evaluation.variants import Adapted
+from lineas.learning import Method
 from lineas.learning.lora import LoRA
 
-METHODS = [lineas.LinAcT(), lineas.MeanAcT(), lineas.CAA(), lineas.ITIc(), lineas.AurA()]
+METHODS = [lineas.LinAcT(), lineas.MeanAcT(), lineas.CAA(), lineas.ITIc()]
 
 
 @pytest.fixture(scope="module", params=families.RECURRENT)
@@ -57,29 +58,54 @@ def test_it_is_judged(model: lineas.TextModel, learned: lineas.Intervention, tmp
     assert steered.values["perplexity"] != untouched.values["perplexity"]
 
 
-@pytest.mark.filterwarnings("ignore:prompts of .* are padded")
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
-def test_other_methods_learn_at_their_own_sites(model: lineas.TextModel, method: object) -> None:
-    if isinstance(method, lineas.AurA) and model.name == "tiny-mamba2":
-        with pytest.raises(lineas.LineasError, match="no module of Mamba2ForCausalLM matches"):  # it has no MLPs
-            lineas.learn(model, families.PROMPTS, families.OTHER_PROMPTS, method, progress=False)
-        return
-    learned = lineas.learn(model, families.PROMPTS, families.OTHER_PROMPTS, method, progress=False)  # type: ignore[arg-type]
+def only(*names: str) -> pytest.MarkDecorator:
+    """Run a test on the networks of these families."""
+    return pytest.mark.parametrize("model", names, indirect=True)
+
+
+def learns(model: lineas.TextModel, method: Method) -> None:
+    learned = lineas.learn(model, families.PROMPTS, families.OTHER_PROMPTS, method, progress=False)
     before = model.network(torch.tensor([[1, 5, 9, 30]])).logits
     with lineas.steer(model, learned):
         assert not torch.equal(model.network(torch.tensor([[1, 5, 9, 30]])).logits, before)
 
 
-def test_lora_is_learned_or_refused(model: lineas.TextModel, tmp_path: Path) -> None:
-    pytest.importorskip("peft")
-    adapter, before = tmp_path / "adapter", [name for name, _ in model.network.named_modules()]
-    if model.name in ("tiny-falcon_h1", "tiny-mamba2"):  # kernels of Mamba read some weights past peft's layers
-        with pytest.raises(lineas.LineasError, match=f"peft cannot put LoRA on {model.name}: .*out_proj"):
-            LoRA(epochs=1).fine_tune(model, families.OTHER_PROMPTS, adapter)
-        assert not adapter.exists()
-    else:
-        LoRA(epochs=3).fine_tune(model, families.OTHER_PROMPTS, adapter)
-        plan = Plan((), families.OTHER_PROMPTS)
-        untouched, adapted = evaluate(model, [Untouched(), Adapted("lora", str(adapter))], plan).rows
-        assert adapted.values["perplexity"] < untouched.values["perplexity"]
+@pytest.mark.filterwarnings("ignore:prompts of .* are padded")
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_other_methods_learn_at_their_own_sites(model: lineas.TextModel, method: Method) -> None:
+    learns(model, method)
+
+
+@pytest.mark.filterwarnings("ignore:prompts of .* are padded")
+@only(*(family for family in families.RECURRENT if family != "mamba2"))
+def test_aura_learns_where_there_are_mlps(model: lineas.TextModel) -> None:
+    learns(model, lineas.AurA())
+
+
+@only("mamba2")
+def test_aura_is_refused_where_there_are_none(model: lineas.TextModel) -> None:
+    with pytest.raises(lineas.LineasError, match="no module of Mamba2ForCausalLM matches"):
+        learns(model, lineas.AurA())
+
+
+PAST_PEFT = ["falcon_h1", "mamba2"]
+"""Kernels of Mamba read some of their weights past peft's layers."""
+
+
+@only(*(family for family in families.RECURRENT if family not in PAST_PEFT))
+def test_lora_is_learned(model: lineas.TextModel, tmp_path: Path) -> None:
+    before = [name for name, _ in model.network.named_modules()]
+    LoRA(epochs=3).fine_tune(model, families.OTHER_PROMPTS, tmp_path / "adapter")
+    systems = [Untouched(), Adapted("lora", str(tmp_path / "adapter"))]
+    untouched, adapted = evaluate(model, systems, Plan((), families.OTHER_PROMPTS)).rows
+    assert adapted.values["perplexity"] < untouched.values["perplexity"]
+    assert [name for name, _ in model.network.named_modules()] == before
+
+
+@only(*PAST_PEFT)
+def test_lora_is_refused_where_it_would_be_read_past(model: lineas.TextModel, tmp_path: Path) -> None:
+    before = [name for name, _ in model.network.named_modules()]
+    with pytest.raises(lineas.LineasError, match=f"peft cannot put LoRA on {model.name}: .*out_proj"):
+        LoRA(epochs=1).fine_tune(model, families.OTHER_PROMPTS, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
     assert [name for name, _ in model.network.named_modules()] == before

@@ -1,5 +1,8 @@
 """Pipelines that share a text-to-image pipeline's parts: image to image, inpainting, ControlNet."""
 
+# pyright: reportPrivateImportUsage=false
+# (diffusers loads what it exports when that is asked for)
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -75,5 +78,4 @@ def test_they_are_models_of_their_own(related: Any) -> None:
     with lineas.steer(model, found, strength=torch.tensor([0.0, 1.0])[-len(asked) :]):
         steered = torch.stack(model.generate(asked, output_type="pt"))
     assert not torch.equal(steered[-1], plain[-1])
-    if len(asked) == 2:
-        assert torch.equal(steered[0], plain[0])
+    assert torch.equal(steered[:-1], plain[:-1])  # strength 0, where two are drawn

@@ -19,9 +19,9 @@ def test_the_nucleus_is_transformers_own(top_p: float, temperature: float, sprea
     scores = spread * torch.randn(6, vocabulary, generator=generator)
     scores[0, ::2] = -torch.inf
     ids = torch.zeros(6, 1, dtype=torch.long)
-    expected = TemperatureLogitsWarper(temperature)(ids, scores)
+    expected = TemperatureLogitsWarper(temperature)(ids, scores)  # pyright: ignore[reportArgumentType]
     if top_p < 1:  # as generate does
-        expected = TopPLogitsWarper(top_p)(ids, expected)
+        expected = TopPLogitsWarper(top_p)(ids, expected)  # pyright: ignore[reportArgumentType]
     before = scores.clone()
     kept, tokens = Nucleus(temperature, top_p).nucleus(scores)
     found = torch.full_like(scores, -torch.inf).scatter(-1, tokens, kept)
@@ -38,9 +38,9 @@ def test_the_nucleus_is_transformers_own(top_p: float, temperature: float, sprea
 def test_tokens_are_drawn_as_often_as_they_are_likely(top_p: float) -> None:
     draws = 20_000
     scores = torch.tensor([2.0, -torch.inf, 0.5, 1.0, 0.0])
-    expected = TemperatureLogitsWarper(0.7)(torch.zeros(1, 1), scores[None])  # type: ignore[arg-type]
+    expected = TemperatureLogitsWarper(0.7)(torch.zeros(1, 1), scores[None])  # pyright: ignore[reportArgumentType]
     if top_p < 1:
-        expected = TopPLogitsWarper(top_p)(torch.zeros(1, 1), expected)  # type: ignore[arg-type]
+        expected = TopPLogitsWarper(top_p)(torch.zeros(1, 1), expected)  # pyright: ignore[reportArgumentType]
     likely = expected[0].softmax(-1)
     torch.manual_seed(0)
     drawn = Nucleus(0.7, top_p)(torch.zeros(draws, 1, dtype=torch.long), scores.expand(draws, -1))

@@ -25,7 +25,7 @@ from lineas.models.text_batches import PackedPart, PaddedPart
 
 def test_parts_hold_every_prompt_once_with_little_padding(stories: lineas.TextModel) -> None:
     prompts = ["Tom " * n for n in (1, 40, 2, 3, 38, 41, 1, 12)]
-    batch = stories.samples(prompts, padded=True).batch()
+    batch = stories.padded_samples(prompts).batch()
     rows = torch.cat([part.rows for part in batch.parts])
     assert sorted(rows.tolist()) == list(range(8))
     real = sum(int(part.mask.sum()) for part in batch.parts)
@@ -44,7 +44,7 @@ def test_packs_hold_every_prompt_once_without_padding_up_to_a_limit(stories: lin
     found = {}
     for part in batch.parts:
         assert limit is None or part.size <= limit or len(part.rows) == 1
-        assert part.positions[0].tolist() == [at for row in part.rows for at in range(len(expected[row]))]
+        assert part.positions[0].tolist() == [at for row in part.rows for at in range(len(expected[row]))]  # pyright: ignore[reportAttributeAccessIssue]
         found |= dict(zip(part.rows.tolist(), part.ids[0].split([len(expected[row]) for row in part.rows])))
     assert {row: ids.tolist() for row, ids in found.items()} == dict(enumerate(expected))
     assert (len(batch.parts) == 1) == (limit is None)
@@ -58,10 +58,10 @@ def test_packing_is_tried_anew_when_attention_is_computed_in_another_way() -> No
     AttentionInterface.register("twice", twice)
     model = families.model("llama")
     assert isinstance(model.batch(["Tom ran"]).parts[0], PackedPart)
-    model.network.set_attn_implementation("twice")  # type: ignore[operator]
+    model.network.set_attn_implementation("twice")  # pyright: ignore[reportCallIssue]
     with pytest.warns(UserWarning, match="padded instead of packed"):
         assert isinstance(model.batch(["Tom ran"]).parts[0], PaddedPart)
-    model.network.set_attn_implementation("sdpa")  # type: ignore[operator]
+    model.network.set_attn_implementation("sdpa")  # pyright: ignore[reportCallIssue]
     assert isinstance(model.batch(["Tom ran"]).parts[0], PackedPart)
 
 
@@ -86,7 +86,7 @@ def test_prompt_and_continuation_join_to_the_text_the_model_wrote(stories: linea
     """This tokenizer drops a leading space when ids are decoded alone."""
     options = {"temperature": 0.0, "repetition_penalty": 1.0, "max_new_tokens": 12}
     ids = stories.tokenizer("Tom and", return_tensors="pt").input_ids
-    whole = stories.network.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)
+    whole = stories.network.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)  # pyright: ignore[reportCallIssue]
     expected = stories.tokenizer.decode(whole[0], skip_special_tokens=True)
     assert "Tom and" + stories.generate(["Tom and"], **options)[0] == expected
     assert expected[len("Tom and")] == " "
@@ -105,7 +105,7 @@ def test_chat_prompts_go_through_the_template(smollm2: lineas.TextModel) -> None
     chat = smollm2.generate(["What is two plus two?"], chat=True, temperature=0, max_new_tokens=12)[0]
     plain = smollm2.generate(["What is two plus two?"], temperature=0, max_new_tokens=12)[0]
     assert chat != plain
-    assert "four" in chat.lower() or "4" in chat
+    assert "= 4" in chat
 
 
 @pytest.fixture
@@ -152,7 +152,8 @@ def test_more_tokens_than_a_table_of_positions_has_are_refused(family: str) -> N
     ):
         with pytest.raises(LineasError, match="reads 128"):
             do()
-    assert lineas.learn(model, [long, long], short, lineas.MeanAcT(), max_length=128, progress=False)
+    with pytest.warns(UserWarning, match="2 of 2 source prompts were cut at 128 tokens"):
+        assert lineas.learn(model, [long, long], short, lineas.MeanAcT(), max_length=128, progress=False)
 
 
 def test_more_tokens_than_a_network_was_made_for_are_warned_of_once() -> None:
@@ -171,7 +172,7 @@ def test_a_destroyed_model_says_so_instead_of_writing(temperature: float) -> Non
     intervention = lineas.Intervention({"model.layers.0.post_attention_layernorm": harsh})
     with lineas.steer(model, intervention), pytest.raises(LineasError, match="the model is destroyed: its predictions"):
         model.generate(["Tom"], temperature=temperature)
-    model.network.model.norm.weight.data.fill_(torch.nan)  # type: ignore[union-attr,operator]
+    model.network.model.norm.weight.data.fill_(torch.nan)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     with pytest.raises(LineasError, match="the model is destroyed"):
         model.generate(["Tom"], temperature=temperature)
     with pytest.raises(LineasError, match="the model is destroyed"):
@@ -181,7 +182,7 @@ def test_a_destroyed_model_says_so_instead_of_writing(temperature: float) -> Non
 def test_a_gate_of_a_destroyed_model_is_refused() -> None:
     model = families.model("llama")
     site = "model.layers.1.post_attention_layernorm"
-    model.network.model.layers[0].mlp.down_proj.weight.data.fill_(torch.nan)  # type: ignore[union-attr,operator]
+    model.network.model.layers[0].mlp.down_proj.weight.data.fill_(torch.nan)  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
     learned = lineas.Intervention({site: lineas.AffineMap(torch.full((32,), 2.0), torch.zeros(32))})
     with pytest.warns(UserWarning, match="nan"), pytest.raises(LineasError, match="the model is destroyed"):
         gate(model, learned, families.PROMPTS, families.OTHER_PROMPTS)

@@ -83,12 +83,12 @@ def test_a_point_that_was_not_measured_moves_no_label() -> None:
 def test_curves_are_drawn_where_their_numbers_are() -> None:
     drawn = str(charts.lines({"a": [(0.0, 10.0), (1.0, 30.0), (0.5, float("nan"))]}, "strength", "damage", zero=False))
     svg = ET.fromstring(drawn[: drawn.index("</svg>") + 6])
-    points = [tuple(map(float, pair.split(","))) for pair in svg.find("polyline").get("points").split()]  # type: ignore[union-attr]
+    points = [tuple(map(float, pair.split(","))) for pair in svg.find("polyline").get("points").split()]  # pyright: ignore[reportOptionalMemberAccess]
     assert len(points) == 2  # what is not finite is left out
     ticks = {text.text: text for text in svg.findall("text")}
     for (x, y), across, up in zip(points, ("0", "1"), ("10", "30")):
-        assert x == pytest.approx(float(ticks[across].get("x")), abs=0.2)  # type: ignore[arg-type]
-        assert y == pytest.approx(float(ticks[up].get("y")) - 4, abs=0.2)  # type: ignore[arg-type]
+        assert x == pytest.approx(float(ticks[across].get("x")), abs=0.2)  # pyright: ignore[reportArgumentType]
+        assert y == pytest.approx(float(ticks[up].get("y")) - 4, abs=0.2)  # pyright: ignore[reportArgumentType]
     assert charts.lines({"a": []}, "x", "y") == ""
 
 
@@ -110,7 +110,8 @@ def reported(desk: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     run(capsys, "evaluate", "model", "--intervention", "calm", "dense", *more, "--dtype", "float32")
     code, out, _ = run(
         capsys, "report", "--intervention", "calm", "dense", "--prompts", "source.txt",
-        "--evaluation", "found/evaluation.json", "--strength", "0", "1", "--examples", "2", "--max-new-tokens", "5", "--dtype", "float32",
+        "--evaluation", "found/evaluation.json", "--strength", "0", "1", "--examples", "2", "--max-new-tokens", "5",
+        "--dtype", "float32",
     )  # fmt: skip
     assert code == 0
     assert "wrote report.html" in out
@@ -158,7 +159,8 @@ def test_a_browser_shows_it_in_light_and_in_dark(reported: Path) -> None:
         ]
         command += ["--window-size=1000,3000", "--hide-scrollbars", f"--screenshot={picture}"]
         subprocess.run([*command, (reported / "report.html").as_uri()], check=True, capture_output=True, timeout=120)
-        grey = Image.open(picture).convert("L")
+        with Image.open(picture) as shown:
+            grey = shown.convert("L")
         ink = [level for level, count in enumerate(grey.histogram()) if count]
         means.append(sum(i * n for i, n in enumerate(grey.histogram())) / (grey.width * grey.height))
         assert max(ink) - min(ink) > 150  # ink on paper, not one on its like

@@ -9,54 +9,25 @@ from typing import Any
 import pytest
 import torch
 from families import BEFORE_5, PROMPT_LOOKUP
-from torch import nn
-from transformers import (
-    DynamicCache,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
+from tiny_transformers import (
+    FAMILIES,
+    GREEDY,
+    VOCABULARY,
+    assert_same,
+    continued,
+    logits,
+    prompt,
+    some_intervention,
+    tiny,
 )
+from torch import nn
+from transformers import DynamicCache
 
 from lineas import AffineMap, Intervention, LineasError, steer
-from lineas.sites import find_sites
 from lineas.steering.positions import Positions
 
-FAMILIES = ["llama", "gpt2", "opt"]
 SIDES = ["prompt", "generated"]
-WIDTH, VOCABULARY, NEW = 32, 128, 7
-NO_IDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}  # no text ends early
-
-
-def tiny(family: str, seed: int = 0) -> Any:
-    """A seeded transformer of two blocks, without dropout, in eval mode."""
-    torch.manual_seed(seed)
-    sizes: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_attention_heads": 4, **NO_IDS}
-    sizes |= {"num_hidden_layers": 2, "max_position_embeddings": 64}
-    network: Any
-    if family == "llama":
-        network = LlamaForCausalLM(LlamaConfig(**sizes, intermediate_size=64, initializer_range=0.3))
-    elif family == "gpt2":
-        network = GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.3))
-    else:
-        network = OPTForCausalLM(OPTConfig(**sizes, word_embed_proj_dim=WIDTH, ffn_dim=64, init_std=0.3))
-    return network.eval()
-
-
-def some_intervention(network: nn.Module, pattern: str | None = None, seed: int = 0) -> Intervention:
-    generator = torch.Generator().manual_seed(seed)
-    maps = {}
-    for site in find_sites(network, pattern):
-        width = VOCABULARY if site.name == "lm_head" else WIDTH
-        shift = 0.5 * torch.randn(width, generator=generator)
-        maps[site.name] = AffineMap(0.5 + torch.rand(width, generator=generator), shift)
-    return Intervention(maps)
-
-
-def prompt(rows: int = 2, columns: int = 5, seed: int = 0) -> torch.Tensor:
-    return torch.randint(1, VOCABULARY, (rows, columns), generator=torch.Generator().manual_seed(seed))
+NEW = GREEDY["max_new_tokens"]
 
 
 def reference(network: nn.Module, ids: torch.Tensor, intervention: Intervention, steered: torch.Tensor) -> torch.Tensor:
@@ -68,7 +39,7 @@ def reference(network: nn.Module, ids: torch.Tensor, intervention: Intervention,
         return torch.where(mask, rows * map_.scale + map_.shift, rows).reshape(z.shape)
 
     handles = [
-        network.get_submodule(name).register_forward_hook(lambda module, args, z, map_=map_: edit(z, map_))
+        network.get_submodule(name).register_forward_hook(lambda module, args, z, map_=map_: edit(z, map_))  # pyright: ignore[reportArgumentType]
         for name, map_ in intervention.maps.items()
     ]
     with torch.no_grad():
@@ -91,21 +62,6 @@ def reference_text(network: nn.Module, row: torch.Tensor, intervention: Interven
         scores = reference(network, ids, intervention, side(tokens, len(row), ids.shape[1]))
         ids = torch.cat([ids, scores[:, -1:].argmax(-1)], 1)
     return ids[0, len(row) :].tolist()
-
-
-def continued(network: Any, ids: torch.Tensor, **more: Any) -> list[list[int]]:
-    """The greedy continuation alone."""
-    options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": NEW, "pad_token_id": 0}
-    return network.generate(input_ids=ids, **{**options, **more})[:, ids.shape[1] :].tolist()
-
-
-def logits(network: nn.Module, ids: torch.Tensor, **more: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return network(input_ids=ids, **more).logits
-
-
-def assert_same(a: torch.Tensor, b: torch.Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 # ---- generate
@@ -381,7 +337,7 @@ def test_nested_steering_of_chosen_tokens_goes_on_when_one_leaves(leaves: str, i
 def test_generate_is_itself_again_in_whatever_order_nested_steering_ends(order: tuple[int, ...]) -> None:
     network = tiny("llama")
     plain, attributes = continued(network, prompt()), set(network.__dict__)
-    lives = [steer(network, some_intervention(network, seed=s), tokens=t) for s, t in enumerate(["all", *SIDES])]
+    lives = [steer(network, some_intervention(network, seed=s), tokens=t) for s, t in enumerate(["all", *SIDES])]  # pyright: ignore[reportArgumentType]
     for at in order:
         lives[at].detach()
     assert set(network.__dict__) == attributes
@@ -454,21 +410,21 @@ def test_columns_are_counted_from_the_start_of_the_text_through_the_cache() -> N
         place = positions.begin(network, (), {"input_ids": torch.zeros(1, 2), "past_key_values": cache})
         choices = {"prompt": in_prompt, "generated": [not x for x in in_prompt], "answer": answers[past]}
         for tokens, chosen in choices.items():
-            got = place.chosen(tokens)  # type: ignore[arg-type]
+            got = place.chosen(tokens)  # pyright: ignore[reportArgumentType]
             assert got is not None
             assert got.tolist() == [chosen], past
         assert place.chosen("all") is None
         cache.update(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4), 0)
     positions.prompt_length = torch.tensor([1, 4])
     place = positions.begin(network, (), {"inputs_embeds": torch.zeros(2, 4, 8)})  # without a cache, it begins anew
-    assert place.chosen("prompt").tolist() == [[True, False, False, False], [True] * 4]  # type: ignore[union-attr]
+    assert place.chosen("prompt").tolist() == [[True, False, False, False], [True] * 4]  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_flattened_activations_are_put_back_into_rows_and_others_left() -> None:
     network = Root()
     positions = Positions(network)
     flat = torch.arange(24.0).view(6, 4)
-    assert positions.apart().by_row(flat) is flat  # the network does not run
+    assert positions.called_alone().by_row(flat) is flat  # the network does not run
     place = positions.begin(network, (torch.zeros(2, 3),), {})
     assert torch.equal(place.by_row(flat), flat.view(2, 3, 4))
     for other in (flat.view(2, 3, 4), flat[:2], flat.view(2, 3, 2, 2)):
@@ -502,7 +458,7 @@ def test_the_first_new_token_is_steered_under_answer_alone() -> None:
     options: dict[str, Any] = {"max_new_tokens": 2, "do_sample": False, "pad_token_id": 0, "output_logits": True}
     plain = network.generate(prompt(), return_dict_in_generate=True, **options).logits[0]
     for tokens, moved in (("generated", False), ("answer", True)):
-        with steer(network, intervention, tokens=tokens):  # type: ignore[arg-type]
+        with steer(network, intervention, tokens=tokens):  # pyright: ignore[reportArgumentType]
             first = network.generate(prompt(), return_dict_in_generate=True, **options).logits[0]
         assert torch.equal(first, plain) is not moved
 

@@ -31,7 +31,7 @@ from lineas.models.sampling import Nucleus
 from lineas.steering import contexts
 from lineas.steering.exclusive import is_steered
 
-FEW = dict(source=families.PROMPTS[:3], target=families.OTHER_PROMPTS[:3])
+FEW: dict[str, Any] = {"source": families.PROMPTS[:3], "target": families.OTHER_PROMPTS[:3]}
 
 
 def logits(network: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
@@ -187,7 +187,7 @@ def test_prompt_lengths_belong_to_the_thread_that_set_them(network: Any, calm: I
 def test_a_text_that_streams_out_of_a_thread_is_steered_by_run(network: Any, calm: Intervention) -> None:
     asked: dict[str, Any] = dict(input_ids=IDS[:1], max_new_tokens=5, do_sample=False, pad_token_id=0)
     for tokens in ("all", "generated", "answer"):
-        with steer(network, calm, tokens=tokens) as live:  # type: ignore[arg-type]
+        with steer(network, calm, tokens=tokens) as live:
             expected, pieces = network.generate(**asked), []
 
             class Streamer(BaseStreamer):
@@ -205,7 +205,7 @@ def test_a_text_that_streams_out_of_a_thread_is_steered_by_run(network: Any, cal
 
 
 def test_nothing_stays_behind_in_threads_that_go_on(network: Any, calm: Intervention) -> None:
-    before = contexts.here()
+    before = contexts.active()
     with ThreadPoolExecutor(1) as pool:
         for _ in range(3):
             with steer(network, calm, tokens="generated") as live:
@@ -213,8 +213,8 @@ def test_nothing_stays_behind_in_threads_that_go_on(network: Any, calm: Interven
                 pool.submit(network.generate, IDS, max_new_tokens=2, pad_token_id=0).result()
                 pool.submit(live.run, logits, network).result()
                 context.run(logits, network)
-        assert dict(pool.submit(contexts.here).result()) == {}
-    assert contexts.here() == before
+        assert dict(pool.submit(contexts.active).result()) == {}
+    assert contexts.active() == before
 
 
 def test_verify_leaves_other_threads_steered(network: Any, calm: Intervention) -> None:
@@ -251,7 +251,7 @@ def test_sampling_shares_no_random_numbers_with_other_threads_and_gives_the_text
         for rows in (sorted(order[:2]), sorted(order[2:])):
             model.tokenizer.padding_side = "left"
             given = model.tokenizer([families.PROMPTS[i] for i in rows], return_tensors="pt", padding=True)
-            made = model.network.generate(  # type: ignore[operator]
+            made = model.network.generate(  # pyright: ignore[reportCallIssue]
                 input_ids=given.input_ids, attention_mask=given.attention_mask, do_sample=False, pad_token_id=0,
                 max_new_tokens=6, logits_processor=LogitsProcessorList([Nucleus(1.0, 0.9)]),
             )  # fmt: skip
@@ -383,6 +383,8 @@ def test_a_copy_of_a_steered_network_is_not_steered(network: Any, calm: Interven
     assert torch.equal(logits(twin), plain)
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning")
 def test_a_quantised_copy_is_not_steered(network: Any) -> None:
     site = "model.layers.0.self_attn.o_proj"
     given = Intervention({site: AffineMap(torch.full((32,), 2.0), torch.ones(32))})
@@ -418,7 +420,7 @@ class Checkpointed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         for block in self.blocks:
-            x = block(x) if self.reentrant is None else checkpoint(block, x, use_reentrant=self.reentrant)  # type: ignore
+            x = block(x) if self.reentrant is None else checkpoint(block, x, use_reentrant=self.reentrant)
         return {"out": x}
 
 
@@ -535,7 +537,7 @@ def test_steer_takes_interventions_alone_and_says_how_to_read_one(network: Any, 
         steer(network, wrong)
     if wrong == "polite":
         with pytest.raises(LineasError, match=r"not a str; Intervention.load\('polite'\) reads one"):
-            steer(network, wrong)
+            steer(network, wrong)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 import lineas
 from lineas import vllm_plugin
 from lineas.errors import LineasError
 from lineas.vllm_plugin import admin
-from lineas.vllm_plugin.frontend import Registry
+from lineas.vllm_plugin.frontend import Loaded, Registry
 from lineas.vllm_plugin.settings import Settings
-from lineas.vllm_plugin.worker import _name_graphs
+from lineas.vllm_plugin.worker import _add_to_cache_key
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,7 @@ from lineas.vllm_plugin.worker import _name_graphs
         ({"LINEAS_ADMIN_KEY": "k"}, Settings({}, room=4, admin_key="k")),
         ({"LINEAS_ADMIN_KEY": "k", "LINEAS_ROOM": "1"}, Settings({}, room=1, admin_key="k")),
         (
-            {"LINEAS_INTERVENTIONS": "calm=a=b", "LINEAS_FORCE": "1", "LINEAS_SITES": ".*norm"},
+            {"LINEAS_INTERVENTIONS": "calm=a=b", "LINEAS_OTHER_MODEL": "1", "LINEAS_SITES": ".*norm"},
             Settings({"calm": "a=b"}, sites=".*norm", force=True),
         ),
     ],
@@ -139,14 +138,14 @@ def test_an_engine_request_carries_places_and_a_salt_of_its_own() -> None:
 
 
 def test_places_are_given_once() -> None:
-    registry = Registry(Settings({"polite": "polite"}, room=1))
+    registry, formal = Registry(Settings({"polite": "polite"}, room=1)), lineas.Intervention.load("formal")
     assert registry.free_place("formal") == 1
-    registry.loaded["formal"] = registry.loaded["polite"].of(1, "formal")
+    registry.loaded["formal"] = Loaded.of(1, "formal")
     with pytest.raises(LineasError, match="all 2 places are taken"):
         registry.free_place("archaic")
     del registry.loaded["polite"]
     assert registry.free_place("archaic") == 0
-    assert torch.tensor(registry.loaded["formal"].support).item() > 0
+    assert registry.loaded["formal"] == Loaded(1, "formal", formal.digest(), formal.support())
 
 
 def test_graphs_are_named_also_where_lineas_runs_without_being_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,5 +154,5 @@ def test_graphs_are_named_also_where_lineas_runs_without_being_installed(monkeyp
 
     monkeypatch.setattr("lineas.versions.version", missing)
     config = SimpleNamespace(additional_config={})
-    _name_graphs(config, Settings({}, room=1, admin_key="k"), {})
+    _add_to_cache_key(config, Settings({}, room=1, admin_key="k"), {})
     assert config.additional_config["lineas"]["version"] == "unknown"

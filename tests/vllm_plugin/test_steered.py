@@ -28,16 +28,16 @@ class Block(nn.Module):
     def forward(self, hidden: torch.Tensor, residual: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         hidden, residual = self.norm(hidden, residual if residual is not None else torch.zeros_like(hidden))
         hidden, _ = self.mlp(hidden)
-        return hidden, residual
+        return hidden, residual  # pyright: ignore[reportReturnType]
 
 
 class FusedNorm(nn.LayerNorm):
-    def forward(self, hidden: torch.Tensor, residual: torch.Tensor) -> Any:  # type: ignore[override]
+    def forward(self, hidden: torch.Tensor, residual: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().forward(hidden + residual), hidden + residual
 
 
 class RowLinear(nn.Linear):
-    def forward(self, x: torch.Tensor) -> Any:  # type: ignore[override]
+    def forward(self, x: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().forward(x), None
 
 
@@ -61,8 +61,8 @@ class Plain(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for i, block in enumerate(self.network.layers):
-            normed = self._at(f"layers.{i}.norm", nn.LayerNorm.forward(block.norm, x))  # type: ignore[arg-type]
-            out = self._at(f"layers.{i}.mlp", nn.Linear.forward(block.mlp, normed))  # type: ignore[arg-type]
+            normed = self._at(f"layers.{i}.norm", nn.LayerNorm.forward(block.norm, x))  # pyright: ignore[reportArgumentType]
+            out = self._at(f"layers.{i}.mlp", nn.Linear.forward(block.mlp, normed))  # pyright: ignore[reportArgumentType]
             x = self._at(f"layers.{i}", x + out)
         return x
 
@@ -179,7 +179,7 @@ def test_numbers_that_are_not_finite_are_refused_and_reach_no_token(kind: str, v
     bad = some(2)
     map_ = lineas.AffineMap(torch.ones(WIDTH), torch.zeros(WIDTH))
     object.__setattr__(map_, kind, torch.full((WIDTH,), value, dtype=torch.float64))  # past the map's own checks
-    bad.maps["layers.0"] = map_  # type: ignore[index]
+    bad.maps["layers.0"] = map_
     with pytest.raises(LineasError, match=r"the map at 'layers\.0' is not finite"):
         steered.put(1, bad)
     x = torch.randn(4, WIDTH)

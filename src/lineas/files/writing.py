@@ -98,7 +98,7 @@ def new_file(path: Path) -> Iterator[Path]:
             yield beside
             beside.chmod(0o666 & ~_umask())
             beside.replace(path)
-            signals.wrote(named)
+            signals.record_written(named)
     except OSError as error:
         raise _of_place(error, named) from None
 
@@ -134,7 +134,7 @@ def new_folder(path: Path, kind: FolderKind, overwrite: bool = False) -> Iterato
                 check_folder(path, overwrite, kind)
             if beside.exists():
                 _replace(path, beside, kind, names)
-            signals.wrote(named)
+            signals.record_written(named)
     except OSError as error:
         raise _of_place(error, named) from None
 

@@ -1,4 +1,4 @@
-"""Folding: an intervention written into a network's own weights, which then needs no lineas any more."""
+"""Folding: an intervention written into a network's own weights, so that the network no longer needs lineas."""
 
 from lineas.folding.fold import DoesNotFoldError, fold
 

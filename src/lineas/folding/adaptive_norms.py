@@ -1,8 +1,8 @@
-"""Norms that a time step modulates: where the linear that makes their scale and shift can take a map.
+"""Adaptive layer norms: maps folded into the linear that produces a norm's scale and shift.
 
-An adaptive layer norm computes `n (1 + s) + t` with s and t chunks of one linear's output (Peebles and Xie 2023,
-arXiv 2212.09748, section 3.2). A map `T(z) = w z + b` behind it makes `1 + s` into `w (1 + s)` and t into `w t + b`;
-one on n, before it, makes t into `t + b (1 + s)` instead. Both are linear in what the linear puts out.
+An adaptive layer norm computes `n (1 + s) + t`, where s and t are chunks of one linear's output (Peebles and Xie 2023,
+arXiv 2212.09748, section 3.2). A map `T(z) = w z + b` after it turns `1 + s` into `w (1 + s)` and t into `w t + b`. A
+map on n, before it, turns t into `t + b (1 + s)` instead. Both are linear in the linear's output.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ CHUNKS = {
     "AdaLayerNormContinuous": (2, 0, 1),
     "SD35AdaLayerNormZeroX": (9, 1, 0),
 }
-"""By the class of a modulated norm in diffusers: how many chunks its linear puts out, which is s and which t."""
+"""For each class of adaptive norm in diffusers: the number of chunks of its linear, the index of s, the index of t."""
 SECOND = (4, 3)
-"""Which chunks of a block's first norm are s and t of its second one."""
+"""The indices of s and t of a block's second norm, among the chunks of the first norm's linear."""
 BLOCKS = ("JointTransformerBlock", "FluxTransformerBlock")
-"""Blocks whose first norm's linear modulates the second norm, too."""
+"""Blocks in which the first norm's linear also modulates the second norm."""
 
 
 @dataclass(frozen=True)
 class Modulation:
-    """The part of a linear that modulates a norm.
+    """The chunks of a linear's output that modulate a norm.
 
     Args:
-        linear: its name in the network.
-        chunks: how many equal parts its output has.
-        scale: which of them is s.
-        shift: which is t.
-        after: whether the map acts on the modulated activation, or on what is modulated.
+        linear: the linear's name in the network.
+        chunks: number of equal parts of its output.
+        scale: index of the part that is s.
+        shift: index of the part that is t.
+        after: True if a map acts on the modulated activation, False if it acts on the norm's output before that.
     """
 
     linear: str
@@ -48,22 +48,22 @@ class Modulation:
 
 
 def modulation(network: nn.Module, name: str) -> Modulation | None:
-    """What modulates the norm of this name; None where nothing does, or nothing of its own."""
-    module = network.get_submodule(name)
+    """Return the linear that produces this norm's scale and shift; None if there is none, or it is shared."""
+    kind = type(network.get_submodule(name)).__name__
     parent, _, own = name.rpartition(".")
-    around = network.get_submodule(parent)
-    if type(module).__name__ in CHUNKS:
-        return _of(network, name, *CHUNKS[type(module).__name__], after=True)
-    if own == "norm" and type(around).__name__ in CHUNKS and type(around).__name__ != "SD35AdaLayerNormZeroX":
-        return _of(network, parent, *CHUNKS[type(around).__name__], after=False)
-    if own.startswith("norm2") and type(around).__name__ in BLOCKS:
+    parent_kind = type(network.get_submodule(parent)).__name__
+    if kind in CHUNKS:
+        return _modulation(network, name, *CHUNKS[kind], after=True)
+    if own == "norm" and parent_kind in CHUNKS and parent_kind != "SD35AdaLayerNormZeroX":
+        return _modulation(network, parent, *CHUNKS[parent_kind], after=False)
+    if own.startswith("norm2") and parent_kind in BLOCKS:
         first = f"{parent}.{own.replace('norm2', 'norm1')}"
         chunks = CHUNKS[type(network.get_submodule(first)).__name__][0]
-        return _of(network, first, chunks, *SECOND, after=False)
+        return _modulation(network, first, chunks, *SECOND, after=False)
     return None
 
 
-def _of(network: nn.Module, norm: str, chunks: int, scale: int, shift: int, after: bool) -> Modulation | None:
+def _modulation(network: nn.Module, norm: str, chunks: int, scale: int, shift: int, after: bool) -> Modulation | None:
     linear: Any = network.get_submodule(f"{norm}.linear")
     return None if linear.bias is None else Modulation(f"{norm}.linear", chunks, scale, shift, after)
 
@@ -71,7 +71,7 @@ def _of(network: nn.Module, norm: str, chunks: int, scale: int, shift: int, afte
 def with_map(
     weight: torch.Tensor, bias: torch.Tensor, place: Modulation, map_: AffineMap
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weight `[k d, c]` and bias `[k d]` of the linear with a map in them, of its k chunks in those of s and t."""
+    """Fold a map into a linear's weight `[k d, c]` and bias `[k d]`: into the chunks s and t of its k chunks."""
     w, b = map_.scale.to(weight.device), map_.shift.to(weight.device)
     weights, biases = list(weight.chunk(place.chunks)), list(bias.chunk(place.chunks))
     s, t = (weights[place.scale], biases[place.scale]), (weights[place.shift], biases[place.shift])

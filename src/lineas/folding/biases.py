@@ -1,4 +1,4 @@
-"""Biases for linears that have none: by the config's own settings, or in the Llama architecture where that is equal."""
+"""Biases for linears that have none: through the config's settings, or through the equivalent Llama architecture."""
 
 from __future__ import annotations
 
@@ -10,60 +10,60 @@ import torch
 from torch import nn
 
 from lineas.folding.slots import Switch, is_like_llama
-from lineas.folding.weights import remember
+from lineas.folding.weights import on_undo
 from lineas.modules import is_linear
 
 
 def with_biases(network: nn.Module, switches: Sequence[Switch] | None, undo: ExitStack | None) -> nn.Module:
-    """A network that computes the same with the biases of these switches, or else with Llama's.
+    """Return the network with additional zero biases; it computes the same.
 
     Args:
-        network: is changed.
-        switches: of its config; None where none gives all that are needed.
-        undo: where to leave what takes it back; None where nobody will ask.
+        network: the network, which is changed.
+        switches: the config's settings that add the biases; None to change to the Llama architecture instead.
+        undo: stack for the calls that restore the network; None if it is never restored.
     """
     if switches is None:
         assert is_like_llama(network)
         return _as_llama(network, undo)
     for switch in switches:
         for setting in switch.names:
-            remember(undo, setattr, network.config, setting, getattr(network.config, setting))
-            setattr(network.config, setting, True)  # type: ignore[arg-type]
+            on_undo(undo, setattr, network.config, setting, getattr(network.config, setting))
+            setattr(network.config, setting, True)
         for name, shape in switch.biases.items():
-            _give_bias(network.get_submodule(name), shape, network.dtype, undo)  # type: ignore[arg-type]
+            _add_bias(network.get_submodule(name), shape, network.dtype, undo)  # pyright: ignore[reportArgumentType]
     return network
 
 
-def _give_bias(linear: Any, shape: Sequence[int], kind: torch.dtype, undo: ExitStack | None) -> None:
-    """Zeros for a bias, where there is none, of the network's type (a quantised weight has another)."""
+def _add_bias(linear: Any, shape: Sequence[int], kind: torch.dtype, undo: ExitStack | None) -> None:
+    """Add a bias of zeros, if there is none, in the network's type (a quantised weight has another one)."""
     if linear.bias is None:
-        remember(undo, setattr, linear, "bias", None)
+        on_undo(undo, setattr, linear, "bias", None)
         linear.bias = nn.Parameter(torch.zeros(*shape, dtype=kind, device=linear.weight.device))
 
 
 def _as_llama(network: Any, undo: ExitStack | None) -> nn.Module:
-    """The network in the Llama architecture, with every bias that has, those that are new being zero."""
+    """Return the network in the Llama architecture with all of its biases; new ones are zero."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    known = LlamaConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
-    given = {key: value for key, value in network.config.to_dict().items() if key in known}
-    config = LlamaConfig(**{**given, "attention_bias": True, "mlp_bias": True})
+    names = LlamaConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
+    settings = {key: value for key, value in network.config.to_dict().items() if key in names}
+    config = LlamaConfig(**{**settings, "attention_bias": True, "mlp_bias": True})
     config._attn_implementation = network.config._attn_implementation
     with torch.device("meta"):
         llama: Any = LlamaForCausalLM(config)
     llama.model.rotary_emb = type(llama.model.rotary_emb)(config=config).to(network.device)  # its buffers are not saved
     linears = [name for name, module in network.named_modules() if is_linear(module) and name != "lm_head"]
-    for name in linears:  # as they are, quantised or not
+    for name in linears:  # moved as whole modules, since their weights may be quantised
         linear = network.get_submodule(name)
-        _give_bias(linear, [linear.out_features], network.dtype, undo)
+        _add_bias(linear, [linear.out_features], network.dtype, undo)
         llama.set_submodule(name, linear)
     others = {
         key: value for key, value in network.state_dict().items() if not key.startswith(tuple(f"{n}." for n in linears))
     }
     llama.load_state_dict(others, strict=False, assign=True)
-    for known_to_transformers in ("hf_quantizer", "is_quantized", "quantization_method"):
-        if known_to_transformers in vars(network):
-            setattr(llama, known_to_transformers, vars(network)[known_to_transformers])
+    for attribute in ("hf_quantizer", "is_quantized", "quantization_method"):
+        if attribute in vars(network):
+            setattr(llama, attribute, vars(network)[attribute])
     if hasattr(network.config, "quantization_config"):
         config.quantization_config = network.config.quantization_config
     llama.tie_weights()

@@ -1,4 +1,4 @@
-"""The check that a folded network puts out what the steered one does, but for rounding."""
+"""The check that a folded network computes the same outputs as the steered one, up to rounding."""
 
 from __future__ import annotations
 
@@ -17,82 +17,86 @@ from lineas.models.trial import trial_of
 from lineas.steering.steer import steer
 
 ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-4}
-"""By type, how far the outputs of a folded network may be from the live one's, relative to them; else an eighth of the
-type's own rounding."""
+"""For each type, the allowed difference between folded and live outputs, relative to them; for other types, an eighth
+of the type's rounding."""
 TF32 = 2**-10
 """The rounding of float32 in a GPU's products and convolutions."""
 NOISE = 2
-"""Further off they may be by so many times what the outputs move when the modules with new weights move by rounding."""
+"""Factor on the effect of rounding (see `compare`), which is added to the allowed difference."""
 
 
-def live_outputs(model: Any, network: nn.Module, wanted: Intervention) -> torch.Tensor | None:
-    """The outputs of a steered network for a few fixed inputs; None, with a warning, where it cannot be tried.
+def live_outputs(model: Any, network: nn.Module, intervention: Intervention) -> torch.Tensor | None:
+    """Return a steered network's outputs for a few fixed inputs; None, with a warning, if it cannot run them.
+
+    Args:
+        model: the model, which determines the inputs.
+        network: the network to steer.
+        intervention: the intervention, at strength 1.
 
     Raises:
-        LineasError: when they are not finite.
+        LineasError: when the outputs are not finite.
     """
     trial = trial_of(model)
     try:
         if trial is None:
             raise LineasError("it is no language model or pipeline whose inputs are known")
-        with steer(network, Intervention(wanted.maps, wanted.sites)):  # without a base, which was checked
+        with steer(network, Intervention(intervention.maps, intervention.sites)):  # the base was checked before
             live = trial(network)
-    except Exception as error:  # a network that wants other inputs, or is compiled
+    except Exception as error:  # the network needs other inputs, or is compiled
         warnings.warn(f"the folded network was not compared with the steered one: {first_line(error)}.", stacklevel=5)
         return None
     if live.isnan().any() or not live.isfinite().any():
         raise LineasError(
-            "what the steered model puts out is not finite, so there is nothing worth folding; take a smaller strength."
+            "the outputs of the steered model are not finite, so it is not folded; choose a smaller strength."
         )
     return live
 
 
 def compare(model: Any, folded: nn.Module, live: torch.Tensor, written: Sequence[str]) -> None:
-    """Refuse a folded network whose outputs are further from the steered one's than rounding carries them.
+    """Refuse a folded network whose outputs differ from the steered one's by more than rounding.
 
-    Where they differ by more than a bound of their type, the weights of the modules that have new ones are moved by
-    their rounding for a moment, which tells how far rounding alone, also of what these modules put out, carries the
-    outputs.
+    If they differ by more than the bound of their type, the new weights are changed at random by up to their rounding.
+    The change of the outputs then shows how much difference rounding alone can cause.
 
     Args:
-        model: that is folded.
-        folded: its network.
-        live: the outputs of the steered one.
-        written: the modules that have new tensors.
+        model: the model that is folded.
+        folded: the folded network.
+        live: the outputs of the steered network, `[n, ...]`.
+        written: names of the modules with new tensors.
 
     Raises:
-        LineasError: saying how far they are off.
+        LineasError: when they differ; it gives the difference and the bound.
     """
     trial, kind = trial_of(model), coarsest(folded)
     assert trial is not None
-    made, finite, eps = trial(folded), live.isfinite(), torch.finfo(kind).eps
+    outputs, finite, eps = trial(folded), live.isfinite(), torch.finfo(kind).eps
     on_gpu = kind == torch.float32 and live.device.type != "cpu"
     eps = TF32 if on_gpu else eps
-    same = torch.equal(made.isfinite(), finite)
-    off, size = (_size(values, finite, kind) for values in (made - live, live))
+    same = torch.equal(outputs.isfinite(), finite)
+    difference, size = (_size(values, finite, kind) for values in (outputs - live, live))
     allowed = (TF32 if on_gpu else ROUNDING.get(kind, eps / 8)) * size
-    if same and off <= allowed:
+    if same and difference <= allowed:
         return
     with _jittered(folded, written, eps):
-        allowed += NOISE * _size(trial(folded) - made, finite, kind)
-    if not same or off > allowed:
+        allowed += NOISE * _size(trial(folded) - outputs, finite, kind)
+    if not same or difference > allowed:
         raise LineasError(
             f"folded, this {type(identifying_module(folded)).__name__} does not put out what it does steered: its "
-            f"outputs are off by {off:.3g} of {size:.3g}, and rounding explains {allowed:.3g}; the model was left as "
-            "it was. Something in it computes more than its weights say; steer it live."
+            f"outputs differ by {difference:.3g} of {size:.3g}, and rounding explains {allowed:.3g}. The model is "
+            "unchanged. A module computes more than its weights say; steer the model live."
         )
 
 
 @contextmanager
 def _jittered(network: nn.Module, names: Sequence[str], eps: float) -> Iterator[None]:
-    """Within the block the weights of some modules are off by up to a rounding, at random."""
+    """Change the weights of some modules at random by up to their rounding, within the block."""
     generator = torch.Generator().manual_seed(0)
     weights = [weight.data for name in names for weight in network.get_submodule(name).parameters(recurse=False)]
     exact = [(value, value.clone()) for value in weights if value.is_floating_point() and value.element_size() > 1]
     try:
         for value, _ in exact:
-            by = 2 * torch.rand(value.shape, generator=generator).to(value.device) - 1
-            value.copy_(value.float() * (1 + eps * by))
+            noise = 2 * torch.rand(value.shape, generator=generator).to(value.device) - 1
+            value.copy_(value.float() * (1 + eps * noise))
         yield
     finally:
         for value, before in exact:
@@ -100,15 +104,15 @@ def _jittered(network: nn.Module, names: Sequence[str], eps: float) -> Iterator[
 
 
 def _size(values: torch.Tensor, where: torch.Tensor, kind: torch.dtype) -> float:
-    """The size of outputs `[..., d]`: the largest of them, or in half precision that of the median row.
+    """Return the size of outputs `[..., d]`: their maximum, or in half precision the root mean square of a median row.
 
-    There rounding alone now and then sends a token to another expert, and its outputs far away.
+    In half precision, rounding may send a token to another expert, which changes its whole row.
     """
     rows = values.masked_fill(~where, 0).reshape(-1, values.shape[-1])
     return float(rows.abs().max() if kind in ROUNDING else rows.square().mean(-1).sqrt().median())
 
 
 def coarsest(network: nn.Module) -> torch.dtype:
-    """The type of a network's weights that rounds most, of those in plain numbers."""
+    """Return the least precise floating-point type of a network's weights; quantised weights do not count."""
     plain = (p.dtype for p in network.parameters() if p.is_floating_point() and p.element_size() > 1)
     return max(plain, key=lambda kind: torch.finfo(kind).eps, default=torch.float32)

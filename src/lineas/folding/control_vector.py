@@ -1,4 +1,4 @@
-"""llama.cpp's control vectors, a direction added to the output of each block: what they carry of an intervention."""
+"""Export of an intervention as control vectors of llama.cpp: one direction per block, added to the block's output."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lineas.intervention.intervention import Intervention
 from lineas.intervention.maps import SUPPORT_TOLERANCE
 
 BLOCK = re.compile(r"(?:.*\.)?(?:layers|h|blocks|block)\.(\d+)")
-"""Names of modules that are blocks: `model.layers.3`, `transformer.h.3`."""
+"""The names of blocks: `model.layers.3`, `transformer.h.3`."""
 
 
 @dataclass(frozen=True)
 class ControlVector:
-    """Directions by block, and what the format cannot say.
+    """Directions by block, and the parts of the intervention that the format cannot hold.
 
     Args:
-        directions: by block, from 1 on, what is added to its output at every token: float32 `[d]`.
-        lost: by site, what stays behind, in words.
+        directions: for each block from 1 on, the direction added to its output at every token, float32 `[d]`.
+        lost: for each site, a description of the part that is lost.
     """
 
     directions: dict[int, torch.Tensor]
@@ -33,27 +33,27 @@ class ControlVector:
 
     @classmethod
     def of(cls, intervention: Intervention) -> ControlVector:
-        """The shifts at the outputs of blocks.
+        """Take the shifts at the outputs of blocks from an intervention.
 
         Raises:
-            LineasError: when there are none.
+            LineasError: when there are none, or the intervention has a gate.
         """
         intervention.check_affine("exported")
         if all(map_.is_identity() for map_ in intervention.maps.values()):
             raise LineasError(
-                "this intervention changes nothing (at strength 0 none does), so there is no control vector in it; "
-                "export it at another strength, or export another one."
+                "this intervention changes nothing (at strength 0 none does), so it has no control vector; export it "
+                "at another strength, or export another one."
             )
         directions: dict[int, torch.Tensor] = {}
         lost: dict[str, str] = {}
         for name, map_ in intervention.maps.items():
-            found = BLOCK.fullmatch(name)
-            if found is None:
+            block = BLOCK.fullmatch(name)
+            if block is None:
                 lost[name] = "all of it: a control vector acts on the outputs of blocks"
-            elif int(found[1]) == 0:
+            elif int(block[1]) == 0:
                 lost[name] = "all of it: llama.cpp's control vectors begin at block 1"
             else:
-                directions[int(found[1])] = map_.shift
+                directions[int(block[1])] = map_.shift
                 scaled = (map_.scale - 1).abs()
                 if bool((scaled > SUPPORT_TOLERANCE).any()):
                     count = int((scaled > SUPPORT_TOLERANCE).sum())
@@ -63,7 +63,7 @@ class ControlVector:
         if directions and not any(bool(direction.any()) for direction in directions.values()):
             raise LineasError(
                 "every shift at the outputs of blocks is 0 (the strength is 0, or only scales were learned), and a "
-                "control vector carries shifts alone; there is nothing to export."
+                "control vector holds shifts alone; there is nothing to export."
             )
         if not directions:
             raise LineasError(
@@ -76,8 +76,8 @@ class ControlVector:
         """Write the GGUF that llama.cpp reads with `--control-vector`.
 
         Args:
-            path: the file to make, whole or not at all.
-            architecture: class name of the network, for the file's hint.
+            path: the file to write; after a failure there is none.
+            architecture: the network's class name, from which the file's model hint is made.
 
         Raises:
             LineasError: when the package gguf is not installed.
@@ -89,7 +89,7 @@ class ControlVector:
         with new_file(path) as beside:
             writer: Any = GGUFWriter(beside, "controlvector")
             writer.add_string("controlvector.model_hint", re.sub(r"For\w+|LMHeadModel", "", architecture).lower())
-            writer.add_string("lineas.version", written_by())  # by which it is known to be ours
+            writer.add_string("lineas.version", written_by())  # marks the file as written by lineas
             writer.add_uint32("controlvector.layer_count", len(self.directions))
             for block, direction in sorted(self.directions.items()):
                 writer.add_tensor(f"direction.{block}", direction.detach().float().cpu().numpy())

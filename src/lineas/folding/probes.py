@@ -1,4 +1,4 @@
-"""Probes: whether a module computes what its weight and bias say, by its output for a few numbers, not by its class."""
+"""Probes: run a module on a few numbers to check that it computes what its weight and bias say."""
 
 from __future__ import annotations
 
@@ -16,49 +16,46 @@ from lineas.folding.wrappers import adapters_of
 from lineas.modules import is_linear, is_quantised
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
-"""By type, how far a module's output may be from what its weights say, relative to the largest; else 4 roundings."""
-ON_A_GPU = 2e-3
-"""The same for float32 there, where products may be taken in TF32."""
+"""For each type, the allowed difference from the expected output, relative to its maximum; for others 4 roundings."""
+GPU_TOLERANCE = 2e-3
+"""The allowed difference for float32 on a GPU, which may multiply in TF32."""
 
 
 @torch.no_grad()
-def why_not_linear(module: nn.Module) -> str:
-    """Return the reason why a module's output is not `W x + c` with the weight and bias it holds; "" where it is."""
-    reason = why_not_own(module)
+def reason_not_linear(module: nn.Module) -> str:
+    """Return the reason why a module does not compute `W x + c` with its own weight and bias; "" if it does."""
+    reason = reason_not_stored(module)
     if reason or not is_linear(module):
         return reason or f"a {type(module).__name__} is no linear layer"
-    more = f"a {type(module).__name__} does more than multiply by its weight"
-    here = _as_it_is(module)
+    reason = f"a {type(module).__name__} does more than multiply by its weight"
+    probe = _stand_in(module)
     weight, bias = _value(module, "weight"), _value(module, "bias")
-    if here is None or weight is None:  # on no device: nothing can be tried
-        return "" if type(module) in (nn.Linear, nn.Conv2d) or type(module).__name__ == "Conv1D" else more
+    if probe is None or weight is None:  # without weights in memory only the class can be checked
+        return "" if type(module) in (nn.Linear, nn.Conv2d) or type(module).__name__ == "Conv1D" else reason
     if is_quantised(module):
-        return "" if _is_affine(here, module, bias) else more
+        return "" if _is_affine(probe, module, bias) else reason
     x = _inputs(module, weight).to(weight.dtype)
-    made = _output(here, x)
+    output = _output(probe, x)
+    bias = None if bias is None else bias.float()
     if isinstance(module, nn.Conv2d):
-        wide = None if bias is None else bias.float()
-        wanted = nn.Conv2d._conv_forward(module, x.float(), weight.float(), wide)
+        expected = nn.Conv2d._conv_forward(module, x.float(), weight.float(), bias)
     else:
-        rows = weight.float()
-        wanted = x.float() @ (rows.T if isinstance(module, nn.Linear) else rows)
-        wanted = wanted if bias is None else wanted + bias.float()
-    return "" if _agree(made, wanted, weight.dtype) else more
+        expected = x.float() @ (weight.float().T if isinstance(module, nn.Linear) else weight.float())
+        expected = expected if bias is None else expected + bias
+    return "" if _agree(output, expected, weight.dtype) else reason
 
 
 @torch.no_grad()
 def norm_offset(norm: nn.Module) -> float | None:
-    """The number that a norm adds to its weight before it multiplies by it: 0, or 1 in Gemma's.
+    """Return the number that a norm adds to its weight before the multiplication: 0, or 1 in Gemma.
 
-    None where its output is not `(weight + offset) n(z) + bias` with the weight and bias it holds.
+    None if its output is not `(weight + offset) n(z) + bias` with its own weight and bias.
     """
-    if why_not_own(norm):
+    if reason_not_stored(norm):
         return None
     try:
-        probe: Any = (
-            copy.deepcopy(norm).to_empty(device="cpu").float()
-        )  # its own weights may lie anywhere, or on a disk
-    except Exception:  # whatever a class does that cannot be copied, it is no plain norm
+        probe: Any = copy.deepcopy(norm).to_empty(device="cpu").float()  # the norm's own weights may be offloaded
+    except Exception:  # a class that cannot be copied is no plain norm
         return None
     for buffer in probe.buffers():
         buffer.fill_(1)
@@ -68,49 +65,49 @@ def norm_offset(norm: nn.Module) -> float | None:
     z = torch.linspace(-1, 2, 4 * width).view((1, width, 2, 2) if isinstance(probe, nn.GroupNorm) else (1, 4, width))
     kind: Any = norm.weight.dtype
     if kind.is_floating_point:
-        z = z.to(kind).float()  # what the norm itself is given: else the rounding of z counts as a difference
+        z = z.to(kind).float()  # the norm itself gets z in its own type, so the rounding of z must not count
 
-    def of_weight(value: float) -> torch.Tensor | None:
-        probe.weight.fill_(value)
+    def output_with(weight: float) -> torch.Tensor | None:
+        probe.weight.fill_(weight)
         try:
-            made = type(probe).forward(probe, z)  # without whatever hangs on it
-        except Exception:  # it wants something else beside or in place of an activation
+            output = type(probe).forward(probe, z)  # without hooks
+        except Exception:  # it needs other inputs than an activation
             return None
-        return made if isinstance(made, torch.Tensor) else None
+        return output if isinstance(output, torch.Tensor) else None
 
     for offset in (0.0, 1.0):
-        nothing, one = of_weight(-offset), of_weight(1 - offset)
-        if nothing is not None and one is not None and not nothing.any():
-            return offset if _is_as_said(norm, z, one, offset) else None
+        zero, normalised = output_with(-offset), output_with(1 - offset)
+        if zero is not None and normalised is not None and not zero.any():
+            return offset if _matches_weights(norm, z, normalised, offset) else None
     return None
 
 
-def _is_as_said(norm: nn.Module, z: torch.Tensor, normalised: torch.Tensor, offset: float) -> bool:
-    """Return whether a norm with its own weight, and all that hangs on it, gives `(weight + offset) n(z) + bias`."""
-    here, weight, bias = _as_it_is(norm), _value(norm, "weight"), _value(norm, "bias")
-    if here is None or weight is None:
+def _matches_weights(norm: nn.Module, z: torch.Tensor, normalised: torch.Tensor, offset: float) -> bool:
+    """Return whether a norm, with its weight and its hooks, computes `(weight + offset) n(z) + bias`."""
+    probe, weight, bias = _stand_in(norm), _value(norm, "weight"), _value(norm, "bias")
+    if probe is None or weight is None:
         return True
-    made = _output(here, z.to(weight.device, weight.dtype))
+    output = _output(probe, z.to(weight.device, weight.dtype))
     shape = [1, -1, *[1] * (z.dim() - 2)] if isinstance(norm, nn.GroupNorm) else [-1]
-    wanted = (weight.float().cpu() + offset).view(shape) * normalised
+    expected = (weight.float().cpu() + offset).view(shape) * normalised
     if bias is not None:
-        wanted = wanted + bias.float().cpu().view(shape)
-    return _agree(made, wanted, weight.dtype)
+        expected = expected + bias.float().cpu().view(shape)
+    return _agree(output, expected, weight.dtype)
 
 
-def why_not_own(module: nn.Module) -> str:
-    """Return the reason why a module's weight or bias is not a tensor that it stores whole; "" where both are."""
-    held = adapters_of(module)
-    if held:
-        return f"it carries the adapter {', '.join(map(repr, held))}; merge that first"
+def reason_not_stored(module: nn.Module) -> str:
+    """Return the reason why a module's weight or bias is not a whole parameter of its own; "" if both are."""
+    adapters = adapters_of(module)
+    if adapters:
+        return f"it carries the adapter {', '.join(map(repr, adapters))}; merge that first"
     for key in ("weight", "bias"):
         if key == "bias" and not isinstance(getattr(module, key, None), torch.Tensor):
             continue
         if parametrize.is_parametrized(module, key):
-            parts: Any = module.parametrizations[key]  # type: ignore[index]
-            return f"its {key} is computed by {' and '.join(_in_words(part) for part in parts)}"
+            parts: Any = module.parametrizations[key]  # pyright: ignore[reportArgumentType, reportIndexIssue]
+            return f"its {key} is computed by {' and '.join(_snake_case(part) for part in parts)}"
         if key not in module._parameters:
-            makers = [_in_words(hook) for hook in module._forward_pre_hooks.values() if hasattr(hook, "name")]
+            makers = [_snake_case(hook) for hook in module._forward_pre_hooks.values() if hasattr(hook, "name")]
             return f"its {key} is " + (f"computed by {' and '.join(makers)}" if makers else "no parameter of its own")
         value: Any = module._parameters.get(key)
         if value is not None and any(kind.__name__ == "DTensor" for kind in type(value.data).__mro__):
@@ -118,22 +115,22 @@ def why_not_own(module: nn.Module) -> str:
     return ""
 
 
-def _in_words(maker: Any) -> str:
-    """`_WeightNorm` as weight_norm, as its users know it."""
+def _snake_case(maker: Any) -> str:
+    """Return a class as the name of its torch function: `_WeightNorm` becomes weight_norm."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(maker).__name__.lstrip("_")).lower()
 
 
-def _as_it_is(module: nn.Module) -> Any:
-    """A stand-in that computes as a module does, with its weights, and leaves lineas' own hooks and its state alone.
+def _stand_in(module: nn.Module) -> Any:
+    """Return a copy of a module with the same weights, its own buffers, and without lineas' hooks.
 
-    None where the weights are on no device.
+    None if the weights are on no device.
     """
     weight: Any = module._parameters["weight"]
     if weight is None or (weight.is_meta and not hasattr(module, "_hf_hook")):
         return None
     try:
         stand_in: Any = copy.copy(module)
-    except Exception:  # a class with rules of its own for copies
+    except Exception:  # a class that does not allow copies
         return module
     for hooks in ("_forward_hooks", "_forward_pre_hooks"):
         foreign = ((key, hook) for key, hook in getattr(module, hooks).items() if not _is_own(hook))
@@ -141,7 +138,7 @@ def _as_it_is(module: nn.Module) -> Any:
     try:
         vars(stand_in)["_buffers"] = {key: b if b is None else b.clone() for key, b in module._buffers.items()}
         vars(stand_in)["_modules"] = copy.deepcopy(module._modules)
-    except Exception:  # what cannot be copied is used as it is
+    except Exception:  # parts that cannot be copied are shared
         vars(stand_in)["_buffers"], vars(stand_in)["_modules"] = module._buffers, module._modules
     return stand_in
 
@@ -151,17 +148,17 @@ def _is_own(hook: Any) -> bool:
 
 
 def _value(module: nn.Module, key: str) -> torch.Tensor | None:
-    """A module's weight or bias, also where accelerate keeps it elsewhere until it is used; None where nowhere."""
+    """Return a module's weight or bias, also if accelerate has offloaded it; None if there is none."""
     value = module._parameters.get(key)
     if value is None or not value.is_meta:
         return value
-    elsewhere: Any = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
-    return elsewhere[key] if elsewhere else None
+    offloaded: Any = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+    return offloaded[key] if offloaded else None
 
 
 def _inputs(module: Any, weight: torch.Tensor) -> torch.Tensor:
-    """A few rows, or one small picture, of random numbers, on the weight's device."""
-    generator = torch.Generator().manual_seed(0)  # the global one is left as it was
+    """Return random inputs on the weight's device: a few rows, or one small image."""
+    generator = torch.Generator().manual_seed(0)  # so that the global one does not change
     if isinstance(module, nn.Conv2d):
         sides = [step * (size - 1) + 2 for size, step in zip(module.kernel_size, module.dilation)]
         shape: Sequence[int] = (1, module.in_channels, *sides)
@@ -171,43 +168,43 @@ def _inputs(module: Any, weight: torch.Tensor) -> torch.Tensor:
     return torch.randn(*shape, generator=generator).to(weight.device)
 
 
-def _is_affine(here: Any, module: Any, bias: torch.Tensor | None) -> bool:
-    """Return whether a quantised linear gives its bias for zeros, and sums for sums."""
+def _is_affine(probe: Any, module: Any, bias: torch.Tensor | None) -> bool:
+    """Return whether a quantised linear maps zeros to its bias, and sums to sums."""
     weight: Any = module.weight
     kind = bias.dtype if bias is not None else weight.dtype if weight.is_floating_point() else torch.float32
     kind = kind if torch.finfo(kind).bits >= 16 else torch.float32
     a, b, _ = _inputs(module, weight)
-    made = _output(here, torch.stack([torch.zeros_like(a), a, b, a + b]).to(kind))
-    if made is None:
+    outputs = _output(probe, torch.stack([torch.zeros_like(a), a, b, a + b]).to(kind))
+    if outputs is None:
         return False
-    zero, of_a, of_b, of_sum = made.float()
-    wanted = torch.zeros_like(zero) if bias is None else bias.float()
-    size = made.float().abs().max()
+    of_zero, of_a, of_b, of_sum = outputs.float()
+    expected = torch.zeros_like(of_zero) if bias is None else bias.float()
+    size = outputs.float().abs().max()
     return all(
-        bool((one - other).abs().max() <= _tolerance(kind, made) * size)
-        for one, other in ((zero, wanted), (of_sum, of_a + of_b - zero))
+        bool((one - other).abs().max() <= _tolerance(kind, outputs) * size)
+        for one, other in ((of_zero, expected), (of_sum, of_a + of_b - of_zero))
     )
 
 
-def _output(here: Any, x: torch.Tensor) -> torch.Tensor | None:
-    """A module's output; None where it gives no tensor, or fails."""
+def _output(probe: Any, x: torch.Tensor) -> torch.Tensor | None:
+    """Return a module's output; None if it fails or returns no tensor."""
     try:
         with torch.random.fork_rng(devices=[]):
-            made = here(x)
-    except Exception:  # it wants something else beside or in place of an activation
+            output = probe(x)
+    except Exception:  # it needs other inputs than an activation
         return None
-    return made if isinstance(made, torch.Tensor) else None
+    return output if isinstance(output, torch.Tensor) else None
 
 
-def _agree(made: torch.Tensor | None, wanted: torch.Tensor, kind: torch.dtype) -> bool:
-    if made is None or made.shape != wanted.shape:
+def _agree(output: torch.Tensor | None, expected: torch.Tensor, kind: torch.dtype) -> bool:
+    if output is None or output.shape != expected.shape:
         return False
-    tolerance = _tolerance(kind, made)
-    made, wanted = made.float().cpu(), wanted.float().cpu()
-    return bool((made - wanted).abs().max() <= tolerance * wanted.abs().max())
+    tolerance = _tolerance(kind, output)
+    output, expected = output.float().cpu(), expected.float().cpu()
+    return bool((output - expected).abs().max() <= tolerance * expected.abs().max())
 
 
-def _tolerance(kind: torch.dtype, made: torch.Tensor) -> float:
-    if kind == torch.float32 and made.device.type != "cpu":
-        return ON_A_GPU
+def _tolerance(kind: torch.dtype, output: torch.Tensor) -> float:
+    if kind == torch.float32 and output.device.type != "cpu":
+        return GPU_TOLERANCE
     return TOLERANCE.get(kind, 4 * torch.finfo(kind).eps)

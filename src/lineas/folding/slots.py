@@ -1,4 +1,4 @@
-"""What folds: which parts of a site's map weights can take, and where they would be written."""
+"""Slots: the weights and biases that can hold a site's map, or a part of it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 from torch import nn
 
 from lineas.folding.adaptive_norms import Modulation, modulation
-from lineas.folding.probes import norm_offset, why_not_linear, why_not_own
+from lineas.folding.probes import norm_offset, reason_not_linear, reason_not_stored
 from lineas.folding.wrappers import adapters_of
 from lineas.modules import is_linear, is_norm, is_norm_layer, is_quantised
 from lineas.sites import Site
 
 Folding = Literal["exact", "scale", "shift", "no"]
 AS_LLAMA = {f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2")}
-"""Networks whose blocks are the Llama architecture's, which has bias slots everywhere."""
+"""Networks with the blocks of the Llama architecture, which has biases everywhere."""
 
 
 @dataclass(frozen=True)
 class Switch:
-    """Settings of a config that give modules biases.
+    """Settings of a config that add biases to modules.
 
     Args:
-        names: of the settings, which go on together.
-        biases: by name of a module that gets one, the shape of its bias.
+        names: names of the settings, which are switched on together.
+        biases: for each module that gets a bias, the shape of the bias.
     """
 
     names: tuple[str, ...]
@@ -36,13 +36,13 @@ class Switch:
 
 @dataclass(frozen=True)
 class Slots:
-    """Where weights can take a site's map.
+    """The weights that can hold a site's map.
 
     Args:
-        scale: whether the module's own weight takes the scale.
-        shift: the modules whose biases take the shift, the module itself or those that read it; empty where none does.
-        reason: why not both; "" where both.
-        modulation: the linear that takes both, where a time step modulates the norm.
+        scale: whether the module's own weight can hold the scale.
+        shift: names of the modules whose biases can hold the shift: the module itself, or those that read its output.
+        reason: why scale or shift cannot be held; "" if both can.
+        modulation: the linear that holds both, for an adaptive norm; else None.
     """
 
     scale: bool
@@ -52,49 +52,49 @@ class Slots:
 
     @property
     def kind(self) -> Folding:
-        """ "exact" for both, "scale" or "shift" for one of them, "no" where the map stays live."""
+        """The part of the map that folds: "exact" for all of it, "scale", "shift", or "no"."""
         if self.scale and self.shift:
             return "exact"
         return "scale" if self.scale else "shift" if self.shift else "no"
 
 
 def folding(network: nn.Module, site: Site) -> Folding:
-    """How a map at this site could become plain weights: see `Slots.kind`."""
+    """Return which part of a map at this site folds; see `Slots.kind`."""
     return slots(network, site).kind
 
 
 def slots(network: nn.Module, site: Site) -> Slots:
-    """Where weights can take a map: the module's weight and bias, or a norm's weight and its readers' biases."""
+    """Return where a map at this site folds: into the module's own weights, or into its readers' biases."""
     module = network.get_submodule(site.module)
     if site.output != 0:
         return Slots(False, (), "only a module's first output is made by its weights")
     if is_linear(module):
-        if more := why_not_linear(module):
-            return Slots(False, (), more)
+        if reason := reason_not_linear(module):
+            return Slots(False, (), reason)
         plain, biased = not is_quantised(module), _takes_bias(network, site.module, module)
         reason = "" if plain else "its weight is quantised"
         return Slots(plain, (site.module,) if biased else (), reason or _no_slot(network, biased, "it"))
     if place := modulation(network, site.module):
         linear = network.get_submodule(place.linear)
-        if more := "its weight is quantised" if is_quantised(linear) else why_not_linear(linear):
-            return Slots(False, (), f"{place.linear} modulates it, and {more}")
+        if reason := "its weight is quantised" if is_quantised(linear) else reason_not_linear(linear):
+            return Slots(False, (), f"{place.linear} modulates it, and {reason}")
         return Slots(True, (place.linear,), modulation=place)
     if not is_norm(module):
         if is_norm_layer(module):
             return Slots(False, (), "no linear of its own modulates it")
-        more = f"no weight makes the output of a {type(module).__name__}"
-        return Slots(False, (), why_not_own(module) if adapters_of(module) else more)
+        reason = f"no weight makes the output of a {type(module).__name__}"
+        return Slots(False, (), reason_not_stored(module) if adapters_of(module) else reason)
     if norm_offset(module) is None:
-        more = why_not_own(module) or f"a {type(module).__name__} does more with its weight than multiply"
-        return Slots(False, (), more)
+        reason = reason_not_stored(module) or f"a {type(module).__name__} does more with its weight than multiply"
+        return Slots(False, (), reason)
     if getattr(module, "bias", None) is not None:
         return Slots(True, (site.module,))
     readers = _readers(network, site.module)
     if not readers:
-        return Slots(True, (), "its output goes to others than linears that could take the shift into their biases")
+        return Slots(True, (), "its output is read by modules other than linears, so no bias can hold the shift")
     for name, linear in readers:
-        if more := why_not_linear(linear):
-            return Slots(True, (), f"{name.rpartition('.')[2]} reads it, and {more}")
+        if reason := reason_not_linear(linear):
+            return Slots(True, (), f"{name.rpartition('.')[2]} reads it, and {reason}")
     without = [name for name, linear in readers if not _takes_bias(network, name, linear)]
     if without:
         return Slots(True, (), _no_slot(network, False, without[0].rpartition(".")[2]))
@@ -102,11 +102,11 @@ def slots(network: nn.Module, site: Site) -> Slots:
 
 
 def switches_for(network: nn.Module, biases: set[str]) -> list[Switch] | None:
-    """The switches of the config that give these modules biases; None where none do.
+    """Return the config's switches that add the missing biases of some modules; None if there are none.
 
     Args:
-        network: the network as it is.
-        biases: names of modules that need a bias.
+        network: the network.
+        biases: names of the modules that need a bias.
     """
     missing = {name for name in biases if getattr(network.get_submodule(name), "bias", None) is None}
     on = [switch for switch in _switchable(network) if switch.biases.keys() & missing]
@@ -118,7 +118,7 @@ def _no_slot(network: nn.Module, biased: bool, name: str) -> str:
 
 
 def _readers(network: nn.Module, norm: str) -> list[tuple[str, nn.Module]]:
-    """The linears that read a bias-free norm's output, by name; none where it goes straight into the residual."""
+    """Return the linears that read a bias-free norm's output; none if other modules read it."""
     parent, _, own = norm.rpartition(".")
     block = network.get_submodule(parent)
     siblings = dict(block.named_children())
@@ -135,12 +135,12 @@ def _readers(network: nn.Module, norm: str) -> list[tuple[str, nn.Module]]:
     else:
         return []
     inputs = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
-    found = [(f"{parent}.{reader}.{name}", part) for name, part in _children(siblings.get(reader)) if name in inputs]
+    linears = [(f"{parent}.{reader}.{name}", part) for name, part in _children(siblings.get(reader)) if name in inputs]
     outputs = ("o_proj", "down_proj")
     if any(is_linear(part) and name not in inputs + outputs for name, part in _children(siblings.get(reader))):
-        return []  # other linears read it too, or stand between (DeepSeek's latent attention)
+        return []  # other linears read it too, or are in between (DeepSeek's latent attention)
     expert_mixture = any(name in ("gate", "router", "experts") for name, _ in _children(siblings.get(reader)))
-    return [] if expert_mixture else found
+    return [] if expert_mixture else linears
 
 
 def _children(module: nn.Module | None) -> list[tuple[str, nn.Module]]:
@@ -148,14 +148,14 @@ def _children(module: nn.Module | None) -> list[tuple[str, nn.Module]]:
 
 
 def _takes_bias(network: nn.Module, name: str, linear: nn.Module) -> bool:
-    """Whether a linear has a bias, or its architecture, or Llama's where that is the same, can give it one."""
+    """Return whether a linear has a bias, or can get one from its config or from the equivalent Llama architecture."""
     if getattr(linear, "bias", None) is not None or switches_for(network, {name}) is not None:
         return True
     return is_like_llama(network) and (".self_attn." in name or ".mlp." in name)
 
 
 def is_like_llama(network: nn.Module) -> bool:
-    """Whether a network computes what one of the Llama architecture does with the same weights."""
+    """Return whether a network computes the same as a Llama with the same weights."""
     config: Any = getattr(network, "config", None)
     of_transformers = type(network).__name__ in AS_LLAMA and hasattr(config, "model_type")
     return of_transformers and not getattr(config, "sliding_window", None)
@@ -165,41 +165,41 @@ _SWITCHABLE: WeakKeyDictionary[nn.Module, tuple[str, list[Switch]]] = WeakKeyDic
 
 
 def _switchable(network: nn.Module) -> list[Switch]:
-    """The switches of a network's config that give modules biases and do nothing else; none of an unknown class.
+    """Return the switches of a network's config that add biases and do nothing else; none for unknown classes.
 
-    Asked of twins on the meta device. Those that the config does not take alone are asked for all at once.
+    Each setting is tried on a twin on the meta device. Settings that are invalid alone are tried together.
     """
     config: Any = getattr(network, "config", None)
     if not hasattr(config, "to_dict"):
         return []
-    as_it_is = repr(vars(config))  # it may have been changed since
-    if network not in _SWITCHABLE or _SWITCHABLE[network][0] != as_it_is:
+    settings = repr(vars(config))  # cached only as long as the config does not change
+    if network not in _SWITCHABLE or _SWITCHABLE[network][0] != settings:
         off = [name for name, value in vars(config).items() if value is False and "bias" in name]
-        alone = [_tried(network, (name,)) for name in off]
-        invalid = tuple(name for name, found in zip(off, alone) if found is None)
-        together = _tried(network, invalid) if len(invalid) > 1 else None
-        _SWITCHABLE[network] = as_it_is, [found for found in (*alone, together) if found is not None and found.biases]
+        alone = [_switch(network, (name,)) for name in off]
+        invalid = tuple(name for name, switch in zip(off, alone) if switch is None)
+        together = _switch(network, invalid) if len(invalid) > 1 else None
+        _SWITCHABLE[network] = settings, [one for one in (*alone, together) if one is not None and one.biases]
     return _SWITCHABLE[network][1]
 
 
-def _tried(network: nn.Module, names: tuple[str, ...]) -> Switch | None:
-    """The effect of settings that are on together; None where the config does not allow it, or cannot be asked."""
+def _switch(network: nn.Module, names: tuple[str, ...]) -> Switch | None:
+    """Return what settings add when they are on together; None if the config does not allow it, or is unknown."""
     config: Any = copy.deepcopy(network.config)
     try:
         for name in names:
             setattr(config, name, True)
-        if hasattr(config, "validate"):  # else it would be found out when the config is saved
+        if hasattr(config, "validate"):  # an invalid config could not be saved
             config.validate()
-        again = type(config).from_dict(config.to_dict())
-        if not all(getattr(again, name) for name in names):
+        reloaded = type(config).from_dict(config.to_dict())
+        if not all(getattr(reloaded, name) for name in names):
             return None
         with torch.device("meta"):
             twin: Any = type(network)(config)
-    except Exception:  # whatever a class of others wants beside a config, it has no switches that are known
+    except Exception:  # the class needs more than a config
         return None
-    here, there = (dict(made.named_parameters(remove_duplicate=False)).keys() for made in (network, twin))
-    new = there - here
-    if not all(key.endswith(".bias") for key in new):
+    before, after = (dict(one.named_parameters(remove_duplicate=False)).keys() for one in (network, twin))
+    added = after - before
+    if not all(key.endswith(".bias") for key in added):
         return Switch(names, {})
-    given = [key.rpartition(".")[0] for key in new]
-    return Switch(names, {name: twin.get_submodule(name).bias.shape for name in given})
+    modules = [key.rpartition(".")[0] for key in added]
+    return Switch(names, {name: twin.get_submodule(name).bias.shape for name in modules})

@@ -1,4 +1,4 @@
-"""Wrappers and adapters of a network, with which its own weights are not all that it computes."""
+"""Wrappers and adapters: what makes a network compute more than its own weights say."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 
-def inner(network: nn.Module) -> tuple[str, nn.Module] | None:
-    """The network that another one merely wraps (DataParallel, a compiled module, a trainer's), and its attribute.
+def wrapped_network(network: nn.Module) -> tuple[str, nn.Module] | None:
+    """Return the attribute and the network inside a wrapper (DataParallel, a compiled module, a trainer's).
 
-    That is the only part of a module that cannot save itself, where this part can.
+    A wrapper has no `save_pretrained`, and its only child has one, or is a wrapper itself.
     """
     parts = list(network.named_children())
     if hasattr(network, "denoiser") or hasattr(type(network), "save_pretrained") or len(parts) != 1:
@@ -18,12 +18,12 @@ def inner(network: nn.Module) -> tuple[str, nn.Module] | None:
     name, part = parts[0]
     if hasattr(type(part), "save_pretrained"):
         return name, part
-    deeper = inner(part)
+    deeper = wrapped_network(part)
     return None if deeper is None else (f"{name}.{deeper[0]}", deeper[1])
 
 
 def adapters(network: nn.Module) -> list[str]:
-    """The names of the adapters of peft in a network, merged into its weights for the moment or not."""
+    """Return the names of peft's adapters in a network, also of those that are merged temporarily."""
     named: dict[str, None] = {}
     for module in network.modules():
         classes = {kind.__name__ for kind in type(module).__mro__}
@@ -35,23 +35,23 @@ def adapters(network: nn.Module) -> list[str]:
 
 
 def adapters_of(module: nn.Module) -> list[str]:
-    """The names of the adapters that one module of peft holds; none of any other module."""
+    """Return the names of the adapters in a module of peft; an empty list for other modules."""
     if not {kind.__name__ for kind in type(module).__mro__} & {"BaseTunerLayer", "PeftModel"}:
         return []
-    held: Any = vars(module).get("peft_config") or getattr(module, "active_adapters", None) or ["default"]
-    return [held] if isinstance(held, str) else [str(name) for name in held]
+    names: Any = vars(module).get("peft_config") or getattr(module, "active_adapters", None) or ["default"]
+    return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
-def why_not_whole(network: nn.Module) -> str:
-    """Return the reason why a network's weights are not all that it computes, or not all here; "" where they are."""
-    carried = adapters(network)
-    if carried:
-        names = ", ".join(map(repr, carried))
+def reason_not_plain(network: nn.Module) -> str:
+    """Return the reason why a network computes more than its weights say, or lacks some; "" if there is none."""
+    names = adapters(network)
+    if names:
         return (
-            f"this model carries the adapter{'s' if len(carried) > 1 else ''} {names}; merge it first, with "
-            "merge_and_unload() of peft (a pipeline: fuse_lora(), then unload_lora_weights()), and take what that gives"
+            f"this model carries the adapter{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}; merge it "
+            "first, with merge_and_unload() of peft (for a pipeline fuse_lora(), then unload_lora_weights()), and use "
+            "the result"
         )
-    wrapped = inner(network)
+    wrapped = wrapped_network(network)
     if wrapped is not None:
         name, part = wrapped
         return (

@@ -282,7 +282,7 @@ def affine(z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, axis: int 
     wide = torch.promote_types(z.dtype, torch.float32)
     scale, shift = scale.to(wide).view(shape), shift.to(wide).view(shape)
     if torch.is_grad_enabled() and scale.requires_grad:
-        return _Affine.apply(z, scale, shift)  # type: ignore[no-any-return]
+        return _Affine.apply(z, scale, shift)
     return torch.addcmul(shift, z.to(wide), scale).to(z.dtype)
 
 

@@ -17,36 +17,39 @@ from lineas.steering.exclusive import exclusively
 class AurA:
     """AUROC adaptation: `w = 1 - 2 (AUROC - 0.5), b = 0` on neurons whose AUROC for the source exceeds 0.5.
 
-    A neuron's AUROC is that of its largest activation over a prompt's tokens as a detector of the source's prompts
-    (Suau et al. 2024, arXiv 2407.12824, equation 3), on the untouched network. Nothing is random in it.
+    The neuron's largest activation over a prompt's tokens is the detector of the source's prompts (Suau et al. 2024,
+    arXiv 2407.12824, equation 3). The network is untouched, and the seed is not used.
     """
 
     default_sites: ClassVar[str | None] = MLP_LINEARS
 
     @exclusively
     def fit(self, task: Task) -> Fit:
-        """Learn one map a site."""
-        left, reached = task.source_activations("max"), task.target_activations("max")
-        maps = {name: task.fitted(name, dampening_map, stacked(u), stacked(reached[name])) for name, u in left.items()}
+        """Learn one map per site."""
+        source, target = task.source_activations("max"), task.target_activations("max")
+        maps = {name: task.fitted(name, dampening_map, stacked(u), stacked(target[name])) for name, u in source.items()}
         return Fit(maps, [task.cost(maps)])
 
 
 def auroc(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Per neuron the probability, float64 `[d]`, that a source sample exceeds a target sample, ties counting half.
+    """Return for each neuron the probability that a source sample exceeds a target sample; a tie counts half.
 
     Args:
-        source: `[n, d]`.
-        target: `[m, d]`.
+        source: activations of the source, `[n, d]`.
+        target: activations of the target, `[m, d]`.
+
+    Returns:
+        Probabilities, float64 `[d]`.
 
     >>> auroc(torch.tensor([[2.0], [3.0]]), torch.tensor([[1.0], [2.0]]))
     tensor([0.8750], dtype=torch.float64)
     """
-    values, others = source.T.contiguous(), target.T.contiguous().sort().values  # [d, n], [d, m]
-    below = torch.searchsorted(others, values, right=False) + torch.searchsorted(others, values, right=True)
+    values, ordered = source.T.contiguous(), target.T.contiguous().sort().values  # [d, n], [d, m]
+    below = torch.searchsorted(ordered, values, right=False) + torch.searchsorted(ordered, values, right=True)
     return below.double().mean(1) / (2 * len(target))
 
 
 def dampening_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
-    """One site's map from largest activations, `[n, d]` and `[m, d]`."""
+    """Return the map of one site from its largest activations, `[n, d]` and `[m, d]`."""
     scale = (1 - 2 * (auroc(source, target) - 0.5)).clamp_max(1).float()
     return AffineMap(scale, torch.zeros_like(scale))

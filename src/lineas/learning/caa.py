@@ -17,11 +17,11 @@ class CAA:
     """Contrastive activation addition: `w = 1, b = mean(target) - mean(source)` on the output of blocks.
 
     The activations are those of the untouched network at every site, unlike Mean-AcT's (Rimsky et al. 2024,
-    arXiv 2312.06681, equation 1; here means over unpaired prompts and all their tokens). Nothing is random in it.
+    arXiv 2312.06681, equation 1; here with means over unpaired prompts and all their tokens). The seed is not used.
 
     Args:
-        layers: where the vector is added, "middle" or "all". "middle" is the middle one of the sites alone, which its
-            authors found best.
+        layers: sites that get the vector, "middle" or "all". "middle" is the middle one of the sites alone, which the
+            authors of CAA found best.
     """
 
     default_sites: ClassVar[str | None] = BLOCK
@@ -33,9 +33,9 @@ class CAA:
 
     @exclusively
     def fit(self, task: Task) -> Fit:
-        """Learn one map a site, or one map in all."""
+        """Learn one map per site, or one map altogether."""
         if self.layers == "middle":
             task = replace(task, sites=[task.sites[len(task.sites) // 2]])
-        left, reached = task.source_activations(), task.target_activations()
-        maps = {name: task.fitted(name, mean_map, stacked(u), stacked(reached[name])) for name, u in left.items()}
-        return Fit(maps, [task.cost(maps, reached)])
+        source, target = task.source_activations(), task.target_activations()
+        maps = {name: task.fitted(name, mean_map, stacked(u), stacked(target[name])) for name, u in source.items()}
+        return Fit(maps, [task.cost(maps, target)])

@@ -1,4 +1,7 @@
-"""Capture: the pooled activations of a batch at chosen sites, and gradients through them; only here hooks read."""
+"""Capture: the pooled activations of a batch at chosen sites, and gradients through them.
+
+Only this file has hooks that read activations.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ from torch.utils.checkpoint import checkpoint
 from lineas.errors import LineasError
 from lineas.learning.transport import Quantiles
 from lineas.models.samples import Batch, Part, Samples
-from lineas.modules import repeated
+from lineas.modules import smallest_blocks
 from lineas.sites import Pooling, Reading, Site
 from lineas.steering import contexts
 
 
 class Model(Protocol):
-    """What learning needs of a model; text and images differ in these alone."""
+    """The attributes and methods of a model that learning uses; only these differ between text and images."""
 
     name: str
     revision: str | None
@@ -43,83 +46,87 @@ class Model(Protocol):
 
 
 def warn_if_cut(samples: Samples[Any], side: str = "") -> None:
-    """Warn where prompts, of the "source " say, were longer than what is read of them."""
+    """Warn when prompts were cut at the largest number of tokens.
+
+    Args:
+        samples: encoded prompts.
+        side: word before "prompts" in the warning, with a space, such as "source ".
+    """
     if samples.truncated:
-        cut = f"{samples.truncated} of {len(samples)} {side}prompts were cut at {samples.longest} tokens."
-        warnings.warn(cut, stacklevel=3)
+        sentence = f"{samples.truncated} of {len(samples)} {side}prompts were cut at {samples.longest} tokens."
+        warnings.warn(sentence, stacklevel=3)
 
 
 SOME_TOKENS = 1024
-"""Passes without gradients run this much at once."""
+"""Tokens (or drawings) that run at once in a pass without gradients."""
 
 
 class _AllSeen(Exception):
-    """Raised by the last site's hook: nothing after it needs computing."""
+    """Ends a forward pass at the last site, since nothing after it is needed."""
 
 
 @torch.no_grad()
 def activations(
     model: Model, samples: Samples[Any], sites: Sequence[Site], pooling: Pooling = "mean"
 ) -> dict[str, torch.Tensor]:
-    """Return the samples' activations as `capture` does, without gradients and in small parts."""
+    """Return the activations of samples as `capture` does, without gradients and in small parts."""
     return capture(model, samples.batch(SOME_TOKENS), sites, pooling)
 
 
 def capture(
     model: Model, batch: Batch[Any], sites: Sequence[Site], pooling: Pooling = "mean"
 ) -> dict[str, torch.Tensor]:
-    """The activation of every sample at every site, averaged over its tokens (or pixels).
+    """Return the activation of every sample at every site, pooled over its tokens (or pixels).
 
-    The forward pass ends at the last site; gradients flow when they are enabled.
+    The forward pass ends at the last site. Gradients flow when they are enabled.
 
     Args:
-        model: what to run.
+        model: model to run.
         batch: n samples, from `model.samples(prompts).batch()`.
-        sites: where to read, after whatever edits are in place there.
-        pooling: "mean" over a sample's tokens, or "max".
+        sites: sites to read, after the edits that are in place there.
+        pooling: "mean" over a sample's tokens (the default), or "max".
 
     Returns:
-        by site name, float32 `[n, d]`, rows in the order of the prompts; `[n, k, d]` where the network reaches the site
-        k times for a prompt, once in every denoising step.
+        Activations by site name, float32 `[n, d]`, rows in the order of the prompts; `[n, k, d]` at sites that run k
+        times for a prompt, once in every denoising step.
 
     Raises:
-        LineasError: when a site's module takes no part in the forward pass.
+        LineasError: when a site's module does not run in the forward pass.
     """
     rows: list[torch.Tensor] = []
     pooled: dict[str, list[torch.Tensor]] = {site.name: [] for site in sites}
     for part in batch.parts:
-        seen = capture_part(model, part, sites, pooling)
         rows.append(part.rows)
-        for name, activation in seen.items():
+        for name, activation in capture_part(model, part, sites, pooling).items():
             pooled[name].append(activation)
-    back = torch.cat(rows).argsort()
-    return {name: torch.cat(parts)[back] for name, parts in pooled.items()}
+    order = torch.cat(rows).argsort()
+    return {name: torch.cat(parts)[order] for name, parts in pooled.items()}
 
 
 def stacked(pooled: torch.Tensor) -> torch.Tensor:
-    """What `capture` gives of a site, `[n, d]` or `[n, k, d]`, as samples that one map serves, `[n k, d]`."""
+    """Return the activations of one site, `[n, d]` or `[n, k, d]`, as samples of one map, `[n k, d]`."""
     return pooled.reshape(-1, pooled.shape[-1])
 
 
 def backpropagate(
     model: Model, batch: Batch[Any], sites: Sequence[Site], targets: Mapping[str, Quantiles], pooling: Pooling = "mean"
 ) -> torch.Tensor:
-    """The cost of a batch, averaged over sites; its gradient is added to whatever the activations depend on.
+    """Return the cost of a batch, averaged over sites, and add its gradient to the parameters of the edits.
 
-    The cost needs every sample, the backward pass does not. A batch that may not go through it at once runs twice:
-    for the pooled activations alone, from which the cost and its gradient with respect to them follow; then part by
-    part, each backward from its rows of that gradient (the chain rule, so exact). A part that alone is over the limit,
-    one long prompt, keeps the inputs of its blocks instead of everything in them, and runs them again.
+    The cost needs all samples together, the backward pass does not. A batch over the limit therefore runs twice. The
+    first run gives the pooled activations, the cost, and the gradient with respect to them. The second run goes part by
+    part, each backward from its rows of that gradient; this is the chain rule, so it is exact. A single part over the
+    limit is one long prompt: it stores only the inputs of its blocks, and runs the blocks again.
 
     Args:
-        model: what to run, with the edits that are learned in place.
+        model: model to run, with the edits that are learned in place.
         batch: n samples, from `model.samples(prompts).batch()`.
-        sites: where to read.
-        targets: by site name, for n samples.
-        pooling: "mean" over a sample's tokens, or "max".
+        sites: sites to read.
+        targets: quantiles of the target for n samples, by site name.
+        pooling: "mean" over a sample's tokens (the default), or "max".
 
     Returns:
-        a scalar without gradient, on the network's device.
+        The cost, a scalar without gradient, on the network's device.
     """
     if batch.at_once:
         moved = capture(model, batch, sites, pooling)
@@ -133,41 +140,42 @@ def backpropagate(
         cost = targets[name].cost(u.requires_grad_()) / len(sites)
         (pooled[name],) = torch.autograd.grad(cost, u)
         costs.append(cost.detach())
-    last = list(pooled)[-1]  # of the sites in the order in which they ran
+    last = list(pooled)[-1]  # sites are in the order in which they ran
     for part in batch.parts:
         is_long = batch.limit is not None and part.size > batch.limit
-        again = _checkpointed(model, part, last) if is_long else nullcontext()
-        with again, _read(model, part, sites, pooling) as seen:
-            torch.autograd.backward(list(seen.values()), [pooled[name][part.rows] for name in seen])
+        checkpointing = _checkpointed(model, part, last) if is_long else nullcontext()
+        with checkpointing, _read(model, part, sites, pooling) as moved:
+            torch.autograd.backward(list(moved.values()), [pooled[name][part.rows] for name in moved])
     return torch.stack(costs).sum()
 
 
 def capture_part(model: Model, part: Part, sites: Sequence[Site], pooling: Reading = "mean") -> dict[str, torch.Tensor]:
-    """The same as `capture` for one part, rows in its own order, sites in the order in which they ran.
+    """Return the activations of one part as `capture` does, rows in the part's order, sites in the order they ran.
 
-    With "none" a row is a token, or a pixel.
+    With pooling "none" a row is one token (or pixel).
     """
-    with _read(model, part, sites, pooling) as seen:
-        return seen
+    with _read(model, part, sites, pooling) as pooled:
+        return pooled
 
 
 @contextmanager
 def _read(
     model: Model, part: Part, sites: Sequence[Site], pooling: Reading = "mean"
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Run a part and read it; within the block the hooks stay, for blocks that run again during a backward pass."""
+    """Run a part and yield its activations by site; the hooks stay for blocks that the backward pass runs again."""
     passes = {site.name: part.passes(site) for site in sites}
-    seen: dict[str, list[torch.Tensor]] = {}
-    reading = True  # and not again while blocks run for the backward pass
+    pooled: dict[str, list[torch.Tensor]] = {}
+    reading = True  # off while blocks run again in the backward pass
 
     def reader(site: Site) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, result: Any) -> None:
             nonlocal reading
-            pooled = part.pool(site.pick(result), site, pooling)  # also when it runs again: autograd counts tensors
-            if not reading or len(seen.get(site.name, ())) == passes[site.name]:
+            # also in a second run: torch.utils.checkpoint expects as many saved tensors as in the first
+            activation = part.pool(site.pick(result), site, pooling)
+            if not reading or len(pooled.get(site.name, ())) == passes[site.name]:
                 return
-            seen.setdefault(site.name, []).append(pooled)
-            if all(len(seen.get(name, ())) == count for name, count in passes.items()):
+            pooled.setdefault(site.name, []).append(activation)
+            if all(len(pooled.get(name, ())) == count for name, count in passes.items()):
                 reading = False
                 raise _AllSeen
 
@@ -179,56 +187,56 @@ def _read(
         for site in sites:
             hook = contexts.Scoped(key, reader(site))
             handles.append(model.network.get_submodule(site.module).register_forward_hook(hook))
-        contexts.put(key)
+        contexts.activate(key)
         with suppress(_AllSeen):
             model.run(part)
         reading = False
-        missing = [site.name for site in sites if site.name not in seen]
+        missing = [site.name for site in sites if site.name not in pooled]
         if missing:
             raise LineasError(
                 f"{missing[0]} takes no part in the forward pass, so it cannot carry a map; leave it out."
             )
-        yield {name: torch.stack(calls, 1) if len(calls) > 1 else calls[0] for name, calls in seen.items()}
+        yield {name: torch.stack(steps, 1) if len(steps) > 1 else steps[0] for name, steps in pooled.items()}
     finally:
-        contexts.drop(key)
+        contexts.deactivate(key)
         for handle in handles:
             handle.remove()
 
 
 @contextmanager
 def _checkpointed(model: Model, part: Part, last: str) -> Iterator[None]:
-    """Within the block the network's blocks keep their inputs alone and run again in the backward pass.
+    """Make the network's blocks store only their inputs and run again in the backward pass.
 
-    The block within which reading ends, at the site of this name, is left as it is: its forward pass is broken off.
+    The block of the site `last` is not changed, since its forward pass ends early.
     """
-    found = [block for name, block in repeated(model.network) if not last.startswith(f"{name}.")]
-    patched = [block for block in found if "forward" not in vars(block)]
+    blocks = [block for name, block in smallest_blocks(model.network) if not last.startswith(f"{name}.")]
+    patched = [block for block in blocks if "forward" not in vars(block)]
     key = object()
 
-    def of(block: nn.Module) -> Callable[..., Any]:
+    def checkpointed(block: nn.Module) -> Callable[..., Any]:
         plain = block.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if key not in contexts.here():  # a pass of another thread
+            if key not in contexts.active():  # another thread's pass
                 return plain(*args, **kwargs)
-            context, runs = copy_context(), iter((plain,))
+            context, first_run = copy_context(), iter((plain,))
 
-            def anew(*args: Any, **kwargs: Any) -> Any:
+            def run_again(*args: Any, **kwargs: Any) -> Any:
                 with part.running(model.network):
                     return plain(*args, **kwargs)
 
             def run(*args: Any, **kwargs: Any) -> Any:
-                """The first time as it is; in the backward pass, be that in a thread of its own, with all that held."""
-                return next(runs, partial(context.run, anew))(*args, **kwargs)
+                """Run the block; in the backward pass, which may have its own thread, in the first run's context."""
+                return next(first_run, partial(context.run, run_again))(*args, **kwargs)
 
             return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
         return forward
 
     for block in patched:
-        vars(block)["forward"] = of(block)
+        vars(block)["forward"] = checkpointed(block)
     try:
-        with contexts.holding(key):
+        with contexts.activated(key):
             yield
     finally:
         for block in patched:

@@ -1,4 +1,4 @@
-"""The path between sparse and dense: one solution of LinEAS a gamma, each beginning where the one before it ended."""
+"""The path from sparse to dense: one solution of LinEAS per gamma, each starting from the one before."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from lineas.steering.hooks import edited
 from lineas.steering.steer import steer
 
 SHARE = 2
-"""All solutions after the first together take this many times the steps of the first."""
+"""Steps of all later solutions together, as a multiple of the steps of the first one."""
 WARM = 0.2
-"""The learning rate of those others, with "relative" steps: they have few, and begin near their end."""
+"""Learning rate of the later solutions with "relative" steps: they start near their end and take few steps."""
 
 
 class Objective:
-    """The penalised cost of two sides at any maps; what does not depend on the maps is found once, when first asked.
+    """The penalised cost of any maps; what does not depend on the maps is computed once, at the first use.
 
     Args:
-        model: what is steered.
+        model: model to steer.
         source: prompts of the behaviour to leave.
         target: prompts of the behaviour to reach.
-        sites: where maps act.
-        max_length: as in `lineas.learn`.
-        pooling: as in `lineas.learn`.
-        memory: as in `lineas.learn`.
-        on: as in `lineas.learn`.
+        sites: modules whose outputs carry maps.
+        max_length: largest number of tokens of a prompt; the rest is cut.
+        pooling: how the tokens or pixels of a prompt become one activation, "mean" or "max".
+        memory: memory beside the weights, such as "8GiB" or a number of bytes; None for half of the free memory.
+        on: intervention that is in place meanwhile; None for none.
     """
 
     def __init__(
@@ -59,61 +59,64 @@ class Objective:
         memory: int | str | None = None,
         on: Intervention | None = None,
     ) -> None:
-        allowed = None if memory is None else as_bytes(memory)
+        limit = None if memory is None else as_bytes(memory)
         encoded = [model.samples(prompts, max_length) for prompts in (source, target)]
-        self._task = Task(model, encoded[0], encoded[1], sites, pooling=pooling, memory=allowed)
+        self._task = Task(model, encoded[0], encoded[1], sites, pooling=pooling, memory=limit)
         self._on = on
 
     def at(self, learned: Intervention, method: LinEAS) -> tuple[float, float]:
-        """The cost with maps in place, and how far they are from the optimality conditions of the penalised cost.
+        """Return the cost of maps, and how far they are from the optimum of the penalised cost.
 
-        0 must lie in `gradient of the cost + gamma d(penalty)`. What is missing (`penalty.unmet`), every neuron in its
-        own unit (a shift's is the standard deviation, see `learning.trained.units`), is divided by the length of the
-        gradient at the identity.
+        At an optimum `gradient of the cost + gamma d(penalty)` contains 0. The distance from that (`penalty.unmet`) is
+        measured in each neuron's unit (see `learning.trained_maps.units`), and divided by the length of the gradient at
+        the identity.
 
         Args:
-            learned: the maps.
-            method: gamma and the weights of the penalty.
+            learned: intervention with the maps.
+            method: method with gamma and the weights of the penalty.
+
+        Returns:
+            The cost, and the distance from the optimality conditions; 0 is optimal.
         """
-        whole = self._gradient_at_identity
+        scale = self._gradient_at_identity
         with self._in_place():
-            cost, missing = self._missing(learned.maps, method)
-        return cost, missing / whole if whole > 0 else missing
+            cost, distance = self._distance(learned.maps, method)
+        return cost, distance / scale if scale > 0 else distance
 
     @cached_property
     def _sides(self) -> tuple[dict[str, torch.Tensor], dict[str, Quantiles], list[torch.Tensor]]:
-        """The target's activations, what costs are taken from, and the units of scales and shifts."""
-        reached = self._task.target_activations()
-        targets = {name: Quantiles.of(v, len(self._task.source)) for name, v in reached.items()}
-        return reached, targets, units(self._task.source_activations(), reached)
+        """The target's activations, their quantiles, and the units of scales and shifts."""
+        target = self._task.target_activations()
+        quantiles = {name: Quantiles.of(v, len(self._task.source)) for name, v in target.items()}
+        return target, quantiles, units(self._task.source_activations(), target)
 
     @cached_property
     def _gradient_at_identity(self) -> float:
         with self._in_place():
-            return self._missing({}, LinEAS(gamma=0.0))[1]
+            return self._distance({}, LinEAS(gamma=0.0))[1]
 
     @cached_property
     def _batch(self) -> Any:
-        """The source, in parts that fit; first asked for with maps in place."""
+        """The source in parts that fit into memory, measured with maps in place."""
         task, neurons = self._task, sum(v.shape[-1] for v in self._sides[0].values())
         return task.source.batch(largest_part(task.model, task.source, task.sites, neurons, task.memory))
 
-    def _missing(self, maps: Mapping[str, AffineMap], method: LinEAS) -> tuple[float, float]:
-        """The cost of maps, and the norm of what is missing for them to be optimal."""
-        task, (reached, targets, ways) = self._task, self._sides
-        trained = TrainedMaps(task.sites, reached, maps)
+    def _distance(self, maps: Mapping[str, AffineMap], method: LinEAS) -> tuple[float, float]:
+        """Return the cost of maps, and the norm of the violation of the optimality conditions."""
+        task, (target, quantiles, all_units) = self._task, self._sides
+        trained = TrainedMaps(task.sites, target, maps)
         if method.foldable:
             freeze_unfoldable(task.model.network, task.sites, trained)
         with edited(task.model.network, trained.edits):
-            cost = backpropagate(task.model, self._batch, task.sites, targets, task.pooling)
+            cost = backpropagate(task.model, self._batch, task.sites, quantiles, task.pooling)
         total = 0.0
-        for i, (parameter, unit) in enumerate(zip(trained.parameters, ways)):
+        for i, (parameter, unit) in enumerate(zip(trained.parameters, all_units)):
             assert parameter.grad is not None
             z = parameter.detach() - (1.0 if i < len(trained.scales) else 0.0)
-            missing = parameter.grad
+            violation = parameter.grad
             if method.gamma > 0:
-                missing = method.gamma * penalty.unmet(z, missing / method.gamma, method.lambda_1, method.lambda_g)
-            total += float((unit * missing).square().sum())
+                violation = method.gamma * penalty.unmet(z, violation / method.gamma, method.lambda_1, method.lambda_g)
+            total += float((unit * violation).square().sum())
         return float(cost), total**0.5
 
     @contextmanager
@@ -125,12 +128,12 @@ class Objective:
 
 @dataclass(frozen=True)
 class Solution:
-    """One point of a path; what is said of its cost is computed when it is asked for.
+    """One point of a path; its cost is computed at the first use.
 
     Args:
-        intervention: learned with the method.
-        method: gamma among its settings.
-        objective: that it was learned for.
+        intervention: intervention that was learned.
+        method: method that learned it, with its gamma.
+        objective: penalised cost that it minimises.
     """
 
     intervention: Intervention
@@ -139,26 +142,26 @@ class Solution:
 
     @property
     def gamma(self) -> float:
-        """Weight of the penalty."""
+        """The weight of the penalty."""
         return self.method.gamma
 
     @property
     def steps(self) -> int:
-        """That it took."""
+        """The number of steps that were taken."""
         return self.method.steps
 
     @property
     def cost(self) -> float:
-        """With the maps in place, without the penalty."""
-        return self._found[0]
+        """The cost with the maps in place, without the penalty."""
+        return self._cost_and_unmet[0]
 
     @property
     def unmet(self) -> float:
-        """How far it is from the optimality conditions, by the cost's gradient where learning begins: 0 is optimal."""
-        return self._found[1]
+        """The distance from the optimality conditions, relative to the gradient at the identity; 0 is optimal."""
+        return self._cost_and_unmet[1]
 
     @cached_property
-    def _found(self) -> tuple[float, float]:
+    def _cost_and_unmet(self) -> tuple[float, float]:
         return self.objective.at(self.intervention, self.method)
 
 
@@ -173,33 +176,35 @@ def gamma_path(
     known: Mapping[float, Intervention] | None = None,
     **options: Any,
 ) -> Iterator[Solution]:
-    """Learn along gamma, the largest first.
+    """Learn one solution per gamma, the largest gamma first.
 
-    A path takes at most 3 times the steps of the first solution: the others share twice as many, with one each at
-    least. It goes from sparse to dense because neurons enter a support in few steps and leave it in many: a solution
-    that begins with a denser one keeps neurons that it would not have taken.
+    The later solutions together take twice the steps of the first one, and at least one step each. The path goes from
+    sparse to dense, because neurons enter a support in few steps and leave it in many. A solution that started from a
+    denser one would keep neurons that it does not need.
 
     Args:
-        model: what to steer.
+        model: model to steer.
         source: prompts of the behaviour to leave.
         target: prompts of the behaviour to reach.
         gammas: weights of the penalty, 0 or more, in any order, all different.
-        method: the recipe of the first solution; its own gamma is not used, nor is a refit.
-        sites: as in `lineas.learn`.
-        seed: of everything random.
-        known: by gamma, solutions of this path that are there already; they are not learned again. Whoever adds one to
-            it, when it is yielded, has the next one begin with that, such as with what was saved of it.
-        options: further arguments of `lineas.learn`, but no start: each solution has its own.
+        method: settings of the first solution; default `LinEAS()`. Its gamma and its refit are not used.
+        sites: regular expression over module names, or several; None for the norms before the MLPs.
+        seed: seed of everything random.
+        known: solutions of this path that were learned before, by gamma; they are not learned again. A solution that is
+            added after it was yielded is the start of the next one.
+        options: further arguments of `lineas.learn`, except `start` and `within_support`.
+
+    Yields:
+        Each solution as soon as it is learned.
 
     Raises:
-        LineasError: for gammas that are no path, known solutions of another network, and whatever `learn` refuses.
-        KeyboardInterrupt: when it is interrupted; a solution that is not complete is none.
+        LineasError: when there is no gamma, or one is negative or given twice; when a known solution belongs to another
+            network; or when `learn` refuses an argument.
+        KeyboardInterrupt: when it is interrupted; a partly learned solution is discarded.
     """
     method = LinEAS() if method is None else method
     if not options.keys().isdisjoint(("start", "within_support")):
-        raise LineasError(
-            "a path begins at the identity, and every later solution at the one before it; give no start."
-        )
+        raise LineasError("a path begins at the identity, and each later solution at the one before; give no start.")
     ordered = check_gammas(gammas)
     later = later_steps(method.steps, len(ordered))
     start: Intervention | None = None
@@ -223,7 +228,11 @@ def gamma_path(
 
 
 def later_steps(first: int, points: int) -> int:
-    """Steps of every solution but the first.
+    """Return the number of steps of every solution after the first.
+
+    Args:
+        first: number of steps of the first solution.
+        points: number of solutions.
 
     >>> later_steps(20, 10), later_steps(60, 10), later_steps(20, 1)
     (4, 13, 20)
@@ -232,12 +241,15 @@ def later_steps(first: int, points: int) -> int:
 
 
 def check_gammas(gammas: Sequence[float]) -> list[float]:
-    """In ascending order.
+    """Return gammas in ascending order.
+
+    Args:
+        gammas: weights of the penalty, in any order.
 
     Raises:
-        LineasError: when there is none, one is negative, or one comes twice.
+        LineasError: when there is none, one is negative, or one is given twice.
     """
     gammas = [WEIGHT.check("gamma", gamma) for gamma in gammas]
     if not gammas or len(set(gammas)) < len(gammas):
-        raise LineasError("a path needs at least one gamma, each once.")
+        raise LineasError("a path needs at least one gamma, and no gamma twice.")
     return sorted(gammas)

@@ -1,4 +1,4 @@
-"""Gating: which tokens an intervention is for, learned from source against control prompts."""
+"""Gating: learn from source and control prompts which tokens an intervention acts on."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from lineas.steering.exclusive import exclusively
 from lineas.versions import stamp
 
 MOST = 20_000
-"""Tokens a side that a gate is fitted on; more are thinned out at random."""
+"""Largest number of tokens of each side; more are thinned out at random."""
 Ranked = tuple[torch.Tensor, torch.Tensor]
-"""Tokens `[t, d]`, and a random number of each `[t]`."""
+"""Tokens `[t, d]`, and a random number for each, `[t]`."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """How well one site's gate tells the sides apart, on the tokens it was fitted on.
+class Separation:
+    """How well one site's gate separates source and control, on the tokens it was fitted on.
 
     Args:
-        area: under the ROC curve; 0.5 is chance.
-        source: mean share of a source token.
-        control: mean share of a control token.
+        area: area under the ROC curve, 0 to 1; 0.5 is chance.
+        source: mean share of the map that a source token gets, 0 to 1.
+        control: mean share of the map that a control token gets, 0 to 1.
     """
 
     area: float
@@ -51,22 +51,23 @@ def gate(
     max_length: int = 128,
     seed: int = 0,
 ) -> Intervention:
-    """The same intervention, where it acts on a token as much as that token looks like the source's.
+    """Return the intervention with gates, so that it acts more on tokens that look like the source's.
 
-    At every site a logistic regression on the first principal components of the tokens' activations, on the untouched
-    network, balanced between the sides (after "DSAS", arXiv 2512.03661).
+    Each site's gate is a logistic regression on the first principal components of the tokens' activations. These come
+    from the untouched network, and both sides have the same weight (after "DSAS", arXiv 2512.03661).
 
     Args:
-        model: what the intervention steers.
-        intervention: without gates.
+        model: model that the intervention steers.
+        intervention: intervention to gate; gates that it has are replaced.
         source: prompts that need steering, such as those it was learned from.
-        control: neutral prompts that do not.
-        components: principal components that a gate looks at.
-        max_length: tokens of a prompt.
-        seed: of the thinning, where there are more than 20,000 tokens a side.
+        control: neutral prompts, which need no steering.
+        components: number of principal components that a gate reads.
+        max_length: largest number of tokens of a prompt; the rest is cut.
+        seed: seed of the thinning, where a side has more than 20,000 tokens.
 
     Raises:
-        LineasError: when scikit-learn is not installed, a side is empty, or the intervention does not fit the model.
+        LineasError: when scikit-learn is not installed, a side is empty, all tokens of a site are alike, or the
+            intervention changes nothing or does not fit the model.
     """
     try:
         from sklearn.linear_model import LogisticRegression
@@ -83,37 +84,33 @@ def gate(
     sites = [site for name, site in intervention.sites.items() if not intervention.maps[name].is_identity()]
     if not sites:
         raise LineasError("this intervention changes nothing, so there is nothing to gate.")
-    found = [tokens(model, prompts, sites, max_length, seed) for prompts in (source, control)]
-    gates, told = {}, {}
-    for name in found[0]:
-        sides = [side[name].double().cpu() for side in found]
-        labels = [1] * len(sides[0]) + [0] * len(sides[1])
-        z = torch.cat(sides)
+    source_tokens, control_tokens = (tokens(model, prompts, sites, max_length, seed) for prompts in (source, control))
+    gates, separations = {}, {}
+    for name, of_source in source_tokens.items():
+        labels = [1] * len(of_source) + [0] * len(control_tokens[name])
+        z = torch.cat([of_source, control_tokens[name]]).double().cpu()
         center = z.mean(0)
         _, sizes, directions = torch.linalg.svd(z - center, full_matrices=False)
-        kept = min(components, int((sizes > sizes[0] * 1e-6).sum()))
-        if kept == 0:
+        count = min(components, int((sizes > sizes[0] * 1e-6).sum()))
+        if count == 0:
             raise LineasError(f"all tokens are alike at {name}, so none needs more than another; give longer prompts.")
-        directions = directions[:kept] / (sizes[:kept] / len(z) ** 0.5).unsqueeze(1)  # each of deviation 1
+        directions = directions[:count] / (sizes[:count] / len(z) ** 0.5).unsqueeze(1)  # each of deviation 1
         scores = (z - center) @ directions.T
         fitted = LogisticRegression(class_weight="balanced", max_iter=1000).fit(scores.numpy(), labels)
         weight = torch.from_numpy(fitted.coef_[0]) @ directions
         bias = float(fitted.intercept_[0]) - float(center @ weight)
         gates[name] = Gate(weight.float(), torch.tensor(bias, dtype=torch.float32))
         shares = fitted.predict_proba(scores.numpy())[:, 1]
-        told[name] = Told(
-            float(roc_auc_score(labels, shares)),
-            float(shares[: len(sides[0])].mean()),
-            float(shares[len(sides[0]) :].mean()),
-        )
+        area, n = float(roc_auc_score(labels, shares)), len(of_source)
+        separations[name] = Separation(area, float(shares[:n].mean()), float(shares[n:].mean()))
     facts = {
         "components": components,
         "max_length": max_length,
         "seed": seed,
         "dtype": type_name(weights_type(model.network)),
         "data": {"source": described(source), "control": described(control)},
-        "area": mean(one.area for one in told.values()),
-        "sites": {name: asdict(one) for name, one in told.items()},
+        "area": mean(one.area for one in separations.values()),
+        "sites": {name: asdict(one) for name, one in separations.items()},
         **stamp(),
     }
     return intervention.gated(gates).with_facts(gate=facts)
@@ -123,26 +120,37 @@ def gate(
 def tokens(
     model: Model, prompts: Sequence[str], sites: Sequence[Site], max_length: int = 128, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Every token's (or pixel's) activation: by site name, float32 `[t, d]`, at most MOST of them at random."""
+    """Return the activations of tokens (or pixels) by site name, float32 `[t, d]`, at most MOST of them at random.
+
+    Args:
+        model: model to run.
+        prompts: texts.
+        sites: sites to read.
+        max_length: largest number of tokens of a prompt; the rest is cut.
+        seed: seed of the thinning.
+
+    Raises:
+        LineasError: when an activation is not finite.
+    """
     encoded = model.samples(prompts, max_length)
     warn_if_cut(encoded)
-    seen: dict[str, list[Ranked]] = {site.name: [] for site in sites}
+    ranked: dict[str, list[Ranked]] = {site.name: [] for site in sites}
     generator = torch.Generator().manual_seed(seed)
     with frozen(model.network):
         for part in encoded.batch(SOME_TOKENS).parts:
             for name, activation in capture_part(model, part, sites, "none").items():
                 z = stacked(activation)
-                seen[name].append((z, torch.rand(len(z), generator=generator)))
-                if sum(len(rank) for _, rank in seen[name]) > 2 * MOST:  # never hold much more than is kept
-                    seen[name] = [_thinned(seen[name])]
-    found = {name: _thinned(parts)[0] for name, parts in seen.items()}
-    if not all(bool(z.isfinite().all()) for z in found.values()):
+                ranked[name].append((z, torch.rand(len(z), generator=generator)))
+                if sum(len(rank) for _, rank in ranked[name]) > 2 * MOST:  # bounds the memory
+                    ranked[name] = [_thinned(ranked[name])]
+    thinned = {name: _thinned(parts)[0] for name, parts in ranked.items()}
+    if not all(bool(z.isfinite().all()) for z in thinned.values()):
         raise LineasError(DESTROYED)
-    return found
+    return thinned
 
 
 def _thinned(parts: Sequence[Ranked]) -> Ranked:
-    """At most MOST of all tokens, in their order: those of the smallest random numbers."""
+    """Return the MOST tokens with the smallest random numbers, in their order."""
     z, rank = (torch.cat(one) for one in zip(*parts))
-    few = rank.argsort()[:MOST].sort().values
-    return z[few.to(z.device)], rank[few]
+    smallest = rank.argsort()[:MOST].sort().values
+    return z[smallest.to(z.device)], rank[smallest]

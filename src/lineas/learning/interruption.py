@@ -1,4 +1,4 @@
-"""Ctrl-C while learning: what was learned so far is kept, marked as unfinished, beside what was there."""
+"""Ctrl-C while learning: the maps learned so far are saved beside the usual place and marked as unfinished."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 
 from lineas.signals import InterruptedLearning
 
-_whole = ContextVar("whole", default=False)
+_discards_partial = ContextVar("discards_partial", default=False)
 
 
 class Steps:
-    """The steps of a learning.
+    """The steps of one learning run, and whether it was interrupted.
 
     Args:
-        of: how many were asked for.
+        of: number of steps that were asked for.
     """
 
     def __init__(self, of: int) -> None:
@@ -29,25 +29,35 @@ class Steps:
 
 @contextmanager
 def stoppable(done: Callable[[], int], steps: int) -> Iterator[Steps]:
-    """Let an interruption end the block with a warning, once a step is done; gives whether one came.
+    """Turn Ctrl-C into the end of the block and a warning, if at least one step is done.
 
     Args:
-        done: gives the number of steps that are done.
-        steps: number of steps in all.
+        done: function that returns the number of steps that are done.
+        steps: number of steps that were asked for.
+
+    Yields:
+        The steps, whose attribute `interrupted` says whether Ctrl-C came.
+
+    Raises:
+        KeyboardInterrupt: before the first step, and within `discard_partial`.
     """
-    these = Steps(steps)
+    state = Steps(steps)
     try:
-        yield these
+        yield state
     except KeyboardInterrupt:
-        if not done() or _whole.get():
+        if not done() or _discards_partial.get():
             raise
-        these.interrupted = True
-        said = f"interrupted after {done()} of {steps} steps; what was learned so far is kept."
-        warnings.warn(said, InterruptedLearning, stacklevel=4)
+        state.interrupted = True
+        sentence = f"interrupted after {done()} of {steps} steps; what was learned so far is kept."
+        warnings.warn(sentence, InterruptedLearning, stacklevel=4)
 
 
 def place_of_unfinished(finished: Path, ending: str = "interrupted") -> Path:
-    """Return where the unfinished goes: beside the place of the finished, and never where something is.
+    """Return a free place for unfinished work, beside the place of the finished one.
+
+    Args:
+        finished: file or folder that the finished work would have.
+        ending: word that is added to its name, followed by a number if that name is taken.
 
     >>> place_of_unfinished(Path("nowhere/good")).as_posix()
     'nowhere/good.interrupted'
@@ -59,9 +69,9 @@ def place_of_unfinished(finished: Path, ending: str = "interrupted") -> Path:
 
 @contextmanager
 def discard_partial() -> Iterator[None]:
-    """Within the block an interruption is one: what is learned is a point of something larger, and a half is none."""
-    before = _whole.set(True)
+    """Let Ctrl-C raise within the block, so that a half-learned point of a sweep or path is discarded."""
+    before = _discards_partial.set(True)
     try:
         yield
     finally:
-        _whole.reset(before)
+        _discards_partial.reset(before)

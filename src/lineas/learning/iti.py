@@ -1,4 +1,4 @@
-"""ITI-c: a shift along the direction that a linear classifier finds (Li et al. 2023, arXiv 2306.03341)."""
+"""ITI-c: a shift along the direction of a linear classifier (Li et al. 2023, arXiv 2306.03341)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lineas.steering.exclusive import exclusively
 
 @dataclass(frozen=True)
 class ITIc:
-    """Inference-time intervention with a classifier's direction: `w = 1, b = alpha sigma theta` a site.
+    """Inference-time intervention with a classifier's direction: `w = 1, b = alpha sigma theta` per site.
 
-    theta is the unit vector orthogonal to the hyperplane of a logistic regression between source and target, towards
-    the target, and sigma the standard deviation of all activations along it (Li et al. 2023, arXiv 2306.03341,
+    A logistic regression separates source and target. theta is the unit vector orthogonal to its hyperplane, towards
+    the target, and sigma is the standard deviation of all activations along theta (Li et al. 2023, arXiv 2306.03341,
     section 3; on whole attention outputs as in arXiv 2410.23054). The activations are those of the untouched network.
 
     Args:
@@ -37,20 +37,20 @@ class ITIc:
 
     @exclusively
     def fit(self, task: Task) -> Fit:
-        """Learn one map a site."""
-        left, reached = task.source_activations(), task.target_activations()
+        """Learn one map per site."""
+        source, target = task.source_activations(), task.target_activations()
         fit_map = partial(probe_map, alpha=self.alpha)
-        maps = {name: task.fitted(name, fit_map, stacked(u), stacked(reached[name])) for name, u in left.items()}
-        return Fit(maps, [task.cost(maps, reached)])
+        maps = {name: task.fitted(name, fit_map, stacked(u), stacked(target[name])) for name, u in source.items()}
+        return Fit(maps, [task.cost(maps, target)])
 
 
 def probe_map(source: torch.Tensor, target: torch.Tensor, alpha: float) -> AffineMap:
-    """One site's shift by alpha deviations along the direction in which a logistic regression tells the sides apart.
+    """Return one site's shift along the direction in which a logistic regression separates source and target.
 
     Args:
-        source: `[n, d]`.
-        target: `[m, d]`.
-        alpha: deviations to move.
+        source: activations of the source, `[n, d]`.
+        target: activations of the target, `[m, d]`.
+        alpha: number of standard deviations to move.
 
     Raises:
         LineasError: when scikit-learn is not installed, or the samples or the shift are not finite.
@@ -61,7 +61,7 @@ def probe_map(source: torch.Tensor, target: torch.Tensor, alpha: float) -> Affin
         raise LineasError("ITI-c needs scikit-learn: pip install 'lineas[evaluate]'.") from None
     samples = torch.cat([source, target]).double().cpu()
     if not bool(samples.isfinite().all()):
-        raise LineasError("the samples to tell apart are not all finite.")
+        raise LineasError("the activations that ITI-c compares are not all finite.")
     labels = [0] * len(source) + [1] * len(target)
     probe = LogisticRegression(max_iter=1000).fit(samples.numpy(), labels)
     direction = torch.from_numpy(probe.coef_[0])

@@ -1,4 +1,4 @@
-"""`learn`: the task checked, a method run, and its maps made an intervention with the facts it came from."""
+"""`learn`: check the task, run the method, and return its maps as an intervention with the facts about them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lineas.intervention.maps import AffineMap
 from lineas.intervention.model_identity import ModelIdentity, identifying_module
 from lineas.learning.capture import Model, warn_if_cut
 from lineas.learning.lineas import LinEAS
-from lineas.learning.method import Method, Progress, Task, overflown
+from lineas.learning.method import Method, Progress, Task, overflow_error
 from lineas.models.frozen import frozen
 from lineas.models.trial import outputs
 from lineas.modules import is_linear, is_norm, type_name, weights_type
@@ -33,7 +33,7 @@ from lineas.steering.steer import steer
 from lineas.versions import stamp
 
 SHORT = 16
-"""Tokens of each of two prompts on which maps are tried once they are learned."""
+"""Tokens of each of the two prompts on which learned maps are tried."""
 
 
 @exclusively
@@ -52,34 +52,37 @@ def learn(
     within_support: bool = False,
     on: Intervention | None = None,
 ) -> Intervention:
-    """Learn an intervention that carries the distribution of the source's activations onto the target's.
+    """Learn an intervention that moves the distribution of the source's activations onto the target's.
 
-    Interrupted (Ctrl-C) after a step it warns and gives what was learned so far, marked as such: `unfinished` and the
-    fact `interrupted` say how many steps of how many; before the first step it raises KeyboardInterrupt.
+    Ctrl-C after the first step ends learning with a warning. The intervention then has the maps learned so far, and its
+    `unfinished` says how many steps of how many were done.
 
     Args:
-        model: what to steer, such as `lineas.load(...)`.
+        model: model to steer, such as `lineas.load(...)`.
         source: at least 2 prompts of the behaviour to leave.
-        target: at least 2 prompts of the behaviour to reach; neither paired nor equal in number.
-        method: how: `LinEAS()`, the default, or one of the others, or your own (see `lineas.learning.method.Method`).
-        sites: a regular expression over module names, or several; by default those of the method, which for LinEAS are
-            the norm before the MLP in every block; in images, for every method, all norms of the denoiser.
-        seed: of everything random in it; recorded.
-        max_length: tokens of a prompt; the rest is cut, with a warning that counts the prompts.
-        pooling: how the tokens or pixels of a prompt become one activation, [d]: their "mean", or the "max" of each
-            neuron, which sees what fills a small part of a picture or few words of a text. AurA always takes the
-            largest.
-        memory: what learning may take beside the weights, such as "8GiB" or a number of bytes; by default half of
-            what is free. With less of it the same is computed in smaller parts.
-        progress: False for silence, or a function of (steps done, steps in all, cost).
-        start: LinEAS alone: maps to begin with instead of the identity, such as those of a neighbouring gamma.
-        within_support: LinEAS alone: neurons that `start` leaves as they are stay so; with gamma 0 that refits the
-            support that a penalty has chosen.
-        on: what is in place on both sides meanwhile, so that the new maps account for it; together they are
+        target: at least 2 prompts of the behaviour to reach; neither paired with the source nor equal in number.
+        method: method of learning; default `LinEAS()`. Your own is possible too (see `lineas.learning.method.Method`).
+        sites: regular expression over module names, or several. None takes the method's own sites: for LinEAS the norm
+            before the MLP in every block; for images, with every method, all norms of the denoiser.
+        seed: seed of everything random; it is recorded.
+        max_length: largest number of tokens of a prompt; the rest is cut, with a warning that counts the prompts.
+        pooling: how the tokens or pixels of a prompt become one activation, `[d]`. "mean" averages them. "max" takes
+            each neuron's largest, which sees a few words of a text or a small part of a picture. AurA always uses it.
+        memory: memory for learning beside the weights, such as "8GiB" or a number of bytes; None for half of the free
+            memory. With less memory the same result is computed in smaller parts.
+        progress: True for a progress bar, False for none, or a function of (steps done, steps in all, cost).
+        start: maps to begin with instead of the identity, such as those of a neighbouring gamma (LinEAS only).
+        within_support: whether neurons that `start` does not change stay unchanged (LinEAS only). With gamma 0 this
+            learns again on the support that a penalty has chosen.
+        on: intervention that is in place on both sides while the new maps are learned. To use both, take
             `on.then(learned)`.
 
+    Returns:
+        The intervention that was learned.
+
     Raises:
-        LineasError: for too few prompts, no matching site, a memory that is too small, or a cost that is not finite.
+        LineasError: for too few prompts, no matching site, too little memory, or a cost that is not finite.
+        KeyboardInterrupt: when it is interrupted before the first step.
     """
     method = LinEAS() if method is None else method
     _check_kinds(model, method, start, on)
@@ -87,7 +90,7 @@ def learn(
     sites = sites if sites is None or isinstance(sites, str) else as_texts("sites", sites, "names of modules")
     seed, max_length = SEED.check("seed", seed), TOKENS.check("max_length", max_length)
     pooling = as_pooling(pooling)
-    allowed = None if memory is None else as_bytes(memory)
+    limit = None if memory is None else as_bytes(memory)
     if start is not None and not isinstance(method, LinEAS):
         raise LineasError(f"only LinEAS begins with given maps; {type(method).__name__} takes no start.")
     if on is not None:
@@ -116,7 +119,7 @@ def learn(
 
     settings = {one.name: getattr(method, one.name) for one in fields(method)}
     begin = None if start is None else _on_sites(start, chosen, model.network)
-    known = {  # all that can fail is asked before the work
+    known = {  # before the work, since some of it can fail
         "dtype": type_name(weights_type(model.network)),
         **model.facts,
         "data": {"source": described(source), "target": described(target)},
@@ -130,7 +133,7 @@ def learn(
         sites=chosen,
         seed=seed,
         pooling=pooling,
-        memory=allowed,
+        memory=limit,
         progress=report,
         start=begin,
         within=within_support,
@@ -141,7 +144,7 @@ def learn(
             report(1, 1, fit.costs[-1])
     wrong = [name for name, m in fit.maps.items() if not bool((m.scale.isfinite() & m.shift.isfinite()).all())]
     if wrong:
-        raise overflown(wrong[0], model.network)
+        raise overflow_error(wrong[0], model.network)
     if not all(map(math.isfinite, fit.costs)):
         raise LineasError(
             "the cost with the maps in place is not finite, so nothing was learned: they move the activations too far; "
@@ -173,22 +176,22 @@ def learn(
 
 
 def _folds(network: nn.Module, sites: Sequence[Site]) -> dict[str, str]:
-    """By site name, how a map there would fold; "unknown" where that cannot be asked."""
+    """Return by site name how a map there would fold; "unknown" where that fails."""
 
-    def of(site: Site) -> str:
+    def kind_at(site: Site) -> str:
         try:
             return folding(network, site)
-        except Exception:  # it is nice to know, and no reason not to learn
+        except Exception:  # learning does not need it
             return "unknown"
 
-    return {site.name: of(site) for site in sites}
+    return {site.name: kind_at(site) for site in sites}
 
 
 def _base(model: Model) -> ModelIdentity | None:
-    """Return what the maps will belong to; None, with a warning, where a network has no fingerprint."""
+    """Return the identity of the model; None, with a warning, where no fingerprint can be computed."""
     try:
         return ModelIdentity.of(model.network, model.name, model.revision)
-    except Exception as error:  # whatever a class of others does with its weights
+    except Exception as error:  # of a foreign class
         warnings.warn(
             f"no fingerprint of {model.name} could be taken ({first_line(error)}), so the intervention will fit every "
             "network of its shape.",
@@ -198,14 +201,14 @@ def _base(model: Model) -> ModelIdentity | None:
 
 
 def _moves(model: Model, learned: Intervention, source: Sequence[str], max_length: int) -> bool:
-    """Warn where maps move nothing that a network puts out, as at a router's gate; True where they do or may.
+    """Return False, with a warning, if the maps change nothing in the network's output, as at a router's gate.
 
-    Tried on a little text first, and on all prompts before anything is said. Norms and linears are not asked: they put
-    out one tensor, which is what the network goes on with; nor is a pipeline, as drawing takes long.
+    Two short prompts are tried first, and all prompts before the warning. Norms and linears are not tried, since the
+    network always uses their only output. A pipeline is not tried, since drawing takes long.
     """
     modules = [model.network.get_submodule(site.module) for site in learned.sites.values()]
-    plain_ones = all(is_norm(module) or is_linear(module) for module in modules)
-    if learned.is_identity() or plain_ones or identifying_module(model.network) is not model.network:
+    always_read = all(is_norm(module) or is_linear(module) for module in modules)
+    if learned.is_identity() or always_read or identifying_module(model.network) is not model.network:
         return True
     try:
         for prompts, length in ((source[:2], min(max_length, SHORT)), (source, max_length)):
@@ -214,7 +217,7 @@ def _moves(model: Model, learned: Intervention, source: Sequence[str], max_lengt
                 steered = outputs(model, prompts, length)
             if plain is None or steered is None or not torch.equal(plain, steered):
                 return True
-    except Exception:  # what was learned is not lost for it
+    except Exception:  # a failed trial must not lose the learned maps
         return True
     names = [name for name, map_ in learned.maps.items() if not map_.is_identity()]
     listed = f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
@@ -225,10 +228,10 @@ def _moves(model: Model, learned: Intervention, source: Sequence[str], max_lengt
 
 
 def _check_kinds(model: Any, method: Any, start: Any, on: Any) -> None:
-    """Refuse arguments that are of another kind altogether.
+    """Refuse arguments of a wrong type.
 
     Raises:
-        LineasError: naming what is expected.
+        LineasError: when one has another type; it names the expected one.
     """
     if not all(hasattr(model, name) for name in ("network", "batch", "sites", "run")):
         raise LineasError(
@@ -246,21 +249,25 @@ def _check_kinds(model: Any, method: Any, start: Any, on: Any) -> None:
 
 
 def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
-    """Refuse prompts that are no distribution; `learn` calls it, and may be spared a model that is loaded in vain.
+    """Refuse prompts from which nothing can be learned; call it before loading a model, to fail early.
+
+    Args:
+        source: prompts of the behaviour to leave.
+        target: prompts of the behaviour to reach.
 
     Raises:
         LineasError: when a side is no list of texts or has fewer than 2 prompts.
     """
     for side, prompts in (("source", source), ("target", target)):
         if isinstance(prompts, Iterator):
-            raise LineasError(f"the {side} can be gone through only once, by this check; give a list of prompts.")
+            raise LineasError(f"the {side} is an iterator, which can be read only once; give a list of prompts.")
         count = len(as_texts(f"the {side}", prompts))
         if count < 2:
             raise LineasError(f"the {side} has {count} prompt; a distribution needs at least 2 prompts a side.")
 
 
 def _on_sites(start: Intervention, sites: Sequence[Site], network: nn.Module) -> dict[str, AffineMap]:
-    """The maps to begin with.
+    """Return the maps to begin with, by site name.
 
     Raises:
         LineasError: when they are gated, or belong to another network, or to sites that are not learned.
@@ -279,13 +286,12 @@ def _stored(map_: AffineMap) -> AffineMap:
 
 
 def drawn_from(learned: Intervention, files: Mapping[str, str], samples: int | None) -> Intervention:
-    """The same with the files of its prompts among its facts, so that `lineas gate`, for one, reads them again.
+    """Return the intervention with the files of its prompts among its facts, so that `lineas gate` can read them.
 
     Args:
-        learned: what `learn` gave.
-        files: by side, where it was read.
-        samples: that were drawn of each; None for all.
+        learned: intervention from `learn`.
+        files: file of the prompts, by side.
+        samples: number of prompts that were drawn from each file; None for all.
     """
-    told = learned.facts["data"]
-    data = {side: {"file": files[side], **told[side]} if side in files else told[side] for side in told}
+    data = {side: {"file": files[side], **one} if side in files else one for side, one in learned.facts["data"].items()}
     return learned.with_facts(data=data, samples=samples)

@@ -28,19 +28,19 @@ from lineas.steering.exclusive import exclusively
 from lineas.steering.hooks import edited
 
 BLOWN_UP = 100
-"""A cost this many times the first step's means that the learning rate was too high."""
+"""A cost that is this many times the first step's shows that the learning rate is too high."""
 READ_EVERY = 10
-"""On a GPU the costs are read once in so many steps."""
-NOTHING = 1e-6
-"""A cost below this share of the target's mean square is only rounding: equal sides do not count as blowing up."""
+"""Number of steps after which the costs are read on a GPU."""
+NEGLIGIBLE = 1e-6
+"""A cost below this share of the target's mean square is rounding, so that equal sides do not count as diverged."""
 
 
 class DivergedError(LineasError):
-    """The end of a learning whose steps were too large.
+    """Learning diverged because its steps were too large; `suggestion` is a smaller learning rate.
 
     Args:
-        what: what is not finite or too large, and at which step.
-        rate: the learning rate.
+        what: beginning of the sentence: the value that is too large or not finite, and the step.
+        rate: learning rate that was used.
     """
 
     def __init__(self, what: str, rate: float) -> None:
@@ -48,7 +48,7 @@ class DivergedError(LineasError):
         self._what = what
         super().__init__(f"{what} with learning rate {rate:.3g}; nothing was learned, try {self.suggestion:.2g}.")
 
-    def __reduce__(self) -> tuple[Any, ...]:  # so that it goes from one process to another
+    def __reduce__(self) -> tuple[Any, ...]:  # so that it can be pickled, from one process to another
         return type(self), (self._what, self.rate)
 
 
@@ -56,29 +56,32 @@ class DivergedError(LineasError):
 class LinEAS:
     """End-to-end learning of affine maps with a 1-D Wasserstein cost at all sites and a sparse group lasso.
 
-    Minimises `(1/L) sum_l cost(u[l], v[l]) + gamma sum_l penalty(scale - 1) + penalty(shift)`,
-    where u[l] are the source prompts' pooled activations after the maps, v[l] the target's without (equations 2 to 6),
-    by proximal gradient steps with a cosine schedule from the learning rate to a thousandth of it.
+    Minimises `(1/L) sum_l cost(u[l], v[l]) + gamma sum_l penalty(scale - 1) + penalty(shift)` (equations 2 to 6), where
+    u[l] are the source prompts' pooled activations after the maps, and v[l] the target's without maps. It takes
+    proximal gradient steps with a cosine schedule from the learning rate to a thousandth of it.
 
     Args:
         steps: number of optimizer steps.
-        optimizer: optimizer, "relative", "adam" or "sgd". "relative" is Adam whose steps are measured in deviations: of
-            a shift in the standard deviation of its neuron over all prompts, of a scale in SCALE_UNIT; with a warm-up.
-            So one rate serves neurons, layers and models whose activations differ by orders of magnitude. "adam" (betas
-            0.9, 0.9) and "sgd" (no momentum) are the paper's, their steps in the activations' own units.
-        learning_rate: largest learning rate. Where it is None, it is 0.1 with "relative", 0.01 with "adam", and with
-            "sgd" `0.01 L d / n` (L sites of d neurons, n prompts a step), which undoes the cost's division by L d and
-            its sum over n.
-        gamma: weight of the sparse group lasso; 0 changes every neuron, more changes fewer.
+        optimizer: optimizer, "relative", "adam" or "sgd". "relative" is Adam with a warm-up. It measures a step of a
+            shift in the standard deviation of its neuron over all prompts, and a step of a scale in SCALE_UNIT. So one
+            rate serves neurons, layers and models whose activations differ by orders of magnitude. "adam" (betas 0.9,
+            0.9) and "sgd" (no momentum) are the paper's, with steps in the activations' own units.
+        learning_rate: largest learning rate. None stands for 0.1 with "relative", 0.01 with "adam", and `0.01 L d / n`
+            with "sgd" (L sites of d neurons, n prompts in a step). The last undoes the cost's division by L d and its
+            sum over n.
+        gamma: weight of the sparse group lasso; 0 changes every neuron, a larger weight changes fewer.
         lambda_1: weight of single neurons in the penalty.
-        lambda_g: weight of whole groups (the scales or the shifts of a site) in the penalty. With 0 supports are
-            smallest.
-        refit: learn as many steps again without the penalty, on the neurons that it has kept. So the penalty selects,
-            and then no longer shrinks.
-        batch_size: number of source prompts in a step, drawn anew each time; None takes all. The target stays whole:
-            the exact quantile coupling compares any number with it.
+        lambda_g: weight of whole groups (the scales or the shifts of a site) in the penalty. The support is smallest
+            with 0.
+        refit: learn as many steps again without the penalty, on the neurons that it left in the support. The penalty
+            then selects neurons without shrinking their maps.
+        batch_size: number of source prompts in a step, drawn anew each time; None takes all. The target stays whole,
+            since the exact quantile coupling compares samples of any two sizes.
         foldable: learn only what `lineas fold` can write into weights: scales alone where no bias takes a
             shift.
+
+    Raises:
+        LineasError: when a setting is out of its bounds, or `refit` is used with gamma 0.
     """
 
     default_sites: ClassVar[str | None] = None  # the norms before the MLPs
@@ -100,24 +103,23 @@ class LinEAS:
 
     @classmethod
     def paper(cls, gamma: float = 0.0) -> LinEAS:
-        """The published recipe for language models: SGD, learning rate 0.1, 1,000 steps, full batch (section 4.1)."""
+        """Return the published recipe for language models: SGD, rate 0.1, 1,000 steps, full batch (section 4.1)."""
         return cls(steps=1000, optimizer="sgd", learning_rate=0.1, gamma=gamma)
 
     @classmethod
     def paper_images(cls, gamma: float = 0.0) -> LinEAS:
-        """The published recipe for text-to-image models: Adam, learning rate 1e-4, 1,000 steps of 4 prompts."""
+        """Return the published recipe for text-to-image models: Adam, rate 1e-4, 1,000 steps of 4 prompts."""
         return cls(steps=1000, optimizer="adam", learning_rate=1e-4, batch_size=4, gamma=gamma)
 
     @exclusively
     def fit(self, task: Task) -> Fit:
-        """Learn one map a site.
+        """Learn one map per site.
 
         Returns:
-            the maps, the costs (fewer than steps when interrupted by the keyboard; those of a refit after the others)
-            and the learning rate taken.
+            The maps, one cost per step (those of a refit after the others), and the learning rate that was used.
 
         Raises:
-            DivergedError: when the cost is no longer finite, or has blown up; it names a smaller learning rate.
+            DivergedError: when the cost is no longer finite, or far too large; it suggests a smaller learning rate.
         """
         if not self.refit:
             return self._fit(task)
@@ -133,21 +135,21 @@ class LinEAS:
         model, source, sites = task.model, task.source, task.sites
         generator = torch.Generator().manual_seed(task.seed)
         n = min(len(source), self.batch_size or len(source))
-        reached = task.target_activations()  # [m, d] or [m, k, d] a site
-        trained = TrainedMaps(sites, reached, task.start, task.within)
+        target = task.target_activations()  # [m, d] or [m, k, d] per site
+        trained = TrainedMaps(sites, target, task.start, task.within)
         if self.foldable:
             freeze_unfoldable(model.network, sites, trained)
-        targets = {name: Quantiles.of(v, n) for name, v in reached.items()}
-        neurons = sum(v.shape[-1] for v in reached.values())  # L d
+        quantiles = {name: Quantiles.of(v, n) for name, v in target.items()}
+        neurons = sum(v.shape[-1] for v in target.values())  # L d
         rate = self._rate(n, neurons)
         if self.optimizer == "relative":
-            optimizer = DeviationAdam(trained.parameters, units(task.source_activations(), reached), rate, self.steps)
+            optimizer = DeviationAdam(trained.parameters, units(task.source_activations(), target), rate, self.steps)
         else:
             optimizer = PaperOptimizer(self.optimizer, trained.parameters, rate, self.steps)
-        nothing = NOTHING * sum(float(v.float().square().mean()) for v in reached.values()) / len(reached)
-        del reached
-        record = _Record(self.steps, rate, nothing, task.progress)
-        learned: dict[str, AffineMap] = {}  # as of the last whole step, whenever an interruption comes
+        negligible = NEGLIGIBLE * sum(float(v.float().square().mean()) for v in target.values()) / len(target)
+        del target
+        record = _Record(self.steps, rate, negligible, task.progress)
+        learned: dict[str, AffineMap] = {}  # after the last whole step, so that an interruption leaves no half step
         with edited(model.network, trained.edits):
             limit = largest_part(model, source, sites, neurons, task.memory)
             whole = source.batch(limit)
@@ -156,7 +158,7 @@ class LinEAS:
                     batch = whole
                     if n < len(source):
                         batch = source.batch(limit, torch.randperm(len(source), generator=generator)[:n].tolist())
-                    cost = backpropagate(model, batch, sites, targets, task.pooling)
+                    cost = backpropagate(model, batch, sites, quantiles, task.pooling)
                     sizes = optimizer.step()
                     self._sparsen(trained.scales.values(), sizes[: len(sites)], identity=1.0)
                     self._sparsen(trained.shifts.values(), sizes[len(sites) :], identity=0.0)
@@ -174,7 +176,7 @@ class LinEAS:
 
     @torch.no_grad()
     def _sparsen(self, parameters: Iterable[nn.Parameter], sizes: Sizes, identity: float) -> None:
-        """The proximal step, with the sizes of the optimizer's step just taken."""
+        """Take the proximal step, with the sizes of the optimizer's last step."""
         if self.gamma == 0:
             return
         for parameter, size in zip(parameters, sizes):
@@ -184,41 +186,46 @@ class LinEAS:
 
 
 def freeze_unfoldable(network: nn.Module, sites: Sequence[Site], trained: TrainedMaps) -> None:
-    """Leave at the identity what no weight takes.
+    """Keep the scales and shifts that no weight can take at the identity.
+
+    Args:
+        network: network whose weights would take the maps.
+        sites: sites of the maps.
+        trained: maps while they are trained.
 
     Raises:
-        DoesNotFoldError: naming the sites where nothing folds.
+        DoesNotFoldError: when some sites fold nothing; it names them.
     """
-    kinds = {site.name: slots(network, site) for site in sites}
-    live = {name: at.reason for name, at in kinds.items() if at.kind == "no"}
-    if live:
-        raise DoesNotFoldError(live, len(sites), ", leave them out")
+    by_site = {site.name: slots(network, site) for site in sites}
+    unfoldable = {name: one.reason for name, one in by_site.items() if one.kind == "no"}
+    if unfoldable:
+        raise DoesNotFoldError(unfoldable, len(sites), ", leave them out")
     trained.fix(
-        scales=[name for name, at in kinds.items() if not at.scale],
-        shifts=[name for name, at in kinds.items() if not at.shift],
+        scales=[name for name, one in by_site.items() if not one.scale],
+        shifts=[name for name, one in by_site.items() if not one.shift],
     )
 
 
 def _counted(progress: Progress | None, before: int, steps: int) -> Progress | None:
-    """Reports of a part of all steps."""
+    """Return a progress function for a part of all steps, which follows the steps `before`."""
     return None if progress is None else lambda done, _, cost: progress(before + done, steps, cost)
 
 
 class _Record:
-    """The costs so far; on a GPU they are read a few steps late, so that no step waits for one."""
+    """The costs so far; on a GPU they are read a few steps late, so that no step waits for them."""
 
-    def __init__(self, steps: int, rate: float, nothing: float, progress: Progress | None) -> None:
+    def __init__(self, steps: int, rate: float, negligible: float, progress: Progress | None) -> None:
         self.costs: list[float] = []
         self._unread: list[torch.Tensor] = []
-        self._steps, self._rate, self._nothing, self._progress = steps, rate, nothing, progress
+        self._steps, self._rate, self._negligible, self._progress = steps, rate, negligible, progress
 
     @property
     def done(self) -> int:
-        """How many steps there were."""
+        """The number of steps that are done."""
         return len(self.costs) + len(self._unread)
 
     def add(self, cost: torch.Tensor) -> None:
-        """A step is done: its cost, before the update."""
+        """Add a step's cost, which is the one before its update."""
         self._unread.append(cost)
         if cost.device.type == "cpu" or len(self._unread) == READ_EVERY:
             self.read()
@@ -227,11 +234,11 @@ class _Record:
         """Wait for the costs that are not read yet.
 
         Raises:
-            LineasError: when one is not finite or has blown up.
+            DivergedError: when one is not finite or far too large.
         """
         unread, self._unread = self._unread, []
         for value in torch.stack(unread).tolist() if unread else []:
-            if not math.isfinite(value) or (self.costs and value > BLOWN_UP * max(self.costs[0], self._nothing)):
+            if not math.isfinite(value) or (self.costs and value > BLOWN_UP * max(self.costs[0], self._negligible)):
                 step = f"step {len(self.costs) + 1} of {self._steps}"
                 raise DivergedError(f"the cost blew up to {value:.3g} at {step}", self._rate)
             self.costs.append(value)

@@ -26,23 +26,26 @@ Classifier = Callable[[Sequence[str]], list[float]]
 
 @dataclass(frozen=True)
 class LoFITRL:
-    """An estimate of what maps of this form can reach: trained on the very classifier that judges them.
+    """An estimate of the best that maps of this form can do: they are trained on the classifier that judges them.
 
-    Maximises `E_y[1 - p(y)] - kl KL(steered || untouched)` over continuations y sampled from the steered model, p being
-    the classifier's probability of what should go away and KL the divergence between whole continuations,
+    Maximises `E_y[1 - p(y)] - kl KL(steered || untouched)` over continuations y sampled from the steered model. Here p
+    is the classifier's probability of the unwanted behaviour, and KL the divergence between whole continuations,
     `E_y sum_t KL_t`, with KL_t exact at every sampled token. The gradient is REINFORCE's, of the reward and of the
     divergence still to come, over the mean of a prompt's other samples (Ahmadian et al. 2024, arXiv 2402.14740,
     equation 8), and that of each KL_t itself. Maps as in LoFiT (Yin et al. 2024, arXiv 2406.01563), here on whole
-    modules; the oracle of arXiv 2503.10679. The source's prompts are continued; the target plays no part.
+    modules; the oracle of arXiv 2503.10679. The source's prompts are continued, and the target is not used.
 
     Args:
-        classifier: function from texts to probabilities of what should go away.
+        classifier: function from texts to probabilities of the unwanted behaviour.
         steps: number of optimizer steps.
         learning_rate: largest learning rate, in deviations of a neuron (see `LinEAS`, "relative").
         kl: weight of the divergence, in nats a continuation, against a reward of 0 to 1.
         prompts: number of prompts continued in a step, drawn anew each time; None takes all.
         samples: number of continuations of each prompt, at least 2.
         max_new_tokens: largest number of tokens of a continuation.
+
+    Raises:
+        LineasError: when the classifier is no function, or a setting is out of its bounds.
     """
 
     default_sites: ClassVar[str | None] = None  # the norms before the MLPs
@@ -62,7 +65,7 @@ class LoFITRL:
 
     @exclusively
     def fit(self, task: Task) -> Fit:
-        """Learn one map a site; `costs` are the mean probabilities of what should go away, before each update.
+        """Learn one map per site; the costs are the mean probabilities of the unwanted behaviour, before each update.
 
         Raises:
             LineasError: when the model is no text model.
@@ -70,24 +73,24 @@ class LoFITRL:
         model = task.model
         if not isinstance(model, TextModel):
             raise LineasError("LoFITRL continues prompts, so it needs a text model.")
-        left = task.source_activations()
-        trained = TrainedMaps(task.sites, left)
-        optimizer = DeviationAdam(trained.parameters, units(left, left), self.learning_rate, self.steps)
+        source = task.source_activations()
+        trained = TrainedMaps(task.sites, source)
+        optimizer = DeviationAdam(trained.parameters, units(source, source), self.learning_rate, self.steps)
         generator = torch.Generator().manual_seed(task.seed)
         encoded = task.source.ids
         costs: list[float] = []
-        learned = trained.maps()  # as of the last whole step, whenever an interruption comes
+        learned = trained.maps()  # after the last whole step, so that an interruption leaves no half step
         with stoppable(lambda: len(costs), self.steps) as steps:
             for step in range(self.steps):
                 drawn = torch.randperm(len(encoded), generator=generator)[: self.prompts].tolist()
                 prompts = [encoded[i] for i in drawn for _ in range(self.samples)]
                 with edited(model.network, trained.edits):
                     seed = as_seed(task.seed * self.steps + step)
-                    made = model.continue_ids(prompts, self.max_new_tokens, 1.0, 1.0, 1.0, seed, len(prompts))
-                made = [_until_end(new, model) for new in made]
-                texts = model.tokenizer.batch_decode(made, skip_special_tokens=True)
+                    continued = model.continue_ids(prompts, self.max_new_tokens, 1.0, 1.0, 1.0, seed, len(prompts))
+                continued = [_until_end(new, model) for new in continued]
+                texts = model.tokenizer.batch_decode(continued, skip_special_tokens=True)
                 unwanted = torch.tensor(self.classifier(texts), dtype=torch.float32)
-                self._backward(model, trained.edits, prompts, made, unwanted)
+                self._backward(model, trained.edits, prompts, continued, unwanted)
                 optimizer.step()
                 learned = trained.maps()
                 costs.append(float(unwanted.mean()))
@@ -101,37 +104,37 @@ class LoFITRL:
         model: TextModel,
         edits: dict[Site, Edit],
         prompts: list[list[int]],
-        made: list[list[int]],
+        continued: list[list[int]],
         unwanted: torch.Tensor,
     ) -> None:
         """Add the gradient of the negative objective, part by part."""
-        parts = scored_parts(model, [[*prompt, *new] for prompt, new in zip(prompts, made)])
+        parts = scored_parts(model, [[*prompt, *new] for prompt, new in zip(prompts, continued)])
         starts = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
         divergences = torch.zeros(len(prompts), self.max_new_tokens)  # of the k-th sampled token
         if self.kl > 0:
             for part in parts:
                 with torch.no_grad():
                     per_token, _ = self._divergence(model, edits, part)
-                places = torch.arange(self.max_new_tokens, device=model.device) + starts[part.rows].unsqueeze(1) - 1
-                inside = places < per_token.shape[1]
-                sampled = (per_token * _sampled(part, starts)).gather(1, places.clamp_max(per_token.shape[1] - 1))
+                columns = torch.arange(self.max_new_tokens, device=model.device) + starts[part.rows].unsqueeze(1) - 1
+                inside = columns < per_token.shape[1]
+                sampled = (per_token * _sampled(part, starts)).gather(1, columns.clamp_max(per_token.shape[1] - 1))
                 divergences[part.rows.cpu()] = (sampled * inside).cpu()
         advantages = self._advantages(unwanted, divergences).to(model.device)  # [n, max_new_tokens]
         for part in parts:
             with torch.enable_grad():
                 per_token, steered = self._divergence(model, edits, part)
                 chosen = steered.gather(-1, part.ids[:, 1:].unsqueeze(-1)).squeeze(-1)  # [b, t - 1]
-                place = torch.arange(chosen.shape[1], device=model.device) - starts[part.rows].unsqueeze(1) + 1
-                gained = advantages[part.rows].gather(1, place.clamp(0, self.max_new_tokens - 1))
-                gain = (gained * chosen - self.kl * per_token) * _sampled(part, starts)
+                index = torch.arange(chosen.shape[1], device=model.device) - starts[part.rows].unsqueeze(1) + 1
+                weights = advantages[part.rows].gather(1, index.clamp(0, self.max_new_tokens - 1))
+                gain = (weights * chosen - self.kl * per_token) * _sampled(part, starts)
                 (-gain.sum() / len(prompts)).backward()
 
     def _advantages(self, unwanted: torch.Tensor, divergences: torch.Tensor) -> torch.Tensor:
-        """What each sampled token earns over the mean of its prompt's other samples at the same place, `[n, T]`.
+        """Return each sampled token's return minus the mean of its prompt's other samples at the same place, `[n, T]`.
 
         Args:
-            unwanted: `[n]`, the samples of a prompt next to each other.
-            divergences: of every sampled token, 0 after the end, `[n, T]`.
+            unwanted: probabilities of the unwanted behaviour, `[n]`, the samples of a prompt next to each other.
+            divergences: divergence at every sampled token, `[n, T]`, 0 after the end.
         """
         to_come = divergences.flip(1).cumsum(1).flip(1) - divergences
         returns = (1 - unwanted.unsqueeze(1) - self.kl * to_come).view(-1, self.samples, self.max_new_tokens)
@@ -141,7 +144,7 @@ class LoFITRL:
     def _divergence(
         self, model: TextModel, edits: dict[Site, Edit], part: PaddedPart
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """KL(steered || untouched) of every predicted token, `[b, t - 1]`, and the steered log-probabilities."""
+        """Return KL(steered || untouched) of every predicted token, `[b, t - 1]`, and the steered log-probabilities."""
         with torch.no_grad():
             untouched = predictions(model, part).log_softmax(-1)
         with edited(model.network, edits):
@@ -150,11 +153,11 @@ class LoFITRL:
 
 
 def _sampled(part: PaddedPart, starts: torch.Tensor) -> torch.Tensor:
-    """Which predicted tokens were sampled, `[b, t - 1]`: after the prompt and no padding."""
+    """Return which predicted tokens were sampled, bool `[b, t - 1]`: those after the prompt, without padding."""
     columns = torch.arange(1, part.ids.shape[1], device=part.ids.device)
     return (columns >= starts[part.rows].unsqueeze(1)) & (part.mask[:, 1:] == 1)
 
 
 def _until_end(new: list[int], model: TextModel) -> list[int]:
-    """New ids up to the first end of text, which counts."""
+    """Return new token ids up to the first end of text, which is included."""
     return next((new[: at + 1] for at, token in enumerate(new) if token in model.end_ids), new)

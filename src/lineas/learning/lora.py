@@ -1,4 +1,4 @@
-"""LoRA on the target's sentences: fine-tuning through peft, to compare with (Hu et al. 2021, arXiv 2106.09685)."""
+"""LoRA on the target's sentences: fine-tuning with peft, for comparison (Hu et al. 2021, arXiv 2106.09685)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from lineas.errors import LineasError
 from lineas.files.ownership import FolderKind
 from lineas.files.writing import new_folder
 from lineas.learning.interruption import place_of_unfinished, stoppable
-from lineas.models.adapters import NOT_INSTALLED, restored
+from lineas.models.adapters import NOT_INSTALLED, temporary_adapters
 from lineas.models.scoring import predictions, scored_parts
 from lineas.models.text import TextModel
 from lineas.modules import non_text_modules
 
 ROUTERS = r".*\.router"
-"""Linears that choose experts; some return two tensors, where peft expects one."""
-
-
+"""Linears that choose experts; some return two tensors, and peft expects one."""
 ADAPTER = FolderKind("an adapter", "adapter", "adapter_config.json")
 
 
@@ -40,6 +38,9 @@ class LoRA:
         epochs: number of passes over the sentences.
         learning_rate: learning rate of the first step.
         batch_size: number of sentences in a step.
+
+    Raises:
+        LineasError: when a setting is out of its bounds.
     """
 
     rank: int = field(default=8, metadata=within(COUNT))
@@ -60,24 +61,23 @@ class LoRA:
         max_length: int = 128,
         progress: Callable[[int, int, float], None] | None = None,
     ) -> list[float]:
-        """Train an adapter and save it; the model is afterwards as before.
+        """Train an adapter and save it; the model itself is left as it was.
 
         Args:
-            model: what to fine-tune.
-            sentences: of the behaviour to reach.
-            folder: to be made; `lineas.evaluation.variants.Adapted` and peft read it.
-            seed: of the adapter's start and of the order of the sentences.
-            max_length: tokens of a sentence; the rest is cut.
-            progress: called after every step with the steps done, the steps in all, and the loss.
+            model: model to fine-tune.
+            sentences: texts of the behaviour to reach.
+            folder: new folder of the adapter, which `lineas.evaluation.variants.Adapted` and peft read.
+            seed: seed of the adapter's initial weights and of the order of the sentences.
+            max_length: largest number of tokens of a sentence; the rest is cut.
+            progress: function that is called after every step with (steps done, steps in all, loss); None for none.
 
         Returns:
-            the loss of every step, in nats a token.
+            The loss of every step, in nats per token.
 
         Raises:
             LineasError: when peft is not installed or does not know the network, the folder exists, or the loss is not
                 finite.
-            KeyboardInterrupt: when it is interrupted; the adapter so far, if a step was done, is then in
-                FOLDER.interrupted.
+            KeyboardInterrupt: when it is interrupted; if a step was done, the adapter is then in FOLDER.interrupted.
         """
         try:
             from peft import LoraConfig, get_peft_model
@@ -95,7 +95,7 @@ class LoRA:
         generator = torch.Generator().manual_seed(seed)
         steps = self.epochs * math.ceil(len(encoded) / self.batch_size)
         losses: list[float] = []
-        with restored(model.network), torch.random.fork_rng():
+        with temporary_adapters(model.network), torch.random.fork_rng():
             torch.manual_seed(seed)
             config = LoraConfig(
                 r=self.rank,
@@ -107,15 +107,15 @@ class LoRA:
                 task_type="CAUSAL_LM",
             )
             try:
-                adapted: Any = get_peft_model(model.network, config)  # type: ignore[arg-type]
-            except ValueError as error:  # linears that a family's own kernels read
+                adapted: Any = get_peft_model(model.network, config)
+            except ValueError as error:  # a family whose own kernels read the linears
                 raise LineasError(f"peft cannot put LoRA on {model.name}: {error}") from error
             adapted.eval()  # no dropout: sentences are few
             optimizer = torch.optim.AdamW(
                 [p for p in adapted.parameters() if p.requires_grad], lr=self.learning_rate, weight_decay=0.0
             )
             schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-            with stoppable(lambda: len(losses), steps) as done:
+            with stoppable(lambda: len(losses), steps) as state:
                 for _ in range(self.epochs):
                     for rows in torch.randperm(len(encoded), generator=generator).split(self.batch_size):
                         loss = _backward(model, [encoded[int(i)] for i in rows])
@@ -130,16 +130,16 @@ class LoRA:
                         losses.append(loss)
                         if progress:
                             progress(len(losses), steps, loss)
-            place = place_of_unfinished(folder) if done.interrupted else folder
-            with new_folder(place, ADAPTER) as beside:
-                adapted.save_pretrained(str(beside))
-        if done.interrupted:
+            place = place_of_unfinished(folder) if state.interrupted else folder
+            with new_folder(place, ADAPTER) as temporary:
+                adapted.save_pretrained(str(temporary))
+        if state.interrupted:
             raise KeyboardInterrupt(f"after {len(losses)} of {steps} steps; the adapter so far is in {place}")
         return losses
 
 
 def _backward(model: TextModel, encoded: list[list[int]]) -> float:
-    """Add the gradient of the mean loss a token; returns that mean."""
+    """Add the gradient of the mean loss per token, and return that mean."""
     tokens = sum(len(ids) - 1 for ids in encoded)
     total = 0.0
     for part in scored_parts(model, encoded):

@@ -1,4 +1,4 @@
-"""Memory: how much of a batch one backward pass may go through at once."""
+"""Memory: how large a part of a batch can go through one backward pass."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import torch
 from lineas.errors import LineasError
 from lineas.learning.capture import Model, capture_part
 from lineas.models.samples import Part, Samples
-from lineas.modules import input_device, repeated
+from lineas.modules import input_device, smallest_blocks
 from lineas.sites import Site
 from lineas.steering.hooks import edited
 
 MARGIN = 2.3
-"""What part after part takes at the peak, relative to the tensors that one forward pass keeps for its backward pass:
-1.4 for the pass itself (measured on SmolLM2 on a CPU), the rest for holes between parts of different size."""
+"""Peak memory of one part after another, relative to the tensors that one forward pass saves for its backward pass:
+1.4 for the pass itself (measured on SmolLM2 on a CPU), the rest for gaps between parts of different size."""
 FIXED = 64 * 2**20
-"""Bytes that do not depend on the prompts: the maps, the optimizer's, the libraries' own buffers."""
+"""Bytes that do not depend on the prompts: the maps, the optimizer, the libraries' own buffers."""
 POOLED = 6
-"""Float32 numbers held for every sample and neuron: activations, their gradients, the target, two to sort, and the
-activations without maps, whose place is not given back at once."""
+"""Float32 numbers in memory for every sample and neuron: the activations, their gradients, the target, two for sorting,
+and the activations without maps, whose memory is not freed at once."""
 PROBE = 256
-"""Tokens of a prompt, at most, on which it is measured what a token takes: the length at which attention keeps most a
+"""Largest number of tokens on which the memory of a token is measured: the length at which attention saves most per
 token (see `lineas.models.packing.SHORT`)."""
 SHARE = 0.5
-"""Of the free memory, what learning takes when nothing else is said."""
+"""Share of the free memory that learning takes by default."""
 
 
 def free(device: torch.device) -> int:
-    """Bytes that are free on a device."""
+    """Return the number of bytes that are free on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        return 4 * 2**30  # unknown system: what any machine that runs a language model has
+        return 4 * 2**30  # an unknown system: any machine that runs a language model has that much
 
 
 def largest_part(
@@ -50,41 +50,41 @@ def largest_part(
     memory: int | None,
     backward: bool = True,
 ) -> int:
-    """How large a part of a batch may be so that learning stays within a number of bytes above the weights.
+    """Return the size of the largest part of a batch with which learning stays within its memory.
 
-    Measured on the beginning of the longest prompt, as the bytes that its forward pass keeps for the backward pass.
+    It is measured on the beginning of the longest prompt: the bytes that the forward pass saves for the backward pass.
 
     Args:
-        model: what to run, with the edits that are learned in place.
-        samples: the prompts that will run.
-        sites: where activations are read.
+        model: model to run, with the edits that are learned in place.
+        samples: prompts that will run.
+        sites: sites where activations are read.
         neurons: number of neurons at all sites together.
-        memory: number of bytes; None for half of what is free.
-        backward: whether there is a backward pass; without one only a block or two are held at a time.
+        memory: number of bytes beside the weights; None for half of the free memory.
+        backward: whether there is a backward pass. Without one only one or two blocks are in memory at a time.
 
     Returns:
-        a limit for `samples.batch`; at least 1.
+        A limit for `samples.batch`, at least 1.
 
     Raises:
         LineasError: when the pooled activations alone do not fit.
     """
     device = input_device(model.network)
-    given = memory if memory is not None else int(SHARE * free(device))
-    left = given - FIXED - POOLED * 4 * len(samples) * neurons
-    if left <= 0:
+    total = memory if memory is not None else int(SHARE * free(device))
+    for_parts = total - FIXED - POOLED * 4 * len(samples) * neurons
+    if for_parts <= 0:
         raise LineasError(
-            f"{len(samples)} prompts at {len(sites)} sites need more than {given / 2**30:.3g} GiB of memory; "
+            f"{len(samples)} prompts at {len(sites)} sites need more than {total / 2**30:.3g} GiB of memory; "
             "give more, fewer prompts, fewer sites, or a batch size."
         )
     longest = max(samples.prompts, key=len)
     probe = model.samples([longest], min(samples.longest, PROBE)).batch().parts[0]
     with nullcontext() if backward else edited(model.network, {site: _leaf for site in sites}):
-        held = kept(model, probe, sites) / (1 if backward else max(1, len(repeated(model.network)) / 2))
-    return max(1, int(left / MARGIN / (held / probe.size)))
+        saved = saved_bytes(model, probe, sites) / (1 if backward else max(1, len(smallest_blocks(model.network)) / 2))
+    return max(1, int(for_parts / MARGIN / (saved / probe.size)))
 
 
-def kept(model: Model, part: Part, sites: Sequence[Site]) -> int:
-    """Bytes that a part's forward pass keeps for its backward pass, weights apart."""
+def saved_bytes(model: Model, part: Part, sites: Sequence[Site]) -> int:
+    """Return the bytes that a part's forward pass saves for its backward pass, without the weights."""
     weights = {p.untyped_storage().data_ptr() for p in model.network.parameters()}
     sizes: dict[int, int] = {}
 
@@ -95,11 +95,11 @@ def kept(model: Model, part: Part, sites: Sequence[Site]) -> int:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        seen = capture_part(model, part, sites)
-    del seen  # alive until here, so that no storage was counted under an address used twice
+        pooled = capture_part(model, part, sites)
+    del pooled  # alive until here, so that no two storages were counted under one address
     return sum(sizes.values())
 
 
 def _leaf(z: torch.Tensor) -> torch.Tensor:
-    """Where no map is learned in place, what makes a pass keep all the same tensors as if one were."""
+    """Make a probing pass save the tensors that training would save."""
     return z.detach().requires_grad_()

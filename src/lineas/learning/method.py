@@ -1,4 +1,4 @@
-"""What every method of learning shares: the task it is given, what it gives back, and where it acts by default."""
+"""The interface of all methods of learning: the task, the result, and patterns of default sites."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ BLOCK = r".*\.(layers|h|blocks)\.\d+"
 """Whole blocks, whose output is the residual stream."""
 
 Progress = Callable[[int, int, float], None]
-"""Called after every step with the steps done, the steps in all, and the cost (LinEAS: before that step's update)."""
+"""Function called after every step with (steps done, steps in all, cost); LinEAS gives the cost before the update."""
 
 FitMap = Callable[[torch.Tensor, torch.Tensor], AffineMap]
-"""From source activations `[n, d]` and target activations `[m, d]` to the map of one site."""
+"""Function from source activations `[n, d]` and target activations `[m, d]` to the map of one site."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learned; the network's weights ask for no gradients meanwhile (see `lineas.models.frozen`).
+    """The input of a method; the network's weights require no gradients meanwhile (see `lineas.models.frozen`).
 
     Args:
-        model: what to steer.
+        model: model to steer.
         source: the n prompts of the behaviour to leave, encoded.
         target: the m prompts of the behaviour to reach, encoded.
         sites: modules whose outputs carry maps.
         seed: seed of everything random.
         pooling: how the tokens or pixels of a prompt become one activation.
-        memory: number of bytes that learning may take above the weights; None for half of what is free.
-        progress: called after every step.
-        start: by site name, the maps to begin with; None for the identity.
-        within: whether neurons that the start leaves as they are stay so.
+        memory: number of bytes for learning beside the weights; None for half of the free memory.
+        progress: function called after every step; None for none.
+        start: maps to begin with, by site name; None for the identity.
+        within: whether neurons that the start does not change stay unchanged.
     """
 
     model: Model
@@ -63,53 +63,54 @@ class Task:
     within: bool = False
 
     def source_activations(self, pooling: Pooling | None = None) -> dict[str, torch.Tensor]:
-        """Return the source's activations, by site name `[n, d]`, without maps or with those that are in place."""
+        """Return the source's activations by site name, `[n, d]`, after the maps that are in place."""
         return activations(self.model, self.source, self.sites, pooling or self.pooling)
 
     def target_activations(self, pooling: Pooling | None = None) -> dict[str, torch.Tensor]:
-        """Return the target's activations, by site name `[m, d]`."""
+        """Return the target's activations by site name, `[m, d]`."""
         return activations(self.model, self.target, self.sites, pooling or self.pooling)
 
-    def fitted(self, name: str, fit_map: FitMap, left: torch.Tensor, reached: torch.Tensor) -> AffineMap:
-        """The map of one site, by a formula.
+    def fitted(self, name: str, fit_map: FitMap, source: torch.Tensor, target: torch.Tensor) -> AffineMap:
+        """Return the map of one site by a formula.
 
         Args:
-            name: of the site.
-            fit_map: the formula.
-            left: the source's activations, `[n, d]`.
-            reached: the target's, `[m, d]`.
+            name: name of the site.
+            fit_map: formula of the map.
+            source: activations of the source, `[n, d]`.
+            target: activations of the target, `[m, d]`.
 
         Raises:
-            LineasError: naming the site where the map is not finite.
+            LineasError: when activations or the map are not finite; it names the site.
         """
-        if not bool(left.isfinite().all() & reached.isfinite().all()):
-            raise overflown(name, self.model.network)
+        if not bool(source.isfinite().all() & target.isfinite().all()):
+            raise overflow_error(name, self.model.network)
         try:
-            return fit_map(left, reached)
+            return fit_map(source, target)
         except LineasError as error:
             raise LineasError(f"nothing was learned at {name}: {error}") from None
 
-    def cost(self, maps: Mapping[str, AffineMap], reached: Mapping[str, torch.Tensor] | None = None) -> float:
-        """The cost with maps in place, averaged over all sites: what LinEAS minimises, for any method's maps.
+    def cost(self, maps: Mapping[str, AffineMap], target: Mapping[str, torch.Tensor] | None = None) -> float:
+        """Return the cost with maps in place, averaged over all sites; it is the cost that LinEAS minimises.
 
         Args:
-            maps: by site name, for some or all of the sites.
-            reached: the target's activations, `self.target_activations()`, where they are at hand.
+            maps: maps by site name, for some or all of the sites.
+            target: activations of the target by site name, `[m, d]`; None computes them.
         """
-        reached = self.target_activations() if reached is None else reached
-        with edited(self.model.network, {s: acting(maps[s.name], s) for s in self.sites if s.name in maps}):
-            return distance(self.source_activations(), reached)
+        target = self.target_activations() if target is None else target
+        with edited(self.model.network, {s: edit_of(maps[s.name], s) for s in self.sites if s.name in maps}):
+            return distance(self.source_activations(), target)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a method gives.
+    """The result of a method.
 
     Args:
-        maps: by site name, for some or all of the task's sites.
-        costs: the cost, averaged over sites, before each update; of methods without updates, with the maps in place.
-        settings: what the method's own fields leave open, such as the learning rate that followed from the model.
-        of: number of steps that were asked for, where an interruption ended them; None for a whole fit.
+        maps: maps by site name, for some or all of the task's sites.
+        costs: cost before each update, averaged over sites; methods without updates give one cost, with the maps in
+            place.
+        settings: settings that follow from the task, such as a learning rate that the method's field leaves open.
+        of: number of steps that were asked for, if learning was interrupted; None if it was not.
     """
 
     maps: dict[str, AffineMap]
@@ -119,9 +120,9 @@ class Fit:
 
 
 class Method(Protocol):
-    """A way of learning: a frozen dataclass whose fields are recorded, with one function.
+    """A way of learning: a frozen dataclass with one function `fit`, whose fields are recorded.
 
-    `default_sites`: the pattern of the sites that its authors use; None for the norms before the MLPs.
+    `default_sites` is the pattern of the sites that its authors use; None stands for the norms before the MLPs.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -132,19 +133,20 @@ class Method(Protocol):
         ...
 
 
-def overflown(name: str, network: nn.Module) -> LineasError:
-    """The error for a site where activations, and so its map, are not finite."""
+def overflow_error(name: str, network: nn.Module) -> LineasError:
+    """Return the error for a site whose activations, and so its map, are not finite."""
     return LineasError(
         f"the map at {name} is not finite, so nothing was learned; the activations there overflow in "
         f"{next(network.parameters()).dtype}, take bfloat16 or float32, or leave the site out."
     )
 
 
-def acting(map_: AffineMap, site: Site) -> Edit:
-    """A fixed map as an edit."""
+def edit_of(map_: AffineMap, site: Site) -> Edit:
+    """Return a fixed map as an edit of its site."""
     return lambda z: map_(z, site.axis)
 
 
-def distance(left: Mapping[str, torch.Tensor], reached: Mapping[str, torch.Tensor]) -> float:
-    """The cost of activations `[n, d]` against their target `[m, d]`, averaged over sites."""
-    return float(torch.stack([Quantiles.of(v, len(left[name])).cost(left[name]) for name, v in reached.items()]).mean())
+def distance(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> float:
+    """Return the cost of source activations `[n, d]` against target activations `[m, d]`, averaged over sites."""
+    costs = [Quantiles.of(v, len(source[name])).cost(source[name]) for name, v in target.items()]
+    return float(torch.stack(costs).mean())

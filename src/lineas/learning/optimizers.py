@@ -1,4 +1,4 @@
-"""How learned numbers move: steps in units of each neuron's deviation, or as the paper's implementation takes them."""
+"""Optimizers: Adam in units of each neuron's deviation, and those of the paper's implementation."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import torch
 from torch import nn
 
 Sizes = Sequence[float | torch.Tensor]
-"""The size of a step for each parameter, one number or one a neuron: what the proximal step goes with."""
+"""The size of the last step of each parameter, one number or one per neuron, which the proximal step needs."""
 
 DECAY = 0.9
-"""Of both running means of Adam, as in the paper."""
+"""Decay of both running means of Adam, as in the paper."""
 WARM_UP = 5
-"""The first 1/5 of the steps: until then the running means know too little for full steps."""
+"""The warm-up takes the first 1/5 of the steps, since the running means need some steps to become reliable."""
 LAST = 1e-3
-"""The cosine ends at this share of the learning rate."""
+"""Share of the learning rate at which the cosine ends."""
 TINY = 1e-12
-"""Below every gradient and every deviation that matters, above zero."""
+"""Positive number below every gradient and every deviation that matters."""
 
 
 class DeviationAdam:
     """Adam whose step of a parameter is measured in that parameter's own unit, with a warm-up and a cosine.
 
-    Step k of K moves p by `unit rate_k m / sqrt(v)` with m and v the corrected running means of its gradient and of the
-    gradient's square (Kingma and Ba 2015, betas 0.9 and 0.9), and
-    `rate_k = rate min(1, k / (1 + K / 5)) cos`, cos falling from 1 to 1/1000 over the steps.
+    Step k of K moves p by `unit rate_k m / sqrt(v)`, with m and v the corrected running means of the gradient and of
+    its square (Kingma and Ba 2015, betas 0.9 and 0.9). `rate_k = rate min(1, k / (1 + K / 5)) cos`, with cos falling
+    from 1 to 1/1000 over the steps.
 
     Args:
-        parameters: what moves, by its gradient.
-        units: one a parameter, of its shape: how far a learning rate of 1 moves it.
-        rate: the learning rate.
-        steps: in all.
+        parameters: parameters that move by their gradients.
+        units: unit of each parameter, of its shape: the distance that a learning rate of 1 moves it.
+        rate: largest learning rate.
+        steps: number of steps in all.
     """
 
     def __init__(
@@ -46,19 +46,19 @@ class DeviationAdam:
 
     @torch.no_grad()
     def step(self) -> Sizes:
-        """Move, forget the gradients, and tell how large the steps were."""
+        """Move the parameters, clear their gradients, and return the sizes of the steps."""
         self._done += 1
         past = (self._done - 1) / self._steps
         rate = self._rate * (LAST + (1 - LAST) * (1 + math.cos(math.pi * past)) / 2)
         rate *= min(1.0, self._done / (1 + self._steps // WARM_UP))
-        seen = 1 - DECAY**self._done  # corrects both means for starting at zero
+        correction = 1 - DECAY**self._done  # since both means start at zero
         sizes: list[torch.Tensor] = []
         for parameter, unit, running, square in zip(self._parameters, self._units, self._means, self._squares):
             assert parameter.grad is not None
             running.lerp_(parameter.grad, 1 - DECAY)
             square.lerp_(parameter.grad.square(), 1 - DECAY)
-            size = rate * unit / ((square / seen).sqrt() + TINY)
-            parameter.sub_(size * running / seen)
+            size = rate * unit / ((square / correction).sqrt() + TINY)
+            parameter.sub_(size * running / correction)
             parameter.grad = None
             sizes.append(size)
         return sizes
@@ -68,10 +68,10 @@ class PaperOptimizer:
     """SGD or Adam with the cosine schedule, as the paper's implementation runs them (arXiv 2503.10679, section 4).
 
     Args:
-        name: "sgd" (no momentum) or "adam" (betas 0.9 and 0.9).
-        parameters: what moves, by its gradient.
-        rate: the learning rate of the first step.
-        steps: in all.
+        name: name of the optimizer, "sgd" (no momentum) or "adam" (betas 0.9 and 0.9).
+        parameters: parameters that move by their gradients.
+        rate: learning rate of the first step.
+        steps: number of steps in all.
     """
 
     def __init__(self, name: str, parameters: Sequence[nn.Parameter], rate: float, steps: int) -> None:
@@ -83,7 +83,7 @@ class PaperOptimizer:
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, steps, rate * LAST)
 
     def step(self) -> Sizes:
-        """Move, forget the gradients, and tell how large the steps were."""
+        """Move the parameters, clear their gradients, and return the sizes of the steps."""
         rate = self._optimizer.param_groups[0]["lr"]
         self._optimizer.step()
         self._optimizer.zero_grad()

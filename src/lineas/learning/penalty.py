@@ -9,20 +9,23 @@ import torch
 from lineas.errors import LineasError, kind_of, shown
 
 NEWTON = 12
-"""Iterations; random groups with steps over ten decades need at most half of it."""
+"""Number of Newton iterations; random groups with steps over ten decades need at most half of them."""
 SMALLEST = 1e-60
-"""Below it a step is none; its inverse can still be squared and cubed."""
+"""Smallest step; a smaller one is raised to it, so that its inverse can be squared and cubed."""
 
 
 def value(z: torch.Tensor, lambda_1: float, lambda_g: float) -> torch.Tensor:
-    """`lambda_1 |z|_1 + lambda_G sqrt(d) |z|_2` (Simon et al. 2013; LinEAS, arXiv 2503.10679, section 3.3).
+    """Return `lambda_1 |z|_1 + lambda_G sqrt(d) |z|_2` (Simon et al. 2013; LinEAS, arXiv 2503.10679, section 3.3).
 
     LinEAS has two groups a site: `scale - 1` and `shift`.
 
     Args:
         z: one group, `[d]`.
-        lambda_1: weight of the absolute values; makes single neurons exactly zero.
-        lambda_g: weight of the norm; makes the whole group exactly zero.
+        lambda_1: weight of the absolute values, which makes single neurons exactly zero.
+        lambda_g: weight of the norm, which makes the whole group exactly zero.
+
+    Raises:
+        LineasError: when z is no group of numbers, or a weight is negative or not finite.
 
     >>> value(torch.tensor([3.0, 4.0]), 1.0, 0.0), value(torch.tensor([3.0, -4.0, 0.0, 0.0]), 0.0, 1.0)
     (tensor(7.), tensor(10.))
@@ -32,20 +35,24 @@ def value(z: torch.Tensor, lambda_1: float, lambda_g: float) -> torch.Tensor:
 
 
 def prox(z: torch.Tensor, step: float | torch.Tensor, lambda_1: float, lambda_g: float) -> torch.Tensor:
-    """The proximal operator `argmin_x sum_j (x_j - z_j)^2 / (2 step_j) + value(x)`.
+    """Return the proximal operator `argmin_x sum_j (x_j - z_j)^2 / (2 step_j) + value(x)`.
 
-    Soft-threshold by `step lambda_1`, then shrink the group. With one step for all neurons that is
-    `max(1 - step lambda_G sqrt(d) / |z|, 0) z`; with a step a neuron, `r z_j / (r + step_j lambda_G sqrt(d))`, where
-    r > 0 is the norm of the result, or 0 where the soft-thresholded z has `|z / step| <= lambda_G sqrt(d)`.
+    First z is soft-thresholded by `step lambda_1`, then the group is shrunk. With one step for all neurons this gives
+    `max(1 - step lambda_G sqrt(d) / |z|, 0) z`. With one step per neuron it gives
+    `r z_j / (r + step_j lambda_G sqrt(d))`, where r > 0 is the norm of the result, or 0 where the soft-thresholded z
+    has `|z / step| <= lambda_G sqrt(d)`.
 
     Args:
-        z: one group, `[d]`; left as it is.
-        step: the learning rate of the gradient step just taken (times gamma), also one a neuron, `[d]`, each > 0.
-        lambda_1: as in `value`.
-        lambda_g: as in `value`.
+        z: one group, `[d]`; it is not changed.
+        step: size of the last gradient step times gamma, 0 or more; or one per neuron, `[d]`, each > 0.
+        lambda_1: weight of the absolute values.
+        lambda_g: weight of the norm.
 
     Returns:
-        `[d]`; zeros are exact.
+        The new group, `[d]`, with exact zeros.
+
+    Raises:
+        LineasError: when z is no group of numbers, or a step or weight is negative or not finite.
 
     >>> prox(torch.tensor([3.0, -0.5]), 1.0, 1.0, 0.0)
     tensor([2., -0.])
@@ -67,10 +74,10 @@ def prox(z: torch.Tensor, step: float | torch.Tensor, lambda_1: float, lambda_g:
 
 
 def _shrunk(z: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-    """`r z_j / (r + steps_j)` with r its own norm: the root of `sum_j (z_j / (r + steps_j))^2 = 1`, or 0.
+    """Return `r z_j / (r + steps_j)` with r its own norm: the root of `sum_j (z_j / (r + steps_j))^2 = 1`, or 0.
 
-    Newton's method on the inverse square root of that sum, which is concave in r: from 0 it comes to the root from
-    below, a few times faster than on the sum itself (the secular equation of trust regions).
+    Newton's method runs on the inverse square root of that sum, which is concave in r. From 0 it approaches the root
+    from below, a few times faster than on the sum itself (the secular equation of trust regions).
     """
     z_, steps_ = z.double(), steps.double().clamp_min(SMALLEST)
     root = torch.zeros((), dtype=torch.float64, device=z.device)
@@ -83,32 +90,37 @@ def _shrunk(z: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
 
 
 def unmet(z: torch.Tensor, gradient: torch.Tensor, lambda_1: float, lambda_g: float) -> torch.Tensor:
-    """What is missing for z to be optimal: the smallest element `[d]` of `gradient + d(value)(z)`, 0 at an optimum.
+    """Return how far z violates the optimality conditions: the smallest element of `gradient + d(value)(z)`, `[d]`.
+
+    It is 0 at an optimum, where the subdifferential `gradient + d(value)(z)` contains 0.
 
     Args:
         z: one group, `[d]`.
-        gradient: of the rest of the objective at z, `[d]`, in units of the weights (divided by gamma).
-        lambda_1: as in `value`.
-        lambda_g: as in `value`.
+        gradient: gradient of the rest of the objective at z, `[d]`, divided by gamma.
+        lambda_1: weight of the absolute values.
+        lambda_g: weight of the norm.
+
+    Raises:
+        LineasError: when z is no group of numbers, or a weight is negative or not finite.
 
     >>> z, gradient = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([-1.0, 0.5, -3.0])
-    >>> unmet(z, gradient, 1.0, 0.0)      # a balanced one, one that stays at zero, and one that should move
+    >>> unmet(z, gradient, 1.0, 0.0)      # balanced, rightly at zero, and one that should move
     tensor([ 0.,  0., -2.])
     """
     _check(z, lambda_1, lambda_g)
     strength, norm = lambda_g * z.numel() ** 0.5, z.norm()
     smooth = gradient + strength * z / norm if norm > 0 else gradient
-    still = smooth.sign() * (smooth.abs() - lambda_1).clamp_min(0)
+    at_zero = smooth.sign() * (smooth.abs() - lambda_1).clamp_min(0)
     if norm > 0:
-        return torch.where(z == 0, still, smooth + lambda_1 * z.sign())
-    return still * (1 - strength / still.norm().clamp_min(torch.finfo(z.dtype).tiny)).clamp_min(0)
+        return torch.where(z == 0, at_zero, smooth + lambda_1 * z.sign())
+    return at_zero * (1 - strength / at_zero.norm().clamp_min(torch.finfo(z.dtype).tiny)).clamp_min(0)
 
 
 def _check(z: torch.Tensor, lambda_1: float, lambda_g: float) -> None:
-    """Refuse what is no group of numbers, or no weight; the numbers themselves are not read."""
+    """Refuse wrong types and weights; the numbers in z are not read, since that would wait for a GPU."""
     if not isinstance(z, torch.Tensor) or not z.is_floating_point() or z.dim() != 1:
-        given = f"{list(z.shape)} of {z.dtype}" if isinstance(z, torch.Tensor) else kind_of(z)
-        raise LineasError(f"the penalty is of one group, a tensor of floating point numbers [d], not {given}.")
+        kind = f"{list(z.shape)} of {z.dtype}" if isinstance(z, torch.Tensor) else kind_of(z)
+        raise LineasError(f"the penalty is of one group, a tensor of floating point numbers [d], not {kind}.")
     for name, weight in (("lambda_1", lambda_1), ("lambda_g", lambda_g)):
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
             raise LineasError(f"{name} is a finite number from 0 on, not {shown(weight)}.")

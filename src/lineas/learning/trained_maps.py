@@ -1,4 +1,4 @@
-"""Maps while they are trained by gradients: one scale and one shift a neuron, in place at every site."""
+"""Maps while they are trained by gradients: one scale and one shift per neuron of every site."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lineas.sites import Site
 from lineas.steering.hooks import Edit
 
 SCALE_UNIT = 0.05
-"""Of a step of a scale, where a shift's is the neuron's standard deviation: shifts do most of the work."""
+"""Unit of a scale; a shift's unit is the neuron's standard deviation. Shifts do most of the work."""
 
 
 class TrainedMaps:
-    """Maps that gradients reach, the identity at first.
+    """Maps whose scales and shifts are parameters; they begin as the identity.
 
     Args:
-        sites: where they act.
-        like: by site name, activations `[..., d]` that tell width and device.
-        start: by site name, for some or all of the sites, the maps to begin with instead.
-        within: whether neurons that the start leaves as they are stay so.
+        sites: sites of the maps.
+        like: activations by site name, `[..., d]`, of the same width and device as the maps.
+        start: maps to begin with, by site name, for some or all of the sites; None for the identity.
+        within: whether neurons that the start does not change stay unchanged.
     """
 
     def __init__(
@@ -39,26 +39,30 @@ class TrainedMaps:
         for name, map_ in begin.items() if within else ():
             touched = map_.support().to(like[name].device)
             for identity, parameter in ((1.0, self.scales[name]), (0.0, self.shifts[name])):
-                parameter.data[~touched] = identity  # also what is smaller than counts
+                parameter.data[~touched] = identity  # also changes below the tolerance of the support
                 parameter.register_hook(touched.to(parameter.dtype).mul)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """All scales, then all shifts."""
+        """All scales, followed by all shifts."""
         return [*self.scales.values(), *self.shifts.values()]
 
     def fix(self, scales: Iterable[str], shifts: Iterable[str]) -> None:
-        """Keep the scales, and the shifts, of these sites at the identity."""
+        """Keep the scales of some sites, and the shifts of some sites, at the identity.
+
+        Args:
+            scales: names of the sites whose scales stay 1.
+            shifts: names of the sites whose shifts stay 0.
+        """
         for identity, fixed in ((1.0, [self.scales[n] for n in scales]), (0.0, [self.shifts[n] for n in shifts])):
             for parameter in fixed:
                 parameter.data.fill_(identity)
                 parameter.register_hook(torch.zeros_like)
 
     def maps(self) -> dict[str, AffineMap]:
-        """A copy of the maps as they are now, by site name; nobody has looked whether they are finite."""
+        """Return a copy of the current maps by site name; they may not be finite."""
         return {
-            # + 0.0: the prox leaves -0.0
-            name: AffineMap.unchecked(scale.detach().clone(), self.shifts[name].detach() + 0.0)
+            name: AffineMap.unchecked(scale.detach().clone(), self.shifts[name].detach() + 0.0)  # prox leaves -0.0
             for name, scale in self.scales.items()
         }
 
@@ -67,19 +71,19 @@ class TrainedMaps:
         return lambda z: affine(z, scale, shift, site.axis)
 
 
-def units(left: Mapping[str, torch.Tensor], reached: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-    """The unit of every scale, then of every shift: SCALE_UNIT, and the neuron's standard deviation over both sides.
+def units(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Return the unit of every scale, SCALE_UNIT, then of every shift, the neuron's standard deviation over both sides.
 
     Args:
-        left: by site name, the source's activations, `[n, d]`, or `[n, k, d]` of k passes, over which is averaged.
-        reached: the target's, in the same way.
+        source: activations of the source by site name, `[n, d]`; of `[n, k, d]` the k passes are averaged.
+        target: activations of the target by site name, `[m, d]` or `[m, k, d]`.
     """
-    deviations = [_deviation(left[name], v) for name, v in reached.items()]
+    deviations = [_deviation(source[name], v) for name, v in target.items()]
     return [torch.full_like(d, SCALE_UNIT) for d in deviations] + deviations
 
 
 def _deviation(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """The standard deviation `[d]` over `[n, ..., d]` and `[m, ..., d]`, which weigh the same whatever n and m."""
+    """Return the standard deviation `[d]` over `[n, ..., d]` and `[m, ..., d]`, with the same weight for both sides."""
     within = (u.var(dim=0, correction=0) + v.var(dim=0, correction=0)) / 2
     variance = within + (u.mean(dim=0) - v.mean(dim=0)).square() / 4
     return variance.reshape(-1, u.shape[-1]).mean(dim=0).sqrt()

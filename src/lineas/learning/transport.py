@@ -12,20 +12,27 @@ from lineas.errors import LineasError, shown
 from lineas.intervention.maps import AffineMap, check_numbers
 
 MIN_DEVIATION = 1e-4
-"""A neuron whose standard deviation is at most this share of its size is taken as constant, and its scale stays 1."""
+"""A neuron whose standard deviation is at most this share of its size counts as constant, and its scale stays 1."""
 
 
 @lru_cache(maxsize=64)
 def coupling(n: int, m: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The optimal coupling of two sorted samples of sizes n and m, uniform weights.
+    """Return the optimal coupling of two sorted samples of sizes n and m with uniform weights.
 
-    Sorted sample i of n covers quantiles `[i/n, (i+1)/n]`; the coupling gives each overlap with `[k/m, (k+1)/m]`
-    its length as mass. Worked out in integers, so it is exact (Villani 2003, theorem 2.18: the monotone
-    coupling is optimal on the line).
+    Sorted sample i of n covers the quantiles `[i/n, (i+1)/n]`. The mass of a pair (i, k) is the length of the overlap
+    with `[k/m, (k+1)/m]`. It is computed in integers, so it is exact (Villani 2003, theorem 2.18: the monotone coupling
+    is optimal on the line).
+
+    Args:
+        n: size of the first sample, at least 1.
+        m: size of the second sample, at least 1.
 
     Returns:
-        (i, k, mass): index into the first, index into the second, mass in float64, each `[n + m - gcd(n, m)]`;
-        the masses sum to 1.
+        (i, k, mass): index into the first sample, index into the second sample, mass in float64, each
+        `[n + m - gcd(n, m)]`; the masses sum to 1.
+
+    Raises:
+        LineasError: when a size is no whole number from 1 on.
 
     >>> i, k, mass = coupling(2, 3)
     >>> i.tolist(), k.tolist(), [round(x, 3) for x in mass.tolist()]
@@ -43,14 +50,14 @@ def coupling(n: int, m: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Quantiles:
-    """A target as n source samples meet it, worked out once.
+    """A target as n source samples meet it, computed once.
 
     With the exact coupling `pi`, sorted sample i of n meets the mean `q_i = n sum_k pi_ik v_k` of its part of the
-    target, and `n W_2^2 = sum_i (u_i - q_i)^2 + n sum_ik pi_ik (v_k - q_i)^2`: the second term stays whatever u does.
+    target, and `n W_2^2 = sum_i (u_i - q_i)^2 + n sum_ik pi_ik (v_k - q_i)^2`: the second term does not depend on u.
 
     Args:
-        means: `q`, `[n, d]`; the sorted target itself where it has n samples.
-        within: the second term, averaged over neurons, a scalar; 0 where the target has n samples.
+        means: target quantiles `q`, `[n, d]`; the sorted target itself if it has n samples.
+        within: second term, averaged over neurons, a scalar; 0 if the target has n samples.
     """
 
     means: torch.Tensor
@@ -58,8 +65,12 @@ class Quantiles:
 
     @classmethod
     def of(cls, v: torch.Tensor, n: int) -> Quantiles:
-        """The quantiles of target samples `[m, d]` for n source samples, computed in float64; `[m, k, d]` are k d
-        neurons, so that the cost is averaged over the k."""
+        """Return the quantiles of a target for n source samples, computed in float64.
+
+        Args:
+            v: target activations, `[m, d]`; `[m, k, d]` counts as k d neurons, so that the cost averages over k.
+            n: number of source samples.
+        """
         ordered = v.flatten(1).sort(dim=0).values
         if len(v) == n:
             return cls(ordered, ordered.new_zeros(()))
@@ -71,7 +82,11 @@ class Quantiles:
         return cls(means.to(v), within.to(v))
 
     def cost(self, u: torch.Tensor) -> torch.Tensor:
-        """The cost of source activations `[n, d]` (or `[n, k, d]`), any order; gradients flow to them."""
+        """Return the cost of source activations `[n, d]` (or `[n, k, d]`) in any order; gradients flow to them.
+
+        Raises:
+            LineasError: when their shape is not that of the target quantiles.
+        """
         u = u.flatten(1)
         if u.shape != self.means.shape:
             raise LineasError(f"the cost compares {list(self.means.shape)} with the same, not with {list(u.shape)}.")
@@ -79,24 +94,27 @@ class Quantiles:
 
 
 def cost(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """One site's cost: per neuron n times the squared 2-Wasserstein distance, averaged over neurons.
+    """Return one site's cost: n times the squared 2-Wasserstein distance of each neuron, averaged over neurons.
 
     For n = m: `(1/d) sum_j sum_i (sort(u[:, j])_i - sort(v[:, j])_i)^2` (LinEAS, arXiv 2503.10679, equation 4, in the
     normalisation of the released code: sum over samples, mean over neurons). For n != m the exact quantile coupling.
 
     Args:
-        u: source activations after the map, `[n, d]`, any order; gradients flow to it.
-        v: target activations `[m, d]`, any order.
+        u: source activations after the map, `[n, d]`, in any order; gradients flow to them.
+        v: target activations, `[m, d]`, in any order.
 
     Returns:
-        a scalar in u's type.
+        The cost, a scalar of u's type.
+
+    Raises:
+        LineasError: when u and v are not two samples of the same neurons.
     """
     _check_samples(u, v, 1, "the cost compares")
     return Quantiles.of(v, len(u)).cost(u)
 
 
 def _check_samples(source: torch.Tensor, target: torch.Tensor, least: int, what: str = "a map is fitted to") -> None:
-    """Refuse what is no two samples of the same neurons, `[n, d]` and `[m, d]`."""
+    """Refuse anything but two samples of the same neurons, `[n, d]` and `[m, d]`."""
     for side in (source, target):
         check_numbers(side, "a sample")
     if source.dim() != 2 or target.dim() != 2 or source.shape[1] != target.shape[1]:
@@ -106,11 +124,11 @@ def _check_samples(source: torch.Tensor, target: torch.Tensor, least: int, what:
 
 
 def mean_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
-    """Mean-AcT: `w = 1, b = mean(target) - mean(source)` (Rodriguez et al. 2024, arXiv 2410.23054).
+    """Return Mean-AcT's map, `w = 1, b = mean(target) - mean(source)` (Rodriguez et al. 2024, arXiv 2410.23054).
 
     Args:
-        source: `[n, d]`.
-        target: `[m, d]`.
+        source: activations of the source, `[n, d]`.
+        target: activations of the target, `[m, d]`.
     """
     _check_samples(source, target, 1)
     shift = target.float().mean(0) - source.float().mean(0)
@@ -118,13 +136,13 @@ def mean_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
 
 
 def gaussian_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
-    """Gaussian-AcT: the optimal map between two normal distributions, `w = sigma2 / sigma1, b = mu2 - w mu1`.
+    """Return Gaussian-AcT's map, the optimal one between normal distributions: `w = sigma2 / sigma1, b = mu2 - w mu1`.
 
     Neurons that vary too little on either side keep `w = 1` (`MIN_DEVIATION`).
 
     Args:
-        source: `[n, d]`, n >= 2.
-        target: `[m, d]`, m >= 2.
+        source: activations of the source, `[n, d]`, n >= 2.
+        target: activations of the target, `[m, d]`, m >= 2.
     """
     _check_samples(source, target, 2)
     s, t = source.double(), target.double()
@@ -136,14 +154,14 @@ def gaussian_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
 
 
 def linear_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
-    """Lin-AcT: least squares of the sorted target on the sorted source, per neuron (arXiv 2410.23054, equation 6).
+    """Return Lin-AcT's map: least squares of the sorted target on the sorted source (arXiv 2410.23054, equation 6).
 
-    Samples of different sizes are paired by the exact quantile coupling, weighted by its masses.
-    Neurons that vary too little in the source keep `w = 1` (`MIN_DEVIATION`).
+    Samples of different sizes are paired by the exact quantile coupling and weighted by its masses. Neurons that vary
+    too little in the source keep `w = 1` (`MIN_DEVIATION`).
 
     Args:
-        source: `[n, d]`.
-        target: `[m, d]`.
+        source: activations of the source, `[n, d]`.
+        target: activations of the target, `[m, d]`.
 
     >>> x = torch.tensor([[3.0], [1.0], [2.0]])
     >>> fitted = linear_map(x, 2 * x + 1)
@@ -165,6 +183,6 @@ def linear_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
 def _size(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the size of each neuron's activations, `[d]`, from its mean squares on both sides.
 
-    No unit enters, so activations that are all c times as large have the same scales.
+    It scales with the activations, so that scales do not depend on their unit.
     """
     return ((source + target) / 2).sqrt()

@@ -1,4 +1,4 @@
-"""What can be steered: text models, image models, and the default model."""
+"""The models that can be steered: text models, image models, and the default model."""
 
 from lineas.models.loading import load, load_text
 

@@ -1,4 +1,4 @@
-"""LoRA adapters of peft on a network, for as long as a block lasts; afterwards the network is as before."""
+"""LoRA adapters of peft, attached to a network within a block and removed after it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from lineas.models.loader_report import holds_pickles, no_pickles
 
 NOT_INSTALLED = "adapters need peft: pip install 'lineas[evaluate]'."
 PLAIN_STARTS = (True, False, "gaussian")
-"""Ways in which peft may start an adapter that leave the weights under it alone."""
+"""Values of `init_lora_weights` with which peft does not change the weights under an adapter."""
 PLAIN_FIELDS = (
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "r", "rank_pattern", "lora_alpha", "alpha_pattern", "use_rslora", "lora_dropout", "lora_bias", "fan_in_fan_out",
     "target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern",
     "ensure_weight_tying", "init_lora_weights", "runtime_config",
 )  # fmt: skip
-"""Settings of an adapter under which its change of every weight is a product of two matrices, at places of its own."""
+"""Settings of a plain LoRA adapter, which changes each weight by a product of two matrices and nothing else."""
 
 
 @contextmanager
-def restored(network: nn.Module) -> Iterator[None]:
-    """Adapters that are put on the network within the block are gone afterwards, also after a failure.
+def temporary_adapters(network: nn.Module) -> Iterator[None]:
+    """Remove, at the end of the block, all adapters that were put on the network within it.
 
     Raises:
-        LineasError: when the network carries some already, which would be gone as well.
+        LineasError: when the network carries adapters already, which would be removed too.
     """
     if _layers(network):
         raise LineasError(
@@ -43,14 +43,14 @@ def restored(network: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            _strip(network)
+            _remove_adapters(network)
 
 
 class Adapter:
-    """An adapter that a network carries.
+    """An adapter that is attached to a network.
 
     Args:
-        network: the network, with the adapter.
+        network: the network with the adapter.
         on: whether the adapter acts.
     """
 
@@ -61,7 +61,7 @@ class Adapter:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Return a block within which the network computes as without the adapter, to the bit."""
+        """Switch the adapter off within the block, so that the network computes exactly as without it."""
         self._switch(False)
         try:
             yield
@@ -75,15 +75,15 @@ class Adapter:
 
 @contextmanager
 def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[Adapter]:
-    """Within the block the network carries a LoRA adapter.
+    """Attach a LoRA adapter to a network within the block.
 
     Args:
-        network: of transformers.
-        folder: where peft saved the adapter.
-        strength: by which its change of every weight is multiplied; 0 is the network as it is, to the bit.
+        network: a network of transformers.
+        folder: the folder in which peft saved the adapter.
+        strength: factor on the adapter's change of every weight; 0 is exactly the network without it.
 
     Raises:
-        LineasError: when the folder holds no plain LoRA, or one for another network, or the strength is not finite.
+        LineasError: when there is no plain LoRA adapter, it is for another network, or the strength is not finite.
     """
     if not math.isfinite(strength):
         raise LineasError(f"the strength must be a finite number, not {strength}.")
@@ -96,18 +96,17 @@ def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[Adap
         raise LineasError(f"{folder} holds no adapter of peft (adapter_config.json).")
     if holds_pickles(folder):
         raise LineasError(no_pickles(folder))
-    with restored(network):
+    with temporary_adapters(network):
         try:
             config: Any = PeftConfig.from_pretrained(str(folder))
             _check_plain(folder, config)
-            adapted: Any = PeftModel.from_pretrained(network, str(folder))  # type: ignore[arg-type]
-            stored, here = load_peft_weights(str(folder), device="cpu"), get_peft_model_state_dict(adapted)
+            adapted: Any = PeftModel.from_pretrained(network, str(folder))
+            stored, expected = load_peft_weights(str(folder), device="cpu"), get_peft_model_state_dict(adapted)
         except LineasError:
             raise
-        except Exception as error:  # peft and torch have their own, over many lines
-            first = first_line(error)
-            raise LineasError(f"the adapter {folder} does not fit this network: {first}.") from None
-        if stored.keys() != here.keys():
+        except Exception as error:  # errors of peft and torch have many lines
+            raise LineasError(f"the adapter {folder} does not fit this network: {first_line(error)}.") from None
+        if stored.keys() != expected.keys():
             raise LineasError(f"the adapter {folder} is for other modules than this network has.")
         _scale(folder, network, strength)
         adapted.eval()
@@ -115,7 +114,7 @@ def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[Adap
 
 
 def _scale(folder: Path, network: nn.Module, strength: float) -> None:
-    """Multiply the change of every layer that carries the adapter; peft's own method passes over some kinds."""
+    """Multiply every layer's change by the strength; peft's own method skips some kinds of layers."""
     for name, layer in _layers(network).items():
         scaling = getattr(layer, "scaling", None)
         if not isinstance(scaling, dict) or not scaling or getattr(layer, "lora_variant", None):
@@ -125,26 +124,26 @@ def _scale(folder: Path, network: nn.Module, strength: float) -> None:
 
 
 def _check_plain(folder: Path, config: Any) -> None:
-    """Refuse what would change more than low-rank parts of linears, or could not be scaled or undone."""
+    """Refuse an adapter that changes more than low-rank parts of linears, or cannot be scaled or removed."""
     kind = str(getattr(config.peft_type, "value", config.peft_type))
-    usual: Any = type(config)()
+    default: Any = type(config)()
     extras = [
         field.name
         for field in fields(config)
-        if field.name not in PLAIN_FIELDS and getattr(config, field.name) not in (None, getattr(usual, field.name))
+        if field.name not in PLAIN_FIELDS and getattr(config, field.name) not in (None, getattr(default, field.name))
     ]
     if kind == "LORA" and config.init_lora_weights not in PLAIN_STARTS:
         extras.append("init_lora_weights")
     if kind != "LORA" or extras:
-        why = kind if kind != "LORA" else ", ".join(f"{name}={getattr(config, name)!r}"[:80] for name in extras)
+        reason = kind if kind != "LORA" else ", ".join(f"{name}={getattr(config, name)!r}"[:80] for name in extras)
         raise LineasError(
-            f"{folder} is not a plain LoRA ({why}); adapters that change biases, whole modules, the weights below or "
-            "the order of the layers cannot be judged at a strength and taken off again."
+            f"{folder} is not a plain LoRA ({reason}); adapters that change biases, whole modules, the original "
+            "weights or the order of layers cannot be evaluated at a strength and removed again."
         )
 
 
 def _layers(network: nn.Module) -> dict[str, Any]:
-    """The modules that peft has laid around others, by name."""
+    """Return the modules in which peft has wrapped others, by name."""
     try:
         from peft.tuners.tuners_utils import BaseTunerLayer
     except ImportError:
@@ -152,11 +151,11 @@ def _layers(network: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
-def _strip(network: nn.Module) -> None:
-    """Put the modules back that adapters were laid around."""
+def _remove_adapters(network: nn.Module) -> None:
+    """Put the original modules back in place of those that wrap them."""
     layers = _layers(network)
     for name, module in layers.items():
-        if not any(name.startswith(f"{other}.") for other in layers):  # experts have one layer around another
+        if not any(name.startswith(f"{other}.") for other in layers):  # around experts, wrappers are nested
             network.set_submodule(name, module.get_base_layer())
     for attribute in ("peft_config", "_hf_peft_config_loaded", "active_adapter"):
         vars(network).pop(attribute, None)

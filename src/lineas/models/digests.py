@@ -1,4 +1,4 @@
-"""Digests of all that a model's results depend on: bytes of weights, settings, schedulers and tokenizers."""
+"""Digests of everything that a model's results depend on: weights, settings, schedulers and tokenizers."""
 
 from __future__ import annotations
 
@@ -22,45 +22,44 @@ from lineas.models.text import TextModel
 from lineas.models.untouched import LIBRARIES, Unknowable, check_unchanged
 
 CHUNK = 2**26
-"""Numbers that are copied to memory at once."""
+"""Number of weights that are copied to the CPU at once."""
 PLACES = ("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "_diffusers_version")
 PLACES += ("cache_dir", "_use_default_values")
-"""Settings that say where something was read from, by what or how, and not what it does."""
+"""Settings without effect on results: where and how something was loaded."""
 BOOKKEEPING = ("name_or_path", "warnings_issued", "_is_hf_initialized", "_hf_peft_config_loaded")
 BOOKKEEPING += ("_output_capturing_hooks_installed", "_diffusers_hook")
 OWN = {*vars(nn.Module()), *BOOKKEEPING} - {"training"}
-"""Attributes of modules that change no result."""
-_read: ContextVar[dict[int, tuple[nn.Module, str]] | None] = ContextVar("read", default=None)
+"""Attributes of modules without effect on results."""
+_digests: ContextVar[dict[int, tuple[nn.Module, str]] | None] = ContextVar("digests", default=None)
 
 
 def description(model: TextModel | ImageModel) -> dict[str, Any]:
-    """Everything of a model that its results depend on, as JSON holds it.
+    """Return everything that a model's results depend on, as JSON: weights, settings, tokenizers, schedulers.
 
-    Two models of equal descriptions give the same results: weights are compared by their bytes, and configurations,
-    generation settings, tokenizers, schedulers and every module's own numbers by what they say.
+    Two models with equal descriptions give the same results.
 
     Raises:
-        Unknowable: when something acts on the model that no digest tells of.
+        Unknowable: when something acts on the model that the description cannot cover, such as a hook.
     """
     check_unchanged(model.network)
     if isinstance(model, ImageModel):
         for part in model.pipeline.components.values():
             if isinstance(part, nn.Module):
                 check_unchanged(part)
-        about = {name: known(part) for name, part in sorted(model.pipeline.components.items())}
-        about |= {"pipeline": _digest(_plain(dict(model.pipeline.config))), **_plain(model.facts)}
+        parts = {name: describe_part(part) for name, part in sorted(model.pipeline.components.items())}
+        parts |= {"pipeline": _digest(_plain(dict(model.pipeline.config))), **_plain(model.facts)}
     else:
-        about = {"network": known(model.network), "tokenizer": known(model.tokenizer)}
-    return {"dtype": str(model.dtype), "device": model.device.type, **about}
+        parts = {"network": describe_part(model.network), "tokenizer": describe_part(model.tokenizer)}
+    return {"dtype": str(model.dtype), "device": model.device.type, **parts}
 
 
-def known(thing: Any) -> Any:
-    """Return what is known of a part of a model or of a judge, as JSON holds it.
+def describe_part(thing: Any) -> Any:
+    """Return a JSON-serialisable description of a part of a model or of a judge.
 
     Raises:
-        Unknowable: when it is of no kind whose state can be read.
+        Unknowable: when its state cannot be read.
     """
-    if inspect.ismethod(getattr(thing, "identity", None)):  # a judge that says itself
+    if inspect.ismethod(getattr(thing, "identity", None)):  # a judge with a description of its own
         return {"class": _kind(thing), **thing.identity()}
     if isinstance(thing, nn.Module):
         return _network(thing)
@@ -69,14 +68,14 @@ def known(thing: Any) -> Any:
     if hasattr(thing, "get_vocab") or hasattr(thing, "backend_tokenizer"):
         return _tokenizer(thing)
     if isinstance(thing, (list, tuple)):
-        return [known(one) for one in thing]
+        return [describe_part(one) for one in thing]
     if isinstance(thing, dict):
-        return {str(name): known(one) for name, one in thing.items()}
+        return {str(name): describe_part(one) for name, one in thing.items()}
     if _is_plain(thing) or isinstance(thing, Path):
         return _plain(thing)
     settings = _settings(thing)
     if settings is None and type(thing).__module__.partition(".")[0] not in LIBRARIES:
-        settings = {name: known(value) for name, value in getattr(thing, "__dict__", {}).items()}
+        settings = {name: describe_part(value) for name, value in getattr(thing, "__dict__", {}).items()}
         settings["source"] = _source(type(thing))
     if settings is None or isinstance(thing, type) or inspect.isroutine(thing):
         raise Unknowable(f"what a {type(thing).__name__} does cannot be told from its settings.")
@@ -85,41 +84,41 @@ def known(thing: Any) -> Any:
 
 @contextmanager
 def reading_weights_once() -> Iterator[None]:
-    """Within the block each network's weights are read once for `weights_digest`; nothing may change them there."""
-    if _read.get() is not None:  # within a larger block
+    """Compute each network's `weights_digest` once within the block, in which weights must not change."""
+    if _digests.get() is not None:  # within another such block
         yield
         return
-    before = _read.set({})
+    before = _digests.set({})
     try:
         yield
     finally:
-        _read.reset(before)
+        _digests.reset(before)
 
 
 def weights_digest(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
     """Return the sha256 over the names, types, shapes and bytes of all parameters and buffers.
 
     Raises:
-        Unknowable: when some are in no memory and on no disk, or their bytes cannot be read.
+        Unknowable: when some are neither in memory nor on disk, or their bytes cannot be read.
     """
-    read = _read.get()
-    if read is None or not isinstance(network, nn.Module):
+    digests = _digests.get()
+    if digests is None or not isinstance(network, nn.Module):
         return _weights_digest(network)
-    if id(network) not in read:  # the network is held, so that no other takes its id
-        read[id(network)] = network, _weights_digest(network)
-    return read[id(network)][1]
+    if id(network) not in digests:  # a reference to the network is stored, so that its id is not reused
+        digests[id(network)] = network, _weights_digest(network)
+    return digests[id(network)][1]
 
 
 def _weights_digest(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
     tensors = _tensors(network) if isinstance(network, nn.Module) else dict(network)
-    once = {id(tensor): tensor for tensor in tensors.values()}  # tied weights are read once
-    with ThreadPoolExecutor() as pool:  # hashing and copying hold no lock
-        digests = dict(zip(once, pool.map(_bytes_digest, once.values())))
+    by_id = {id(tensor): tensor for tensor in tensors.values()}  # so that tied weights are read once
+    with ThreadPoolExecutor() as pool:  # hashing and copying release Python's global lock
+        digests = dict(zip(by_id, pool.map(_bytes_digest, by_id.values())))
     return _digest(sorted([name, str(t.dtype), list(t.shape), digests[id(t)]] for name, t in tensors.items()))
 
 
 def _network(network: nn.Module) -> dict[str, Any]:
-    """A network's weights, settings, form, and what its modules hold beside weights."""
+    """Return the digests of a network's weights, settings, structure and other attributes."""
     attributes = {
         name: {key: _attribute(value) for key, value in vars(module).items() if key not in OWN}
         for name, module in network.named_modules()
@@ -134,26 +133,26 @@ def _network(network: nn.Module) -> dict[str, Any]:
 
 
 def _attribute(value: Any) -> Any:
-    """Return what a module's attribute says: itself, where it is a number or the like, or what kind of thing it is."""
+    """Return a module's attribute if it is plain data, else its class or the function's name."""
     if _is_plain(value):
         return _plain(value)
     return f"{value.__module__}.{value.__qualname__}" if inspect.isroutine(value) else _kind(value)
 
 
 def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and buffers by name, also those that accelerate keeps elsewhere until they are used."""
-    found: dict[str, torch.Tensor] = {}
+    """Return all parameters and buffers by name, also those that accelerate has offloaded."""
+    tensors: dict[str, torch.Tensor] = {}
     for name, module in network.named_modules(remove_duplicate=False):
-        elsewhere = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+        offloaded = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None and tensor.is_meta and elsewhere is not None:
-                tensor = elsewhere[key]
+            if tensor is not None and tensor.is_meta and offloaded is not None:
+                tensor = offloaded[key]
             if tensor is not None:
-                found[f"{name}.{key}".lstrip(".")] = tensor
-    if not any(tensor.is_meta for tensor in found.values()):  # quantized weights have numbers of their own
-        more = network.state_dict(keep_vars=True)
-        found = {key: value for key, value in more.items() if isinstance(value, torch.Tensor)} | found
-    return found
+                tensors[f"{name}.{key}".lstrip(".")] = tensor
+    if not any(tensor.is_meta for tensor in tensors.values()):  # the state of quantised weights has more tensors
+        state = network.state_dict(keep_vars=True)
+        tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)} | tensors
+    return tensors
 
 
 def _bytes_digest(tensor: torch.Tensor) -> str:
@@ -169,41 +168,41 @@ def _bytes_digest(tensor: torch.Tensor) -> str:
 
 
 def _tokenizer(tokenizer: Any) -> str:
-    """A digest of what a tokenizer does; what the last call left in it, such as padding, is no part of it."""
+    """Return a digest of a tokenizer, without the padding and truncation that its last call has set."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         whole = backend.to_str()
-        text = whole.partition('"added_tokens"')[2] or whole  # truncation and padding stand before it
+        text = whole.partition('"added_tokens"')[2] or whole  # padding and truncation come before this key
     else:
         text = _as_saved(tokenizer)
     names = ("padding_side", "model_max_length", "clean_up_tokenization_spaces", "add_bos_token", "add_eos_token")
-    about = {name: getattr(tokenizer, name, None) for name in (*names, "chat_template", "special_tokens_map")}
-    return _digest([_kind(tokenizer), text, _plain(about)])
+    settings = {name: getattr(tokenizer, name, None) for name in (*names, "chat_template", "special_tokens_map")}
+    return _digest([_kind(tokenizer), text, _plain(settings)])
 
 
 def _as_saved(tokenizer: Any) -> str:
-    """A digest of the files that a tokenizer without a serialized form writes."""
+    """Return a digest of the files that a tokenizer writes, if it has no serialised form."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             tokenizer.save_pretrained(folder)
-        except Exception as error:  # whatever it is, it cannot be saved
+        except Exception as error:  # any error of a class that lineas does not know
             raise Unknowable(f"the {type(tokenizer).__name__} cannot be written ({first_line(error)}).") from None
         return files_digest(Path(folder))
 
 
-def files_digest(folder: Path, pattern: str = "*", others: Iterable[Path] = (), apart: Path | None = None) -> str:
-    """sha256 over the names and bytes of files.
+def files_digest(folder: Path, pattern: str = "*", others: Iterable[Path] = (), excluded: Path | None = None) -> str:
+    """Return the sha256 over the names and bytes of files.
 
     Args:
-        folder: all files below it that match the pattern count.
-        pattern: of their names.
-        others: files elsewhere that count as well, by their paths.
-        apart: a folder in there of which no file counts.
+        folder: the folder; files in its subfolders count too.
+        pattern: pattern of the names of files that count; default all.
+        others: paths of files outside the folder that count too.
+        excluded: a subfolder whose files do not count; None for none.
     """
     files = {str(file.relative_to(folder)): file for file in folder.rglob(pattern) if file.is_file()}
     files |= {str(file): file for file in others}
-    if apart is not None:
-        files = {name: file for name, file in files.items() if apart.resolve() not in file.resolve().parents}
+    if excluded is not None:
+        files = {name: file for name, file in files.items() if excluded.resolve() not in file.resolve().parents}
     return _digest([[name, _file_digest(file)] for name, file in sorted(files.items())])
 
 
@@ -216,7 +215,7 @@ def _file_digest(file: Path) -> str:
 
 
 def _settings(thing: Any) -> Any:
-    """The settings that a network, a scheduler, a processor or a config itself says; None where it says none."""
+    """Return the settings of a network, a scheduler, a processor or a config; None if it has none."""
     config = getattr(thing, "config", thing)
     if isinstance(config, Mapping):
         return _plain(dict(config))
@@ -227,7 +226,7 @@ def _settings(thing: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON holds it, equal values alike, without the names of places."""
+    """Return a value in JSON-serialisable form, without the settings in `PLACES`."""
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items() if key not in PLACES}
     if isinstance(value, (set, frozenset)):
@@ -238,7 +237,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, torch.Tensor):
         return [str(value.dtype), list(value.shape), _bytes_digest(value)]
-    if hasattr(value, "tobytes"):  # numpy's and pictures, whose text leaves numbers out
+    if hasattr(value, "tobytes"):  # arrays and images, whose repr is not complete
         return [type(value).__name__, str(getattr(value, "dtype", "")), hashlib.sha256(value.tobytes()).hexdigest()]
     return repr(value)
 
@@ -256,7 +255,7 @@ def _kind(thing: Any) -> str:
 
 
 def _source(kind: type) -> str | None:
-    """A digest of a class's own text, where there is one."""
+    """Return a digest of a class's source text; None if there is none."""
     try:
         return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
     except (OSError, TypeError):

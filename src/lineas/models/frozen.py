@@ -1,4 +1,4 @@
-"""A network whose weights stay as they are for as long as a block lasts."""
+"""A network with frozen weights."""
 
 from __future__ import annotations
 
@@ -12,20 +12,17 @@ from lineas.steering.exclusive import exclusive
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Within the block no weight asks for a gradient and dropout is off; afterwards all is as before.
-
-    The network belongs to this thread or task meanwhile (see `lineas.steering.exclusive`).
-    """
+    """Freeze the weights and switch dropout off within the block, and reserve the network (see `exclusive`)."""
     with exclusive(network):
-        asked = [p for p in network.parameters() if p.requires_grad]
-        was_training = [m for m in network.modules() if m.training]
-        for parameter in asked:
+        trainable = [p for p in network.parameters() if p.requires_grad]
+        in_training_mode = [m for m in network.modules() if m.training]
+        for parameter in trainable:
             parameter.requires_grad_(False)
         network.eval()
         try:
             yield
         finally:
-            for parameter in asked:
+            for parameter in trainable:
                 parameter.requires_grad_(True)
-            for module in was_training:
+            for module in in_training_mode:
                 module.training = True

@@ -1,4 +1,4 @@
-"""ImageModel: a text-to-image pipeline of diffusers; batches of prompts, runs for capture, pictures."""
+"""ImageModel: a text-to-image pipeline of diffusers, with batches of prompts, runs for capture, and generation."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from lineas.files import strict_json, writing
 from lineas.models import checkpoint
 from lineas.models.image_batches import AREA, DrawnPart, seeds_of
 from lineas.models.pipeline import ENCODERS, Guidance, PipelineNetwork, call
-from lineas.models.read_back import read_alike, verify_pipeline
+from lineas.models.read_back import use_one_dtype, verify_pipeline
 from lineas.models.samples import Batch, Samples
 from lineas.modules import input_device, weights_type
 from lineas.sites import Site, find_sites, norm_sites
 
 SETTINGS = "drawing.json"
-"""Beside a pipeline's own files: how it is meant to draw."""
+"""Name of the file with a pipeline's drawing settings, beside its own files."""
 FEW_STEPS = {"turbo": 1, "dmd": 1, "lightning": 4, "schnell": 4, "lcm": 4, "hyper": 4}
-"""Steps of distilled models, which draw without guidance, by a word in their names."""
+"""Numbers of steps of distilled models, by a word in their names; these models draw without guidance."""
 
 
 class ImageModel:
     """A text-to-image pipeline of diffusers.
 
     Args:
-        pipeline: such as `StableDiffusionXLPipeline.from_pretrained(...)`; its weights are never changed.
-        name: hub id or folder; by default what the pipeline says.
-        revision: the hub commit, where known.
-        steps: denoising steps, while learning as well; by default 1 to 4 for models whose names say that they are
-            distilled (turbo, lightning, lcm, ...), else what the pipeline does by itself.
-        guidance_scale: of classifier-free guidance; by default 0 for distilled models, else the pipeline's own.
-        guidance: which halves of a guided batch are steered: "both", the "conditional" one, or "none" to draw without.
+        pipeline: the pipeline, such as `StableDiffusionXLPipeline.from_pretrained(...)`; its weights are not changed.
+        name: hub id or folder; by default the pipeline's own name.
+        revision: the hub commit; None if unknown.
+        steps: number of denoising steps, also for learning; by default 1 to 4 for models with a word such as turbo,
+            lightning or lcm in their names, which are distilled, else the pipeline's own default.
+        guidance_scale: scale of classifier-free guidance; by default 0 for distilled models, else the pipeline's own.
+        guidance: the halves of a guided batch to steer: "both" (default) or "conditional"; "none" for no guidance.
         size: height and width in pixels; by default the pipeline's own.
-        seed: of the noise of each prompt while learning.
+        seed: seed of the prompts' noise during learning, default 0.
         options: further arguments of the pipeline's call, such as `{"timesteps": [399]}` for DMD2's single step.
 
     Raises:
-        LineasError: when it is no text-to-image pipeline, or a setting makes no sense.
+        LineasError: when it is no text-to-image pipeline, or a setting is out of range.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class ImageModel:
         self.size = size
         self.seed = seed
         self.options = dict(options or {})
-        self.judge: str | None = None  # a folder with a judge of its pictures, where it comes with one
-        self.provenance: dict[str, Any] | None = None  # of a folded model: what is in its weights
+        self.judge: str | None = None  # the folder of a judge of its images, if the model comes with one
+        self.provenance: dict[str, Any] | None = None  # facts about the fold, for a folded model
         DENOISING_STEPS.check("steps", self.steps)
         GUIDANCE.check("guidance_scale", self.guidance_scale)
         SEED.check("seed", self.seed)
@@ -93,7 +93,7 @@ class ImageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the denoiser is."""
+        """The denoiser's device."""
         return input_device(self.network.denoiser)
 
     @property
@@ -103,22 +103,23 @@ class ImageModel:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What decides, beside the prompts, what an image activates."""
+        """The settings that determine a prompt's activations."""
         settings: dict[str, Any] = {"steps": self.steps, "guidance_scale": self.guidance_scale}
         settings["guidance"] = self.guidance
         settings |= {"size": self.size, "seed": self.seed, **self.options}
         return {"drawing": {**settings, "pipeline": type(self.pipeline).__name__, "diffusers": version("diffusers")}}
 
     def sites(self, pattern: str | Sequence[str] | None = None) -> list[Site]:
-        """The sites a pattern names, of the denoiser and of the text encoders; None: all norms of the denoiser."""
-        return norm_sites(self.network, self.network.denoises) if pattern is None else find_sites(self.network, pattern)
+        """Return the sites that match a pattern, in denoiser and text encoders; None for all norms of the denoiser."""
+        network = self.network
+        return norm_sites(network, network.denoiser_name) if pattern is None else find_sites(network, pattern)
 
     def default_sites(self, pattern: str | None) -> list[Site]:
-        """All norms of the denoiser, whatever a method acts on in texts."""
+        """Return all norms of the denoiser; a method's pattern is for text models."""
         return self.sites()
 
     def with_network(self, network: nn.Module) -> ImageModel:
-        """The same model with another network, such as a folded one."""
+        """Return the same model with another network, such as a folded one."""
         assert isinstance(network, PipelineNetwork)
         return self._with(network.pipeline)
 
@@ -129,32 +130,32 @@ class ImageModel:
         guidance: Guidance | None = None,
         size: tuple[int, int] | None = None,
     ) -> ImageModel:
-        """The same pipeline with other settings; None leaves one as it is."""
-        given = {"steps": steps, "guidance_scale": guidance_scale, "guidance": guidance, "size": size}
-        return self._with(self.pipeline, **{name: value for name, value in given.items() if value is not None})
+        """Return the same pipeline with other settings, as in `ImageModel`; None keeps a setting."""
+        settings = {"steps": steps, "guidance_scale": guidance_scale, "guidance": guidance, "size": size}
+        return self._with(self.pipeline, **{name: value for name, value in settings.items() if value is not None})
 
     def _with(self, pipeline: Any, **settings: Any) -> ImageModel:
-        same = ("name", "revision", "steps", "guidance_scale", "guidance", "size", "seed", "options")
-        made = ImageModel(pipeline, **{name: getattr(self, name) for name in same} | settings)
-        made.judge = self.judge
-        return made
+        names = ("name", "revision", "steps", "guidance_scale", "guidance", "size", "seed", "options")
+        model = ImageModel(pipeline, **{name: getattr(self, name) for name in names} | settings)
+        model.judge = self.judge
+        return model
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False, max_shard_size: str | int = "10GB") -> Path:
         """Write a pipeline that diffusers reads.
 
         Args:
-            folder: to be made; it is there whole or not at all.
-            overwrite: replace a pipeline that is there.
-            max_shard_size: of a file of weights.
+            folder: the folder to write; after a failure there is none.
+            overwrite: whether to replace a pipeline that is there; default False.
+            max_shard_size: maximum size of a weights file, such as "10GB" (default) or a number of bytes.
 
         Raises:
-            LineasError: when the folder exists and is not to be replaced, or is no pipeline.
+            LineasError: when the folder exists and is not overwritten, or is no pipeline.
         """
         folder = Path(folder)
         with writing.new_folder(folder, checkpoint.KIND, overwrite) as beside:
             self.pipeline.save_pretrained(beside, max_shard_size=max_shard_size)
             verify_pipeline(beside, self.pipeline)
-            read_alike(beside, self.pipeline)
+            use_one_dtype(beside, self.pipeline)
             settings = {"steps": self.steps, "guidance_scale": self.guidance_scale}
             writing.write_text(beside / SETTINGS, strict_json.dumps(settings) + "\n")
             if self.provenance:
@@ -164,12 +165,12 @@ class ImageModel:
         return folder
 
     def batch(self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None) -> Batch[DrawnPart]:
-        """Prompts with their noise.
+        """Return a batch of prompts with their noise.
 
         Args:
-            prompts: at least one.
-            max_length: has no effect here; the text encoders cut prompts at a length of their own.
-            limit: tokens of a part, which runs at once; None for no limit.
+            prompts: one prompt or more.
+            max_length: no effect, since text encoders cut prompts at their own length.
+            limit: maximum number of tokens in a part, which runs at once; None for no limit.
 
         Raises:
             LineasError: when there is no prompt.
@@ -177,11 +178,11 @@ class ImageModel:
         return self.samples(prompts, max_length).batch(limit)
 
     def samples(self, prompts: Sequence[str], max_length: int = 128) -> Samples[DrawnPart]:
-        """Give prompts their noise, for batches as `batch` makes them.
+        """Return prompts with their noise, from which batches are made as by `batch`.
 
         Args:
-            prompts: at least one.
-            max_length: has no effect here; the text encoders cut prompts at a length of their own.
+            prompts: one prompt or more.
+            max_length: no effect, since text encoders cut prompts at their own length.
 
         Raises:
             LineasError: when there is no prompt.
@@ -197,18 +198,18 @@ class ImageModel:
             parts = []
             for start in range(0, len(rows), at_once):
                 some = rows[start : start + at_once]
-                drawn = [prompts[i] for i in some], [seeds[i] for i in some]
                 at = torch.arange(start, start + len(some), device=self.device)
-                parts.append(DrawnPart(*drawn, at, self.network.denoises, tokens))
+                some_prompts, some_seeds = [prompts[i] for i in some], [seeds[i] for i in some]
+                parts.append(DrawnPart(some_prompts, some_seeds, at, self.network.denoiser_name, tokens))
             return parts
 
         return Samples(prompts, *self._read(prompts), in_parts)
 
     def run(self, part: DrawnPart) -> None:
-        """Draw a part, without decoding it; what is wanted of it is read by hooks, so nothing is returned."""
+        """Draw a part without decoding it; hooks read the activations."""
         encoders = [getattr(self.network, name, None) for name in ENCODERS]
         hooked = any(m._forward_hooks for encoder in encoders if encoder is not None for m in encoder.modules())
-        with nullcontext() if hooked else self.network.prompts.keeping(part.encoded):
+        with nullcontext() if hooked else self.network.prompts.caching(part.encoded):
             self._call(part.prompts, part.seeds, "latent")
 
     def generate(
@@ -222,14 +223,14 @@ class ImageModel:
         """Draw each prompt; the same seed gives the same pictures.
 
         Args:
-            prompts: texts to draw.
-            seed: of the first prompt's noise; the next has the next one.
-            batch_size: prompts that are drawn together.
-            progress: called with the number of prompts done.
-            output_type: "pil", or "pt" and "np" for numbers from 0 to 1.
+            prompts: the texts to draw.
+            seed: seed of the first prompt's noise, default 0; the next prompt has the next seed.
+            batch_size: number of prompts that are drawn together, default 4.
+            progress: function that is called with the number of finished prompts after each batch.
+            output_type: "pil" (default) for images, "pt" or "np" for arrays of numbers from 0 to 1.
 
         Returns:
-            one picture a prompt, in their order.
+            one picture per prompt, in order.
 
         Raises:
             LineasError: when the network's predictions are not finite, or the pipeline cannot draw.
@@ -247,13 +248,13 @@ class ImageModel:
         return pictures
 
     def _drawn(self, prompts: list[str], seeds: Sequence[int], output_type: str) -> list[Any]:
-        """Pictures, unless they are made of what is no number, which a picture would show as one colour."""
-        numbers = "np" if output_type == "pil" else output_type
-        with reading(f"{self.name} could not draw"), _watched(self.network.denoiser) as finite:
-            made = self._call(prompts, seeds, numbers)
-        if not all(map(bool, finite)) or not all(bool(torch.as_tensor(one).isfinite().all()) for one in made):
+        """Draw prompts, and refuse values that are not finite, which an image would show as one colour."""
+        array_type = "np" if output_type == "pil" else output_type
+        with reading(f"{self.name} could not draw"), _recording_finite(self.network.denoiser) as finite:
+            arrays = self._call(prompts, seeds, array_type)
+        if not all(map(bool, finite)) or not all(bool(torch.as_tensor(one).isfinite().all()) for one in arrays):
             raise LineasError(DESTROYED)
-        return list(self.pipeline.numpy_to_pil(made) if output_type == "pil" else made)
+        return list(self.pipeline.numpy_to_pil(arrays) if output_type == "pil" else arrays)
 
     def _call(self, prompts: list[str], seeds: Sequence[int], output_type: str) -> Any:
         size = {} if self.size is None else {"height": self.size[0], "width": self.size[1]}
@@ -270,7 +271,7 @@ class ImageModel:
 
     @property
     def _tokens(self) -> int:
-        """What an image counts as, in the tokens of texts."""
+        """The number of tokens that an image counts as."""
         config: Any = self.network.denoiser.config
         sides = getattr(config, "sample_size", None) or getattr(self.pipeline, "default_sample_size", 64)
         height, width = sides if isinstance(sides, (tuple, list)) else (sides, sides)
@@ -280,7 +281,7 @@ class ImageModel:
         return max(1, height * width // AREA)
 
     def _warn_of_unknown(self, prompts: Sequence[str]) -> None:
-        """Tell of words that are no tokens, in tokenizers of few words."""
+        """Warn about words that the tokenizer does not know."""
         tokenizer: Any = getattr(self.pipeline, "tokenizer", None)
         unknown = getattr(tokenizer, "unk_token_id", None)
         if unknown is None or unknown == tokenizer.eos_token_id:
@@ -291,22 +292,22 @@ class ImageModel:
             warnings.warn(f"{self.name} does not know {', '.join(lost)}.", stacklevel=3)
 
     def _read(self, prompts: Sequence[str]) -> tuple[int, int]:
-        """How many prompts are longer than the first text encoder reads, and how many tokens it reads."""
+        """Return the number of prompts that the first text encoder cuts, and the number of tokens that it reads."""
         tokenizer: Any = getattr(self.pipeline, "tokenizer", None)
         longest = int(getattr(tokenizer, "model_max_length", 0))
         return sum(len(tokenizer(prompt).input_ids) > longest for prompt in prompts) if longest else 0, longest
 
 
 @contextmanager
-def _watched(denoiser: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Within the block, of every pass of a denoiser, whether all that it predicts is finite."""
+def _recording_finite(denoiser: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Record, within the block, whether each prediction of a denoiser is finite."""
     finite: list[torch.Tensor] = []
 
-    def look(module: nn.Module, args: Any, result: Any) -> None:
+    def record(module: nn.Module, args: Any, result: Any) -> None:
         values = result.values() if isinstance(result, dict) else result if isinstance(result, tuple) else [result]
         finite.extend(value.isfinite().all() for value in values if isinstance(value, torch.Tensor))
 
-    handle = denoiser.register_forward_hook(look)
+    handle = denoiser.register_forward_hook(record)
     try:
         yield finite
     finally:
@@ -314,6 +315,6 @@ def _watched(denoiser: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 
 def _few_steps(name: str) -> int | None:
-    """The steps of a distilled model, by its name."""
+    """Return the number of steps of a distilled model, by its name; None for other models."""
     words = name.lower()
     return next((steps for word, steps in FEW_STEPS.items() if word in words), None)

@@ -1,4 +1,4 @@
-"""Batches of prompts ready to be drawn: each with noise of its own that stays the same from step to step."""
+"""Batches of prompts to be drawn, each with its own noise, which stays the same from step to step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lineas.errors import LineasError
 from lineas.sites import Reading, Site
 
 AREA = 16
-"""Pixels of the latents that count as one token: U-Nets do most of their work where sides are a quarter."""
+"""Number of latent pixels that count as one token: a U-Net works mostly at a quarter of the height and width."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class DrawnPart:
     """Prompts that are drawn together.
 
     Args:
-        prompts: b texts.
-        seeds: of each one's noise.
-        rows: which prompts of the whole batch these are, `[b]`.
-        denoiser: the name of the module that runs once a step.
-        tokens: of one image.
-        encoded: the prompts' embeddings, filled in by the first run.
+        prompts: the b prompts.
+        seeds: seed of each prompt's noise.
+        rows: indices of these prompts in the whole batch, `[b]`.
+        denoiser: name of the module that runs once per step.
+        tokens: number of tokens that one image counts as.
+        encoded: cache of the prompts' embeddings, filled by the first run.
     """
 
     prompts: list[str]
@@ -41,21 +41,24 @@ class DrawnPart:
 
     @property
     def size(self) -> int:
-        """All images' tokens."""
+        """The number of tokens that all images count as."""
         return len(self.prompts) * self.tokens
 
     def passes(self, site: Site) -> int | None:
-        """A text encoder is read once; the denoiser in every step."""
+        """Return how often a site is read: once in a text encoder; None in the denoiser, for once per step."""
         return None if f"{site.module}.".startswith(f"{self.denoiser}.") else 1
 
     def running(self, network: nn.Module) -> AbstractContextManager[Any]:
-        """Nothing need hold while it runs."""
+        """Return an empty block."""
         return nullcontext()
 
     def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor:
-        """The mean (or maximum) over each image's pixels or tokens, float32 `[b, d]`, of `[rows, ...]`.
+        """Return the mean (or maximum) over each image's pixels or tokens, float32 `[b, d]`.
 
-        Under guidance the rows without prompts come first; the last b are the prompts'.
+        With guidance, the activation's last b rows are those with prompts; the rows without come first.
+
+        Raises:
+            LineasError: when the number of rows does not fit the number of prompts.
         """
         b = len(self.prompts)
         if activation.dim() < 2 or activation.shape[0] % b:
@@ -63,21 +66,21 @@ class DrawnPart:
                 f"site {site.name} gives an activation of shape {list(activation.shape)} for {b} images; "
                 "choose another module."
             )
-        told = activation[-b:].to(torch.float32)
-        others = [axis for axis in range(1, told.dim()) if axis != site.axis % told.dim()]
+        conditional = activation[-b:].to(torch.float32)
+        others = [axis for axis in range(1, conditional.dim()) if axis != site.axis % conditional.dim()]
         if pooling == "none":
-            return told.movedim(site.axis, -1).flatten(0, -2)
+            return conditional.movedim(site.axis, -1).flatten(0, -2)
         if not others:
-            return told
-        return told.amax(others) if pooling == "max" else told.mean(others)
+            return conditional
+        return conditional.amax(others) if pooling == "max" else conditional.mean(others)
 
 
 def seeds_of(prompts: Sequence[str], seed: int) -> list[int]:
-    """A seed for the noise of each prompt: of its words, of how often they came before, and of `seed`."""
-    before: Counter[str] = Counter()
-    found = []
+    """Return a seed for each prompt's noise, from its text, the number of equal prompts before it, and `seed`."""
+    counts: Counter[str] = Counter()
+    seeds = []
     for prompt in prompts:
-        text = f"{seed}\n{before[prompt]}\n{prompt}"
-        found.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big"))
-        before[prompt] += 1
-    return found
+        text = f"{seed}\n{counts[prompt]}\n{prompt}"
+        seeds.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big"))
+        counts[prompt] += 1
+    return seeds

@@ -1,4 +1,4 @@
-"""How likely continuations are after their contexts; what many contexts begin with is computed once."""
+"""Log-likelihoods of continuations after their contexts; a common beginning of many contexts is run once."""
 
 from __future__ import annotations
 
@@ -16,80 +16,81 @@ from lineas.models.text import TextModel
 from lineas.models.text_batches import PaddedPart
 
 BEGINNING = 32
-"""Tokens that texts have in common at least where it is computed once for them."""
+"""Minimum number of tokens of a common beginning that is run once."""
 TOGETHER = 8
-"""Texts with the same beginning, at least, where it is."""
+"""Minimum number of texts with a common beginning that is run once."""
 KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer)
-"""What a layer may keep for texts that go on from a beginning."""
+"""The kinds of cache layers with which a common beginning can be run once."""
 
 
 @torch.no_grad()
 def likelihoods(
     model: TextModel,
-    asked: Sequence[tuple[Sequence[int], Sequence[int]]],
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
     longest: int,
     rows: int = 16,
     progress: Callable[[int], Any] | None = None,
 ) -> list[tuple[float, bool]]:
-    """Of every continuation the log-likelihood after its context, and whether each of its tokens is the likeliest.
+    """Return each continuation's log-likelihood after its context, and whether it is the greedy continuation.
 
-    Few-shot tasks put the same examples before every question: they run once, and their keys and values serve all.
-    Continuations of one token after the same context are read off one run.
+    In few-shot tasks all contexts begin with the same examples. These run once, and their keys and values are reused.
+    Continuations of one token after the same context share one run.
 
     Args:
-        model: steered or not.
-        asked: token ids of contexts and of their continuations, at least one each.
-        longest: tokens that the network takes; longer texts lose their beginning.
-        rows: texts that run together.
-        progress: called with the number of continuations done.
+        model: the model, steered or not.
+        pairs: token ids of each context and its continuation, at least one token each.
+        longest: maximum number of tokens that run; longer texts lose their beginning.
+        rows: number of texts that run together, default 16.
+        progress: function that is called with the number of finished continuations.
 
     Returns:
-        one pair a continuation, in order; log-likelihoods in nats, summed over tokens.
+        a pair for each continuation, in order: the log-likelihood in nats, summed over its tokens, and whether each
+        token is the likeliest.
 
     Raises:
         LineasError: when the network's predictions are not finite, or a text has more tokens than it reads.
     """
-    runs: dict[tuple[int, ...], list[int]] = {}  # what runs, and the continuations that are read off it
-    for i, (context, continuation) in enumerate(asked):
+    runs: dict[tuple[int, ...], list[int]] = {}  # for each text that runs, the indices of its pairs
+    for i, (context, continuation) in enumerate(pairs):
         runs.setdefault(tuple([*context, *continuation][-longest - 1 : -1]), []).append(i)
     model.check_length(max(map(len, runs), default=0))
-    found: list[tuple[float, bool]] = [(0.0, False)] * len(asked)
-    for texts in _alike(list(runs)):
-        first_read = min(len(text) - len(asked[i][1]) for text in texts for i in runs[text])
-        begins = _beginning(texts)[:first_read]
-        cache = _cache(model, begins) if len(texts) >= TOGETHER and len(begins) >= BEGINNING else None
-        past = 0 if cache is None else len(begins)
+    results: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
+    for texts in _by_beginning(list(runs)):
+        first_read = min(len(text) - len(pairs[i][1]) for text in texts for i in runs[text])
+        common = _common_beginning(texts)[:first_read]
+        cache = _cache(model, common) if len(texts) >= TOGETHER and len(common) >= BEGINNING else None
+        past = 0 if cache is None else len(common)
         texts = sorted(texts, key=len)
         for some in (texts[start : start + rows] for start in range(0, len(texts), rows)):
             for part in scored_parts(model, [text[past:] for text in some]):
                 logits = _logits(model, part, cache, past)
-                ran = [some[row] for row in part.rows.tolist()]
-                for text, steps in zip(ran, logits):
+                part_texts = [some[row] for row in part.rows.tolist()]
+                for text, steps in zip(part_texts, logits):
                     for i in runs[text]:
-                        found[i] = _read(steps[: len(text) - past], asked[i][1])
+                        results[i] = _likelihood(steps[: len(text) - past], pairs[i][1])
                 if progress:
-                    progress(sum(len(runs[text]) for text in ran))
-    return found
+                    progress(sum(len(runs[text]) for text in part_texts))
+    return results
 
 
-def _alike(texts: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
-    """Texts by what they begin with, and those that have too little in common with others together."""
-    by_beginning: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+def _by_beginning(texts: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """Group texts by their first tokens; texts with a rare beginning form one group."""
+    groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for text in texts:
-        by_beginning.setdefault(text[:BEGINNING], []).append(text)
-    many = [some for some in by_beginning.values() if len(some) >= TOGETHER]
-    alone = [text for some in by_beginning.values() if len(some) < TOGETHER for text in some]
-    return [*many, alone] if alone else many
+        groups.setdefault(text[:BEGINNING], []).append(text)
+    large = [group for group in groups.values() if len(group) >= TOGETHER]
+    others = [text for group in groups.values() if len(group) < TOGETHER for text in group]
+    return [*large, others] if others else large
 
 
-def _beginning(texts: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """What all texts begin with: what the first and the last in order do."""
+def _common_beginning(texts: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the tokens with which all texts begin: those common to the smallest and the largest in order."""
     first, last = min(texts), max(texts)
     return first[: next((k for k, (a, b) in enumerate(zip(first, last)) if a != b), len(first))]
 
 
 def _cache(model: TextModel, ids: tuple[int, ...]) -> DynamicCache | None:
-    """Keys and values of a beginning; None of a network that keeps something else, such as recurrent states."""
+    """Return keys and values of a beginning; None if the network stores something else, such as recurrent states."""
     output = model.network(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
     cache = getattr(output, "past_key_values", None)
     whole = type(cache) is DynamicCache and all(type(layer) in KEYS_AND_VALUES for layer in cache.layers)
@@ -97,18 +98,17 @@ def _cache(model: TextModel, ids: tuple[int, ...]) -> DynamicCache | None:
 
 
 def _logits(model: TextModel, part: PaddedPart, cache: DynamicCache | None, past: int) -> torch.Tensor:
-    """The logits of texts, `[b, t, vocabulary]`, after what is in the cache."""
+    """Return the logits of texts that continue a cached beginning, `[b, t, vocabulary]`."""
     if cache is None:
         return model.network(input_ids=part.ids, attention_mask=part.mask, use_cache=False).logits
-    cache = copy.deepcopy(cache)  # a run adds to it
+    cache = copy.deepcopy(cache)  # since a run adds to it
     cache.batch_repeat_interleave(len(part.ids))
     mask = torch.cat([part.mask.new_ones(len(part.ids), past), part.mask], 1)
     return model.network(input_ids=part.ids, attention_mask=mask, past_key_values=cache, use_cache=True).logits
 
 
-def _read(logits: torch.Tensor, continuation: Sequence[int]) -> tuple[float, bool]:
-    """The log-likelihood of a continuation, and whether it is the likeliest, from logits `[t, vocabulary]` of which the
-    last are its own."""
+def _likelihood(logits: torch.Tensor, continuation: Sequence[int]) -> tuple[float, bool]:
+    """Return a continuation's log-likelihood, and whether it is the greedy one, from the last of `[t, vocabulary]`."""
     ids = torch.tensor(continuation, device=logits.device)
     steps = logits[len(logits) - len(ids) :].float().log_softmax(-1)
     if bool(steps.isnan().any()):

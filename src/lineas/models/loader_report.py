@@ -1,4 +1,4 @@
-"""Weights from files: read as safetensors alone, and held against the network by what the loader itself reports."""
+"""Weights from files: only safetensors are read, and the loader's report shows whether they fit the network."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from torch import nn
 from lineas.errors import LineasError, first_line
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-"""Endings of files that run code when they are read."""
+"""Suffixes of files that can run code when they are read."""
 MASKS = re.compile(r"(^|\.)(inv_freq|position_ids|masked_bias|num_batches_tracked)$|\.(attn|attention)\.bias$")
-"""Tables and masks that older versions of transformers stored and newer ones compute."""
+"""The tables and masks that older versions of transformers stored and newer ones compute."""
 
 
 def load_weights(kind: Any, where: str | Path, unused: str | None = None, **options: Any) -> Any:
-    """Call `kind.from_pretrained` and refuse a checkpoint whose weights are not the network's.
+    """Call `kind.from_pretrained` and refuse a checkpoint whose weights do not fit the network.
 
     Args:
         kind: a class of transformers or diffusers, or one of their auto classes.
         where: hub id or folder.
-        unused: a regular expression for weights that may be missing, since they are not used here.
-        options: of `from_pretrained`.
+        unused: regular expression for weights that are not used, so that they may be missing; None for none.
+        options: arguments of `from_pretrained`.
 
     Raises:
-        LineasError: as `check_report`, or where there are pickles instead of safetensors.
+        LineasError: as in `check_report`, or when there are pickles instead of safetensors.
     """
     try:
-        made, report = kind.from_pretrained(where, output_loading_info=True, use_safetensors=True, **options)
+        network, report = kind.from_pretrained(where, output_loading_info=True, use_safetensors=True, **options)
     except OSError as error:
         folder = Path(where, options.get("subfolder") or "")
         if holds_pickles(folder) or "use_safetensors" in str(error):
@@ -40,13 +40,13 @@ def load_weights(kind: Any, where: str | Path, unused: str | None = None, **opti
         raise
     except SafetensorError as error:
         damaged = [file for file in sorted(Path(where).glob("*.safetensors")) if not _opens(file)]
-        raise LineasError(f"{(damaged or [where])[0]} is damaged: {first_line(error)}; get it anew.") from error
-    check_report(made, report, str(where), unused)
-    return made
+        raise LineasError(f"{(damaged or [where])[0]} is damaged: {first_line(error)}; download it again.") from error
+    check_report(network, report, str(where), unused)
+    return network
 
 
 def holds_pickles(folder: Path) -> bool:
-    """Return whether a folder has weights as pickles and none as safetensors."""
+    """Return whether a folder has weights in pickles and none in safetensors."""
     if not folder.is_dir():
         return False
     endings = {file.suffix for file in folder.iterdir()}
@@ -54,11 +54,11 @@ def holds_pickles(folder: Path) -> bool:
 
 
 def no_pickles(where: str | Path) -> str:
-    """The sentence for weights that are pickles."""
+    """Return the error message for weights in pickles."""
     return (
         f"{where} has weights in a pickle such as pytorch_model.bin and none in *.safetensors; reading a pickle can "
-        "run any code, so lineas reads none. Where you trust it, convert it once: load it with from_pretrained of "
-        "transformers (of peft, diffusers) and call save_pretrained."
+        "run any code, so lineas reads none. If you trust it, convert it once: load it with from_pretrained of "
+        "transformers (or peft, diffusers) and call save_pretrained."
     )
 
 
@@ -71,21 +71,20 @@ def _opens(file: Path) -> bool:
 
 
 def check_report(network: nn.Module, report: Mapping[str, Any], where: str, unused: str | None = None) -> None:
-    """Refuse a network that would not compute what its checkpoint means; warn of parts that are for other tasks.
+    """Refuse a network with missing, misshapen or extra weights; warn about parts for other tasks.
 
-    Superfluous weights are refused where they belong to the network's computation: in a numbered part such as a block,
-    or of a module that the network has, and anywhere in a part of a pipeline. Whole parts beside it, such as
-    another task's head or a tower for pictures, are left out with a warning.
+    An extra weight is refused if it belongs to a numbered part such as a block, to a module that the network has, or to
+    a part of a pipeline. An extra part, such as another task's head or an image encoder, is left out with a warning.
 
     Args:
-        network: as it was loaded.
+        network: the loaded network.
         report: `missing_keys`, `unexpected_keys`, `mismatched_keys` and `error_msgs`, as loaders of transformers and
-            diffusers give them.
-        where: what it was loaded from, for the message.
-        unused: a regular expression for weights that may be missing.
+            diffusers return them.
+        where: hub id or folder, for the message.
+        unused: regular expression for weights that may be missing; None for none.
 
     Raises:
-        LineasError: naming a weight that is missing, of another shape, or without a place.
+        LineasError: when a weight is missing, has another shape, or has no place in the network.
     """
     kind = type(network).__name__
     missing = [key for key in report["missing_keys"] if not MASKS.search(key)]
@@ -95,10 +94,10 @@ def check_report(network: nn.Module, report: Mapping[str, Any], where: str, unus
             f"{where} lacks {_some(missing)} of its {kind}, which would be random; get the whole checkpoint, or the "
             "config.json that belongs to it."
         )
-    for key, stored, wanted in sorted(report["mismatched_keys"]):
+    for key, stored, expected in sorted(report["mismatched_keys"]):
         raise LineasError(
-            f"{where} has {key} with shape {list(stored)}, and its config.json asks for {list(wanted)}; the two do not "
-            "belong together."
+            f"{where} has {key} with shape {list(stored)}, and its config.json asks for {list(expected)}; the two do "
+            "not belong together."
         )
     if report.get("error_msgs"):
         raise LineasError(f"{where} could not be read into a {kind}: {str(next(iter(report['error_msgs'])))[:200]}.")
@@ -118,13 +117,13 @@ def check_report(network: nn.Module, report: Mapping[str, Any], where: str, unus
 
 
 def _computes(network: nn.Module, key: str) -> bool:
-    """Return whether a weight without a place belongs to what the network computes, rather than to a part beside it."""
+    """Return whether an extra weight belongs to the network's computation, rather than to an extra part."""
     if type(network).__module__.startswith("diffusers."):
         return True
     if getattr(getattr(network, "config", None), "quantization_config", None) and not key.endswith(
         (".weight", ".bias")
     ):
-        return False  # what quantisation needs beside the weights
+        return False  # additional tensors of the quantisation
     modules = {name for name, _ in network.named_modules()}
     for name in (key, f"{getattr(network, 'base_model_prefix', '')}.{key}"):
         part = name.rpartition(".")[0]
@@ -137,6 +136,6 @@ def _computes(network: nn.Module, key: str) -> bool:
 
 
 def _some(keys: Collection[str]) -> str:
-    """Some weights in words: their number and the first by name."""
+    """Describe some weights by their number and the first name."""
     first = min(keys, key=lambda key: [(int(part), "") if part.isdigit() else (-1, part) for part in key.split(".")])
     return f"the weight {first}" if len(keys) == 1 else f"{len(keys)} weights, such as {first},"

@@ -1,4 +1,4 @@
-"""`lineas.load`: a model by hub id or folder, or the default one."""
+"""`lineas.load`: load a model by hub id or folder, or the default model."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from lineas.models.loader_report import holds_pickles, load_weights, no_pickles
 from lineas.models.text import TextModel
 
 SHAPES = "shapes"
-"""The image model that comes with lineas."""
+"""Name of the image model that comes with lineas."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NAMES = "Give a hub id (OWNER/NAME) or a folder."
 JUDGE = "judge.safetensors"
-"""Beside a pipeline that comes with a judge of its pictures."""
+"""Name of the file with a judge of a pipeline's images."""
 INDEX = "model_index.json"
-"""What a pipeline of diffusers has and a language model has not."""
+"""Name of the file that a pipeline of diffusers has, unlike a language model."""
 
 
 def load(
@@ -42,49 +42,50 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> TextModel | ImageModel:
-    """A model ready to be learned on and steered: a language model, or a text-to-image pipeline.
+    """Load a language model or a text-to-image pipeline.
 
     Args:
         name: a hub id or a folder; None for the default model, SmolLM2-135M-Instruct (see
             `lineas.models.default_model`); "shapes" for the small image model that comes with lineas.
-        dtype: "float32", "bfloat16", "float16", "checkpoint" for what the weights are stored in, or "auto": bfloat16
-            where the processor is faster in it, else float32.
-        device: such as "cuda:0", or "auto" to let accelerate spread a language model over all GPUs, then memory, then
-            disk; by default what the variable LINEAS_DEVICE says, else a GPU where there is one.
-        revision: the hub commit.
-        trust_remote_code: run code that comes with the model; off unless you ask.
+        dtype: "float32", "bfloat16", "float16", "checkpoint" for the type of the stored weights, or "auto" (default):
+            bfloat16 if the device is faster in it, else float32.
+        device: a device such as "cuda:0", or "auto" to let accelerate spread a language model over all GPUs, then
+            memory, then disk; by default the environment variable LINEAS_DEVICE, else a GPU if there is one.
+        revision: the hub commit; None for the latest.
+        trust_remote_code: whether to run code that comes with the model; default False.
 
     Raises:
-        LineasError: when there is no such model, it is neither a language model (alone, or in a network that also
-            reads pictures) nor a pipeline, a file of it is damaged, or its weights are not those of its network.
+        LineasError: when there is no such model, it is neither a language model (or multimodal model) nor a pipeline, a
+            file is damaged, or the weights do not fit the network.
     """
     if dtype not in ("auto", "checkpoint", *DTYPES):
         raise LineasError(f"dtype is 'auto', 'checkpoint' or one of {', '.join(DTYPES)}, not {dtype!r}.")
     device = device or os.environ.get("LINEAS_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    kind = _kind(device)
-    wanted = fast_dtype(kind) if dtype == "auto" else {"checkpoint": "auto", **DTYPES}[dtype]
+    first_device = _device(device)
+    weights_dtype = fast_dtype(first_device) if dtype == "auto" else {"checkpoint": "auto", **DTYPES}[dtype]
     where = _where(name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     failure, hint = f"no model could be loaded from '{name or where}'", "" if _is_folder(where) else NAMES
     with reading(failure, hint):
-        draws = is_pipeline(where, revision)
-    if draws:
+        draws_images = is_pipeline(where, revision)
+    if draws_images:
         if device == "auto":
-            raise LineasError("a pipeline is not spread over devices; name one, such as device='cuda:0'.")
-        return _load_pipeline(str(where), str(name), wanted, device, options)
+            raise LineasError(
+                "a pipeline is not spread over devices; name one: LINEAS_DEVICE=cuda:0 (device='cuda:0')."
+            )
+        return _load_pipeline(str(where), str(name), weights_dtype, device, options)
     with reading(failure, hint):
         base = _base_of_adapter(where, options)
     if base is None:
         with reading(failure, hint):
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
     else:
-        alone = f"{where} is an adapter of peft for {base}, and has no tokenizer that could be read"
-        with reading(alone, f"Load {base}, or put its tokenizer beside the adapter."):
+        no_tokenizer = f"{where} is an adapter of peft for {base}, and has no tokenizer that could be read"
+        with reading(no_tokenizer, f"Load {base}, or put its tokenizer beside the adapter."):
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
     with reading(failure, hint):
-        network: Any = _load_network(
-            base or where, dtype=wanted, device_map="auto" if device == "auto" else None, **options
-        )
+        device_map = "auto" if device == "auto" else None
+        network: Any = _load_network(base or where, dtype=weights_dtype, device_map=device_map, **options)
         if base is not None:
             network.load_adapter(where, adapter_kwargs={"revision": revision})
         if device != "auto":
@@ -93,7 +94,7 @@ def load(
 
 
 def _where(name: str | Path | None) -> str:
-    """The folder of a model that comes with lineas, or the name as it is."""
+    """Return the folder of a model that comes with lineas, or the name itself."""
     if name is None or str(name) == default_model.NAME:
         return default_model.locate()
     if str(name) == SHAPES and not Path(name).exists():
@@ -104,12 +105,12 @@ def _where(name: str | Path | None) -> str:
 def _is_folder(where: str) -> bool:
     try:
         return bool(where) and Path(where).is_dir()
-    except (OSError, ValueError):  # no name that a file could have
+    except (OSError, ValueError):  # no valid file name
         return False
 
 
 def _load_network(where: str, **options: Any) -> Any:
-    """A causal language model, or one that also reads pictures; a ValueError where it is neither."""
+    """Load a causal language model, or a multimodal one; raise a ValueError if it is neither."""
     try:
         return load_weights(AutoModelForCausalLM, where, ignore_mismatched_sizes=True, **options)
     except ValueError as error:
@@ -124,11 +125,7 @@ def _load_network(where: str, **options: Any) -> Any:
 
 
 def _base_of_adapter(where: str, options: dict[str, Any]) -> str | None:
-    """The model that an adapter of peft is for; None of what is no adapter.
-
-    Raises:
-        LineasError: when peft is not installed, or the adapter is a pickle.
-    """
+    """Return the name of an adapter's base model; None if there is no adapter of peft."""
     file = find_adapter_config_file(where, revision=options["revision"])
     if file is None:
         return None
@@ -145,10 +142,14 @@ def _base_of_adapter(where: str, options: dict[str, Any]) -> str | None:
 
 
 def load_text(name: str | Path | None = None, **options: Any) -> TextModel:
-    """`load` where only a language model will do.
+    """Load a language model.
+
+    Args:
+        name: as in `load`.
+        options: the other arguments of `load`.
 
     Raises:
-        LineasError: when there is none of this name, or it draws.
+        LineasError: when there is no such model, or it draws images.
     """
     model = load(name, **options)
     if not isinstance(model, TextModel):
@@ -157,7 +158,7 @@ def load_text(name: str | Path | None = None, **options: Any) -> TextModel:
 
 
 def is_pipeline(where: str | Path, revision: str | None = None) -> bool:
-    """Whether a folder, or what a hub id names, is a pipeline of diffusers; False where the hub does not answer."""
+    """Return whether a folder or hub id is a pipeline of diffusers; False if the hub does not answer."""
     folder = Path(where)
     if folder.exists() or str(where).count("/") != 1:
         return (folder / INDEX).is_file()
@@ -167,11 +168,11 @@ def is_pipeline(where: str | Path, revision: str | None = None) -> bool:
         return False
     try:
         return file_exists(str(where), INDEX, revision=revision)
-    except Exception:  # whatever stands between here and the hub is told when the model is loaded
+    except Exception:  # loading the model will report the error
         return False
 
 
-def _load_pipeline(where: str, name: str, wanted: Any, device: str, options: dict[str, Any]) -> ImageModel:
+def _load_pipeline(where: str, name: str, weights_dtype: Any, device: str, options: dict[str, Any]) -> ImageModel:
     try:
         from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     except ImportError:
@@ -182,16 +183,15 @@ def _load_pipeline(where: str, name: str, wanted: Any, device: str, options: dic
         folder = Path(where)
         if not folder.is_dir():
             folder = Path(DiffusionPipeline.download(where, use_safetensors=True, **options))
-        dtype = _stored_dtype(folder) if wanted == "auto" else wanted
-        kinds = {} if dtype is None else {"dtype" if newer else "torch_dtype": dtype}
-        kinds_of_parts = _parts(folder)
-        parts = {part: _load_part(kind, folder / part, dtype) for part, kind in kinds_of_parts.items()}
-        trusted = {"trust_remote_code": options["trust_remote_code"]}
-        pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **kinds, **trusted, **parts)
+        dtype = _stored_dtype(folder) if weights_dtype == "auto" else weights_dtype
+        further = {} if dtype is None else {"dtype" if newer else "torch_dtype": dtype}
+        further["trust_remote_code"] = options["trust_remote_code"]
+        parts = {part: _load_part(kind, folder / part, dtype) for part, kind in _parts(folder).items()}
+        pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **further, **parts)
         pipeline.register_to_config(_name_or_path=where)
         pipeline = pipeline.to(device)
     settings = folder / SETTINGS
-    failure = f"{settings} says nothing about how '{where}' is meant to draw"
+    failure = f"{settings} does not hold valid drawing settings for '{where}'"
     with reading(failure):
         drawing = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
         try:
@@ -203,67 +203,62 @@ def _load_pipeline(where: str, name: str, wanted: Any, device: str, options: dic
 
 
 def _parts(folder: Path) -> dict[str, Any]:
-    """A pipeline's networks, by name: their classes in diffusers and transformers; of others diffusers takes care.
-
-    Raises:
-        LineasError: when the folder of a part is not there.
-    """
+    """Return the classes of a pipeline's networks by name, as far as diffusers and transformers define them."""
     import diffusers
     import transformers
 
-    found = {}
+    kinds = {}
     for part, entry in json.loads((folder / INDEX).read_text(encoding="utf-8")).items():
         if not isinstance(entry, list) or len(entry) != 2 or None in entry:
             continue
         library, name = map(str, entry)
-        if not (folder / part).is_dir():  # diffusers would look for it elsewhere, or begin with an empty vocabulary
+        if not (folder / part).is_dir():  # diffusers would search elsewhere, or start with an empty vocabulary
             raise LineasError(f"{folder} lacks its folder {part}, a {name}; get the whole pipeline.")
-        place = {"diffusers": diffusers, "transformers": transformers}.get(library)
-        place = getattr(diffusers.pipelines, library, None) if place is None else place  # such as a safety checker's
-        kind = getattr(place, name, None)
+        module = {"diffusers": diffusers, "transformers": transformers}.get(library)
+        module = getattr(diffusers.pipelines, library, None) if module is None else module  # a safety checker's, e.g.
+        kind = getattr(module, name, None)
         if isinstance(kind, type) and issubclass(kind, nn.Module):
-            found[part] = kind
-    return found
+            kinds[part] = kind
+    return kinds
 
 
 def _load_part(kind: Any, folder: Path, dtype: torch.dtype | None) -> nn.Module:
-    """One network of a pipeline."""
-    if hasattr(kind, "load_config"):  # of diffusers
+    if hasattr(kind, "load_config"):  # a class of diffusers
         return load_weights(kind, folder, torch_dtype=dtype)
     return load_weights(kind, folder, dtype=dtype, ignore_mismatched_sizes=True)
 
 
 def _stored_dtype(folder: Path) -> torch.dtype | None:
-    """The type that a pipeline's weights are stored in, the widest of several; None where there are none."""
+    """Return the widest type of a pipeline's stored weights; None if there are none."""
     names = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    found: torch.dtype | None = None
+    widest: torch.dtype | None = None
     for part in json.loads((folder / INDEX).read_text(encoding="utf-8")):
         for file in (folder / part).glob("*.safetensors"):
-            if "." in file.stem:  # a variant, which is not what is loaded
+            if "." in file.stem:  # a variant, which is not loaded
                 continue
             with safe_open(file, "pt") as weights:
                 kinds = {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
             for kind in kinds & names.keys():
-                found = names[kind] if found is None else torch.promote_types(found, names[kind])
-    return found
+                widest = names[kind] if widest is None else torch.promote_types(widest, names[kind])
+    return widest
 
 
-def _kind(device: str) -> torch.device:
-    """What a device's name means; of "auto" the first device that is taken."""
-    if device == "auto":
+def _device(name: str) -> torch.device:
+    """Return the device of this name; for "auto" the first one that is used."""
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        made = torch.device(device)
-        torch.empty(1, device=made).tolist()  # meta holds no numbers
-    except (RuntimeError, AssertionError):  # no such name; none here
+        device = torch.device(name)
+        torch.empty(1, device=device).tolist()  # raises for meta, which holds no numbers
+    except (RuntimeError, AssertionError):  # an unknown name, or a device that this machine lacks
         raise LineasError(
-            f"there is no device '{device}' here; name one such as cpu or cuda:0, or auto, or leave it out."
+            f"there is no device '{name}' here; name one such as cpu or cuda:0, or auto, or leave it out."
         ) from None
-    return made
+    return device
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device computes faster in it, else float32."""
+    """Return bfloat16 if the device computes faster in it, else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     if device.type == "cpu" and _bfloat16_pays():
@@ -273,8 +268,10 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 @cache
 def _bfloat16_pays() -> bool:
-    """Whether this processor is clearly faster in bfloat16, tried once: those with instructions for it multiply
-    matrices at half to four times their rate in float32."""
+    """Return whether this CPU is clearly faster in bfloat16, measured once.
+
+    CPUs with instructions for bfloat16 multiply matrices at half to four times their speed in float32.
+    """
     if not torch.cpu._is_avx512_bf16_supported():
         return False
     seconds = _seconds()
@@ -282,15 +279,13 @@ def _bfloat16_pays() -> bool:
 
 
 def _seconds() -> dict[torch.dtype, float]:
-    """By type, the least time of several for a product of matrices; a tenth of a second in all.
-
-    It is this thread's own time, so that other programs at work do not count.
-    """
-    sides = {d: (torch.ones(256, 768, dtype=d), torch.ones(768, 768, dtype=d)) for d in (torch.bfloat16, torch.float32)}
-    taken: dict[torch.dtype, list[float]] = {dtype: [] for dtype in sides}
+    """Return, for each type, the minimum time of a matrix product, in seconds of this thread's CPU time."""
+    dtypes = (torch.bfloat16, torch.float32)
+    matrices = {d: (torch.ones(256, 768, dtype=d), torch.ones(768, 768, dtype=d)) for d in dtypes}
+    seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in dtypes}
     for _ in range(8):
-        for dtype, (rows, weights) in sides.items():
-            begun = thread_time()
+        for dtype, (rows, weights) in matrices.items():
+            start = thread_time()
             nn.functional.linear(rows, weights)
-            taken[dtype].append(thread_time() - begun)
-    return {dtype: min(times) for dtype, times in taken.items()}
+            seconds[dtype].append(thread_time() - start)
+    return {dtype: min(times) for dtype, times in seconds.items()}

@@ -1,8 +1,7 @@
-"""Packing: prompts laid end to end in one sequence, with an attention that sees each of them alone.
+"""Packing: prompts laid end to end in one sequence, with an attention that sees each prompt alone.
 
-Everything but attention works token by token, so a pack costs what its tokens cost, without padding. Attention gathers
-the tokens of prompts of similar length into rows, padded on the right, where causality hides the padding; so no prompt
-pays for the others of its pack.
+All other layers work token by token, so a pack has no padding. Attention gathers prompts of similar length into rows,
+padded on the right, where causal attention does not see the padding. So no prompt's cost depends on the others.
 """
 
 from __future__ import annotations
@@ -25,26 +24,27 @@ from lineas.steering.exclusive import guarded
 
 NAME = "lineas_packed"
 PADDING_SHARE = 0.2
-"""A bucket ends when a further prompt would make its padding exceed this share of its tokens."""
+"""Maximum share of padding among the tokens of a bucket; a prompt that would exceed it starts a new bucket."""
 SHORT = 256
-"""On a CPU, rows up to this many tokens take plain matrix products: fused attention's backward is slower there."""
+"""Maximum length of rows that use plain matrix products on a CPU, where the backward of fused attention is slower."""
 ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""By type, how far packed and single logits of half the tokens may differ, relative to their norm; else 0.05."""
+"""For each type, the allowed median difference of packed and single logits, relative to their norm; else 0.05."""
 
 _layout: ContextVar[Layout] = ContextVar("layout")
 _replaced: ContextVar[set[str]] = ContextVar("replaced")
 _calls: ContextVar[list[str]] = ContextVar("calls")
-_ways: dict[int, str] = {}
-"""By the id of a config, the attention that it names while no pack runs."""
+_original_attention: dict[int, str] = {}
+"""For each config's id, the name of its attention while no pack runs."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of prompts that lie end to end go when attention sees each prompt alone.
+    """The assignment of a pack's tokens to the rows of attention.
 
     Args:
-        buckets: for each, which token fills each place, int64 `[prompts, width]`; padding repeats a prompt's first.
-        back: the place of each token among all buckets' places, laid end to end, int64 `[tokens]`.
+        buckets: for each bucket, the index of the token at each place, int64 `[prompts, width]`; padding is a prompt's
+            first token.
+        back: the place of each token when all buckets' places are laid end to end, int64 `[tokens]`.
     """
 
     buckets: tuple[torch.Tensor, ...]
@@ -52,7 +52,7 @@ class Layout:
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Layout:
-        """The layout of prompts of these lengths, shortest first."""
+        """Return the layout of prompts of these lengths, shortest first."""
         starts = list(accumulate(lengths, initial=0))
         buckets, back, places = [], [], 0
         for rows in length_buckets(lengths):
@@ -68,7 +68,12 @@ class Layout:
 
 
 def length_buckets(lengths: Sequence[int], limit: int | None = None) -> list[list[int]]:
-    """Cut rows that are sorted by length into runs with little padding, of at most `limit` tokens with it."""
+    """Cut rows that are sorted by length into runs with little padding.
+
+    Args:
+        lengths: number of tokens of each row, ascending.
+        limit: maximum number of tokens in a run, with padding; None for no limit.
+    """
     runs: list[list[int]] = [[]]
     real = 0
     for row, length in enumerate(lengths):
@@ -84,12 +89,12 @@ def length_buckets(lengths: Sequence[int], limit: int | None = None) -> list[lis
 
 @contextmanager
 def packed(network: nn.Module, layout: Layout) -> Iterator[None]:
-    """Within the block, attention sees each prompt of the pack alone; other threads are kept off the network."""
+    """Let attention see each prompt of the pack alone within the block, in which other threads are refused."""
     configs: dict[int, Any] = {id(m.config): m.config for m in network.modules() if hasattr(m, "config")}
     with guarded(network):
         before = [(c, c._attn_implementation) for c in configs.values() if hasattr(c, "_attn_implementation")]
-        _ways.update({id(c): implementation for c, implementation in before if implementation != NAME})
-        token, replaced = _layout.set(layout), _replaced.set({_ways[id(c)] for c, _ in before})
+        _original_attention.update({id(c): name for c, name in before if name != NAME})
+        token, replaced = _layout.set(layout), _replaced.set({_original_attention[id(c)] for c, _ in before})
         try:
             for config, _ in before:
                 config._attn_implementation = NAME
@@ -103,7 +108,7 @@ def packed(network: nn.Module, layout: Layout) -> Iterator[None]:
 
 @torch.no_grad()
 def reason_not_packable(network: nn.Module) -> str | None:
-    """Why a network's prompts cannot be packed; None where they can, found by comparing a pack with single prompts."""
+    """Return the reason why a network's prompts cannot be packed; None if a pack gives the same as single prompts."""
     config: Any = getattr(network, "config", None)
     text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
     layers = getattr(text, "num_hidden_layers", None)
@@ -112,11 +117,11 @@ def reason_not_packable(network: nn.Module) -> str | None:
     if set(getattr(text, "layer_types", None) or []) - {"full_attention", "sliding_attention"}:
         return "not all of its layers are causal attention"
     with guarded(network):
-        return _why_it_differs(network, text, layers)
+        return _reason_from_trial(network, text, layers)
 
 
-def _why_it_differs(network: nn.Module, text: Any, layers: int) -> str | None:
-    """The same, of a network whose config promises that it can."""
+def _reason_from_trial(network: nn.Module, text: Any, layers: int) -> str | None:
+    """Run a pack and its prompts one by one, and return the reason why their outputs differ, or None."""
     device = input_device(network)
     lengths = [3, 5, 6]
     ids = (torch.arange(sum(lengths), device=device) + text.vocab_size // 2) % text.vocab_size
@@ -125,35 +130,35 @@ def _why_it_differs(network: nn.Module, text: Any, layers: int) -> str | None:
     token = _calls.set([])
     try:
         network.eval()  # dropout would differ
-        alone = [network(input_ids=one[None], use_cache=False).logits[0] for one in ids.split(lengths)]
+        single = torch.cat([network(input_ids=one[None], use_cache=False).logits[0] for one in ids.split(lengths)])
         with packed(network, Layout.of(lengths, device)):
             together = network(input_ids=ids[None], position_ids=positions[None], use_cache=False).logits[0]
-        seen = len(_calls.get())
-    except Exception as error:  # whatever a network of unknown make answers, padding is still there
+        replaced = len(_calls.get())
+    except Exception as error:  # prompts can always be padded instead
         return f"it does not run that way ({type(error).__name__}: {first_line(error)})"
     finally:
         _calls.reset(token)
         for module in training:
             module.training = True
-    if seen != layers:
-        return f"only {seen} of its {layers} layers let their attention be replaced"
-    single = torch.cat(alone).float()
-    deviation = float(((together.float() - single).norm(dim=-1) / single.norm(dim=-1)).median())  # a few may be chaotic
+    if replaced != layers:
+        return f"only {replaced} of its {layers} layers let their attention be replaced"
+    single = single.float()
+    deviation = float(((together.float() - single).norm(dim=-1) / single.norm(dim=-1)).median())  # ignores outliers
     if not deviation < ROUNDING.get(together.dtype, 0.05):
         return f"its output differs by {100 * deviation:.1g} %"
     return None
 
 
 def attend(module: nn.Module, *tensors: Any, **others: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention in the form in which transformers calls it: over a pack, where one runs in this thread or task.
+    """Compute attention as transformers calls it: over a pack if one runs in this thread or task.
 
-    A pass of another thread that was under way when a pack began goes on as it began.
+    In other threads, a pass that was running before the pack uses the network's original attention.
     """
     if _layout.get(None) is not None:
         return _attend(module, *tensors, **others)
     config: Any = module.config
-    own = vars(sys.modules[type(module).__module__]).get("eager_attention_forward")
-    attention: Any = AttentionInterface().get(_ways[id(config)], own)
+    eager = vars(sys.modules[type(module).__module__]).get("eager_attention_forward")
+    attention: Any = AttentionInterface().get(_original_attention[id(config)], eager)
     return attention(module, *tensors, **others)
 
 
@@ -168,18 +173,18 @@ def _attend(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over a pack.
+    """Compute attention over a pack.
 
     Args:
-        query: `[1, heads, tokens, width]`.
-        key: `[1, key heads, tokens, width]`, shared by groups of heads where there are fewer of them.
-        value: the same.
-        scaling: of the products; by default `width ** -0.5`.
-        softcap: bounds the products by `c tanh(x / c)` (Gemma 2).
-        sliding_window: how many tokens back a token sees.
+        query: queries, `[1, heads, tokens, width]`.
+        key: keys, `[1, key heads, tokens, width]`; groups of heads share a key head if there are fewer.
+        value: values, of the same shape as keys.
+        scaling: factor on the products; by default `width ** -0.5`.
+        softcap: bound c of the products, as `c tanh(x / c)` (Gemma 2); None for none.
+        sliding_window: number of tokens that a token sees, itself included; None for all before it.
 
     Returns:
-        `[1, tokens, heads, width]`.
+        the outputs, `[1, tokens, heads, width]`, and None for the attention weights.
     """
     unknown = [name for name in ("s_aux", "position_bias", "head_mask") if others.get(name) is not None]
     if unknown:
@@ -187,21 +192,21 @@ def _attend(
     if (calls := _calls.get(None)) is not None:
         calls.append(type(module).__name__)
     if "sdpa" in _replaced.get():
-        softcap = None  # it leaves that out (Gemma 2 in transformers 4), and so the network's texts do
+        softcap = None  # transformers 4 ignores it in sdpa (Gemma 2), and packs must agree with single prompts
     layout = _layout.get()
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    rows = zip(*(_Apart.apply(x, layout.back, *layout.buckets) for x in (query, key, value)))
-    outs = [_causal(q, k, v, scale, softcap, sliding_window) for q, k, v in rows]  # [prompts, heads, width, d]
-    laid = torch.cat([out.transpose(1, 2).flatten(0, 1) for out in outs])  # [places, heads, d]
-    together: Any = _Together.apply(laid, layout.back)
-    return together[None], None
+    rows = zip(*(_ToBuckets.apply(x, layout.back, *layout.buckets) for x in (query, key, value)))
+    outputs = [_causal(q, k, v, scale, softcap, sliding_window) for q, k, v in rows]  # [prompts, heads, width, d]
+    places = torch.cat([output.transpose(1, 2).flatten(0, 1) for output in outputs])  # [places, heads, d]
+    tokens: Any = _FromBuckets.apply(places, layout.back)
+    return tokens[None], None
 
 
 AttentionInterface.register(NAME, attend)
 
 
-class _Apart(torch.autograd.Function):
-    """Tokens `[1, h, t, d]` to one tensor a bucket, `[prompts, h, width, d]`; the way back is a gather as well."""
+class _ToBuckets(torch.autograd.Function):
+    """Gather tokens `[1, h, t, d]` into one tensor per bucket, `[prompts, h, width, d]`; the backward gathers too."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, back: torch.Tensor, *buckets: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -212,18 +217,18 @@ class _Apart(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
         (back,) = ctx.saved_tensors
-        laid = torch.cat([grad.transpose(1, 2).flatten(0, 1) for grad in grad_outputs])  # [places, h, d]
-        return laid[back].transpose(0, 1)[None], None, *[None] * len(grad_outputs)
+        places = torch.cat([grad.transpose(1, 2).flatten(0, 1) for grad in grad_outputs])  # [places, h, d]
+        return places[back].transpose(0, 1)[None], None, *[None] * len(grad_outputs)
 
 
-class _Together(torch.autograd.Function):
-    """Places `[places, h, d]` to tokens `[t, h, d]`; padding is dropped and gets no gradient."""
+class _FromBuckets(torch.autograd.Function):
+    """Gather tokens `[t, h, d]` from places `[places, h, d]`; padding is dropped and gets no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, laid: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, places: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(back)
-        ctx.places = laid.shape[0]
-        return laid[back]
+        ctx.places = places.shape[0]
+        return places[back]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
@@ -234,7 +239,7 @@ class _Together(torch.autograd.Function):
 def _causal(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, softcap: float | None, window: int | None
 ) -> torch.Tensor:
-    """Causal attention within each row of `[prompts, heads, width, d]`."""
+    """Compute causal attention within each row of `[prompts, heads, width, d]`."""
     width = q.shape[2]
     windowed = window is not None and width > window
     if not softcap and not windowed and (q.device.type != "cpu" or width > SHORT):
@@ -244,10 +249,10 @@ def _causal(
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    seen = torch.ones(width, width, dtype=torch.bool, device=q.device).tril()
+    visible = torch.ones(width, width, dtype=torch.bool, device=q.device).tril()
     if windowed:
-        seen = seen.triu(1 - window)  # type: ignore[operator]
-    mask = torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, float("-inf"))
+        visible = visible.triu(1 - window)  # pyright: ignore[reportOperatorIssue]
+    mask = torch.zeros_like(visible, dtype=q.dtype).masked_fill(~visible, float("-inf"))
     if softcap:
         products = softcap * torch.tanh(q @ k.transpose(-1, -2) * scale / softcap) + mask
     else:

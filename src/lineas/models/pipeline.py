@@ -19,8 +19,8 @@ from lineas.steering import contexts
 from lineas.steering.hooks import Edit
 
 Guidance = Literal["both", "conditional", "none"]
-"""Under classifier-free guidance the denoiser runs with and without the prompt: which halves are steered, or whether
-the pipeline draws without guidance."""
+"""The halves of a batch that are steered: with classifier-free guidance the denoiser runs with and without the prompt.
+"none" draws without guidance."""
 DENOISERS = ("unet", "transformer")
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -28,14 +28,14 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 class PipelineNetwork(nn.Module):
     """The parts of a pipeline that sites can name: `unet.` or `transformer.`, and `text_encoder.`, `text_encoder_2.`...
 
-    The modules are the pipeline's own, so whatever is hooked here acts on its every call.
+    The modules are the pipeline's own, so a hook on one acts whenever the pipeline is called.
 
     Args:
-        pipeline: of diffusers, text to image.
-        guidance: which halves of a guided batch are edited.
+        pipeline: a text-to-image pipeline of diffusers.
+        guidance: the halves of a guided batch that are edited: "both" (default), "conditional", or "none".
 
     Raises:
-        LineasError: when the pipeline has no denoiser or no way to encode a prompt.
+        LineasError: when the pipeline has no denoiser or cannot encode a prompt, or the guidance is unknown.
     """
 
     guidance: Guidance
@@ -44,12 +44,12 @@ class PipelineNetwork(nn.Module):
         super().__init__()
         if guidance not in get_args(Guidance):
             raise LineasError(f"guidance is one of {', '.join(map(repr, get_args(Guidance)))}, not {guidance!r}.")
-        found = [name for name in DENOISERS if isinstance(getattr(pipeline, name, None), nn.Module)]
-        if not found or not hasattr(pipeline, "encode_prompt"):
+        names = [name for name in DENOISERS if isinstance(getattr(pipeline, name, None), nn.Module)]
+        if not names or not hasattr(pipeline, "encode_prompt"):
             raise LineasError(
                 f"a {type(pipeline).__name__} is no text-to-image pipeline with a U-Net or a transformer that denoises."
             )
-        self.denoises = found[0]
+        self.denoiser_name = names[0]
         self.guidance = guidance
         if not isinstance(pipeline.encode_prompt, Prompts):
             vars(pipeline)["encode_prompt"] = Prompts(pipeline)
@@ -58,8 +58,8 @@ class PipelineNetwork(nn.Module):
         self._look_up()
 
     def _look_up(self) -> None:
-        """Take the parts that the pipeline has now: one may have been replaced since."""
-        for name in (self.denoises, *ENCODERS):
+        """Look up the pipeline's current parts, since one may have been replaced."""
+        for name in (self.denoiser_name, *ENCODERS):
             part = getattr(self.pipeline, name, None)
             if isinstance(part, nn.Module):
                 self._modules[name] = part
@@ -69,40 +69,47 @@ class PipelineNetwork(nn.Module):
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Generator[Any, Any, Any]:
-        """The parts, as the pipeline has them now, and all that is in them."""
+        """Yield the pipeline's current parts and all modules in them, with their names."""
         self._look_up()
         return super().named_modules(memo, prefix, remove_duplicate)
 
     def get_submodule(self, target: str) -> nn.Module:
-        """A module by its name, of the part that the pipeline has now."""
+        """Return a module by its name, from the pipeline's current parts."""
         self._look_up()
         return super().get_submodule(target)
 
     @property
     def denoiser(self) -> nn.Module:
-        """The U-Net or transformer; what the network is known by, whatever pipeline it is in."""
-        return self.get_submodule(self.denoises)
+        """The U-Net or transformer, which identifies the network in any pipeline."""
+        return self.get_submodule(self.denoiser_name)
 
-    def is_denoisers(self, site: Site) -> bool:
-        """Whether a site is in the denoiser, which runs once a step."""
-        return f"{site.module}.".startswith(f"{self.denoises}.")
+    def is_in_denoiser(self, site: Site) -> bool:
+        """Return whether a site is in the denoiser, which runs once per step."""
+        return f"{site.module}.".startswith(f"{self.denoiser_name}.")
 
     def forward(self, **inputs: Any) -> torch.Tensor:
-        """The latents that one call of the pipeline gives, with its own arguments, such as `prompt`."""
+        """Call the pipeline with its own arguments, such as `prompt`, and return the latents."""
         return call(self.pipeline, **{"num_inference_steps": 2, "output_type": "latent"} | inputs)
 
     def positions(self, tokens: str) -> Rows:
-        """For `steer`: which rows belong to which prompt."""
+        """Return the assignment of rows to prompts, which `steer` uses.
+
+        Raises:
+            LineasError: when `tokens` is not "all".
+        """
         if tokens != "all":
             raise LineasError(f"an image is steered as a whole: tokens='all', not {tokens!r}.")
         return Rows(self)
 
     def edit_rows(self, site: Site, edit: Edit, z: torch.Tensor) -> torch.Tensor:
-        """An activation with an edit on its conditional rows alone, where that is what was asked for.
+        """Return an activation with an edit applied to the rows that `guidance` selects.
 
-        These are all, or where there are two for every image, the last half: a pipeline may stop to guide on its way.
+        With two rows per image, the last half is conditional; else all rows are, since guidance may end early.
+
+        Raises:
+            LineasError: when the conditional rows are unknown.
         """
-        if self.guidance != "conditional" or not self.is_denoisers(site):
+        if self.guidance != "conditional" or not self.is_in_denoiser(site):
             return edit(z)
         images, rows = self.prompts.images, z.shape[0]
         if images is None or rows not in (images, 2 * images):
@@ -113,77 +120,77 @@ class PipelineNetwork(nn.Module):
             )
         if rows == images:
             return edit(z)
-        without, told = z.chunk(2)
-        after = edit(told)
-        return z if after is told else torch.cat([without, after])
+        unconditional, conditional = z.chunk(2)
+        after = edit(conditional)
+        return z if after is conditional else torch.cat([unconditional, after])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PipelineNetwork:
-        """A pipeline of its own with copies of these parts; what only decodes and schedules is shared."""
+        """Return a new pipeline with copies of these parts, which shares decoder and scheduler with the old one."""
         parts = {name: copy.deepcopy(part, memo) for name, part in self.named_children()}
         kind, config = type(self.pipeline), self.pipeline.config
-        given = inspect.signature(kind.__init__).parameters.keys() - {"self"}
-        settings = {name: config[name] for name in given & config.keys() - self.pipeline.components.keys()}
+        names = inspect.signature(kind.__init__).parameters.keys() - {"self"}
+        settings = {name: config[name] for name in names & config.keys() - self.pipeline.components.keys()}
         return PipelineNetwork(kind(**{**self.pipeline.components, **settings, **parts}), self.guidance)
 
 
 class Prompts:
-    """A pipeline's `encode_prompt`, which knows how many images are drawn, and can encode equal prompts once.
+    """A wrapper of a pipeline's `encode_prompt` that counts the images to draw and can cache embeddings.
 
     Args:
-        pipeline: whose method it stands in for.
+        pipeline: the pipeline whose method is wrapped.
     """
 
     def __init__(self, pipeline: Any) -> None:
         self.steered: list[Rows] = []
         self._pipeline, self._original = pipeline, pipeline.encode_prompt
         self._signature = inspect.signature(self._original)
-        self._kept, self._drawn = object(), object()  # what threads and tasks hold
+        self._cache_key, self._images_key = object(), object()  # keys in `contexts`, with values per thread or task
 
     @property
     def images(self) -> int | None:
-        """Return how many images this thread or task draws, by the embeddings that it encoded last."""
-        return contexts.here().get(self._drawn)
+        """The number of images that this thread or task draws, by its latest embeddings; None if unknown."""
+        return contexts.active().get(self._images_key)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for rows in tuple(self.steered):
             rows.check_parts()
-        kept = contexts.here().get(self._kept)
-        if kept is None:
+        cache = contexts.active().get(self._cache_key)
+        if cache is None:
             encoded = self._original(*args, **kwargs)
         else:
-            given = self._signature.bind(*args, **kwargs)
-            given.apply_defaults()
-            key = repr(given.arguments)
-            if key not in kept:
+            call_args = self._signature.bind(*args, **kwargs)
+            call_args.apply_defaults()
+            key = repr(call_args.arguments)
+            if key not in cache:
                 with torch.no_grad():
-                    kept[key] = self._original(*args, **kwargs)
-            encoded = kept[key]
+                    cache[key] = self._original(*args, **kwargs)
+            encoded = cache[key]
         first = encoded[0] if isinstance(encoded, (tuple, list)) else encoded
-        contexts.put(self._drawn, len(first) if isinstance(first, torch.Tensor) else None)
+        contexts.activate(self._images_key, len(first) if isinstance(first, torch.Tensor) else None)
         return encoded
 
     @contextmanager
-    def keeping(self, kept: dict[str, Any]) -> Iterator[None]:
-        """Within the block prompts that are in `kept` are not encoded again, and no gradient reaches the encoders."""
-        before = contexts.here().get(self._kept)
-        contexts.put(self._kept, kept)
+    def caching(self, cache: dict[str, Any]) -> Iterator[None]:
+        """Reuse the embeddings in `cache` within the block, and add new ones; encoders get no gradients."""
+        before = contexts.active().get(self._cache_key)
+        contexts.activate(self._cache_key, cache)
         try:
             yield
         finally:
-            contexts.put(self._kept, before)
+            contexts.activate(self._cache_key, before)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # a copy of the pipeline encodes with its own encoders
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # so that a copied pipeline uses its own encoders
         of_class: Any = type(self._pipeline)
         return MethodType(of_class.encode_prompt, memo[id(self._pipeline)])
 
 
 class Rows:
-    """Which rows of an activation belong to which image: those without the prompt come first, where it guides.
+    """The image that each row of an activation belongs to; with guidance, rows without the prompt come first.
 
-    Stands in for `lineas.steering.positions.Positions` and, as it is the same in every pass, for `Place`.
+    It replaces `lineas.steering.positions.Positions` and, being the same in every pass, `Place`.
 
     Args:
-        network: whose pipeline runs.
+        network: the network whose pipeline runs.
     """
 
     prompt_length = None
@@ -196,73 +203,75 @@ class Rows:
 
     @property
     def shared(self) -> Rows:
-        """The same for all threads."""
+        """This object, for all threads."""
         return self
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rows:
-        """The same in every pass."""
+        """Return this object, for every pass."""
         return self
 
-    def apart(self) -> Rows:
-        """The same in every part."""
+    def called_alone(self) -> Rows:
+        """Return this object, for every part."""
         return self
 
     def check_parts(self) -> None:
         """Refuse to draw with a part that was put into the pipeline after it was steered.
 
         Raises:
-            LineasError: naming the part.
+            LineasError: when there is such a part.
         """
-        other = [name for name, part in self._parts.items() if getattr(self._pipeline, name, None) is not part]
-        if other:
+        replaced = [name for name, part in self._parts.items() if getattr(self._pipeline, name, None) is not part]
+        if replaced:
             raise LineasError(
-                f"the pipeline has another {other[0]} than the one that is steered; detach, and steer it anew."
+                f"the pipeline has another {replaced[0]} than the one that is steered; detach, and steer it again."
             )
 
     def chosen(self, tokens: str) -> None:
-        """All pixels are meant."""
+        """Return None, which stands for all pixels."""
 
     def by_row(self, z: torch.Tensor) -> torch.Tensor:
-        """The activation as it is, `[rows, ...]`."""
+        """Return the activation unchanged, `[rows, ...]`."""
         return z
 
-    def spread(self, x: torch.Tensor, n: int, what: str = "strengths") -> torch.Tensor:
-        """One entry an image, `[images, ...]` or `[1, ...]`, as one a row of n."""
-        given = x.shape[0]
-        twice = given == self._prompts.images and n == 2 * given
-        if given not in (1, n) and not twice:
-            raise LineasError(f"{given} {what} were given for {n} rows; give one an image.")
-        return x.repeat(2 if twice else n // given, *[1] * (x.dim() - 1))
+    def repeated(self, x: torch.Tensor, n: int, what: str = "strengths") -> torch.Tensor:
+        """Repeat each image's entry for all of its rows; see `Place.repeated`."""
+        entries = x.shape[0]
+        twice = entries == self._prompts.images and n == 2 * entries
+        if entries not in (1, n) and not twice:
+            raise LineasError(f"{entries} {what} were given for {n} rows; give one per image.")
+        return x.repeat(2 if twice else n // entries, *[1] * (x.dim() - 1))
 
     def remove(self) -> None:
-        """Stop watching the pipeline's parts; may be repeated."""
+        """Stop checking the pipeline's parts; does nothing at the second call."""
         if self in self._prompts.steered:
             self._prompts.steered.remove(self)
 
 
 def call(pipeline: Any, **arguments: Any) -> Any:
-    """The first thing that a pipeline gives for a call, with gradients where they are enabled.
+    """Call a pipeline without its `no_grad`, and return the first value of its result.
 
-    A pipeline's own loop, scheduler, guidance and prompt encoding run, without the `no_grad` they are wrapped in; the
-    denoiser's output is cut off from its graph, so that gradients stay within a step.
+    The denoiser's output is detached, so that gradients stay within a step.
+
+    Args:
+        pipeline: the pipeline.
+        arguments: arguments of its call.
     """
     denoiser = next(getattr(pipeline, name) for name in DENOISERS if getattr(pipeline, name, None) is not None)
-    if "clean_caption" in inspect.signature(type(pipeline).__call__).parameters:  # else PixArt warns at every call
+    if "clean_caption" in inspect.signature(type(pipeline).__call__).parameters:  # PixArt warns if this is not set
         arguments.setdefault("clean_caption", find_spec("bs4") is not None and find_spec("ftfy") is not None)
     key = object()
-    handle = denoiser.register_forward_hook(contexts.Scoped(key, _cut))
-    shown = getattr(pipeline, "_progress_bar_config", None)
+    handle = denoiser.register_forward_hook(contexts.Scoped(key, _detached))
+    bar_config = getattr(pipeline, "_progress_bar_config", None)
     pipeline.set_progress_bar_config(disable=True)
     try:
-        with contexts.holding(key):
+        with contexts.activated(key):
             return inspect.unwrap(type(pipeline).__call__)(pipeline, **arguments, return_dict=False)[0]
     finally:
         handle.remove()
-        pipeline._progress_bar_config = shown or {}
+        pipeline._progress_bar_config = bar_config or {}
 
 
-def _cut(module: nn.Module, args: Any, result: Any) -> Any:
-    """A result without its graph."""
+def _detached(module: nn.Module, args: Any, result: Any) -> Any:
     if isinstance(result, torch.Tensor):
         return result.detach()
     if isinstance(result, dict):  # ModelOutput

@@ -1,4 +1,4 @@
-"""The progress bars of other libraries, off: loading is told in one line."""
+"""Switching off the progress bars of other libraries."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from importlib.util import find_spec
 
 
 def no_bars() -> None:
-    """Switch off the bars of transformers and, where it is installed, of diffusers, in this process."""
+    """Switch off the progress bars of transformers and, if installed, diffusers in this process."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     if find_spec("diffusers") is not None:
-        from diffusers.utils import logging as of_diffusers
+        from diffusers.utils import logging as diffusers_logging
 
-        of_diffusers.disable_progress_bar()
+        diffusers_logging.disable_progress_bar()

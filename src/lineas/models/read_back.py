@@ -1,4 +1,4 @@
-"""Reading back: a folder that was written holds the model that it was written from, whole."""
+"""Reading back: checks that a written folder holds the complete model."""
 
 from __future__ import annotations
 
@@ -16,24 +16,28 @@ from lineas.errors import LineasError, first_line
 
 
 def verify_written(folder: Path, network: nn.Module) -> None:
-    """Compare a checkpoint with the network that it was written from, tensor by tensor.
+    """Compare a written checkpoint with its network, tensor by tensor.
 
-    The network that transformers (or diffusers) makes of the folder's config must have the same tensors, shapes and
-    ties, and the files must hold their values, read one after the other. Where a class stores its tensors under other
-    names the whole is loaded again and compared.
+    The network that transformers (or diffusers) builds from the folder's config must have the same tensors, shapes and
+    ties, and the files must hold the same values. If a class stores its tensors under other names, the whole checkpoint
+    is loaded again and compared.
+
+    Args:
+        folder: the folder with the checkpoint.
+        network: the network that was written.
 
     Raises:
-        LineasError: saying what differs.
+        LineasError: when they differ.
     """
     kind = type(network).__name__
     if not (folder / "config.json").is_file():
-        held = ", ".join(sorted(file.name for file in folder.iterdir() if file.suffix == ".safetensors")) or "nothing"
+        files = ", ".join(sorted(file.name for file in folder.glob("*.safetensors"))) or "none"
         raise LineasError(
-            f"a {kind} did not write itself whole: there is no config.json, and of weights {held}; nothing was kept."
+            f"a {kind} did not write itself whole: there is no config.json (weights: {files}); nothing was saved."
         )
     ours = {key: value for key, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
     stored = {key: file for file in sorted(folder.glob("*.safetensors")) for key in _keys(file)}
-    quantised = getattr(network, "hf_quantizer", None) is not None  # its twin's weights would be plain
+    quantised = getattr(network, "hf_quantizer", None) is not None  # a twin would have plain weights
     twin = network if quantised else _twin(folder, network)
     if twin is None or not _stores(stored, ours, network):
         _compare_loaded(folder, network, ours)
@@ -41,10 +45,8 @@ def verify_written(folder: Path, network: nn.Module) -> None:
     theirs = twin.state_dict()
     other = sorted(ours.keys() ^ theirs.keys()) or [key for key in ours if ours[key].shape != theirs[key].shape]
     if other or _ties(twin) != _ties(network):
-        at = other[0] if other else "the tied weights"
-        raise LineasError(
-            f"a {kind} made of the config that was written differs from this one in {at}; nothing was kept."
-        )
+        difference = other[0] if other else "the tied weights"
+        raise LineasError(f"a {kind} built from the written config differs in {difference}; nothing was saved.")
     for key, file in stored.items():
         with safe_open(file, "pt") as reader:
             if not _equal(reader.get_tensor(key), ours[key]):
@@ -52,45 +54,45 @@ def verify_written(folder: Path, network: nn.Module) -> None:
 
 
 def verify_pipeline(folder: Path, pipeline: Any) -> None:
-    """The same for every network of a pipeline of diffusers.
+    """Compare each network of a written pipeline of diffusers with the original; see `verify_written`.
 
     Raises:
-        LineasError: saying what differs.
+        LineasError: when they differ.
     """
-    described = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     for name, part in pipeline.components.items():
         if isinstance(part, nn.Module):
-            if name not in described or not (folder / name).is_dir():
-                raise LineasError(f"the pipeline did not write its {name}; nothing was kept.")
+            if name not in index or not (folder / name).is_dir():
+                raise LineasError(f"the pipeline did not write its {name}; nothing was saved.")
             verify_written(folder / name, part)
 
 
-def read_alike(folder: Path, pipeline: Any) -> None:
-    """Let diffusers read all parts of a pipeline in one type, also where none is named.
+def use_one_dtype(folder: Path, pipeline: Any) -> None:
+    """Change a written pipeline's configs so that diffusers loads all parts in one type by default.
 
-    Unless told, it reads its own parts in float32, but leaves those of transformers to the type that their config
-    names; two types do not multiply.
+    Without a given type, it loads its own parts in float32, but those of transformers in their config's type. Products
+    of the two types fail.
     """
     for name, part in pipeline.components.items():
         file = folder / name / "config.json"
         if not isinstance(part, nn.Module) or hasattr(type(part), "load_config") or not file.is_file():
             continue
-        described = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
         for key in ("dtype", "torch_dtype"):
-            if described.get(key) in ("float16", "bfloat16"):
-                described[key] = "float32"
-        file.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            if config.get(key) in ("float16", "bfloat16"):
+                config[key] = "float32"
+        file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _stores(stored: dict[str, Path], ours: dict[str, torch.Tensor], network: nn.Module) -> bool:
-    """Return whether a folder stores a network under its own names, of tied tensors at least one."""
+    """Return whether a folder stores all tensors under the network's own names, and one of each tied group."""
     tied = {name: group for group in _ties(network) for name in group}
     missing = [key for key in ours if key not in stored and not any(name in stored for name in tied.get(key, ()))]
     return bool(stored) and not missing and stored.keys() <= ours.keys()
 
 
 def _twin(folder: Path, network: Any) -> nn.Module | None:
-    """The network that a folder's config makes, without weights; None where it cannot be made so."""
+    """Return the network that a folder's config describes, without weights; None if it cannot be built."""
     try:
         with torch.device("meta"):
             if hasattr(type(network), "load_config"):  # of diffusers
@@ -99,7 +101,7 @@ def _twin(folder: Path, network: Any) -> nn.Module | None:
             config: Any = (AutoConfig if own else type(network.config)).from_pretrained(folder)
             kind = getattr(transformers, config.architectures[0]) if own else type(network)
             return kind(config) if kind is type(network) else None
-    except Exception:  # whatever a class of others does with a config, the folder is read whole instead
+    except Exception:  # the class cannot be built from its config, so the folder is loaded instead
         return None
 
 
@@ -107,23 +109,21 @@ def _compare_loaded(folder: Path, network: Any, ours: dict[str, torch.Tensor]) -
     kind = type(network).__name__
     try:
         dtype = {"torch_dtype" if hasattr(type(network), "load_config") else "dtype": network.dtype}
-        again: Any = type(network).from_pretrained(folder, **dtype)
+        reloaded: Any = type(network).from_pretrained(folder, **dtype)
     except Exception as error:
-        raise LineasError(
-            f"the {kind} that was written cannot be read back ({first_line(error)}); nothing was kept."
-        ) from None
-    theirs = again.state_dict()
+        raise LineasError(f"the written {kind} cannot be read back ({first_line(error)}); nothing was saved.") from None
+    theirs = reloaded.state_dict()
     if ours.keys() ^ theirs.keys():
         raise _differs(sorted(ours.keys() ^ theirs.keys())[0], kind)
     for key, value in ours.items():
-        if not _equal(theirs[key], value.to(theirs[key].dtype)):  # it may be loaded in one type
+        if not _equal(theirs[key], value.to(theirs[key].dtype)):  # all may be loaded in one type
             raise _differs(key, kind)
 
 
 def _differs(key: str, kind: str) -> LineasError:
     return LineasError(
-        f"{key} of the {kind} that was read back is not the one that was to be written; nothing was kept. Fold into a "
-        "plain checkpoint, without adapters, wrappers or parametrizations."
+        f"{key} of the {kind} that was read back is not the one that was written; nothing was saved. Fold into a plain "
+        "checkpoint, without adapters, wrappers or parametrizations."
     )
 
 
@@ -141,7 +141,7 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _ties(network: nn.Module) -> set[frozenset[str]]:
-    """The names that share one parameter."""
+    """Return the groups of names that share a parameter."""
     groups: dict[int, set[str]] = {}
     for name, value in network.named_parameters(remove_duplicate=False):
         groups.setdefault(id(value), set()).add(name)

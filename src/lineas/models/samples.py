@@ -1,4 +1,4 @@
-"""Samples: prompts encoded once, and batches of them in parts that run at once."""
+"""Samples: prompts encoded once, and batches of them, cut into parts that run at once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Part(Protocol):
 
     @property
     def size(self) -> int:
-        """Number of tokens that are computed."""
+        """The number of tokens that are computed."""
         ...
 
     @property
     def rows(self) -> torch.Tensor:
-        """Indices of these prompts in the batch, `[b]`."""
+        """The indices of these prompts in the batch, `[b]`."""
         ...
 
     def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor:
@@ -31,11 +31,11 @@ class Part(Protocol):
         ...
 
     def passes(self, site: Site) -> int | None:
-        """Return how often a site is read in a run; None for as often as it is reached."""
+        """Return how often a site is read in a run; None for every time that its module runs."""
         ...
 
     def running(self, network: nn.Module) -> AbstractContextManager[Any]:
-        """Return what must hold while the part runs, also while blocks of the network run again."""
+        """Return the block in which the part must run, also when checkpointed blocks run again."""
         ...
 
 
@@ -44,10 +44,10 @@ PartT = TypeVar("PartT", bound=Part)
 
 @dataclass(frozen=True)
 class Batch(Generic[PartT]):
-    """Prompts ready to run.
+    """Prompts that are ready to run.
 
     Args:
-        parts: the prompts, texts sorted by length, cut into parts.
+        parts: the prompts, cut into parts; texts are sorted by length.
         size: number of prompts, n.
         limit: largest number of tokens in a part; None for no limit.
     """
@@ -58,7 +58,7 @@ class Batch(Generic[PartT]):
 
     @property
     def at_once(self) -> bool:
-        """Whether one backward pass may go through all parts: together they stay within the limit of one."""
+        """Whether all parts together stay within the limit of one, so that one backward pass can cover them."""
         return self.limit is None or sum(part.size for part in self.parts) <= self.limit
 
 
@@ -70,8 +70,8 @@ class Samples(Generic[PartT]):
         prompts: the n prompts.
         truncated: number of prompts that were cut.
         longest: number of tokens after which a prompt is cut.
-        in_parts: makes the parts of a batch, from indices of prompts and the largest number of tokens in a part.
-        ids: token ids of each text; empty for prompts of pictures.
+        in_parts: function from indices of prompts, and the maximum number of tokens in a part, to parts.
+        ids: token ids of each text; empty for image models.
     """
 
     prompts: Sequence[str]

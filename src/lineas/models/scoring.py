@@ -1,4 +1,4 @@
-"""What a text model predicts for given tokens, in parts of similar length, as memory allows."""
+"""Predictions of a text model for given tokens, in parts that fit into memory."""
 
 from __future__ import annotations
 
@@ -10,29 +10,35 @@ from lineas.models.text import TextModel
 from lineas.models.text_batches import PaddedPart, pad
 
 LOGITS = 2**26
-"""Numbers of logits that are held at once."""
+"""Maximum number of logits in memory at once."""
 
 
 def scored_parts(model: TextModel, encoded: Sequence[Sequence[int]], logits: int = LOGITS) -> list[PaddedPart]:
-    """Texts, given as token ids, in parts that hold at most so many logits at once.
+    """Cut texts into parts of similar length with a limited number of logits.
 
     Args:
-        model: whose vocabulary counts.
-        encoded: at least one token each.
-        logits: numbers; one text that is longer makes a part of its own.
+        model: the model, whose vocabulary counts.
+        encoded: token ids of each text, at least one.
+        logits: maximum number of logits in a part; a longer text is a part of its own.
+
+    Raises:
+        LineasError: when a text has more tokens than the network reads.
     """
     model.check_length(max(map(len, encoded), default=0))
-    vocabulary: int = model.network.config.get_text_config().vocab_size  # type: ignore[union-attr,operator]
+    vocabulary: int = model.network.config.get_text_config().vocab_size  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     return pad(encoded, max(1, logits // vocabulary), model.device, model.pad_id)
 
 
 def predictions(model: TextModel, part: PaddedPart, prefix: torch.Tensor | None = None) -> torch.Tensor:
-    """Logits for each token after the first, float32 `[b, t - 1, vocabulary]`.
+    """Return the logits for each token after the first, float32 `[b, t - 1, vocabulary]`.
 
     Args:
-        model: steered or not.
+        model: the model, steered or not.
         part: b texts of at most t tokens.
-        prefix: ids that stand before each text (but after a token such as `<s>`), `[p]`.
+        prefix: token ids put before each text (but after a token such as `<s>`), `[p]`; None for none.
+
+    Raises:
+        LineasError: when the texts with the prefix have more tokens than the network reads.
     """
     ids, mask = part.ids, part.mask
     if prefix is not None:
@@ -45,6 +51,6 @@ def predictions(model: TextModel, part: PaddedPart, prefix: torch.Tensor | None 
 
 
 def token_mean(part: PaddedPart, values: torch.Tensor) -> torch.Tensor:
-    """The mean over each text's tokens after the first, float64 `[b]`, of `[b, t - 1]`."""
+    """Return the mean of `[b, t - 1]` over each text's tokens after the first, float64 `[b]`."""
     real = part.mask[:, 1:]
     return (values.double() * real).sum(1) / real.sum(1)

@@ -1,4 +1,4 @@
-"""TextModel: a causal language model with its tokenizer; batches of prompts, runs for capture, generation."""
+"""TextModel: a causal language model and its tokenizer, with batches of prompts, runs for capture, and generation."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class TextModel:
     """A causal language model of transformers and its tokenizer.
 
     Args:
-        network: the model; its weights are never changed.
-        tokenizer: its tokenizer.
-        name: hub id or folder; by default what the network's config says.
-        revision: the hub commit, where known.
+        network: the network; its weights are not changed.
+        tokenizer: the network's tokenizer.
+        name: hub id or folder; by default the name in the network's config.
+        revision: the hub commit; by default the one in the network's config.
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class TextModel:
         config: Any = getattr(network, "config", None)
         self.name = name or getattr(config, "_name_or_path", "") or type(network).__name__
         self.revision = revision or getattr(config, "_commit_hash", None)
-        self._said_too_long = False
-        self._packs_by_way: dict[str | None, bool] = {}
-        self.provenance: dict[str, Any] | None = None  # of a folded model: what is in its weights
+        self._warned_too_long = False
+        self._packs_by_attention: dict[str | None, bool] = {}
+        self.provenance: dict[str, Any] | None = None  # facts about the fold, for a folded model
 
     def __repr__(self) -> str:
         return f"TextModel({self.name}, {type(self.network).__name__}, {self.dtype}, {self.device})"
 
     @property
     def device(self) -> torch.device:
-        """Where the network's inputs go."""
+        """The device of the network's inputs."""
         return input_device(self.network)
 
     @property
@@ -60,78 +60,81 @@ class TextModel:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return what decides, beside the prompts, what a text activates: whether an end of text was taken off them."""
+        """The settings that determine a prompt's activations: whether the tokenizer's end of text was left out."""
         return {"end_of_text": "left out"} if self._around[1] else {}
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False, max_shard_size: str | int = "5GB") -> Path:
         """Write a checkpoint that transformers and every engine read: weights, config, tokenizer.
 
         Args:
-            folder: to be made; it is there whole or not at all.
-            overwrite: replace a checkpoint that is there.
-            max_shard_size: of a file of weights, such as "5GB" or a number of bytes.
+            folder: the folder to write; after a failure there is none.
+            overwrite: whether to replace a checkpoint that is there; default False.
+            max_shard_size: maximum size of a weights file, such as "5GB" (default) or a number of bytes.
 
         Raises:
-            LineasError: when the folder exists and is not to be replaced, or is no checkpoint.
+            LineasError: when the folder exists and is not overwritten, or is no checkpoint.
         """
         return checkpoint.save(Path(folder), self.network, self.tokenizer, self.provenance, overwrite, max_shard_size)
 
     def sites(self, pattern: str | Sequence[str] | None = None) -> list[Site]:
-        """The sites a pattern names; see `lineas.sites.find_sites`."""
+        """Return the sites that match a pattern; see `lineas.sites.find_sites`."""
         return find_sites(self.network, pattern)
 
     def default_sites(self, pattern: str | None) -> list[Site]:
-        """The sites of a method that names them by a pattern; None for the norms before the MLPs."""
+        """Return the default sites of a method, from its pattern; None for the norms before the MLPs."""
         return self.sites(pattern)
 
     def with_network(self, network: nn.Module) -> TextModel:
-        """The same model with another network, such as a folded one."""
+        """Return the same model with another network, such as a folded one."""
         return TextModel(network, self.tokenizer, self.name, self.revision)
 
     def batch(
         self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None
     ) -> Batch[PackedPart] | Batch[PaddedPart]:
-        """Prompts as token ids, sorted by length, packed end to end (see `lineas.models.packing`) or else padded.
+        """Return a batch of prompts, sorted by length, and packed (see `lineas.models.packing`) or else padded.
 
-        The beginning-of-sequence token is in where the tokenizer adds one, an end-of-sequence token is not.
+        A beginning-of-sequence token is included if the tokenizer adds one; an end-of-sequence token is not.
 
         Args:
-            prompts: at least one.
-            max_length: tokens of a prompt; the rest is cut.
-            limit: tokens of a part, which runs at once; None for no limit.
+            prompts: one prompt or more.
+            max_length: maximum number of tokens of a prompt, default 128; the rest is cut.
+            limit: maximum number of tokens in a part, which runs at once; None for no limit.
 
         Raises:
             LineasError: when a prompt has no tokens, or more than the network reads.
         """
         return self.samples(prompts, max_length).batch(limit)
 
-    def samples(
-        self, prompts: Sequence[str], max_length: int = 128, padded: bool = False
-    ) -> Samples[PackedPart] | Samples[PaddedPart]:
-        """Encode prompts, for batches as `batch` makes them.
+    def samples(self, prompts: Sequence[str], max_length: int = 128) -> Samples[PackedPart] | Samples[PaddedPart]:
+        """Return encoded prompts, from which batches are made as by `batch`.
 
         Args:
-            prompts: at least one.
-            max_length: largest number of tokens of a prompt; the rest is cut.
-            padded: give each prompt a row, padded on the right, also where prompts can be packed; that is slower.
+            prompts: one prompt or more.
+            max_length: maximum number of tokens of a prompt, default 128; the rest is cut.
 
         Raises:
             LineasError: when a prompt has no tokens, or more than the network reads.
         """
+        if not self._packs:
+            return self.padded_samples(prompts, max_length)
         ids, truncated = self.encode(prompts, max_length)
 
-        def packs(rows: Sequence[int], limit: int | None) -> list[PackedPart]:
+        def in_parts(rows: Sequence[int], limit: int | None) -> list[PackedPart]:
             return pack([ids[row] for row in rows], limit, self.device)
 
-        def rectangles(rows: Sequence[int], limit: int | None) -> list[PaddedPart]:
+        return Samples(prompts, truncated, max_length, in_parts, ids)
+
+    def padded_samples(self, prompts: Sequence[str], max_length: int = 128) -> Samples[PaddedPart]:
+        """Encode prompts with a row for each, padded on the right; batches of them run slower than packs."""
+        ids, truncated = self.encode(prompts, max_length)
+
+        def in_parts(rows: Sequence[int], limit: int | None) -> list[PaddedPart]:
             return pad([ids[row] for row in rows], limit, self.device, self.pad_id)
 
-        if padded or not self._packs:
-            return Samples(prompts, truncated, max_length, rectangles, ids)
-        return Samples(prompts, truncated, max_length, packs, ids)
+        return Samples(prompts, truncated, max_length, in_parts, ids)
 
     def encode(self, prompts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
-        """Token ids, cut at `max_length`, and how many prompts were cut."""
+        """Return token ids, cut at `max_length`, and the number of prompts that were cut."""
         if not prompts:
             raise LineasError("a batch needs at least one prompt, none was given.")
         encoded = self.token_ids(prompts)
@@ -149,14 +152,14 @@ class TextModel:
         return cut, sum(len(ids) > max_length for ids in encoded)
 
     def token_ids(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
-        """Token ids of texts that may go on: with what the tokenizer puts before a text, without what it puts after.
+        """Return token ids of texts, with the tokens that the tokenizer puts before a text, without those after it.
 
         Args:
-            texts: any number.
-            special: False for nothing before either.
+            texts: any number of texts.
+            special: whether to include the tokens before a text; default True.
 
         Raises:
-            LineasError: when one is no text, or the tokenizer cannot read it.
+            LineasError: when one is not a string, or the tokenizer cannot read it.
         """
         as_texts("the prompts", texts)
         with reading(f"the tokenizer of {self.name} could not read a text"):
@@ -166,46 +169,46 @@ class TextModel:
 
     @property
     def special_before(self) -> int:
-        """Return how many tokens such as `<s>` the tokenizer puts in front of every text."""
+        """The number of tokens such as `<s>` that the tokenizer puts before every text."""
         return self._around[0]
 
     @property
     def _around(self) -> tuple[int, int]:
-        """Return how many tokens the tokenizer puts before and after every text."""
+        """The numbers of tokens that the tokenizer puts before and after every text."""
         return special_around(self.tokenizer)
 
     def check_length(self, longest: int, new: int = 0) -> None:
-        """Compare lengths with what the network reads.
+        """Check that the network can read texts of a length; warn once if it was only trained for shorter ones.
 
         Args:
-            longest: tokens of the longest text.
-            new: tokens to be added to it.
+            longest: number of tokens of the longest text.
+            new: number of tokens to be added to it, default 0.
 
         Raises:
-            LineasError: when there are more than it has places for. Where positions are computed, and so have no
-                end, it warns once that the network was made for fewer.
+            LineasError: when there are more tokens than the network's table of positions has.
         """
-        limit, is_table = self._reads
+        limit, is_table = self._position_limit
         if limit is None or longest + max(new - 1, 0) <= limit:  # the last new token is not read
             return
         has = f"the prompt has {longest:,} tokens" + (f", and {new:,} are to be added" if new else "")
         if is_table:
             raise LineasError(f"{has}; this network, {self.name}, reads {limit:,}. Cut it, or add fewer.")
-        if not self._said_too_long:
-            self._said_too_long = True
+        if not self._warned_too_long:
+            self._warned_too_long = True
             warnings.warn(
                 f"{has}, and {self.name} was made for {limit:,}; what it predicts beyond them may be nonsense.",
                 stacklevel=4,
             )
 
     @cached_property
-    def _reads(self) -> tuple[int | None, bool]:
-        """Return how many tokens the network was made for, and whether it has a table with no place for more."""
+    def _position_limit(self) -> tuple[int | None, bool]:
+        """The network's maximum number of tokens, and whether a table of positions makes it a hard limit."""
         config: Any = getattr(self.network, "config", None)
         text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
         names = ("max_position_embeddings", "n_positions", "max_seq_len")
-        said = next((n for n in (getattr(text, name, None) for name in names) if isinstance(n, int) and n > 0), None)
-        beside = non_text_modules(self.network)
+        values = (getattr(text, name, None) for name in names)
+        configured = next((n for n in values if isinstance(n, int) and n > 0), None)
+        excluded = non_text_modules(self.network)
         tables = [
             (name, module.num_embeddings)
             for name, module in self.network.named_modules()
@@ -214,18 +217,18 @@ class TextModel:
         tables += [
             (name, len(buffer)) for name, buffer in self.network.named_buffers() if name.endswith(".embed_positions")
         ]
-        rows = [rows for name, rows in tables if not any(name.startswith(f"{part}.") for part in beside)]
-        return (min([*rows, *([said] if said else [])]), True) if rows else (said, False)
+        rows = [rows for name, rows in tables if not any(name.startswith(f"{part}.") for part in excluded)]
+        return (min([*rows, *([configured] if configured else [])]), True) if rows else (configured, False)
 
     @property
     def _packs(self) -> bool:
-        """Return whether prompts can be packed; tried anew where attention is computed in another way since."""
+        """Whether prompts can be packed; tried once for each implementation of attention."""
         config: Any = getattr(self.network, "config", None)
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
-        way = getattr(text, "_attn_implementation", None)
-        if way not in self._packs_by_way:
-            self._packs_by_way[way] = self._can_pack()
-        return self._packs_by_way[way]
+        attention = getattr(text, "_attn_implementation", None)
+        if attention not in self._packs_by_attention:
+            self._packs_by_attention[attention] = self._can_pack()
+        return self._packs_by_attention[attention]
 
     def _can_pack(self) -> bool:
         reason = reason_not_packable(self.network)
@@ -236,7 +239,7 @@ class TextModel:
         return reason is None
 
     def run(self, part: PackedPart | PaddedPart) -> None:
-        """One forward pass over a part; what is wanted of it is read by hooks, so nothing is returned."""
+        """Run one forward pass over a part; hooks read the activations."""
         part.run(self.network)
 
     def generate(
@@ -256,37 +259,36 @@ class TextModel:
         The defaults are the sampling of the paper's evaluation (arXiv 2503.10679, section 4).
 
         Args:
-            prompts: texts to continue.
-            max_new_tokens: at most so many tokens are added.
-            temperature: 0 for greedy.
-            top_p: nucleus of the sampling.
-            repetition_penalty: 1 for none.
-            seed: of the sampling, for the whole call.
-            batch_size: prompts that run together; part of what makes a run reproducible.
-            chat: give each prompt as a user's turn through the tokenizer's chat template.
-            progress: called with the number of prompts done.
+            prompts: the texts to continue.
+            max_new_tokens: maximum number of tokens to add, default 32.
+            temperature: divisor of the logits, default 1; 0 for greedy decoding.
+            top_p: share of the probability that the sampled tokens hold (nucleus sampling), default 0.3; 1 for all.
+            repetition_penalty: divisor of the scores of tokens that occurred before, default 1.2; 1 for no penalty.
+            seed: seed of the sampling for the whole call, default 0.
+            batch_size: number of prompts that run together, default 32; sampled texts depend on it.
+            chat: whether to give each prompt as a user's turn, through the tokenizer's chat template; default False.
+            progress: function that is called with the number of finished prompts after each batch.
 
         Returns:
-            the continuations alone, in the order of the prompts.
+            the continuations without their prompts, in order.
 
         Raises:
-            LineasError: when a prompt has no tokens, is too long together with what is added, or the network's
-                predictions are not finite.
+            LineasError: when a prompt has no tokens, is too long with the new tokens, or the network's predictions are
+                not finite.
         """
         prompts = as_texts("the prompts", prompts)
         max_new_tokens, seed = TOKENS.check("max_new_tokens", max_new_tokens), SEED.check("seed", seed)
         temperature, top_p = TEMPERATURE.check("temperature", temperature), PROBABILITY.check("top_p", top_p)
         repetition_penalty = REPETITION.check("repetition_penalty", repetition_penalty)
         batch_size = TOGETHER.check("batch_size", batch_size)
-        given = [self._as_chat(prompt) if chat else prompt for prompt in prompts]
-        encoded = self.token_ids(given, special=not chat)
+        encoded = self.token_ids([self._as_chat(p) for p in prompts] if chat else prompts, special=not chat)
         empty = [prompt for prompt, ids in zip(prompts, encoded) if not ids]
         if empty:
             raise LineasError(f"the prompt {empty[0]!r} has no tokens; give it at least one word.")
-        made = self.continue_ids(
+        generated = self.continue_ids(
             encoded, max_new_tokens, temperature, top_p, repetition_penalty, seed, batch_size, progress
         )
-        return [self._continuation(ids, new) for ids, new in zip(encoded, made)]
+        return [self._continuation(ids, new) for ids, new in zip(encoded, generated)]
 
     def continue_ids(
         self,
@@ -299,40 +301,40 @@ class TextModel:
         batch_size: int,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
-        """The same as `generate` from token ids to token ids, filled up after the end of a text."""
-        unused = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}  # a checkpoint's own would be warned of
+        """Continue token ids by token ids, padded after the end of a text; see `generate` for the arguments."""
+        unused = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}  # transformers would warn about a checkpoint's own
         sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": repetition_penalty, **unused}
         sampling["logits_processor"] = [Finite(), *([Nucleus(temperature, top_p, seed)] if temperature > 0 else [])]
         self.check_length(max(map(len, encoded), default=0), max_new_tokens)
-        out: list[list[int]] = [[] for _ in encoded]
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # alike lengths together: less padding
+        results: list[list[int]] = [[] for _ in encoded]
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # similar lengths need less padding
         with torch.no_grad():
             for start in range(0, len(order), batch_size):
-                rows = sorted(order[start : start + batch_size])  # in the order given, as strengths a row are
+                rows = sorted(order[start : start + batch_size])  # in the prompts' order, like strengths per row
                 width = max(len(encoded[i]) for i in rows)
                 ids = torch.full((len(rows), width), self.pad_id)
                 mask = torch.zeros(len(rows), width, dtype=torch.long)
-                for at, i in enumerate(rows):  # padding on the left, so that all continue at the same column
+                for at, i in enumerate(rows):  # padded on the left, so that all continue at the same column
                     ids[at, width - len(encoded[i]) :] = torch.tensor(encoded[i])
                     mask[at, width - len(encoded[i]) :] = 1
                 with reading(f"{self.name} could not continue the texts"):
-                    made = self.network.generate(  # type: ignore[operator]
+                    output = self.network.generate(  # pyright: ignore[reportCallIssue]
                         input_ids=ids.to(self.device),
                         attention_mask=mask.to(self.device),
                         max_new_tokens=max_new_tokens,
                         pad_token_id=self.pad_id,
                         **sampling,
                     )
-                for i, new in zip(rows, made[:, width:].tolist()):
-                    out[i] = new
+                for i, new in zip(rows, output[:, width:].tolist()):
+                    results[i] = new
                 if progress:
                     progress(len(rows))
-        return out
+        return results
 
     def _continuation(self, prompt: list[int], new: list[int]) -> str:
-        """The text that new ids add to a prompt; decoded alone they would lose their first space in some tokenizers."""
+        """Return the text that new ids add to a prompt; decoded alone, some tokenizers drop their first space."""
         before, whole, alone = self.tokenizer.batch_decode([prompt, [*prompt, *new], new], skip_special_tokens=True)
-        return whole[len(before) :] if whole.startswith(before) else alone  # else the prompt ends inside a character
+        return whole[len(before) :] if whole.startswith(before) else alone  # the prompt may end inside a character
 
     def _as_chat(self, prompt: str) -> str:
         if not getattr(self.tokenizer, "chat_template", None):
@@ -344,7 +346,7 @@ class TextModel:
 
     @property
     def end_ids(self) -> set[int]:
-        """The tokens at which generation stops."""
+        """The ids of the tokens at which generation stops."""
         config: Any = getattr(self.network, "generation_config", None)
         ends = getattr(config, "eos_token_id", None)
         ends = ends if ends is not None else self.tokenizer.eos_token_id
@@ -352,7 +354,7 @@ class TextModel:
 
     @property
     def pad_id(self) -> int:
-        """What fills rows that are shorter than others."""
+        """The id of the token that pads shorter rows."""
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if token is not None:
                 return token
@@ -360,7 +362,7 @@ class TextModel:
 
 
 def special_around(tokenizer: Any) -> tuple[int, int]:
-    """Return how many tokens a tokenizer puts before and after every text, such as `<s>` and `</s>`."""
+    """Return the numbers of tokens that a tokenizer puts before and after every text, such as `<s>` and `</s>`."""
     whole, plain = tokenizer("a").input_ids, tokenizer("a", add_special_tokens=False).input_ids
     most = len(whole) - len(plain)
     before = next((k for k in range(most + 1) if whole[k : k + len(plain)] == plain), None)

@@ -1,4 +1,4 @@
-"""Batches of prompts ready to run: packed end to end where the network allows it, else padded with little waste."""
+"""Batches of prompts that are ready to run: packed end to end if the network allows it, else padded."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class PaddedPart:
 
     Args:
         ids: token ids, int64 `[b, t]`.
-        mask: 1 for real tokens, 0 for padding, `[b, t]`.
-        rows: which prompts of the whole batch these are, `[b]`.
+        mask: 1 for real tokens, 0 for padding, int64 `[b, t]`.
+        rows: indices of these prompts in the whole batch, `[b]`.
     """
 
     ids: torch.Tensor
@@ -31,24 +31,23 @@ class PaddedPart:
 
     @property
     def size(self) -> int:
-        """The tokens that are computed, padding among them."""
+        """The number of tokens that are computed, with padding."""
         return self.ids.numel()
 
     def passes(self, site: Site) -> int:
-        """A text runs once."""
+        """Return 1, since a text runs once."""
         return 1
 
     def running(self, network: nn.Module) -> AbstractContextManager[Any]:
-        """Nothing need hold while it runs."""
+        """Return an empty block."""
         return nullcontext()
 
     def run(self, network: nn.Module) -> Any:
-        """One forward pass."""
+        """Run one forward pass."""
         return network(input_ids=self.ids, attention_mask=self.mask, use_cache=False)
 
     def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor:
-        """The mean (or maximum) over each prompt's real tokens, float32 `[b, d]`, of `[b, t, d]` or, flattened,
-        `[b * t, d]`."""
+        """Return the mean (or maximum) of `[b, t, d]` or `[b * t, d]` over each prompt's tokens, float32 `[b, d]`."""
         tokens = _as_tokens(activation, self.ids, site).to(torch.float32)
         if pooling == "none":
             return tokens[self.mask.bool()]
@@ -64,10 +63,10 @@ class PackedPart:
 
     Args:
         ids: token ids, int64 `[1, t]`.
-        positions: of each token in its own prompt, `[1, t]`.
-        weights: of each token in its prompt's mean, float32 `[b, t]`.
-        rows: which prompts of the whole batch these are, `[b]`.
-        layout: how attention finds each prompt.
+        positions: position of each token in its own prompt, `[1, t]`.
+        weights: weight of each token in its prompt's mean, float32 `[b, t]`.
+        rows: indices of these prompts in the whole batch, `[b]`.
+        layout: assignment of the tokens to rows of attention.
     """
 
     ids: torch.Tensor
@@ -78,25 +77,25 @@ class PackedPart:
 
     @property
     def size(self) -> int:
-        """The tokens that are computed."""
+        """The number of tokens that are computed."""
         return self.ids.numel()
 
     def passes(self, site: Site) -> int:
-        """A text runs once."""
+        """Return 1, since a text runs once."""
         return 1
 
     def running(self, network: nn.Module) -> AbstractContextManager[Any]:
-        """While it runs, attention sees each prompt alone."""
+        """Return a block in which attention sees each prompt alone."""
         return packed(network, self.layout)
 
     def run(self, network: nn.Module) -> Any:
-        """One forward pass."""
+        """Run one forward pass."""
         with self.running(network):
-            everything = torch.ones_like(self.ids)  # else some networks look for padding, and wait for the answer
-            return network(input_ids=self.ids, attention_mask=everything, position_ids=self.positions, use_cache=False)
+            mask = torch.ones_like(self.ids)  # without one, some networks search for padding, which waits for the GPU
+            return network(input_ids=self.ids, attention_mask=mask, position_ids=self.positions, use_cache=False)
 
     def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor:
-        """The mean (or maximum) over each prompt's tokens, float32 `[b, d]`, of `[1, t, d]` (or `[t, d]`)."""
+        """Return the mean (or maximum) of `[1, t, d]` or `[t, d]` over each prompt's tokens, float32 `[b, d]`."""
         tokens = _as_tokens(activation, self.ids, site)[0].to(torch.float32)
         if pooling == "none":
             return tokens
@@ -108,7 +107,7 @@ class PackedPart:
 
 
 def pack(encoded: Sequence[Sequence[int]], limit: int | None, device: torch.device) -> list[PackedPart]:
-    """Prompts' ids as packs of at most `limit` tokens (a longer prompt makes a pack of its own)."""
+    """Pack token ids into parts of at most `limit` tokens; a longer prompt is a part of its own."""
     runs: list[list[int]] = [[]]
     tokens = 0
     for row in _by_length(encoded):
@@ -121,7 +120,7 @@ def pack(encoded: Sequence[Sequence[int]], limit: int | None, device: torch.devi
 
 
 def pad(encoded: Sequence[Sequence[int]], limit: int | None, device: torch.device, filler: int) -> list[PaddedPart]:
-    """Prompts' ids as parts with little padding, of at most `limit` tokens with it."""
+    """Pad token ids with `filler` into parts with little padding, of at most `limit` tokens with it."""
     order = _by_length(encoded)
     runs = length_buckets([len(encoded[row]) for row in order], limit)
     return [_padded_part(encoded, [order[i] for i in run], device, filler) for run in runs]
@@ -155,7 +154,7 @@ def _padded_part(encoded: Sequence[Sequence[int]], rows: list[int], device: torc
 
 
 def _as_tokens(activation: torch.Tensor, ids: torch.Tensor, site: Site) -> torch.Tensor:
-    """The activation as `[b, t, d]`, also where a layer flattened it to `[b * t, d]`."""
+    """Return an activation as `[b, t, d]`, also if a layer has flattened it to `[b * t, d]`."""
     if activation.dim() == 2 and activation.shape[0] == ids.numel():
         activation = activation.view(*ids.shape, -1)
     if activation.shape[:2] != ids.shape or activation.dim() != 3:

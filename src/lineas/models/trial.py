@@ -1,4 +1,4 @@
-"""A trial: what a network puts out for a few fixed inputs, so that two of its kind can be compared."""
+"""A trial: a network's outputs for a few fixed inputs, by which two networks can be compared."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ from lineas.modules import input_device
 from lineas.sites import Site
 
 ROWS, TOKENS = 2, 8
-"""Token ids that a language model reads."""
+"""The shape of the token ids for a language model."""
 SMALL = 16
-"""Latent pixels of a side, of a pipeline that draws so small."""
+"""The height and width of the image for a pipeline, in latent pixels, if the pipeline can draw that size."""
 Trial = Callable[[nn.Module], torch.Tensor]
-"""From a network to its outputs, `[n, ...]`."""
+"""A function from a network to its outputs, `[n, ...]`."""
 
 
 def trial_of(model: TextModel | ImageModel | nn.Module) -> Trial | None:
-    """A trial for this model's network and others like it; None where no inputs are known for it.
+    """Return a trial for this model's network and similar ones; None if suitable inputs are not known.
 
-    A language model reads a few token ids; a pipeline draws an empty prompt until its denoiser has run
-    once, and that output counts.
+    A language model reads a few token ids. A pipeline draws an empty prompt, and its denoiser's first output counts.
     """
     network = model if isinstance(model, nn.Module) else model.network
     if isinstance(model, ImageModel):
-        return lambda other: _drawn(model, other)
+        return lambda other: _first_prediction(model, other)
     if hasattr(network, "pipeline") and hasattr(network, "denoiser"):
         pipeline: Any = network.pipeline
-        return lambda other: _drawn(ImageModel(pipeline), other)
+        return lambda other: _first_prediction(ImageModel(pipeline), other)
     ids = _token_ids(network)
-    return None if ids is None else lambda other: _read(other, ids)
+    return None if ids is None else lambda other: _logits(other, ids)
 
 
 def outputs(model: Any, prompts: Sequence[str], max_length: int) -> torch.Tensor | None:
-    """Return what a model's network puts out while it runs prompts, flat; None where it is not run as one."""
+    """Return the network's outputs for prompts, flattened; None if the network itself is not called (pipelines)."""
     seen: list[torch.Tensor] = []
     hook = model.network.register_forward_hook(lambda _, __, result: seen.append(Site("network").pick(result)))
     try:
@@ -53,7 +52,7 @@ def outputs(model: Any, prompts: Sequence[str], max_length: int) -> torch.Tensor
 
 
 def _token_ids(network: Any) -> torch.Tensor | None:
-    """Token ids `[rows, tokens]`, none with a meaning of its own; None where the network has no vocabulary."""
+    """Return random token ids `[rows, tokens]` that are not special; None if the network has no vocabulary."""
     config: Any = getattr(network, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     vocabulary = getattr(text, "vocab_size", None)
@@ -61,20 +60,20 @@ def _token_ids(network: Any) -> torch.Tensor | None:
         return None
     special = {v for part in (config, text) for k, v in vars(part).items() if k.endswith(("_token_id", "_token_index"))
                if isinstance(v, int)}  # fmt: skip
-    drawn = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(0)).tolist()
-    plain = [token for token in drawn[: 10 * ROWS * TOKENS] if token not in special] or [0]
+    shuffled = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(0)).tolist()
+    plain = [token for token in shuffled[: 10 * ROWS * TOKENS] if token not in special] or [0]
     return torch.tensor([plain[i % len(plain)] for i in range(ROWS * TOKENS)]).view(ROWS, TOKENS)
 
 
 @torch.no_grad()
-def _read(network: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+def _logits(network: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     with frozen(network) if network.training else nullcontext():
         return Site("network").pick(network(input_ids=ids.to(input_device(network)))).float().clone()
 
 
 @torch.no_grad()
-def _drawn(model: ImageModel, network: Any) -> torch.Tensor:
-    """The denoiser's first output, for a small picture where the pipeline draws such."""
+def _first_prediction(model: ImageModel, network: Any) -> torch.Tensor:
+    """Return the denoiser's first output, for a small image if the pipeline can draw one."""
     side = SMALL * int(getattr(model.pipeline, "vae_scale_factor", 8))
     plain = model.with_network(network).set(guidance="both")
     seen: list[torch.Tensor] = []
@@ -85,7 +84,7 @@ def _drawn(model: ImageModel, network: Any) -> torch.Tensor:
 
     hook = network.denoiser.register_forward_hook(see)
     try:
-        with suppress(Exception):  # of those that do not draw so small, too
+        with suppress(Exception):  # the pipeline may not support this size
             plain.set(size=(side, side)).generate([""], output_type="latent")
         if not seen:
             with suppress(_SeenError):
@@ -96,4 +95,4 @@ def _drawn(model: ImageModel, network: Any) -> torch.Tensor:
 
 
 class _SeenError(Exception):
-    """Raised when the denoiser has run: nothing after it is needed."""
+    """The signal to stop drawing after the denoiser's first output."""

@@ -1,4 +1,4 @@
-"""Checks that a network is as its weights and settings say: nobody steers it, no other code changes its results."""
+"""Checks that nothing but a network's weights and settings determines its results: no steering, no foreign code."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lineas.errors import LineasError
 from lineas.steering.exclusive import is_steered
 
 LIBRARIES = ("lineas", "torch", "transformers", "accelerate", "diffusers", "peft")
-"""Hooks and parametrizations of these change nothing that the digests leave out."""
+"""The packages whose hooks and parametrizations the digests cover."""
 
 
 class Unknowable(LineasError):
-    """Something whose effect on the results cannot be put into a digest; the sentence says what."""
+    """The error for something whose effect on results no digest covers."""
 
 
 def refuse_steered(network: nn.Module, what: str) -> None:
-    """Refuse a network on which lineas acts already.
+    """Refuse a network that is steered.
 
     Args:
-        network: the network that should be untouched.
-        what: the verb that needs it so, such as "evaluate".
+        network: the network.
+        what: the operation that needs it unsteered, such as "evaluate", for the message.
 
     Raises:
-        LineasError: when somebody steers it.
+        LineasError: when an intervention is attached in any thread or task.
     """
     if is_steered(network):
         raise LineasError(
@@ -38,25 +38,25 @@ def refuse_steered(network: nn.Module, what: str) -> None:
 
 
 def check_unchanged(network: nn.Module) -> None:
-    """Refuse a network whose results other code changes as well.
+    """Refuse a network whose results are changed by code that the digests do not cover.
 
     Raises:
-        Unknowable: naming the module and what acts there.
+        Unknowable: when there is such a hook, parametrization or replaced method; it names the module.
     """
     everywhere = (*every_module._global_forward_hooks.values(), *every_module._global_forward_pre_hooks.values())
     for hook in everywhere:
-        raise Unknowable(f"{_called(hook)} is a hook on all modules.")
+        raise Unknowable(f"{_name(hook)} is a hook on all modules.")
     for name, module in network.named_modules():
         place = name or type(network).__name__
         for hook in _hooks(module):
-            if _root(hook) not in LIBRARIES:
-                raise Unknowable(f"{_called(hook)} is a hook on {place}.")
+            if _package(hook) not in LIBRARIES:
+                raise Unknowable(f"{_name(hook)} is a hook on {place}.")
         for replaced in ("forward", "generate"):
             if replaced in vars(module) and not hasattr(module, "_hf_hook"):
                 raise Unknowable(f"{place}.{replaced} was replaced.")
-        for changes in module.parametrizations.values() if parametrize.is_parametrized(module) else ():  # type: ignore[operator,union-attr]
+        for changes in module.parametrizations.values() if parametrize.is_parametrized(module) else ():  # pyright: ignore[reportCallIssue]
             for change in changes:
-                if _root(type(change)) not in LIBRARIES:
+                if _package(type(change)) not in LIBRARIES:
                     raise Unknowable(f"{type(change).__name__} is a parametrization of {place}.")
 
 
@@ -65,13 +65,13 @@ def _hooks(module: nn.Module) -> Iterator[Any]:
     yield from list(module._forward_pre_hooks.values())
 
 
-def _root(code: Any) -> str:
-    """The package that a function, a method, a partial, or an object that can be called, comes from."""
+def _package(code: Any) -> str:
+    """Return the package in which a function, method, partial or callable object is defined."""
     code = getattr(code, "func", code)
     where = getattr(code, "__module__", None) or type(code).__module__
     return str(where).partition(".")[0]
 
 
-def _called(code: Any) -> str:
+def _name(code: Any) -> str:
     code = getattr(code, "func", code)
     return str(getattr(code, "__qualname__", type(code).__name__))

@@ -1,4 +1,4 @@
-"""Steering: an intervention applied to a live network, in the thread or task that asked for it."""
+"""Steering: an intervention applied to a live network, in the thread or task that called `steer`."""
 
 from lineas.steering.steer import Steering, steer
 

@@ -1,6 +1,7 @@
-"""Contexts: interventions act in the threads and tasks that asked for them, and in those that begin with a copy of one.
+"""The active keys of each thread and task: an intervention acts only where its key is active.
 
-Hooks live on modules that all threads share, so every hook of lineas looks here whether it is meant.
+All threads share a module's hooks, so every hook of lineas checks its key here. A new task copies the active keys of
+the task that starts it; a new thread begins without any.
 """
 
 from __future__ import annotations
@@ -17,65 +18,65 @@ from torch import nn
 from lineas.errors import LineasError
 
 _NOTHING: Mapping[object, Any] = MappingProxyType({})
-_here: ContextVar[Mapping[object, Any]] = ContextVar("lineas", default=_NOTHING)  # replaced, never changed in place
+_active: ContextVar[Mapping[object, Any]] = ContextVar("lineas", default=_NOTHING)  # replaced, never changed in place
 is_compiling = torch.compiler.is_dynamo_compiling
-"""Return True while a forward pass is compiled: a compiler cannot follow context variables, so a compiled network is
-the same for all threads."""
+"""Return whether a forward pass is being compiled. Compiled code cannot read context variables, so it acts in all
+threads."""
 
 
-def here() -> Mapping[object, Any]:
-    """Return all that holds here, with the value of each."""
-    return _here.get()
+def active() -> Mapping[object, Any]:
+    """Return the active keys of this thread or task, and their values."""
+    return _active.get()
 
 
-def put(key: object, value: Any = None) -> None:
-    """Let something hold from now on, or give it another value."""
-    _here.set({**_here.get(), key: value})
+def activate(key: object, value: Any = None) -> None:
+    """Make a key active in this thread or task, or change its value."""
+    _active.set({**_active.get(), key: value})
 
 
-def drop(key: object) -> None:
-    """End what holds, if it does."""
-    _here.set({other: value for other, value in _here.get().items() if other is not key})
+def deactivate(key: object) -> None:
+    """Make a key inactive in this thread or task; an inactive key is no error."""
+    _active.set({other: value for other, value in _active.get().items() if other is not key})
 
 
 @contextmanager
-def holding(key: object) -> Iterator[None]:
-    """Let something hold within the block, if it does not already."""
-    if key in _here.get():
+def activated(key: object) -> Iterator[None]:
+    """Make a key active within the block, if it is not active already."""
+    if key in _active.get():
         yield
         return
-    put(key)
+    activate(key)
     try:
         yield
     finally:
-        drop(key)
+        deactivate(key)
 
 
 @contextmanager
-def without(key: object) -> Iterator[None]:
-    """Suspend within the block what holds."""
-    before = _here.get()
-    drop(key)
+def deactivated(key: object) -> Iterator[None]:
+    """Make a key inactive within the block."""
+    before = _active.get()
+    deactivate(key)
     try:
         yield
     finally:
         if key in before:
-            put(key, before[key])
+            activate(key, before[key])
 
 
 class Hook:
-    """A hook of lineas on one module of one network: it stays behind when the module is copied, and is not pickled."""
+    """A hook of lineas on a module; a copy of the module does not get it, and it cannot be pickled."""
 
     def steers(self) -> bool:
-        """Return True where it belongs to an intervention that is in place."""
+        """Return whether the hook belongs to an attached intervention."""
         return False
 
     def is_compiled_in(self) -> bool:
-        """Return True where a compiler has seen it, and it is still in place."""
+        """Return whether the hook is part of compiled code and its intervention is still attached."""
         return False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        return nothing
+        return removes_itself
 
     def __reduce__(self) -> Any:
         raise LineasError(
@@ -85,27 +86,27 @@ class Hook:
 
 
 class Scoped(Hook):
-    """A hook that acts where a key holds.
+    """A hook that acts where a key is active.
 
     Args:
-        key: what has to hold.
-        hook: called like any forward hook or pre-hook.
+        key: the key that must be active.
+        hook: the forward hook or pre-hook that is called then.
     """
 
     def __init__(self, key: object, hook: Callable[..., Any]) -> None:
         self._key, self._hook = key, hook
 
     def __call__(self, module: nn.Module, args: Any, *more: Any) -> Any:
-        if is_compiling() or self._key in _here.get():
+        if is_compiling() or self._key in _active.get():
             return self._hook(module, args, *more)
         return None
 
 
-def nothing(module: nn.Module, *_: Any) -> None:
-    """The hook that a copy has in place of one of lineas; it takes itself off when it is first called."""
+def removes_itself(module: nn.Module, *_: Any) -> None:
+    """Remove this hook from its module at the first call; a copied module has it in place of a hook of lineas."""
     if is_compiling():
         return
     for name, hooks in vars(module).items():
         if name in ("_forward_hooks", "_forward_pre_hooks"):
-            for key in [key for key, hook in hooks.items() if hook is nothing]:
+            for key in [key for key, hook in hooks.items() if hook is removes_itself]:
                 del hooks[key]

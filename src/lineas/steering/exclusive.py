@@ -1,4 +1,4 @@
-"""Exclusive use of a network: learning and its like are refused while others use it, and keep them off."""
+"""Exclusive use of a network: while one thread learns, evaluates or folds, other threads may not use it."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ _lock = RLock()
 
 
 class _Guard(contexts.Hook):
-    """A pre-hook that refuses forward passes of other threads and tasks."""
+    """A pre-hook that refuses the forward passes of other threads and tasks."""
 
     def __init__(self) -> None:
         self.key = object()
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        if not contexts.is_compiling() and self.key not in contexts.here():
+        if not contexts.is_compiling() and self.key not in contexts.active():
             raise _busy()
 
 
 def check_free(network: nn.Module) -> None:
-    """Refuse a network that needs to be left alone for what another thread or task does with it.
+    """Refuse a network that another thread or task uses exclusively.
 
     Raises:
-        LineasError: when it is learned on, judged or folded elsewhere.
+        LineasError: when another thread or task learns on it, evaluates it or folds it.
     """
-    if any(guard.key not in contexts.here() for guard in _guards(network)):
+    if any(guard.key not in contexts.active() for guard in _guards(network)):
         raise _busy()
 
 
 @contextmanager
 def guarded(network: nn.Module) -> Iterator[None]:
-    """Within the block forward passes of the network in other threads and tasks are refused in a sentence.
+    """Refuse, within the block, the network's forward passes in other threads and tasks.
 
     Raises:
-        LineasError: when another thread or task has the network for itself.
+        LineasError: when another thread or task uses the network exclusively.
     """
     with _lock:
         check_free(network)
         guard = None if _guards(network) else _Guard()
-        doors = [network, *(child for child in network.children() if any(child.children()))]  # no pass ends at these
-        handles = [] if guard is None else [door.register_forward_pre_hook(guard) for door in doors]
+        entries = [network, *(child for child in network.children() if any(child.children()))]
+        handles = [] if guard is None else [entry.register_forward_pre_hook(guard) for entry in entries]
     if guard is None:
         yield
         return
     try:
-        with contexts.holding(guard.key):
+        with contexts.activated(guard.key):
             yield
     finally:
         for handle in handles:
@@ -65,22 +65,22 @@ def guarded(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def exclusive(network: nn.Module) -> Iterator[None]:
-    """Within the block the network belongs to this thread or task; what is steered within the block is its own.
+    """Reserve an unsteered network for this thread or task within the block; the block itself may steer it.
 
     Raises:
-        LineasError: when the network is being steered, by whichever thread, or another one has it for itself.
+        LineasError: when any thread steers the network, or another one uses it exclusively.
     """
     is_inner = bool(_guards(network))
     with guarded(network):
         if not is_inner and is_steered(network):
             raise LineasError(
-                "this network is being steered; detach first (learn takes what is to stay in place as on=...)."
+                "this network is being steered; detach first (to learn on top of an intervention, give learn on=...)."
             )
         yield
 
 
 def is_steered(network: nn.Module) -> bool:
-    """Return True where an intervention is in place on a network, in whichever thread or task."""
+    """Return whether an intervention is attached to a network, in any thread or task."""
     return any(
         isinstance(hook, contexts.Hook) and hook.steers()
         for module in network.modules()
@@ -89,33 +89,32 @@ def is_steered(network: nn.Module) -> bool:
 
 
 def exclusively(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function have the network of its argument `model`, or of its `task`, for itself."""
+    """Decorate a function so that it uses the network of its argument `model` (or `task.model`) exclusively."""
     signature = inspect.signature(function)
 
     @wraps(function)
-    def runs_alone(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = signature.bind_partial(*args, **kwargs).arguments
-        model: Any = given.get("model", getattr(given.get("task"), "model", None))
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        arguments = signature.bind_partial(*args, **kwargs).arguments
+        model: Any = arguments.get("model", getattr(arguments.get("task"), "model", None))
         network = model if isinstance(model, nn.Module) else getattr(model, "network", None)
-        if not isinstance(network, nn.Module):  # the function says what is wrong with it
+        if not isinstance(network, nn.Module):  # the function itself refuses such a model
             return function(*args, **kwargs)
         with exclusive(network):
             return function(*args, **kwargs)
 
-    return runs_alone
+    return wrapper
 
 
 def _guards(network: nn.Module) -> list[_Guard]:
     return [
         hook
         for module in network.modules()
-        for hook in tuple(module._forward_pre_hooks.values())  # at once: other threads add and remove
+        for hook in tuple(module._forward_pre_hooks.values())  # a copy, since other threads add and remove hooks
         if isinstance(hook, _Guard)
     ]
 
 
 def _busy() -> LineasError:
     return LineasError(
-        "another thread or task learns on this network, or judges or folds it; wait until that is done, or load the "
-        "model twice."
+        "another thread or task learns on this network, or evaluates or folds it; wait for it, or load a second model."
     )

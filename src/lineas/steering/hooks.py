@@ -1,4 +1,4 @@
-"""Edits: forward hooks that write activations; the only place that does."""
+"""Edits: forward hooks that change activations; no other module does so."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ Edit = Callable[[torch.Tensor], torch.Tensor]
 
 @runtime_checkable
 class ChoosesRows(Protocol):
-    """A network that runs more than the prompts it was given, and says which rows an edit is for."""
+    """A network whose batch has more rows than there are prompts, and which chooses the rows of an edit."""
 
     def edit_rows(self, site: Site, edit: Edit, z: torch.Tensor) -> torch.Tensor:
-        """The activation with the edit on those rows."""
+        """Return the activation `z` with the edit applied to the chosen rows."""
         ...
 
 
 @contextmanager
 def edited(network: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
-    """Within the block, the activation of every site passes through its edit, `z -> edit(z)`; of this thread or task.
+    """Replace each site's activation `z` by `edit(z)` within the block, in this thread or task.
 
     Args:
         network: the module whose submodules the sites name.
-        edits: by site, a function of the activation that returns one of the same shape and type.
+        edits: for each site, a function from the activation to one of the same shape and type.
     """
     key = object()
     writers = {site: contexts.Scoped(key, _writer(network, site, edit)) for site, edit in edits.items()}
     hooks = install(network, writers)
     try:
-        with contexts.holding(key):
+        with contexts.activated(key):
             yield
     finally:
         for hook in hooks:
@@ -45,7 +45,7 @@ def edited(network: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
 
 
 class Placed:
-    """A forward hook that can be taken off and put back at its old place among a module's hooks."""
+    """A forward hook that can be removed and put back at its old position among the module's hooks."""
 
     def __init__(self, module: nn.Module, hook: Callable[..., Any]) -> None:
         self._hook = hook
@@ -53,15 +53,15 @@ class Placed:
         self._handle = module.register_forward_hook(hook)
 
     def off(self) -> None:
-        """Take it off; may be repeated."""
+        """Remove the hook; does nothing if it is removed already."""
         self._handle.remove()
 
     def on(self) -> None:
-        """Put it back, where it is off."""
+        """Put the hook back, if it is removed."""
         if self._handle.id in self._hooks:
             return
         keys = list(self._hooks)
-        earlier = [place for place, key in enumerate(keys, 1) if key < self._handle.id]
+        earlier = [position for position, key in enumerate(keys, 1) if key < self._handle.id]
         later = keys[earlier[-1] if earlier else 0 :]
         self._hooks[self._handle.id] = self._hook
         for key in later:
@@ -69,16 +69,16 @@ class Placed:
 
 
 def install(network: nn.Module, hooks: Mapping[Site, Callable[..., Any]]) -> list[Placed]:
-    """Hook every site's module, or none where one of them fails."""
-    placed: list[Placed] = []
+    """Register a hook on every site's module; if one fails, remove those that were registered."""
+    installed: list[Placed] = []
     try:
         for site, hook in hooks.items():
-            placed.append(Placed(network.get_submodule(site.module), hook))
+            installed.append(Placed(network.get_submodule(site.module), hook))
     except BaseException:
-        for one in placed:
+        for one in installed:
             one.off()
         raise
-    return placed
+    return installed
 
 
 def _writer(network: nn.Module, site: Site, edit: Edit) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Maps at the strength of the moment: the numbers that hooks apply, found once for every strength."""
+"""Scales and shifts at the current strength, computed once per strength and applied by hooks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lineas.sites import Site
 from lineas.steering import contexts
 
 SPARSE_SHARE, SPARSE_NUMEL = 1 / 8, 2**17
-"""On a CPU in half precision, maps of at most this share of neurons touch those alone, where the activation has at
-least so many numbers: there converting all of them costs more than picking a few (benchmarks/steering.py)."""
+"""A map that changes at most this share of the neurons is applied to those alone, on a CPU in half precision, if the
+activation has at least this many numbers: selecting is then faster than converting (benchmarks/speed/steering.py)."""
 
 
 class Setting:
-    """A strength and all that follows from it.
+    """A strength, and every map's scale and shift at this strength.
 
     Args:
-        strength: a number, or one a row, `[batch]`.
-        maps: whose values at this strength are found now, where they will be needed.
+        strength: a number, or one per row, `[batch]`.
+        maps: the maps by site; their values are computed at once for the devices that they have been used on.
     """
 
     def __init__(self, strength: float | torch.Tensor, maps: Mapping[Site, LiveMap]) -> None:
@@ -33,19 +33,18 @@ class Setting:
         }
 
     def values(self, live: LiveMap, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """Scale and shift of a site's map on a device; see `LiveMap.at`."""
-        found = self._values.get((live, device))
-        if found is None:
+        """Return the scale and shift of a site's map on a device; see `LiveMap.at`."""
+        if (live, device) not in self._values:
             live.devices.add(device)
-            found = self._values[live, device] = live.at(self.strength, device)
-        return found
+            self._values[live, device] = live.at(self.strength, device)
+        return self._values[live, device]
 
 
 class LiveMap:
-    """One site's map at any strength, `T_s`, and buffers for it that a new strength is written into.
+    """One site's map at any strength, `T_s`, with buffers for its current scale and shift.
 
-    The buffers keep their place in memory, so that a network that was compiled or captured in a graph after it was
-    steered follows the strength too; nothing else reads them.
+    The buffers keep their addresses. So a network that was compiled, or captured in a CUDA graph, after it was steered
+    also follows a new strength. Only such networks read the buffers.
     """
 
     def __init__(self, map_: AffineMap, device: torch.device) -> None:
@@ -56,8 +55,8 @@ class LiveMap:
         self._strength: float | torch.Tensor = 0.0
         self._buffers: dict[torch.device, tuple[torch.Tensor, ...]] = {}
 
-    def take(self, setting: Setting) -> None:
-        """Bring the buffers to a strength: in place, unless they change their shape."""
+    def update(self, setting: Setting) -> None:
+        """Write a setting's scale and shift into the buffers: in place, unless the shape changes."""
         same = torch.as_tensor(setting.strength).shape == torch.as_tensor(self._strength).shape
         self._strength = setting.strength
         for device in tuple(self.devices):
@@ -68,15 +67,18 @@ class LiveMap:
             else:
                 self._buffers[device] = _copies(values)
 
-    def shared(self, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """The buffers on a device."""
+    def buffers(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Return the buffers on a device."""
         if device not in self._buffers:
             self._buffers[device] = self.at(self._strength, device)
         return self._buffers[device]
 
-    @torch.inference_mode(False)  # kept, so they must serve autograd as well
+    @torch.inference_mode(False)  # the values are stored, and a later pass may need gradients
     def at(self, strength: float | torch.Tensor, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """Scale and shift on a device, `[d]`, or `[batch, d]` for a strength a row; then both for touched neurons."""
+        """Return scale and shift on a device, `[d]`, or `[batch, d]` for one strength per row.
+
+        For a sparse map on a CPU, the indices, scales and shifts of the changed neurons follow.
+        """
         scale, shift = self.map.scale.to(device), self.map.shift.to(device)
         s = torch.as_tensor(strength, device=device).unsqueeze(-1)  # [1] or [batch, 1]
         scale, shift = 1 + s * (scale - 1), s * shift
@@ -91,14 +93,14 @@ def _copies(values: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
 
 
 def mapped(z: torch.Tensor, values: tuple[torch.Tensor, ...], axis: int) -> torch.Tensor:
-    """The map on an activation, of the touched neurons alone where that is faster."""
-    scale, shift, *few = values
-    if not few or z.dtype == torch.float32 or z.numel() < SPARSE_NUMEL:
+    """Apply a map to an activation, to the changed neurons alone if that is faster."""
+    scale, shift, *sparse = values
+    if not sparse or z.dtype == torch.float32 or z.numel() < SPARSE_NUMEL:
         return affine(z, scale, shift, axis)
-    index, scale, shift = few
+    index, scale, shift = sparse
     return z.index_copy(axis, index, affine(z.index_select(axis, index), scale, shift, axis))
 
 
 def keeps_addresses(z: torch.Tensor) -> bool:
-    """Return True where what is computed now is compiled, or captured in a graph that is replayed later."""
+    """Return whether this computation is being compiled, or captured in a CUDA graph that is replayed later."""
     return contexts.is_compiling() or (z.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -1,4 +1,4 @@
-"""Forward passes of a steered network, and their backward passes, in which blocks may run again as they ran then."""
+"""Forward passes of a steered network, and backward passes, in which checkpointed blocks run again."""
 
 from __future__ import annotations
 
@@ -11,66 +11,66 @@ import torch
 from lineas.steering.live_maps import Setting
 
 running_again: dict[int, dict[object, Pass]] = {}
-"""By backward pass, what steered the forward pass whose blocks it runs again."""
+"""For each backward pass, by its id in autograd: the steered forward passes whose blocks it runs again, by key."""
 
 
 class Pass:
     """One forward pass of a steered network.
 
     Args:
-        setting: the strength that it keeps to.
-        place: where it is in its texts.
-        outer: the pass within which it runs.
-        held: what else held when it began.
+        setting: the strength of the whole pass, also if the strength changes during it.
+        place: the pass's position in its texts.
+        outer: the pass within which this one runs; None for none.
+        active: the keys that were active when the pass began, with their values.
     """
 
-    __slots__ = ("_saving", "held", "outer", "place", "runs_again", "setting")
+    __slots__ = ("_saved_tensor_hooks", "active", "outer", "place", "runs_again", "setting")
 
     def __init__(
-        self, setting: Setting, place: Any, outer: Pass | None = None, held: Mapping[object, Any] | None = None
+        self, setting: Setting, place: Any, outer: Pass | None = None, active: Mapping[object, Any] | None = None
     ) -> None:
-        self.setting, self.place, self.outer, self.held = setting, place, outer, held or {}
+        self.setting, self.place, self.outer, self.active = setting, place, outer, active or {}
         self.runs_again = False
-        self._saving = _ways_of_saving()
+        self._saved_tensor_hooks = _saved_tensor_hooks()
 
     def noting_checkpoints(self) -> Pass:
-        """The same, after noticing whether it is in a block that will run again in the backward pass."""
-        if self._saving is not None and not self.runs_again:
-            self.runs_again = _ways_of_saving() != self._saving
+        """Return this pass, after recording whether it is inside a checkpointed block."""
+        if self._saved_tensor_hooks is not None and not self.runs_again:
+            self.runs_again = _saved_tensor_hooks() != self._saved_tensor_hooks
         return self
 
 
-def _ways_of_saving() -> Any:
-    """Return how autograd keeps tensors here, which checkpoints change; None where it keeps none."""
+def _saved_tensor_hooks() -> Any:
+    """Return autograd's current hooks for saved tensors, which checkpoints replace; None without gradients."""
     of_torch: Any = torch._C
     return (of_torch._autograd._top_saved_tensors_default_hooks(True),) if torch.is_grad_enabled() else None
 
 
 class Backward:
-    """A hook on the outputs of a pass: blocks that run again in this backward pass run as they did in that pass.
+    """A gradient hook on a pass's outputs, so that checkpointed blocks are steered again as they were in that pass.
 
     Args:
-        key: of the steering.
-        done: its pass.
-        beside: keys of all that steered the same forward pass.
+        key: the key of the intervention.
+        done: the finished forward pass.
+        others: the keys of all interventions that steered the same forward pass.
     """
 
-    def __init__(self, key: object, done: Pass, beside: Sequence[object]) -> None:
-        self._key, self._done, self._beside = key, done, {key, *beside}
+    def __init__(self, key: object, done: Pass, others: Sequence[object]) -> None:
+        self._key, self._done, self._keys = key, done, {key, *others}
 
     def __call__(self, gradient: torch.Tensor) -> None:
         backward = torch._C._current_graph_task_id()
         if backward not in running_again:
             engine: Any = torch.autograd.Variable._execution_engine
             engine.queue_callback(partial(running_again.pop, backward, None))
-        before = running_again.get(backward, {})  # of a later forward pass, through which the gradient has gone already
-        running_again[backward] = {key: now for key, now in before.items() if key in self._beside} | {
+        before = running_again.get(backward, {})  # the gradient may come from a later forward pass
+        running_again[backward] = {key: now for key, now in before.items() if key in self._keys} | {
             self._key: self._done
         }
 
 
 def tensors_in(result: Any) -> Iterator[torch.Tensor]:
-    """All tensors in what a network returned."""
+    """Yield all tensors in a network's result."""
     if isinstance(result, torch.Tensor):
         yield result
     elif isinstance(result, (tuple, list, dict)):

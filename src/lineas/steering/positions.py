@@ -1,4 +1,4 @@
-"""Positions: which row and which column of a text every activation belongs to, whatever the current forward's shape."""
+"""Positions: the row and the column in the texts that each activation belongs to, for any shape of forward pass."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from lineas.errors import LineasError
 from lineas.steering import contexts
 
 Tokens = Literal["all", "prompt", "generated", "answer"]
-"""Which tokens are steered: all; those given to `generate`; those that it added; or those whose next token it adds,
-from the last one of the prompt on."""
+"""The tokens that are steered: all, the prompt's, those that `generate` adds ("generated"), or those from which it
+predicts a new token ("answer": from the prompt's last token on)."""
 _lock = RLock()
 
 
 @runtime_checkable
 class HasPositions(Protocol):
-    """A network that knows better than its forward pass tells which rows and columns there are."""
+    """A network that computes its rows and columns itself, since its forward pass does not show them."""
 
     def positions(self, tokens: str) -> Any:
-        """Return what stands in for `Positions`."""
+        """Return an object with the methods of `Positions`."""
         ...
 
 
@@ -39,10 +39,10 @@ class Place:
     """The place of one forward pass in its texts.
 
     Args:
-        prompts: how many were given to `generate`; None for a row each.
-        length: how many columns are prompt: a number, or one a row `[batch]`; None where it is not known.
-        shape: rows and columns of the pass; None where they are not known.
-        past: columns that the cache holds already.
+        prompts: number of prompts given to `generate`; None if each row is a prompt.
+        length: number of prompt columns, for all rows or per row `[batch]`; None if unknown.
+        shape: number of rows and columns of the pass; None if unknown.
+        past: number of columns that are in the cache already.
     """
 
     prompts: int | None = None
@@ -51,13 +51,17 @@ class Place:
     past: int = 0
 
     def chosen(self, tokens: Tokens) -> torch.Tensor | None:
-        """Which tokens are meant: None for all, else bool `[batch or 1, tokens]`."""
+        """Return a mask of the steered tokens, bool `[batch or 1, tokens]`; None for all.
+
+        Raises:
+            LineasError: when a part of the network was called alone, so that columns are unknown.
+        """
         if tokens == "all":
             return None
         if self.shape is None:
             raise LineasError(f"tokens={tokens!r} needs the whole network to be called, not only a part of it.")
         columns = torch.arange(self.past, self.past + self.shape[1])
-        # Outside generate, and with no length given, a text that is read is all prompt.
+        # Outside generate, and without a given length, the whole text counts as prompt.
         length = self.past + self.shape[1] if self.length is None else self.length
         length = torch.as_tensor(length).cpu().view(-1, 1)
         if tokens == "answer":
@@ -65,42 +69,42 @@ class Place:
         return columns < length if tokens == "prompt" else columns >= length
 
     def by_row(self, z: torch.Tensor) -> torch.Tensor:
-        """The activation as `[batch, tokens, d]`, also in layers that flatten it to `[batch * tokens, d]`."""
+        """Return an activation as `[batch, tokens, d]`, also if a layer has flattened it to `[batch * tokens, d]`."""
         if self.shape is not None and z.dim() == 2 and z.shape[0] == self.shape[0] * self.shape[1]:
             return z.view(*self.shape, z.shape[-1])
         return z
 
-    def spread(self, x: torch.Tensor, n: int, what: str = "strengths") -> torch.Tensor:
-        """One entry a prompt as one a row of the activation, which has several (beams, samples) of a prompt.
+    def repeated(self, x: torch.Tensor, n: int, what: str = "strengths") -> torch.Tensor:
+        """Repeat each prompt's entry for all of its rows, of which it has several with beams or samples.
 
         Args:
-            x: `[prompts, ...]` or `[1, ...]`.
-            n: rows of the activation.
-            what: x is, for the message.
+            x: one entry per prompt `[prompts, ...]`, or one for all `[1, ...]`.
+            n: number of rows of the activation.
+            what: name of the entries in the error message.
 
         Raises:
-            LineasError: when x has neither as many entries as there are prompts, nor one.
+            LineasError: when x has neither one entry nor one per prompt.
         """
         prompts = self.prompts or n
         if x.shape[0] not in (1, prompts) or n % prompts:
-            raise LineasError(f"{x.shape[0]} {what} were given for a batch of {prompts} rows; give one a row.")
+            raise LineasError(f"{x.shape[0]} {what} were given for a batch of {prompts} rows; give one per row.")
         return x.repeat_interleave(n // x.shape[0], dim=0)
 
 
 class Positions:
-    """Follows a network's forward passes: batch rows, columns counted from the start of the text, prompt length.
+    """The rows and columns of a network's forward passes, and the length of the prompts.
 
-    A column is "prompt" when it lies before `prompt_length`, the width of what was given to `generate`. Columns are
-    counted through the KV cache, so chunked prefill and several tokens a step (assisted decoding) come out right.
-    A prompt length belongs to the thread or task that set it, or that runs `generate`.
+    Columns are counted from the start of the text, through the KV cache. So chunked prefill and several tokens per step
+    (assisted decoding) are correct. A column belongs to the prompt if it is before `prompt_length`, the width of the
+    input of `generate`. A prompt length belongs to the thread or task that set it, or that runs `generate`.
 
     Args:
-        network: the root module, whose `generate`, where it has one, tells the prompt length.
-        tokens: which ones are meant.
+        network: the root module; its `generate`, if there is one, is wrapped to learn the prompt length.
+        tokens: the tokens that are steered.
 
     Attributes:
-        roots: the modules before whose forward passes `begin` is to be called.
-        shared: the latest place, of whatever thread; a compiled network reads no other.
+        roots: the modules before whose forward passes `begin` must be called.
+        shared: the latest place in any thread; compiled networks read this one.
     """
 
     def __init__(self, network: nn.Module, tokens: Tokens = "all") -> None:
@@ -113,11 +117,11 @@ class Positions:
             with _lock:
                 if not isinstance(network.generate, _Generate):
                     network.__dict__["generate"] = _Generate(network)
-                network.generate.followers.append(self)  # type: ignore[union-attr]
+                network.generate.followers.append(self)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
 
     def remove(self) -> None:
-        """Stop following; may be repeated."""
-        contexts.drop(self._key)
+        """Unwrap the network's `generate`; does nothing at the second call."""
+        contexts.deactivate(self._key)
         with _lock:
             generate = self._network.__dict__.get("generate")
             if isinstance(generate, _Generate) and self in generate.followers:
@@ -128,32 +132,32 @@ class Positions:
 
     @property
     def prompt_length(self) -> int | torch.Tensor | None:
-        """Return how many columns are prompt: a number, one a row `[batch]`, or None where it is not known."""
+        """The number of prompt columns, for all rows or per row `[batch]`; None if unknown."""
         return self._known[1]
 
     @prompt_length.setter
     def prompt_length(self, value: int | torch.Tensor | None) -> None:
-        self._know(self._known[0], None if value is None else _as_lengths(value))
+        self._set_known(self._known[0], None if value is None else _as_lengths(value))
 
     @property
     def _known(self) -> tuple[int | None, int | torch.Tensor | None]:
-        """Return how many prompts there are, and how many columns are prompt, in this thread or task."""
-        return contexts.here().get(self._key, (None, None))
+        """The number of prompts and of prompt columns in this thread or task."""
+        return contexts.active().get(self._key, (None, None))
 
-    def _know(self, prompts: int | None, length: int | torch.Tensor | None) -> None:
-        contexts.put(self._key, (prompts, length))
+    def _set_known(self, prompts: int | None, length: int | torch.Tensor | None) -> None:
+        contexts.activate(self._key, (prompts, length))
         self.shared.prompts, self.shared.length = prompts, length
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Place:
-        """The place of a forward pass that begins with these arguments."""
-        if len(args) > 1:  # the cache may be among them
+        """Return the place of a forward pass that begins with these arguments."""
+        if len(args) > 1:  # the cache may be a positional argument
             kwargs = {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
-        given = kwargs.get("input_ids")
-        if given is None:
-            given = kwargs.get("inputs_embeds")
-        if given is None and args:
-            given = args[0]
-        shape = (given.shape[0], given.shape[1]) if isinstance(given, torch.Tensor) and given.dim() > 1 else None
+        inputs = kwargs.get("input_ids")
+        if inputs is None:
+            inputs = kwargs.get("inputs_embeds")
+        if inputs is None and args:
+            inputs = args[0]
+        shape = (inputs.shape[0], inputs.shape[1]) if isinstance(inputs, torch.Tensor) and inputs.dim() > 1 else None
         cache: Any = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
         self.shared.shape, self.shared.past = shape, past
@@ -163,46 +167,47 @@ class Positions:
         if self._tokens != "all" and not self._warned and place.length is None and past:
             self._warned = True
             warnings.warn(
-                f"a forward pass continues a cache, and tokens={self._tokens!r} does not know where the prompt ends, "
-                "so all that it reads counts as prompt; set the prompt_length of what steer returned, or call the "
-                "network's generate anew, not one that was kept from before it was steered.",
+                f"a forward pass continues a cache, and tokens={self._tokens!r} needs the end of the prompt, which is "
+                "unknown, so all its tokens count as prompt; set prompt_length on the object that steer returned, or "
+                "call network.generate, not a reference to it from before the network was steered.",
                 stacklevel=4,
             )
         return place
 
-    def apart(self) -> Place:
-        """The place of an activation of a part of the network that was called alone."""
+    def called_alone(self) -> Place:
+        """Return the place of an activation when a part of the network is called alone."""
         return Place(*self._known)
 
     @contextmanager
     def generating(self, prompts: int, length: int) -> Iterator[None]:
-        """Within the block, `generate` continues so many prompts of so many columns."""
-        is_known, before = self._key in contexts.here(), self._known
-        self._know(prompts, length)
+        """Set, within the block, the number of prompts that `generate` continues and the columns of each."""
+        was_known, before = self._key in contexts.active(), self._known
+        self._set_known(prompts, length)
         try:
             yield
         finally:
-            self._know(*before)
-            if not is_known:  # threads outlive what is steered
-                contexts.drop(self._key)
+            self._set_known(*before)
+            if not was_known:  # a thread may outlive the steering
+                contexts.deactivate(self._key)
 
 
 class _Generate:
-    """The network's `generate`, which tells those who follow it what it continues; wrapped once for all of them."""
+    """A wrapper of the network's `generate` that gives the prompt length to every `Positions` of this network."""
 
     def __init__(self, network: nn.Module) -> None:
         self.followers: list[Positions] = []
-        self.own = {k: v for k, v in network.__dict__.items() if k == "generate"}  # one the user had put there
+        self.own = {k: v for k, v in network.__dict__.items() if k == "generate"}  # the user may have set one
         self._network, self._original = network, network.generate
-        update_wrapper(self, self._original, updated=())  # type: ignore[arg-type]
+        update_wrapper(self, self._original, updated=())  # pyright: ignore[reportArgumentType]
 
     def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-        given = next((x for x in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None)
-        prompts, length = (1, 1) if given is None else given.shape[:2]  # from nothing it begins with a token of its own
+        choices = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        prompt = next((choice for choice in choices if choice is not None), None)
+        prompts, length = (1, 1) if prompt is None else prompt.shape[:2]  # without a prompt, generate adds one token
         with ExitStack() as stack:
             for positions in tuple(self.followers):
                 stack.enter_context(positions.generating(prompts, length))
-            return self._original(inputs, *args, **kwargs)  # type: ignore[operator]
+            return self._original(inputs, *args, **kwargs)  # pyright: ignore[reportCallIssue]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # a copy of the network generates with its own weights
         own = deepcopy(self.own, memo)
@@ -214,22 +219,22 @@ class _Generate:
 
 
 def check_tokens(tokens: Any) -> None:
-    """Refuse what is no choice of tokens.
+    """Check that `tokens` is one of the four choices.
 
     Raises:
-        LineasError: naming those that there are.
+        LineasError: when it is not; it lists the choices.
     """
     if not isinstance(tokens, str) or tokens not in get_args(Tokens):
         raise LineasError(f"tokens must be 'all', 'prompt', 'generated' or 'answer', not {tokens!r}.")
 
 
 def _as_lengths(value: Any) -> int | torch.Tensor:
-    error = LineasError(f"prompt_length is a number of columns, 0 or more, or one a row [batch], not {value!r}.")
+    error = LineasError(f"prompt_length is a number of columns, 0 or more, or one per row [batch], not {value!r}.")
     try:
-        given = torch.as_tensor(value).detach()
+        lengths = torch.as_tensor(value).detach()
     except (TypeError, ValueError, RuntimeError):
         raise error from None
-    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
-    if not whole or given.dim() > 1 or not given.numel() or bool((given < 0).any()):
+    is_whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+    if not is_whole or lengths.dim() > 1 or not lengths.numel() or bool((lengths < 0).any()):
         raise error
-    return given.clone() if given.dim() else int(given)
+    return lengths.clone() if lengths.dim() else int(lengths)

@@ -49,28 +49,29 @@ def steer(
 ) -> Steering:
     """Apply an intervention to a live model until the block ends or `detach()` is called.
 
-    It acts in the thread or asyncio task that called this, and in tasks begun there; others may use the same network at
-    the same time, steered otherwise or not at all. A new thread begins unsteered, see `Steering.run`. A network that
-    is compiled after it was steered is steered for all threads. A copy of a steered network is not steered.
+    Only the calling thread or asyncio task is steered, with the tasks that it starts. Others may use the same network
+    at the same time, unsteered or with another intervention. A new thread starts unsteered; see `Steering.run`. If a
+    network is compiled after it was steered, the compiled network is steered in all threads. A copy of a steered
+    network is not steered.
 
     Args:
-        model: a TextModel, an ImageModel, or any torch module the intervention's sites belong to.
-        intervention: one, or several to be applied one after the other; several become one map a site first.
-        strength: 0 leaves the model as it is, 1 is what was learned; a tensor `[batch]` steers each row by its own;
-            "calibrated" is what `lineas calibrate` found.
-        tokens: which tokens are edited: "all", "prompt" (those given to `generate`), "generated" (the others), or
-            "answer". The last token of the prompt makes the first new one, so under "generated" the first new token
-            is chosen unsteered, and the second is the first that steering has a say in; "answer" begins one earlier,
-            at the last token of the prompt. Of images always all.
-        other_model: steer even when the intervention was learned on another network (the widths must still fit).
-        force: the old name of `other_model`; it goes away after this version.
+        model: a TextModel, an ImageModel, or any torch module that has the intervention's sites.
+        intervention: the intervention, or a list of them to apply one after the other; they become one map per site.
+        strength: 0 leaves the model unchanged, 1 (the default) is what was learned. A tensor `[batch]` gives each row
+            its own strength; "calibrated" is the strength that `lineas calibrate` found.
+        tokens: the tokens to steer: "all" (the default, and the only choice for images), "prompt" (the input of
+            `generate`), "generated" (the tokens after it), or "answer" (the last prompt token and those after it).
+            The last prompt token predicts the first new one, so "generated" influences new tokens from the second on,
+            and "answer" from the first on.
+        other_model: whether to steer a network that it was not learned on, default False; the widths must still fit.
+        force: the old name of `other_model`, to be removed after this version.
 
     Returns:
-        Steering: its `strength` may be changed at any time.
+        the live intervention; its `strength` may be changed at any time.
 
     Raises:
-        LineasError: when the network does not match, is compiled, or a site is missing, or while another thread
-            learns on the network.
+        LineasError: when the network is not the one that the intervention was learned on, lacks a site or is
+            compiled, or while another thread learns on it.
     """
     network = model if isinstance(model, nn.Module) else getattr(model, "network", None)
     if not isinstance(network, nn.Module):
@@ -87,11 +88,7 @@ def steer(
 
 
 def _as_one(given: Any) -> Intervention:
-    """Several interventions as one.
-
-    Raises:
-        LineasError: when something else is among them, or there is none.
-    """
+    """Return one intervention that applies the given ones in order."""
     several: list[Any] = list(given) if isinstance(given, Sequence) and not isinstance(given, (str, bytes)) else [given]
     if not several:
         raise LineasError("steer needs at least one intervention, an empty list was given.")
@@ -103,9 +100,9 @@ def _as_one(given: Any) -> Intervention:
 
 
 class Steering:
-    """A live intervention on a network; what `steer` returns, and a context manager that detaches at its end.
+    """A live intervention on a network, made by `steer`; as a context manager it detaches at the end of the block.
 
-    It acts in the thread or task that made it, in tasks begun there, and where `run` or a `with` of its own says so.
+    It acts in the thread or task that made it, in tasks started there, and in those that call `run` or enter it.
     """
 
     def __init__(
@@ -131,11 +128,11 @@ class Steering:
             site: LiveMap(intervention.maps[site.name], _device(network.get_submodule(site.module), network))
             for site in intervention.sites.values()
         }
-        self._key = object()  # what the contexts hold in which it acts
+        self._key = object()  # active in the threads and tasks that are steered
         self._attached = True
         self._lock = RLock()
         self._running: set[int] = set()  # threads within a forward pass
-        self._waiting: set[ref[Backward]] = set()  # for backward passes in which blocks run again
+        self._waiting: set[ref[Backward]] = set()  # graphs whose checkpointed blocks may run again
         self._on, self._seen_compiling = True, False
         self._hooks: list[Placed] = []
         self._ends: list[Any] = []
@@ -148,21 +145,21 @@ class Steering:
             moving = [site for site, live in self._maps.items() if not live.map.is_identity()]
             for root in self._positions.roots:
                 self._ends += [
-                    root.register_forward_pre_hook(_Own(self, self._begin), with_kwargs=True),
-                    root.register_forward_hook(_Own(self, self._end), always_call=True),
+                    root.register_forward_pre_hook(_SteeringHook(self, self._begin), with_kwargs=True),
+                    root.register_forward_hook(_SteeringHook(self, self._end), always_call=True),
                 ]
-            self._hooks = install(network, {site: _Own(self, self._writer(site)) for site in moving})
-            check_free(network)  # again, where another thread began in between
+            self._hooks = install(network, {site: _SteeringHook(self, self._writer(site)) for site in moving})
+            check_free(network)  # another thread may have reserved it meanwhile
             warn_if_outside(strength)
             self._set(strength)
         except BaseException:
             self.detach()
             raise
-        contexts.put(self._key)  # last, so that no pass of this context sees half of it
+        contexts.activate(self._key)  # last, so that no pass is steered in part
 
     @property
     def strength(self) -> float | torch.Tensor:
-        """0 is the untouched network, 1 the learned map; a tensor `[batch]` gives each row its own."""
+        """The current strength: 0 for the unchanged network, 1 for the learned map, or one per row `[batch]`."""
         strength = self._setting.strength
         return strength.clone() if isinstance(strength, torch.Tensor) else strength
 
@@ -173,33 +170,33 @@ class Steering:
         self._set(strength)
 
     def _set(self, strength: float | torch.Tensor) -> None:
-        """Take a strength that was checked; at 0 nothing is hooked, as never is a site whose map is the identity.
+        """Change to a checked strength.
 
-        All that follows from it is one object, and a forward pass keeps to the one that it began with. So hooks are on
-        before it is there, and come off when no pass needs them.
+        At strength 0 no hooks are registered. A forward pass keeps the setting that it began with: hooks are added
+        before a setting becomes current, and removed when no pass needs them.
         """
         setting = Setting(strength, self._maps)
         with self._lock:
-            goes_on = self._attached and setting.acts and not self._on
-            if goes_on and (self._seen_compiling or is_compiled(self._network)):
+            adds_hooks = self._attached and setting.acts and not self._on
+            if adds_hooks and (self._seen_compiling or is_compiled(self._network)):
                 raise LineasError(
                     "this network was compiled while its intervention was at strength 0, so no other strength reaches "
                     "it; steer it at another strength before it is compiled."
                 )
-            if goes_on:
+            if adds_hooks:
                 for hook in self._hooks:
                     hook.on()
                 self._on = True
             self._setting = self._shared.setting = setting
             for live in self._maps.values():
-                live.take(setting)
-            self._settle()
+                live.update(setting)
+            self._remove_unneeded_hooks()
 
-    def _settle(self) -> None:
-        """Take off the hooks that are no longer needed, once no pass of another thread needs them."""
+    def _remove_unneeded_hooks(self) -> None:
+        """Remove hooks that no longer act, unless a pass of another thread still needs them."""
         with self._lock:
             if self._attached and (self._setting.acts or self._seen_compiling or is_compiled(self._network)):
-                return  # compiled in, at strength 0 they do nothing
+                return  # compiled hooks stay; at strength 0 they do nothing
             if self._running - {get_ident()}:
                 return
             if not self._waiting:
@@ -213,114 +210,115 @@ class Steering:
     # ---- forward passes
 
     def _begin(self, module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> None:
-        """Before every forward pass of the network: where it is in its texts, and the strength that it keeps to."""
+        """Record, before each forward pass of the network, its place in the texts and its strength."""
         if contexts.is_compiling():
             self._seen_compiling = True
             self._positions.begin(module, args, kwargs)
             return
-        held = contexts.here()
-        if kwargs is None or not self._attached or not (self._key in held or self._seen_compiling):
-            return  # kwargs: taken off by another thread while torch was on its way to this hook
+        active = contexts.active()
+        if kwargs is None or not self._attached or not (self._key in active or self._seen_compiling):
+            return  # kwargs are missing if another thread removed this hook while torch was calling it
         place = self._positions.begin(module, args, kwargs)
-        if self._key in held:
+        if self._key in active:
             self._running.add(get_ident())  # before the strength is read, see `_set`
-            contexts.put(self._key, Pass(self._setting, place, held[self._key], held))
+            contexts.activate(self._key, Pass(self._setting, place, active[self._key], active))
 
     def _end(self, module: nn.Module, args: Any, result: Any) -> None:
-        """After every forward pass, also after one that failed."""
-        if contexts.is_compiling() or (done := contexts.here().get(self._key)) is None:
+        """Forget a forward pass when it ends, also if it failed."""
+        if contexts.is_compiling() or (done := contexts.active().get(self._key)) is None:
             return
         if done.runs_again:
             self._wait_for_backward(done, result)
         if self._attached:
-            contexts.put(self._key, done.outer)
-        else:  # ended by another thread meanwhile
-            contexts.drop(self._key)
+            contexts.activate(self._key, done.outer)
+        else:  # another thread has detached it
+            contexts.deactivate(self._key)
         if done.outer is None:
             self._running.discard(get_ident())
         if not self._attached or (self._on and not self._setting.acts):
-            self._settle()
+            self._remove_unneeded_hooks()
 
-    def _now(self) -> Pass | None:
-        """The forward pass that a hook is called in; None where it is not steered."""
+    def _current_pass(self) -> Pass | None:
+        """Return the forward pass in which a hook is called; None if it is not steered."""
         if contexts.is_compiling() or self._seen_compiling:
             return self._shared
         backward = torch._C._current_graph_task_id()  # -1: none
         if backward != -1 and backward in running_again:
             return running_again[backward].get(self._key)
-        found = contexts.here().get(self._key, _NOT_HELD)
-        if found is None:  # a part of the network was called alone
-            return Pass(self._setting, self._positions.apart()) if self._attached else None
-        return None if found is _NOT_HELD else found.noting_checkpoints()
+        current = contexts.active().get(self._key, _INACTIVE)
+        if current is None:  # a part of the network was called alone
+            return Pass(self._setting, self._positions.called_alone()) if self._attached else None
+        return None if current is _INACTIVE else current.noting_checkpoints()
 
     def _wait_for_backward(self, done: Pass, result: Any) -> None:
-        """Blocks of this pass run again in its backward pass, in whichever thread: then as they ran now."""
-        beside = [key for held in (done.held, contexts.here()) for key, now in held.items() if isinstance(now, Pass)]
-        mark = Backward(self._key, done, beside)
-        found = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
-        for tensor in found:
+        """Keep a pass until its graph is freed: the backward pass, in any thread, runs its blocks again."""
+        values = [*done.active.items(), *contexts.active().items()]
+        mark = Backward(self._key, done, [key for key, value in values if isinstance(value, Pass)])
+        outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
+        for tensor in outputs:
             tensor.register_hook(mark)
-        if found:  # else nothing goes backward through it
+        if outputs:
             self._waiting.add(ref(mark, self._no_longer_waits))
 
-    def _no_longer_waits(self, gone: ref[Backward]) -> None:
-        """The graph of a pass is gone."""
-        self._waiting.discard(gone)
-        self._settle()
+    def _no_longer_waits(self, freed: ref[Backward]) -> None:
+        self._waiting.discard(freed)
+        self._remove_unneeded_hooks()
 
     def _writer(self, site: Site) -> Callable[..., Any]:
         edit = self._edit(site)
         edit_rows = self._network.edit_rows if isinstance(self._network, ChoosesRows) else None
 
         def hook(module: nn.Module, args: Any, result: Any) -> Any:
-            now = self._now()
-            if now is None or not (now.setting.acts or contexts.is_compiling()):
+            current = self._current_pass()
+            if current is None or not (current.setting.acts or contexts.is_compiling()):
                 return None
             before = site.pick(result)
-            after = edit(now, before) if edit_rows is None else edit_rows(site, partial(edit, now), before)
+            after = edit(current, before) if edit_rows is None else edit_rows(site, partial(edit, current), before)
             return None if after is before else site.replace(result, after)
 
         return hook
 
     def _edit(self, site: Site) -> Callable[[Pass, torch.Tensor], torch.Tensor]:
         live, gate = self._maps[site], self._intervention.gates.get(site.name)
-        if gate is not None:  # now, so that no forward pass waits for a copy
+        if gate is not None:  # copied now, so that no forward pass has to wait
             gate = gate.to(_device(self._network.get_submodule(site.module), self._network))
 
         def gated(z: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
             return after if gate is None else gate.mixed(z, after, site.axis)
 
-        def edit(now: Pass, z: torch.Tensor) -> torch.Tensor:
-            setting, place = now.setting, now.place
-            width, here = live.map.width, z.shape[site.axis]
-            if width != here:
-                raise other_width(site, width, here)  # blocks and the like: not known before they run
-            by_row = setting.by_row  # not the number itself, on which a compiled network would be specialised
+        def edit(current: Pass, z: torch.Tensor) -> torch.Tensor:
+            setting, place = current.setting, current.place
+            width, width_here = live.map.width, z.shape[site.axis]
+            if width != width_here:
+                raise other_width(site, width, width_here)  # a block's width is unknown before it runs
+            by_row = setting.by_row  # a compiled network must not be specialised on the number itself
             chosen = place.chosen(self._tokens)  # None: all; else bool [batch or 1, tokens]
-            values = live.shared(z.device) if keeps_addresses(z) else setting.values(live, z.device)
+            values = live.buffers(z.device) if keeps_addresses(z) else setting.values(live, z.device)
             if by_row is None and chosen is None:
                 return gated(z, mapped(z, values, site.axis))
-            rows = place.by_row(z)  # [batch, tokens, d], also where a layer flattened the two
+            rows = place.by_row(z)  # [batch, tokens, d]
             scale, shift = values[:2]
             if by_row is not None:
-                scale, shift = (place.spread(x, len(rows)) for x in (scale, shift))
+                scale, shift = (place.repeated(x, len(rows)) for x in (scale, shift))
             after = affine(rows, scale, shift, site.axis)
-            if by_row is not None and setting.some_untouched:  # a row at strength 0 stays bit for bit as it is
-                untouched = place.spread(by_row.to(z.device) == 0, len(rows))
+            if by_row is not None and setting.some_untouched:  # a row at strength 0 stays the same bit for bit
+                untouched = place.repeated(by_row.to(z.device) == 0, len(rows))
                 after = torch.where(untouched.view(-1, *[1] * (rows.dim() - 1)), rows, after)
             if chosen is not None:
-                chosen = place.spread(chosen.to(z.device), len(rows), "prompt lengths")[:, -rows.shape[1] :]
+                chosen = place.repeated(chosen.to(z.device), len(rows), "prompt lengths")[:, -rows.shape[1] :]
                 after = torch.where(chosen.unsqueeze(-1), after, rows)
             return gated(z, after.view(z.shape))
 
         return edit
 
-    # ---- for the one who steers
+    # ---- for users
 
     @property
     def prompt_length(self) -> int | torch.Tensor | None:
-        """The number of prompt columns, in this thread or task; set by `generate` on its own, settable `[batch]` when
-        scoring finished texts."""
+        """The number of prompt columns in this thread or task, for all rows or per row `[batch]`; None if unknown.
+
+        `generate` sets it. Set it yourself to score finished texts.
+        """
         return self._positions.prompt_length
 
     @prompt_length.setter
@@ -328,20 +326,22 @@ class Steering:
         self._positions.prompt_length = value
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function with this intervention in place, also in a thread that did not ask for it.
+        """Call a function with this intervention active, also in a thread that is not steered.
 
-        A new thread begins without what holds in the one that starts it, so inside a `with` block it is
-        `Thread(target=live.run, args=(network.generate,), kwargs=...)`. Where several are in place,
-        `contextvars.copy_context().run` takes all of them along.
+        A new thread starts unsteered; to steer it, use `Thread(target=live.run, args=(network.generate,), kwargs=...)`.
+        With several active interventions, `contextvars.copy_context().run` takes all of them to the new thread.
+
+        Args:
+            function: a plain function, called with the other arguments.
 
         Raises:
-            LineasError: when it was detached, or the function only begins its work in the call.
+            LineasError: when the intervention was detached, or the function is a coroutine or a generator.
         """
         if not self._attached:
-            raise LineasError("this intervention was detached, so nothing can be run with it; steer anew.")
+            raise LineasError("this intervention was detached, so nothing can be run with it; steer again.")
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
             raise LineasError("run takes a plain function; a coroutine or a generator would do its work afterwards.")
-        with contexts.holding(self._key):
+        with contexts.activated(self._key):
             return function(*args, **kwargs)
 
     def verify(self, **inputs: Any) -> float:
@@ -351,29 +351,29 @@ class Steering:
             inputs: keyword arguments of the network; by default eight token ids, for language models.
 
         Raises:
-            LineasError: when the output does not move although the intervention is not the identity, or is not
-                finite any more.
+            LineasError: when the output does not change although the intervention is not the identity, or when it is
+                not finite.
         """
-        own = not inputs
-        if own:
+        uses_default = not inputs
+        if uses_default:
             vocabulary = getattr(getattr(self._network, "config", None), "vocab_size", None)
             if vocabulary is None:
                 raise LineasError(
-                    "verify needs the network's inputs as keyword arguments here; it is no language model."
+                    "this is not a language model, so verify needs the network's inputs as keyword arguments."
                 )
             device = input_device(self._network)
             inputs = {"input_ids": (torch.arange(8, device=device) % vocabulary).unsqueeze(0)}
-        now, length = self._setting.strength, self.prompt_length
-        if own and self._tokens != "all" and length is None:
-            self.prompt_length = 4  # so that there is some of either
-        rows = len(now) if isinstance(now, torch.Tensor) else 1
+        strength, length = self._setting.strength, self.prompt_length
+        if uses_default and self._tokens != "all" and length is None:
+            self.prompt_length = 4  # so that there are tokens of both kinds
+        rows = len(strength) if isinstance(strength, torch.Tensor) else 1
         inputs = {
             k: v.repeat(rows, *[1] * (v.dim() - 1)) if k == "input_ids" and len(v) == 1 else v
             for k, v in inputs.items()
         }
         try:
             with torch.no_grad():
-                with self._same_randomness(), contexts.holding(self._key):
+                with self._same_randomness(), contexts.activated(self._key):
                     steered = Site("network").pick(self._network(**inputs)).clone()
                 with self._same_randomness(), self.off():
                     plain = Site("network").pick(self._network(**inputs))
@@ -382,56 +382,53 @@ class Steering:
         moved = _largest_change(steered.detach().float(), plain.detach().float())
         if moved == 0 and not self._intervention.is_identity():
             raise LineasError(
-                f"the output did not move: the intervention at strength {now} on tokens={self._tokens!r} changed "
+                f"the output did not move: the intervention at strength {strength} on tokens={self._tokens!r} changed "
                 "nothing for these inputs."
             )
         return moved
 
     def _same_randomness(self) -> AbstractContextManager[Any]:
-        """Put the generators back, which all threads share, where something may be random: dropout, noise."""
-        is_sure = hasattr(self._network, "generate") and not any(module.training for module in self._network.modules())
-        return nullcontext() if is_sure else torch.random.fork_rng()
+        """Return a block that restores torch's random generators, if the network may use them (dropout, noise)."""
+        is_fixed = hasattr(self._network, "generate") and not any(module.training for module in self._network.modules())
+        return nullcontext() if is_fixed else torch.random.fork_rng()
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Return a block within which this thread or task is not steered; of a compiled network, nobody is."""
+        """Stop steering within the block: in this thread or task, or in all of them if the network is compiled."""
         if not (self._seen_compiling or is_compiled(self._network)):
-            with contexts.without(self._key):
+            with contexts.deactivated(self._key):
                 yield
             return
-        now = self._setting.strength
+        strength = self._setting.strength
         self._set(0.0)
         try:
             yield
         finally:
-            self._set(now)
+            self._set(strength)
 
     def detach(self) -> None:
-        """Remove everything from the network; may be called again without effect.
+        """Remove the intervention from the network; a second call has no effect.
 
-        What a forward pass of another thread still needs goes when that ends, and so does what runs again in a backward
-        pass.
+        Hooks that a running pass of another thread needs are removed when it ends, also if it is a backward pass.
         """
         self._attached = False
-        contexts.drop(self._key)
+        contexts.deactivate(self._key)
         self._positions.remove()
-        self._settle()
+        self._remove_unneeded_hooks()
 
     def __enter__(self) -> Steering:
-        if self._attached and self._key not in contexts.here():
-            contexts.put(self._key)
+        if self._attached and self._key not in contexts.active():
+            contexts.activate(self._key)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.detach()
 
 
-_NOT_HELD = object()
+_INACTIVE = object()
 
 
-class _Own(contexts.Hook):
-    """A hook of a steering."""
-
+class _SteeringHook(contexts.Hook):
     def __init__(self, steering: Steering, hook: Callable[..., Any]) -> None:
         self._steering, self._hook = steering, hook
 
@@ -442,22 +439,17 @@ class _Own(contexts.Hook):
         return self._steering._attached
 
     def is_compiled_in(self) -> bool:
-        """Return True where a compiler has seen it, and it is still in place."""
         return self._steering._attached and self._steering._seen_compiling
 
 
 def _largest_change(steered: torch.Tensor, plain: torch.Tensor) -> float:
-    """The largest difference, where both are finite; a masked logit or a row of padding is not, steered or not.
-
-    Raises:
-        LineasError: when the steered output is not finite where the plain one is, or nowhere.
-    """
-    finite, was = steered.isfinite(), plain.isfinite()
-    if bool((was & ~finite).any()) or not bool(finite.any()):
+    """Return the largest difference of two outputs, ignoring values that are not finite in both (masked logits)."""
+    finite, was_finite = steered.isfinite(), plain.isfinite()
+    if bool((was_finite & ~finite).any()) or not bool(finite.any()):
         raise LineasError(DESTROYED)
-    return float((steered - plain)[finite & was].abs().max())
+    return float((steered - plain)[finite & was_finite].abs().max())
 
 
 def _device(module: nn.Module, network: nn.Module) -> torch.device:
-    """Where a module's activation will be, as far as its own weights, or else the network's, tell."""
+    """Return the device on which a module will compute: that of its weights, or else of the network's."""
     return input_device(module if next(module.parameters(), None) is not None else network)

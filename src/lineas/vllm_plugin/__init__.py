@@ -1,7 +1,7 @@
 """Steering on vLLM, request by request: `vllm serve MODEL` with `LINEAS_INTERVENTIONS=calm=DIR,brief=DIR`.
 
-A request says `"vllm_xargs": {"lineas": "calm:0.7,brief:0.3"}` or names the model `MODEL:calm@0.7`; in Python,
-`SamplingParams(extra_args={"lineas": "calm:0.7"})`. Without interventions in the environment vLLM stays as it is.
+A request is steered by `"vllm_xargs": {"lineas": "calm:0.7,brief:0.3"}` or by the model name `MODEL:calm@0.7`; in
+Python, by `SamplingParams(extra_args={"lineas": "calm:0.7"})`. Without these variables the plugin does nothing.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _registry: Registry | None = None
 
 
 def register() -> None:
-    """Called by vLLM in each of its processes (entry point `vllm.general_plugins`).
+    """Install the plugin; vLLM calls this in each of its processes (entry point `vllm.general_plugins`).
 
     Raises:
-        LineasError: when the environment names an intervention that cannot be read, or vLLM is not as expected.
+        LineasError: when an intervention cannot be read, or this version of vLLM is not supported.
     """
     global _registry
     settings = Settings.read()
     if settings is None or _registry is not None:
         return
     check_environment(os.environ)
-    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the runner that is steered
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # lineas steers the first model runner only
     from lineas.vllm_plugin import frontend, worker
 
     worker.install(settings)
@@ -34,10 +34,10 @@ def register() -> None:
 
 
 def registry() -> Registry:
-    """What is loaded in this process's server.
+    """Return the interventions that are loaded in this process's server.
 
     Raises:
-        RuntimeError: when vLLM did not call `register`, or there was nothing to load.
+        RuntimeError: when vLLM has not called `register`, or no interventions were configured.
     """
     if _registry is None:
         raise RuntimeError("vLLM runs without LINEAS_INTERVENTIONS.")

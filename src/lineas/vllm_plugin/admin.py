@@ -1,9 +1,9 @@
-"""Interventions added to and removed from a running server (entry point `vllm.endpoint_plugins`).
+"""Endpoints that add and remove interventions on a running server (entry point `vllm.endpoint_plugins`).
 
-`GET /lineas/interventions` lists what is loaded. With `LINEAS_ADMIN_KEY` set, and shown in the header
-`X-Lineas-Admin-Key`, `POST /lineas/interventions {"name": "calm", "folder": "DIR"}` adds one and
-`DELETE /lineas/interventions/calm` removes one. vLLM loads endpoints only when `VLLM_PLUGINS` names them, as
-`lineas serve` does.
+`GET /lineas/interventions` lists the loaded interventions. If `LINEAS_ADMIN_KEY` is set, and a request has it in the
+header `X-Lineas-Admin-Key`, `POST /lineas/interventions {"name": "calm", "folder": "DIR"}` adds an intervention and
+`DELETE /lineas/interventions/calm` removes one. vLLM loads endpoints only if `VLLM_PLUGINS` names them; `lineas serve`
+sets it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from lineas.vllm_plugin.settings import ADMIN_KEY
 
 PATH = "/lineas/interventions"
 ON_THE_WAY = 0.2
-"""Seconds in which a request that was checked before a removal reaches the engine."""
+"""Seconds within which a request that was checked before a removal reaches the engine."""
 LONGEST = 16_384
-"""Bytes of what a client posts."""
+"""Maximum number of bytes of a request's body."""
 
 
 class Interventions:
-    """vLLM's contract for endpoints: a name, the tasks they belong to, routes, and the engine they reach."""
+    """The endpoints, with the attributes and methods that vLLM's plugins must have."""
 
     name = "lineas"
     required_tasks = ("generate",)
@@ -39,20 +39,20 @@ class Interventions:
         self._changing = asyncio.Lock()
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Called by vLLM once the engine is there."""
+        """Store the engine; vLLM calls this when it has started."""
         self._engine = engine_client
         counts = ("api_server_count", "data_parallel_size")
         self._alone = all((getattr(args, count, None) or 1) == 1 for count in counts)
 
     def attach_router(self, app: Any) -> None:
-        """Called by vLLM: the routes."""
+        """Add the routes to vLLM's FastAPI application."""
         from fastapi import Header, Request  # pyright: ignore[reportMissingImports]
         from fastapi.responses import JSONResponse  # pyright: ignore[reportMissingImports]
 
         def refused(error: LineasError, status: int) -> Any:
             return JSONResponse({"error": {"message": str(error), "code": status}}, status_code=status)
 
-        async def changed(key: str | None, status: int, change: Callable[[], Awaitable[None]]) -> Any:
+        async def with_key(key: str | None, status: int, change: Callable[[], Awaitable[None]]) -> Any:
             try:
                 self._check_key(key)
             except LineasError as error:
@@ -71,12 +71,12 @@ class Interventions:
             async def change() -> None:
                 await self._add(*read_post(await _body(request)))
 
-            return await changed(x_lineas_admin_key, 400, change)
+            return await with_key(x_lineas_admin_key, 400, change)
 
         async def remove(name: str, x_lineas_admin_key: str | None = Header(default=None)) -> Any:
-            return await changed(x_lineas_admin_key, 404, lambda: self._remove(name))
+            return await with_key(x_lineas_admin_key, 404, lambda: self._remove(name))
 
-        # annotations are strings here and would be looked up in the module: give FastAPI the real ones
+        # FastAPI needs types, but annotations are strings here, and FastAPI cannot look up these local names
         show.__annotations__ |= {"x_lineas_admin_key": str | None}
         add.__annotations__ |= {"request": Request, "x_lineas_admin_key": str | None}
         remove.__annotations__ |= {"name": str, "x_lineas_admin_key": str | None}
@@ -84,76 +84,72 @@ class Interventions:
             app.add_api_route(path, function, methods=[method], response_model=None)
 
     def _listing(self, whole: bool) -> dict[str, Any]:
-        """Return what is loaded: names alone, and the rest for who has the key."""
-        known = registry()
+        """Return the names of the loaded interventions, and the other facts about them if `whole` is True."""
+        current = registry()
         if not whole:
-            return {"interventions": [{"name": name} for name in known.loaded]}
-        loaded = [{"name": name, "support": at.support, "folder": at.folder} for name, at in known.loaded.items()]
-        return {"interventions": loaded, "places": known.settings.places}
+            return {"interventions": [{"name": name} for name in current.loaded]}
+        loaded = [{"name": name, "support": one.support, "folder": one.folder} for name, one in current.loaded.items()]
+        return {"interventions": loaded, "places": current.settings.places}
 
-    def _check_key(self, shown: str | None) -> None:
+    def _check_key(self, key: str | None) -> None:
         if registry().settings.admin_key is None:
-            raise LineasError(f"this server was started without {ADMIN_KEY}, so its interventions stay as they are.")
-        if not self._is_key(shown):
+            raise LineasError(f"this server was started without {ADMIN_KEY}, so its interventions cannot be changed.")
+        if not self._is_key(key):
             raise LineasError("the header X-Lineas-Admin-Key does not hold this server's key.")
         if self._alone is False:
             raise LineasError("interventions can be added and removed with one API server and one engine only.")
 
-    def _is_key(self, shown: str | None) -> bool:
-        key = registry().settings.admin_key
-        return key is not None and shown is not None and secrets.compare_digest(shown.encode(), key.encode())
+    def _is_key(self, key: str | None) -> bool:
+        own = registry().settings.admin_key
+        return own is not None and key is not None and secrets.compare_digest(key.encode(), own.encode())
 
     async def _add(self, name: str, folder: str) -> None:
-        """Give an intervention a place that no request uses."""
+        """Load an intervention into a free place."""
         place = registry().free_place(name)
         try:
             loaded = await asyncio.to_thread(Loaded.of, place, folder)
         except OSError as error:
             raise LineasError(f"the folder {shown(folder)} cannot be read: {first_line(error)}.") from None
         problems = await self._engine.collective_rpc("lineas_put", args=(place, folder, name, loaded.content))
-        if told := next(filter(None, problems), None):
-            raise LineasError(told)
+        if problem := next(filter(None, problems), None):
+            raise LineasError(problem)
         registry().loaded[name] = loaded
 
     async def _remove(self, name: str) -> None:
-        """Refuse new requests for an intervention, wait until those that are there have ended, then free its place."""
-        gone = registry().loaded.pop(name, None)
-        if gone is None:
+        """Refuse new requests for an intervention, wait until the running ones have ended, and free its place."""
+        removed = registry().loaded.pop(name, None)
+        if removed is None:
             names = ", ".join(sorted(registry().loaded)) or "none"
             raise LineasError(f"there is no intervention {shown(name)} here. Loaded: {names}.")
         await asyncio.sleep(ON_THE_WAY)
         waiting = set(self._engine.output_processor.request_states)  # running, queued and preempted alike
         while waiting & self._engine.output_processor.request_states.keys():
             await asyncio.sleep(ON_THE_WAY)
-        await self._engine.collective_rpc("lineas_clear", args=(gone.place,))
+        await self._engine.collective_rpc("lineas_clear", args=(removed.place,))
 
 
 def read_post(body: bytes) -> tuple[str, str]:
-    """The name and the folder that a client posted.
+    """Return the name and the folder from a request's body.
 
     Raises:
-        LineasError: when the body is not JSON with these two, both texts.
+        LineasError: when the body is not a JSON object with both as strings.
     """
     try:
-        said = strict_json.loads(body)
+        posted = strict_json.loads(body)
     except LineasError:
-        said = None
-    if not isinstance(said, dict) or not all(isinstance(said.get(key), str) for key in ("name", "folder")):
-        raise LineasError('what is added is written as {"name": "calm", "folder": "DIR"}, in JSON.')
-    if "\0" in said["folder"]:
-        raise LineasError(f"no folder has the name {shown(said['folder'])}.")
-    return said["name"], said["folder"]
+        posted = None
+    if not isinstance(posted, dict) or not all(isinstance(posted.get(key), str) for key in ("name", "folder")):
+        raise LineasError('the body must be {"name": "calm", "folder": "DIR"}, in JSON.')
+    if "\0" in posted["folder"]:
+        raise LineasError(f"no folder has the name {shown(posted['folder'])}.")
+    return posted["name"], posted["folder"]
 
 
 async def _body(request: Any) -> bytes:
-    """Return what a client posted, so far as it is of a size that is read.
-
-    Raises:
-        LineasError: when it is larger.
-    """
+    """Return a request's body, or raise a LineasError if it is too long."""
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > LONGEST:
-            raise LineasError(f"what is added is written in at most {LONGEST} bytes.")
+            raise LineasError(f"the body must have at most {LONGEST} bytes.")
     return body

@@ -1,4 +1,4 @@
-"""The server's side: what a request says is understood, checked, and made part of the key of its cached prefix."""
+"""The API server's side: read and check a request's steering, and separate its prefix cache from others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lineas.intervention.intervention import Intervention
 from lineas.vllm_plugin.limits import check_config
 from lineas.vllm_plugin.requests import ARGUMENT, parse, salted, split_model
 from lineas.vllm_plugin.settings import Settings, check_name
-from lineas.vllm_plugin.worker import PLACES, replace
+from lineas.vllm_plugin.worker import PLACES, wrap_method
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Loaded:
     """An intervention that requests can name.
 
     Args:
-        place: where its maps are in the engine.
-        folder: where it came from.
+        place: index of its maps in the engine.
+        folder: the folder, or another name, that it was loaded from.
         content: sha256 of its maps.
-        support: the share of neurons that it touches.
+        support: share of the neurons that it changes, from 0 to 1.
     """
 
     place: int
@@ -32,17 +32,17 @@ class Loaded:
 
     @classmethod
     def of(cls, place: int, folder: str) -> Loaded:
-        """Read what a front end needs to know."""
+        """Load an intervention and return the facts that the API server needs."""
         intervention = Intervention.load(folder)
         intervention.check_affine("served by vLLM")
         return cls(place, folder, intervention.digest(), intervention.support())
 
 
 class Registry:
-    """What is loaded in this server now.
+    """The interventions that are loaded in this server.
 
     Args:
-        settings: with what it starts.
+        settings: the server's settings, with the interventions to load at the start.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -50,16 +50,16 @@ class Registry:
         self.loaded = {name: Loaded.of(i, folder) for i, (name, folder) in enumerate(settings.folders.items())}
 
     def free_place(self, name: str) -> int:
-        """Where one more intervention can go.
+        """Return a free place for a new intervention.
 
         Raises:
-            LineasError: for a name that is taken or cannot be said, or when no place is left.
+            LineasError: when the name is taken or invalid, or no place is free.
         """
         check_name(name)
         if name in self.loaded:
             raise LineasError(f"there is an intervention {name!r} already; remove it first.")
-        taken = {loaded.place for loaded in self.loaded.values()}
-        free = [place for place in range(self.settings.places) if place not in taken]
+        used = {loaded.place for loaded in self.loaded.values()}
+        free = [place for place in range(self.settings.places) if place not in used]
         if not free:
             raise LineasError(
                 f"all {self.settings.places} places are taken; remove one, or start with a larger LINEAS_ROOM."
@@ -67,53 +67,61 @@ class Registry:
         return free[0]
 
     def steer(self, request: Any) -> Any:
-        """A request of the engine's with its steering as places, and its cache apart from every other steering's."""
+        """Replace the names of interventions by places in the engine, and give the request its own prefix-cache salt.
+
+        Args:
+            request: a request to the engine, which is changed and returned.
+
+        Raises:
+            LineasError: when its steering is invalid.
+        """
         sampling = request.sampling_params
         if sampling is None:
             return request
-        said = dict(sampling.extra_args or {})
-        said.pop(PLACES, None)  # no client writes these
-        strengths = parse(said[ARGUMENT], self.loaded) if ARGUMENT in said else {}
+        extra_args = dict(sampling.extra_args or {})
+        extra_args.pop(PLACES, None)  # clients must not set these
+        strengths = parse(extra_args[ARGUMENT], self.loaded) if ARGUMENT in extra_args else {}
         if strengths:
-            said[PLACES] = [[self.loaded[name].place, strength] for name, strength in strengths.items()]
-        sampling.extra_args = said or None
+            extra_args[PLACES] = [[self.loaded[name].place, strength] for name, strength in strengths.items()]
+        sampling.extra_args = extra_args or None
         by_content = [(self.loaded[name].content, strength) for name, strength in strengths.items()]
         request.cache_salt = salted(request.cache_salt, by_content)
         return request
 
     def read_model_name(self, request: Any, bases: list[str]) -> None:
-        """Turn the model name `MODEL:calm@0.7` into the model and the steering, and check what is said of steering.
+        """Split the model name `MODEL:calm@0.7` into the model and its steering, and check the steering.
+
+        Args:
+            request: a request to the API server, which is changed.
+            bases: names of the served models.
 
         Raises:
-            LineasError: for steering that cannot be understood, or that this kind of request has no way to carry.
+            LineasError: when the steering is invalid, or given twice, or this kind of request cannot be steered.
         """
-        said = dict(getattr(request, "vllm_xargs", None) or {})
-        carries = "vllm_xargs" in type(request).model_fields  # else it would be read and dropped
-        if ARGUMENT in said and not carries:
+        xargs = dict(getattr(request, "vllm_xargs", None) or {})
+        can_steer = "vllm_xargs" in type(request).model_fields
+        if ARGUMENT in xargs and not can_steer:
             raise LineasError("this endpoint does not steer; leave out vllm_xargs.")
-        named = split_model(request.model, bases) if request.model else None
-        if named is not None and request.model not in bases:
-            base, steering = named
-            if not carries:
-                raise LineasError(
-                    f"this endpoint does not steer, so it serves {base!r} and not {shown(request.model)}."
-                )
-            if ARGUMENT in said:
-                raise LineasError(
-                    f"steering is said twice: by the model's name {shown(request.model)} and by vllm_xargs."
-                )
-            said[ARGUMENT] = steering
+        parts = split_model(request.model, bases) if request.model else None
+        if parts is not None and request.model not in bases:
+            base, steering = parts
+            model = shown(request.model)
+            if not can_steer:
+                raise LineasError(f"this endpoint does not steer, so it serves {base!r} and not {model}.")
+            if ARGUMENT in xargs:
+                raise LineasError(f"steering is said twice: by the model's name {model} and by vllm_xargs; use one.")
+            xargs[ARGUMENT] = steering
             request.model = base
-            request.vllm_xargs = said
-        if ARGUMENT in said and parse(said[ARGUMENT], self.loaded) and getattr(request, "use_beam_search", False):
+            request.vllm_xargs = xargs
+        if ARGUMENT in xargs and parse(xargs[ARGUMENT], self.loaded) and getattr(request, "use_beam_search", False):
             raise LineasError("beam search is not steered; leave out use_beam_search.")
 
 
 def install(settings: Settings) -> Registry:
-    """Teach this process's front end to read steering.
+    """Wrap methods of vLLM's API server in this process so that they read steering.
 
     Raises:
-        LineasError: when this vLLM is not built as the plugin expects, or an intervention cannot be read.
+        LineasError: when this version of vLLM lacks a method, or an intervention cannot be read.
     """
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels  # pyright: ignore[reportMissingImports]
     from vllm.entrypoints.serve.engine.serving import BaseServing  # pyright: ignore[reportMissingImports]
@@ -154,14 +162,14 @@ def install(settings: Settings) -> Registry:
         async def show_available_models(self: Any) -> Any:
             models = await show(self)
             base = models.data[0]
-            told = [{"id": f"{base.id}:{name}", "parent": base.id} for name in registry.loaded]
-            models.data += [base.model_copy(update=one) for one in told]
+            steered_models = [{"id": f"{base.id}:{name}", "parent": base.id} for name in registry.loaded]
+            models.data += [base.model_copy(update=fields) for fields in steered_models]
             return models
 
         return show_available_models
 
-    replace(InputProcessor, "__init__", checked)
-    replace(InputProcessor, "process_inputs", steered)
-    replace(BaseServing, "_check_model", by_name)
-    replace(OpenAIServingModels, "show_available_models", with_steered)
+    wrap_method(InputProcessor, "__init__", checked)
+    wrap_method(InputProcessor, "process_inputs", steered)
+    wrap_method(BaseServing, "_check_model", by_name)
+    wrap_method(OpenAIServingModels, "show_available_models", with_steered)
     return registry

@@ -1,4 +1,4 @@
-"""What of vLLM lineas does not steer: refused when a server starts, never served unsteered."""
+"""Features of vLLM that lineas cannot steer; a server that uses one is refused at its start."""
 
 from __future__ import annotations
 
@@ -16,59 +16,59 @@ CANNOT: dict[str, Callable[[Any], object]] = {
     "fast prefill with shared KV caches": lambda c: getattr(c.cache_config, "kv_sharing_fast_prefill", False),
     "the second model runner (VLLM_USE_V2_MODEL_RUNNER=1, watermarks)": lambda c: c.use_v2_model_runner,
 }
-"""By name, whether a server's configuration turns on what moves tokens to where their strengths are not."""
+"""For each feature that reorders or splits tokens, so that strengths would not match them: whether a config uses it."""
 
 
 def check_config(config: Any, force: bool) -> None:
-    """Refuse a configuration under which tokens and strengths would part.
+    """Refuse a configuration with features that cannot be steered.
 
     Args:
         config: vLLM's whole configuration.
-        force: accept a connector of which nobody said that it keeps steered prefixes apart.
+        force: whether to accept a KV connector, which may mix up the cached prefixes of different steerings.
 
     Raises:
-        LineasError: naming what to turn off.
+        LineasError: when there is such a feature; it says what to turn off.
     """
-    found = [name for name, is_on in CANNOT.items() if is_on(config)]
-    if found:
-        raise LineasError(f"lineas does not steer with {' or '.join(found)}; turn it off.")
+    features = [name for name, is_on in CANNOT.items() if is_on(config)]
+    if features:
+        raise LineasError(f"lineas does not steer with {' or '.join(features)}; turn it off.")
     connector = getattr(config.kv_transfer_config, "kv_connector", None)
     if connector and not force:
         raise LineasError(
-            f"the connector {connector} keeps or sends prefixes, and lineas does not know whether it tells steered "
-            f"ones apart by their cache salt; {OTHER_MODEL}=1 serves it all the same."
+            f"the connector {connector} stores or sends prefixes, and may mix up steered and other ones if it ignores "
+            f"their cache salt; set {OTHER_MODEL}=1 to serve with it all the same."
         )
 
 
-def check_environment(given: Any) -> None:
-    """Refuse variables that would lead requests past the plugin.
+def check_environment(environment: Any) -> None:
+    """Refuse environment variables with which requests would bypass the plugin.
 
     Raises:
-        LineasError: naming the variable.
+        LineasError: when such a variable is set.
     """
     for name in ("VLLM_USE_V2_MODEL_RUNNER", "VLLM_USE_RUST_FRONTEND"):
-        if given.get(name, "0").lower() not in ("", "0", "false"):
-            raise LineasError(f"lineas does not steer with {name}={given[name]}; leave it out.")
+        if environment.get(name, "0").lower() not in ("", "0", "false"):
+            raise LineasError(f"lineas does not steer with {name}={environment[name]}; leave it out.")
 
 
 def check_module(name: str, module: Any, width: int, hidden: int) -> None:
-    """Refuse a module whose output is not one row `[hidden]` a token, whole on every rank.
+    """Refuse a module whose output is not one complete row `[hidden]` per token on every rank.
 
     Args:
-        name: the site's.
-        module: the engine's.
-        width: of the map.
-        hidden: the network's width.
+        name: name of the site.
+        module: the site's module in the engine.
+        width: number of neurons of the map.
+        hidden: number of neurons of the network's hidden states.
 
     Raises:
-        LineasError: saying what stands against it.
+        LineasError: when the output is split, or has another width.
     """
     if width != hidden:
         raise LineasError(
             f"the site {name!r} has {width} neurons, the network's rows have {hidden}; lineas serves maps on whole "
             "rows, steer it live."
         )
-    partial = getattr(module, "reduce_results", True) is False and getattr(module, "tp_size", 1) > 1
-    apart = getattr(module, "skip_bias_add", False) and getattr(module, "bias", None) is not None
-    if partial or apart or "forward" in vars(module):
-        raise LineasError(f"vLLM splits or moves what {name!r} puts out here, so it is not steered; fold it instead.")
+    is_partial = getattr(module, "reduce_results", True) is False and getattr(module, "tp_size", 1) > 1
+    bias_is_separate = getattr(module, "skip_bias_add", False) and getattr(module, "bias", None) is not None
+    if is_partial or bias_is_separate or "forward" in vars(module):
+        raise LineasError(f"vLLM splits or moves the output of {name!r}, so it cannot be steered; fold it instead.")

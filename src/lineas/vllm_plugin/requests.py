@@ -1,4 +1,4 @@
-"""What a request says about steering: names and strengths, from an extra argument or from the model's name."""
+"""The steering of a request: names and strengths, from an extra argument or from the model's name."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from lineas.checks import Bounds
 from lineas.errors import LineasError, shown
 
 ARGUMENT = "lineas"
-"""The key of `vllm_xargs` (in Python: of `SamplingParams.extra_args`) that says how a request is steered."""
+"""The key of a request's steering in `vllm_xargs` (in Python, in `SamplingParams.extra_args`)."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 STRENGTHS = Bounds(-1000, 1000)
-"""Strengths beyond overflow half precision."""
+"""The allowed strengths; larger ones overflow half precision."""
 SALT = "lineas-"
-"""How the cache salts of steered requests begin."""
+"""The beginning of the cache salts of steered requests."""
 
 
 def parse(text: object, loaded: Collection[str]) -> dict[str, float]:
-    """Strengths by name from `"calm:0.7,brief:0.3"`; a name alone means strength 1, `@` may stand for `:`.
+    """Read strengths by name from `"calm:0.7,brief:0.3"`; a name alone means strength 1, and `@` equals `:`.
 
     Args:
-        text: as a client sent it.
-        loaded: the names there are.
+        text: the value that a client sent.
+        loaded: names of the loaded interventions.
 
     Returns:
-        the strengths that are not 0.
+        the strengths that are not 0, by name.
 
     Raises:
-        LineasError: for an unknown name, a name said twice, or a strength that is no number within bounds.
+        LineasError: when a name is unknown or given twice, or a strength is not a number within bounds.
 
     >>> parse("calm:0.7,brief", ["brief", "calm"])
     {'calm': 0.7, 'brief': 1.0}
@@ -39,17 +39,17 @@ def parse(text: object, loaded: Collection[str]) -> dict[str, float]:
         raise LineasError(f"steering is written as 'name:strength,name:strength', not {shown(text)}. {_loaded(loaded)}")
     strengths: dict[str, float] = {}
     for part in (part.strip() for part in text.split(",")):
-        name, said, value = (bit.strip() for bit in part.replace("@", ":").partition(":"))
+        name, colon, value = (bit.strip() for bit in part.replace("@", ":").partition(":"))
         if name not in loaded:
             raise LineasError(f"there is no intervention {shown(name)} here. {_loaded(loaded)}")
         if name in strengths:
             raise LineasError(f"the intervention {name!r} has two strengths in {shown(text)}. {_loaded(loaded)}")
-        strengths[name] = _strength(name, value, loaded) if said else 1.0
+        strengths[name] = _strength(name, value, loaded) if colon else 1.0
     return {name: strength for name, strength in strengths.items() if strength != 0}
 
 
 def split_model(model: str, bases: Collection[str]) -> tuple[str, str] | None:
-    """The base and the steering of `"MODEL:calm@0.7"`; None when no base is followed by a colon.
+    """Split `"MODEL:calm@0.7"` into the base model and the steering; None if it is no base model with a colon.
 
     >>> split_model("SmolLM2:calm@0.7,brief@0.3", ["SmolLM2"])
     ('SmolLM2', 'calm@0.7,brief@0.3')
@@ -61,19 +61,18 @@ def split_model(model: str, bases: Collection[str]) -> tuple[str, str] | None:
 
 
 def salted(salt: str | None, strengths: Collection[tuple[str, float]]) -> str | None:
-    """The salt under which a request's prefix is cached: one of its own for every way of steering.
+    """Return a request's salt for the prefix cache, which differs for every steering.
 
-    A client's own salt stays what it is without steering, unless it looks like one of these.
+    Without steering it is the client's own salt, unless that could be taken for one of a steered request.
 
     Args:
-        salt: the client's.
-        strengths: pairs of what tells an intervention's content from every other's, and a strength; two names may
-            have one content.
+        salt: the client's salt; None for none.
+        strengths: pairs of the digest of an intervention's maps and a strength.
     """
     if not strengths and not (salt or "").startswith(SALT):
         return salt
-    told = json.dumps([salt, sorted(strengths)])
-    return SALT + hashlib.sha256(told.encode()).hexdigest()
+    salt_json = json.dumps([salt, sorted(strengths)])
+    return SALT + hashlib.sha256(salt_json.encode()).hexdigest()
 
 
 def _strength(name: str, value: str, loaded: Collection[str]) -> float:

@@ -1,4 +1,4 @@
-"""What the environment says: which interventions a server starts with, and whether more may come."""
+"""Settings of a server from environment variables: its interventions, and whether more may be added."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ ROOM = "LINEAS_ROOM"
 ADMIN_KEY = "LINEAS_ADMIN_KEY"
 OTHER_MODEL = "LINEAS_OTHER_MODEL"
 FORCE = "LINEAS_FORCE"
-"""The old name of the one above, for one version."""
+"""The old name of LINEAS_OTHER_MODEL, to be removed after this version."""
 SITES = "LINEAS_SITES"
 ROOM_WITH_KEY = 4
-"""Places for interventions added later, where a key allows that and nothing says how many."""
+"""Default number of places for interventions that are added later, if there is an admin key."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a server steers; every one of its processes reads the same.
+    """The settings of a server, which all of its processes read from the environment.
 
     Args:
-        folders: by name, where the intervention comes from: a folder, the name of a shipped one, or a hub id.
-        room: places for interventions added on the running server.
-        admin_key: what a client must show to add and remove; None: nobody can.
-        sites: a regular expression over modules where interventions added later may act, beyond those of the first
-            ones; None: the model's default sites.
-        force: accept what lineas cannot answer for: a checkpoint that an intervention was not learned on, as long as
-            its sites and widths are there, or a connector that may mix steered prefixes up.
+        folders: for each name, the intervention's folder, the name of a shipped intervention, or a hub id.
+        room: number of places for interventions that are added to the running server, default 0.
+        admin_key: key that a client needs to add and remove interventions; None (default) if nobody can.
+        sites: regular expression for the modules on which added interventions may act, beyond the sites of the first
+            ones; None (default) for the model's default sites.
+        force: whether to accept a checkpoint that an intervention was not learned on, if it has the same sites and
+            widths, and a KV connector that may mix up steered prefixes; default False.
     """
 
     folders: dict[str, str]
@@ -44,38 +44,40 @@ class Settings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None) -> Settings | None:
-        """The settings of `LINEAS_...` variables; None where no intervention is named and none may be added.
+        """Read the settings from the variables `LINEAS_...`; None if there are no interventions and no room for any.
+
+        Args:
+            environment: the variables; None for those of this process.
 
         Raises:
-            LineasError: when a variable does not say what it should.
+            LineasError: when a variable is invalid.
         """
-        said = os.environ if environment is None else environment
+        variables = os.environ if environment is None else environment
         folders: dict[str, str] = {}
-        for part in filter(None, (part.strip() for part in said.get(INTERVENTIONS, "").split(","))):
+        for part in filter(None, (part.strip() for part in variables.get(INTERVENTIONS, "").split(","))):
             name, _, folder = (bit.strip() for bit in part.partition("="))
             check_name(name)
             if not folder or name in folders:
                 raise LineasError(f"{INTERVENTIONS} is 'name=DIR,name=DIR' with every name once, not {shown(part)}.")
             folders[name] = folder
-        key = said.get(ADMIN_KEY) or None
-        room = _room(said.get(ROOM, ""), ROOM_WITH_KEY * (key is not None))
+        key = variables.get(ADMIN_KEY) or None
+        room = _room(variables.get(ROOM, ""), ROOM_WITH_KEY * (key is not None))
         if not folders and not room:
             return None
-        other_model, old = (flag(name, said.get(name, "")) for name in (OTHER_MODEL, FORCE))
+        other_model, old = (flag(name, variables.get(name, "")) for name in (OTHER_MODEL, FORCE))
         if old:
-            warnings.warn(f"{FORCE} is called {OTHER_MODEL} now; the old name goes away.", stacklevel=2)
-        return cls(folders, room, key, said.get(SITES) or None, other_model or old)
+            warnings.warn(f"{FORCE} is called {OTHER_MODEL} now; the old name will be removed.", stacklevel=2)
+        return cls(folders, room, key, variables.get(SITES) or None, other_model or old)
 
     @property
     def places(self) -> int:
-        """How many interventions there can be at once."""
+        """The maximum number of interventions at once."""
         return len(self.folders) + self.room
 
 
-def _room(text: str, otherwise: int) -> int:
-    """Return how many places a variable asks for."""
+def _room(text: str, default: int) -> int:
     if not text.strip():
-        return otherwise
+        return default
     try:
         room = whole(text)
     except ValueError:
@@ -84,10 +86,10 @@ def _room(text: str, otherwise: int) -> int:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that a request could not say.
+    """Check that a name can be written in a request.
 
     Raises:
-        LineasError: saying what a name is made of.
+        LineasError: when it cannot; it says which characters are allowed.
     """
     if not NAME.fullmatch(name):
         raise LineasError(

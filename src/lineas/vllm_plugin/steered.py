@@ -1,4 +1,4 @@
-"""A network whose sites carry maps with a strength for every token, in buffers that compiled graphs read anew."""
+"""A network whose sites have maps with one strength per token, in buffers that compiled graphs read at each run."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from lineas.sites import Site
 from lineas.vllm_plugin.limits import check_module
 
 Strengths = Mapping[int, float]
-"""By place, how strongly a request is steered by the intervention there."""
+"""The strengths of a request, by the place of the intervention."""
 
 
 class SteeredNetwork:
-    """The maps of several interventions in one network, and the strengths of the tokens that run through it now.
+    """The maps of several interventions in one network, and the strengths of the tokens in the current forward pass.
 
-    A token of strengths s_k gets `T(z) = z + sum_k s_k (T_k(z) - z)`, as `lineas.mix` does; computed in float32, and
-    exactly z where all s_k are 0.
+    A token with strengths s_k gets `T(z) = z + sum_k s_k (T_k(z) - z)`, as in `lineas.mix`. It is computed in float32,
+    and is exactly z if all s_k are 0.
 
     Args:
-        network: whose forward pass has all tokens of a batch on the first axis; its sites' modules change their class.
-        widths: by site, the number of its neurons.
-        hidden: the width of the network's rows.
-        places: how many interventions there can be at once.
-        tokens: how many tokens a forward pass has at most.
-        device: of the network.
+        network: the network, with all tokens of a batch on the first axis; the classes of its sites' modules change.
+        widths: number of neurons of each site.
+        hidden: number of neurons of the network's hidden states.
+        places: maximum number of interventions at once.
+        tokens: maximum number of tokens in a forward pass.
+        device: the network's device.
 
     Raises:
-        LineasError: for a site that this network has not, or has in another width.
+        LineasError: when the network lacks a site, or it has another width.
     """
 
     def __init__(
@@ -52,23 +52,22 @@ class SteeredNetwork:
         self._modules: dict[Site, nn.Module] = {}
         self._last = 0  # tokens whose strengths are not all 0
         modules = dict(network.named_modules())
-        found = {site: _module(modules, site) for site in widths}  # before anything is changed
+        checked = {site: _module(modules, site) for site in widths}  # all are checked before one is changed
         for site, width in widths.items():
-            check_module(site.name, found[site], width, hidden)
-            _check_width(site, found[site], width)
+            check_module(site.name, checked[site], width, hidden)
+            _check_width(site, checked[site], width)
         for site, width in widths.items():
-            module = self._modules[site] = found[site]
+            module = self._modules[site] = checked[site]
             module.register_buffer("lineas_strengths", self.strengths, persistent=False)
             module.register_buffer("lineas_scales", torch.zeros(places, width, device=device), persistent=False)
             module.register_buffer("lineas_shifts", torch.zeros(places, width, device=device), persistent=False)
-            module.__class__ = _steered(type(module))
+            module.__class__ = _steered_class(type(module))
 
     def put(self, place: int, intervention: Intervention) -> None:
-        """Write an intervention into a place, in the buffers that are there.
+        """Write an intervention's maps into the buffers at a place.
 
         Raises:
-            LineasError: for a site that carried no map when the network was prepared, a gated intervention, or numbers
-                that are not finite.
+            LineasError: when a site has no buffers, the intervention has a gate, or numbers are not finite.
         """
         intervention.check_affine("served by vLLM")
         self._check_sites(intervention)
@@ -80,17 +79,17 @@ class SteeredNetwork:
             module.lineas_shifts[place].copy_(map_.shift)
 
     def clear(self, place: int) -> None:
-        """Make a place's maps the identity."""
+        """Set the maps at a place to the identity."""
         for module in self._modules.values():
-            module.lineas_scales[place].zero_()  # type: ignore[operator,index]
-            module.lineas_shifts[place].zero_()  # type: ignore[operator,index]
+            module.lineas_scales[place].zero_()  # pyright: ignore[reportIndexIssue]
+            module.lineas_shifts[place].zero_()  # pyright: ignore[reportIndexIssue]
 
     def lay_out(self, requests: Sequence[Strengths], counts: np.ndarray) -> None:
-        """Say how strongly each token of the next forward pass is steered.
+        """Write the strengths of the tokens in the next forward pass.
 
         Args:
-            requests: of each request in the batch, in the batch's order.
-            counts: how many tokens each request has in it, `[requests]`.
+            requests: strengths of each request, in the batch's order.
+            counts: number of tokens of each request in the batch, `[requests]`.
         """
         total = int(counts.sum())
         steered = any(requests)
@@ -109,40 +108,40 @@ class SteeredNetwork:
         self._last = total if steered else 0
 
     def _check_sites(self, intervention: Intervention) -> None:
-        """Refuse an intervention with a site that carried no map when the network was prepared."""
+        """Refuse an intervention with a site that has no buffers, or buffers of another width."""
         for name, map_ in intervention.maps.items():
             module: Any = self._modules.get(intervention.sites[name])
             if module is None:
                 raise LineasError(
-                    f"the intervention acts on {name!r}, which carries no map here; start the server "
-                    "with LINEAS_SITES, a regular expression over modules that names it too."
+                    f"the intervention acts on {name!r}, which carries no map here; start the server with "
+                    "LINEAS_SITES set to a regular expression that matches this module too."
                 )
             if map_.width != module.lineas_shifts.shape[1]:
                 raise LineasError(f"the intervention has {map_.width} neurons at {name!r}, this network has others.")
 
 
 def check_finite(intervention: Intervention) -> None:
-    """Refuse numbers that are not finite in float32: every token meets them, also at strength 0, where 0 * inf is NaN.
+    """Refuse numbers that are not finite in float32: they would destroy all tokens, since 0 * inf is NaN.
 
     Raises:
-        LineasError: naming the site.
+        LineasError: when a map has such numbers; it names the site.
     """
     for name, map_ in intervention.maps.items():
         if not all(bool(values.float().isfinite().all()) for values in (map_.scale, map_.shift)):
-            raise LineasError(f"the map at {name!r} is not finite, so it is not served; learn it anew.")
+            raise LineasError(f"the map at {name!r} is not finite, so it is not served; learn it again.")
 
 
 @cache
-def _steered(kind: type[nn.Module]) -> type[nn.Module]:
-    """A module class whose result is moved by the maps in its buffers; names and weights stay what they were."""
+def _steered_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return a subclass of a module class that applies the maps in its buffers to the result."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = kind.forward(self, *args, **kwargs)
         halves = isinstance(result, tuple) and not _first_is_whole(kind)
         first = result[0] if isinstance(result, tuple) else result
-        z = first + result[1] if halves else first  # a block's output is its two halves' sum
-        if z.dim() > 3 or (z.dim() == 3 and z.shape[0] != 1):  # transformers' own networks put a batch of one around
-            raise LineasError(f"a {kind.__name__} puts out {z.dim()} axes here; lineas needs tokens and neurons.")
+        z = first + result[1] if halves else first  # a block's output is the sum of its two halves
+        if z.dim() > 3 or (z.dim() == 3 and z.shape[0] != 1):  # networks of transformers have a batch axis of size 1
+            raise LineasError(f"a {kind.__name__} has outputs with {z.dim()} axes; lineas needs [tokens, neurons].")
         strengths = self.lineas_strengths[: z.shape[-2]]
         scale: Any = 0.0
         shift: Any = 0.0
@@ -160,36 +159,32 @@ def _steered(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def _first_is_whole(kind: type[nn.Module]) -> bool:
-    """Whether a tuple's first value is the activation itself: norms give (normed, residual), linears (output, bias)."""
+    """Return whether a tuple's first value is the whole activation: (normed, residual) or (output, bias)."""
     return "Norm" in kind.__name__ or "Linear" in kind.__name__
 
 
 def _module(modules: Mapping[str, nn.Module], site: Site) -> nn.Module:
-    """The module of a site by its name or, where an engine nests the same layers elsewhere, by the part from `layers`.
-
-    Raises:
-        LineasError: when there is none, or the site is not a module's first output over tokens.
-    """
+    """Return a site's module by its name or, if the engine nests layers elsewhere, by its name from `layers.` on."""
     if site.output != 0 or site.axis != -1:
         raise LineasError(f"the site {site.name!r} is not a module's first output with neurons last; steer it live.")
     if site.module in modules:
         return modules[site.module]
-    at = site.module.find("layers.")
-    ending = site.module[at:]
-    alike = [name for name in modules if at >= 0 and name.endswith(f".{ending}")]
-    if len(alike) != 1:
+    start = site.module.find("layers.")
+    suffix = site.module[start:]
+    matches = [name for name in modules if start >= 0 and name.endswith(f".{suffix}")]
+    if len(matches) != 1:
         raise LineasError(
             f"the intervention acts on {site.module!r}, which this engine's network does not have as a module of its "
-            "own (queries, keys and values, and the MLP's gate and up, are one each); steer it live, or fold it."
+            "own (it merges queries, keys and values, and the MLP's gate and up); steer it live, or fold it."
         )
-    return modules[alike[0]]
+    return modules[matches[0]]
 
 
 def _check_width(site: Site, module: nn.Module, width: int) -> None:
-    """Refuse a module that holds only a part of the neurons, or others."""
-    here = width_of(module) or getattr(module, "output_size", None)
-    part = getattr(module, "output_size_per_partition", here)
-    if here is not None and (here != width or part != here):
+    """Refuse a module that has another number of neurons, or only a part of them on this rank."""
+    total = width_of(module) or getattr(module, "output_size", None)
+    part = getattr(module, "output_size_per_partition", total)
+    if total is not None and (total != width or part != total):
         raise LineasError(
-            f"the intervention has {width} neurons at {site.name!r}, this network has {part} of {here} there."
+            f"the intervention has {width} neurons at {site.name!r}, this network has {part} of {total} there."
         )

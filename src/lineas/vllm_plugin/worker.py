@@ -1,4 +1,4 @@
-"""The engine's side: sites carry maps after the weights are loaded, and every batch says its tokens' strengths."""
+"""The engine's side: add maps to the sites of a loaded network, and set the strengths of each batch's tokens."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from lineas.vllm_plugin.settings import Settings
 from lineas.vllm_plugin.steered import SteeredNetwork
 
 PLACES = "lineas_places"
-"""In a request's `extra_args`: pairs of place and strength, written by the front end and nobody else."""
+"""The key in a request's `extra_args` of its pairs of place and strength, which only the API server writes."""
 
 
 def install(settings: Settings) -> None:
-    """Teach this process's model runners and workers to steer.
+    """Wrap methods of vLLM's model runners in this process so that they steer.
 
     Raises:
-        LineasError: when this vLLM is not built as the plugin expects.
+        LineasError: when this version of vLLM lacks a method.
     """
     from vllm.v1.worker import gpu_model_runner, worker_base  # pyright: ignore[reportMissingImports]
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner  # pyright: ignore[reportMissingImports]
@@ -35,7 +35,7 @@ def install(settings: Settings) -> None:
     def after_loading(load: Callable[..., Any]) -> Callable[..., Any]:
         def load_model(runner: Any, *args: Any, **kwargs: Any) -> Any:
             interventions = {name: Intervention.load(folder) for name, folder in settings.folders.items()}
-            _name_graphs(runner.vllm_config, settings, interventions)
+            _add_to_cache_key(runner.vllm_config, settings, interventions)
             result = load(runner, *args, **kwargs)
             _prepare(runner, settings, interventions)
             return result
@@ -45,41 +45,41 @@ def install(settings: Settings) -> None:
     def with_strengths(prepare: Callable[..., Any]) -> Callable[..., Any]:
         def _prepare_inputs(runner: Any, scheduler_output: Any, num_scheduled_tokens: np.ndarray) -> Any:
             result = prepare(runner, scheduler_output, num_scheduled_tokens)
-            asked = [_places(runner.requests[i].sampling_params) for i in runner.input_batch.req_ids]
-            runner.lineas.lay_out(asked, num_scheduled_tokens)
+            strengths = [_strengths(runner.requests[i].sampling_params) for i in runner.input_batch.req_ids]
+            runner.lineas.lay_out(strengths, num_scheduled_tokens)
             return result
 
         return _prepare_inputs
 
     runner_class = gpu_model_runner.GPUModelRunner
-    replace(runner_class, "load_model", after_loading)
-    replace(CPUModelRunner, "load_model", after_loading)
-    replace(runner_class, "_prepare_inputs", with_strengths)
+    wrap_method(runner_class, "load_model", after_loading)
+    wrap_method(CPUModelRunner, "load_model", after_loading)
+    wrap_method(runner_class, "_prepare_inputs", with_strengths)
     worker_base.WorkerBase.lineas_put = _put
     worker_base.WorkerBase.lineas_clear = _clear
 
 
-def replace(owner: Any, name: str, wrapped: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Put a method of vLLM's into another of ours.
+def wrap_method(owner: Any, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Replace a method of a class of vLLM by `wrapper(method)`.
 
     Raises:
-        LineasError: when this vLLM has no such method.
+        LineasError: when this version of vLLM has no such method.
     """
     if name not in vars(owner):
         import vllm  # pyright: ignore[reportMissingImports]
 
         raise LineasError(
-            f"vLLM {vllm.__version__} has no {owner.__name__}.{name}, so lineas cannot steer it; it was made for 0.32."
+            f"vLLM {vllm.__version__} has no {owner.__name__}.{name}, so lineas cannot steer it; use vLLM 0.32."
         )
-    setattr(owner, name, wrapped(vars(owner)[name]))
+    setattr(owner, name, wrapper(vars(owner)[name]))
 
 
-def _places(sampling: Any) -> dict[int, float]:
+def _strengths(sampling: Any) -> dict[int, float]:
     return dict((getattr(sampling, "extra_args", None) or {}).get(PLACES) or ())
 
 
 def _prepare(runner: Any, settings: Settings, interventions: Mapping[str, Intervention]) -> None:
-    """Let the network that was just loaded carry the interventions."""
+    """Add the interventions to the network that was just loaded."""
     config, network = runner.vllm_config, runner.get_model()
     for name, intervention in interventions.items():
         if intervention.base is not None and not settings.force:
@@ -101,12 +101,8 @@ def _prepare(runner: Any, settings: Settings, interventions: Mapping[str, Interv
         runner.lineas.put(place, intervention)
 
 
-def _name_graphs(config: Any, settings: Settings, interventions: Mapping[str, Intervention]) -> None:
-    """Make the maps part of the key under which compiled graphs are kept, of the whole network's and of inner ones'.
-
-    Raises:
-        LineasError: where the configuration has no room for it.
-    """
+def _add_to_cache_key(config: Any, settings: Settings, interventions: Mapping[str, Intervention]) -> None:
+    """Add the steering configuration to vLLM's compilation cache key."""
     if not isinstance(config.additional_config, dict):
         raise LineasError("lineas needs vLLM's additional_config to be a dictionary.")
     config.additional_config["lineas"] = {
@@ -121,38 +117,38 @@ def check_base(name: str, base: ModelIdentity, network: nn.Module, config: Any) 
     """Refuse a checkpoint that an intervention was not learned on.
 
     Args:
-        name: of the intervention, for the message.
-        base: what it was learned on.
-        network: the engine's, with the checkpoint's weights.
-        config: the checkpoint's, as transformers reads it.
+        name: name of the intervention, for the message.
+        base: identity of the model that it was learned on.
+        network: the engine's network, with the checkpoint's weights.
+        config: the checkpoint's config, as transformers reads it.
 
     Raises:
-        LineasError: saying what differs.
+        LineasError: when the architecture or the norm weights differ.
     """
     architectures = getattr(config, "architectures", None) or [base.architecture]
     if base.architecture not in architectures:
         raise LineasError(
             f"the intervention {name!r} was learned on {base.name} ({base.architecture}), not on a {architectures[0]}; "
-            "LINEAS_OTHER_MODEL=1 serves it all the same."
+            "set LINEAS_OTHER_MODEL=1 to serve it all the same."
         )
     modules = dict(network.named_modules())
     norms = skeleton(config, lambda name: getattr(modules.get(name), "weight", None))
     if any(weight.is_meta for weight in (module.weight for module in norms.modules() if is_norm(module))):
-        return  # this engine names norms its own way, so they cannot be compared; the widths are
+        return  # this engine has other names for norms, so only widths are compared
     if base.compared(norms)[0] == "other":
         raise LineasError(
             f"the intervention {name!r} was learned on {base.name}, and this checkpoint has other norm weights; "
-            "LINEAS_OTHER_MODEL=1 serves it all the same."
+            "set LINEAS_OTHER_MODEL=1 to serve it all the same."
         )
 
 
 def _put(worker: Any, place: int, folder: str, name: str, content: str) -> str | None:
-    """Called on every worker: an intervention takes a place; what stands against it is returned, not raised."""
+    """Load an intervention into a place on a worker, and return an error message or None."""
     runner = worker.model_runner
     try:
         intervention = Intervention.load(folder)
         if intervention.digest() != content:
-            raise LineasError(f"{folder} changed, or is another one on another machine, while it was read; try again.")
+            raise LineasError(f"{folder} has changed since it was read, or differs between machines; try again.")
         if intervention.base is not None and not (Settings.read() or Settings({})).force:
             check_base(name, intervention.base, runner.get_model(), runner.vllm_config.model_config.hf_config)
         runner.lineas.put(place, intervention)
@@ -162,5 +158,5 @@ def _put(worker: Any, place: int, folder: str, name: str, content: str) -> str |
 
 
 def _clear(worker: Any, place: int) -> None:
-    """Called on every worker: a place is free again."""
+    """Free a place on a worker."""
     worker.model_runner.lineas.clear(place)

@@ -1,0 +1,1 @@
+"""Methods and recipes against each other on texts, by effect and damage."""

@@ -1,0 +1,1 @@
+"""Tools that made what comes with the package: the world of the embedded image model, and its training."""
