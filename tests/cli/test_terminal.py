@@ -7,6 +7,7 @@ import json
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from rich.text import Text
 import lineas
 from lineas.cli import common
 from lineas.cli.terminal import Terminal, terminal
+from lineas.intervention import artifact
 
 EVIL = "\x1b]52;c;aGk=\x07\x1b]0;title\x07\x1b[2J\x9b2J\u202egnp\x7f"
 SHOWN = "\\x1b]52;c;aGk=\\x07\\x1b]0;title\\x07\\x1b[2J\\x9b2J\\u202egnp\\x7f"
@@ -83,10 +85,18 @@ def test_show_and_errors_show_control_characters(foreign: Path, capsys: pytest.C
     assert SHOWN in out.replace("\n", "")
 
 
-def test_warnings_are_one_line(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(capsys, "show", "foreign")  # from then on warnings are told
-    warnings.showwarning(UserWarning(f"a\n{EVIL} [red]b[/red]"), UserWarning, "", 0)
-    assert capsys.readouterr().err == f"warning: a\\n{SHOWN} [red]b[/red]\n"
+def test_warnings_are_one_line(
+    foreign: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = artifact.read
+
+    def warns(*given: Any) -> Any:
+        warnings.warn(f"a\n{EVIL} [red]b[/red]", stacklevel=1)
+        return read(*given)
+
+    monkeypatch.setattr(artifact, "read", warns)
+    code, _, err = run(capsys, "show", "foreign")
+    assert (code, err) == (0, f"warning: a\\n{SHOWN} [red]b[/red]\n")
 
 
 @pytest.mark.parametrize("name", [r"a\[/b]", r"x\[/foo]", "[/]", "[bold]x", r"\[", "a[/b]\\"])
