@@ -1,12 +1,12 @@
-# Everything a developer types: `make demo`, `make demo-images`, `make test`, `make lint`, each in .venv, and
-# `make test-serving` in a venv with vLLM for CPUs.
+# Everything a developer types: `make demo`, `make demo-images`, `make test`, `make lint`, `make docs`, each in .venv,
+# and `make test-serving` in a venv with vLLM for CPUs.
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 SERVING := .venv-serving/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo demo-images test test-serving lint format clean
+.PHONY: demo demo-images test test-serving lint format docs clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -44,9 +44,13 @@ lint: .venv/installed
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Into site/; a broken link or a public name without an entry ends it.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-serving demo-output
+	rm -rf .venv .venv-serving demo-output site

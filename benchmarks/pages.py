@@ -37,7 +37,7 @@ TABLES = {
 
 def main() -> None:
     """Fill the marked places, or compare them."""
-    pages = {file: file.read_text(encoding="utf-8") for file in (record.ROOT / "README.md", *record.DOCS.glob("*.md"))}
+    pages = {file: file.read_text(encoding="utf-8") for file in (record.ROOT / "README.md", *record.DOCS.rglob("*.md"))}
     filled = dict(pages)
     for name, place in TABLES.items():
         marked = re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", flags=re.DOTALL)
@@ -60,6 +60,8 @@ def written(place: str) -> str:
     write = getattr(import_module(f"benchmarks.{module}"), function or "table")
     benchmark = module.rpartition(".")[-1]
     results = record.named(benchmark.replace("_", "-"))
+    if not results:
+        sys.exit(f"there is no result of {benchmark} in benchmarks/results; run python -m benchmarks.{module}.")
     blocks = []
     for name, result in results:
         blocks.append(write(result))

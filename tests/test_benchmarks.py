@@ -326,6 +326,12 @@ def test_tables_are_written_without_importing_torch() -> None:
     assert run.stdout.count("<sub>`python -m benchmarks.") == len(pages.TABLES) + 1  # recipes.py has two models
 
 
+def test_a_table_without_a_result_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match=r"no result of demo_images .* python -m benchmarks\.images\.demo_images"):
+        pages.written("images.demo_images")
+
+
 def test_where_a_curve_crosses_a_level() -> None:
     rising = [{"strength": s, "effect": e} for s, e in ((0.0, 0.1), (0.5, 0.3), (1.0, 0.3), (2.0, 0.7))]
 
@@ -345,3 +351,23 @@ def test_where_a_curve_crosses_a_level() -> None:
 def test_numbers_in_tables() -> None:
     assert markdown.table(("a", "b"), [("1", "")]) == "| a | b |\n| --- | --- |\n| 1 |  |"
     assert markdown.change({"mean": -0.25, "standard_error": 0.125}, 2) == "-0.25 ± 0.12"
+
+
+def test_every_call_of_the_command_line_writes_a_file_of_its_own(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(verb: str, *options: str) -> None:
+        file = Path(options[options.index("--json") + 1])
+        assert not file.exists()  # lineas overwrites none
+        values = {"toxic": 0.0, "toxic_score": 0.1, "perplexity": 20.0}
+        row = {"values": values, "by_seed": {"toxic": [0.0]}}
+        file.write_text(json.dumps({"cost": [2.0, 1.0], "seconds": 3.0} if verb == "learn" else {"rows": [row]}))
+
+    monkeypatch.setattr(detoxification, "lineas", call)
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["detoxification", "--draws", "3", "--prompts", "5"])
+    detoxification.main()
+    result = record.read(tmp_path / "detoxification.json")
+    assert [row["seed"] for row in result.made["draws"]] == [0, 1, 2]
+    assert result.asked["prompts"] == 5
+    assert "mean of 3 draws" in detoxification.table(result)

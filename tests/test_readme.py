@@ -1,47 +1,47 @@
-"""The README's Python example runs as it stands, and its figures are those of the committed results."""
+"""README's examples run as they stand, it stays short, and its figures are those of the committed results."""
 
 from __future__ import annotations
 
-import re
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pytest
+from pages import ROOT
+from test_docs import loaded_once  # noqa: F401
 
 import lineas
-import lineas.prompts
 
-ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 
 
-def test_the_python_example_runs(
-    smollm2: lineas.TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert code
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code[1], "README.md", "exec"), {})
+def test_the_python_example_runs(loaded_once: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    (block,) = pages.blocks(README, "python")
+    exec(compile(block.code, "README.md", "exec"), {})
     assert "torch.Size([576])" in capsys.readouterr().out
-    assert (tmp_path / "calm" / "intervention.json").exists()
+    assert Path("calm", "intervention.json").exists()
+    assert Path("model-calm", "lineas.json").exists()
 
 
-def test_the_examples_of_the_page_on_methods_run(smollm2: lineas.TextModel) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), re.DOTALL)
-    sides = {side: lineas.prompts.read_prompts(f"lineas:polite/{side}")[:8] for side in ("source", "target")}
-    names: dict = {"rude": sides["source"], "polite": sides["target"]}
-    for block in blocks:
-        exec(compile(block, "methods.md", "exec", dont_inherit=True), names)
-    assert isinstance(names["act"], lineas.Intervention)
-    own = lineas.learn(smollm2, names["rude"], names["polite"], names["Medians"](), progress=False)
-    assert own.facts["method"] == {"name": "Medians"}
-    assert own.support() > 0.5
+def test_the_commands_run_one_after_the_other(loaded_once: Path) -> None:  # noqa: F811
+    """All of them where the default model is enough; few steps and texts, or the test would take minutes."""
+    (block,) = [one for one in pages.blocks(README, "bash") if "lineas learn" in one.code]
+    run = [one for one in pages.commands(block) if one[0] not in ("serve", "paint")]
+    assert len(run) == 8
+    for arguments in run:
+        assert pages.run(arguments) == 0, f"lineas {' '.join(arguments)}"
+    assert lineas.Intervention.load("calm").calibrated_strength > 0
+    assert len(json.loads(Path("found", "evaluation.json").read_text())["rows"]) == 3
+    assert {"both", "model-calm-folded", "calm.html"} <= {file.name for file in Path().iterdir()}
 
 
-def test_the_example_of_the_page_on_evaluation_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), re.DOTALL)
-    exec(compile(block, "evaluation.md", "exec"), {})
-    assert "| polite | 0.5 |" in capsys.readouterr().out
+def test_a_newcomer_is_told_how_to_install() -> None:
+    shell = "".join(block.code for block in pages.blocks(README, "bash"))
+    assert "source .venv/bin/activate" in shell
+    assert "pip install" in shell
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 130
 
 
 def test_the_figures_are_those_of_the_committed_results() -> None:

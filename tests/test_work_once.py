@@ -53,7 +53,7 @@ def test_an_evaluation_reads_weights_once_and_attaches_every_variant_once(
     learned = lineas.learn(model, SOURCE, TARGET, lineas.LinEAS(steps=2), progress=False)
     LoRA(rank=2, epochs=1).fine_tune(model, TARGET, tmp_path / "adapter")
     monkeypatch.setattr(perplexity, "scored_parts", partial(perplexity.scored_parts, logits=1))  # a sentence a part
-    read, stripped = counted(digests, "_weights_digest"), counted(adapters, "_strip")
+    read, stripped = counted(digests, "_weights_digest"), counted(adapters, "_remove_adapters")
     steered = counted(lineas.Intervention, "check_fits")
     variants = [Untouched(), Steered("calm", learned), Adapted("lora", tmp_path / "adapter")]
     found = lineas.evaluate(model, variants, Plan(SOURCE, NEUTRAL), cache=tmp_path / "parts")

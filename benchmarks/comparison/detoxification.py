@@ -50,10 +50,10 @@ def main() -> None:
             lineas(
                 "learn", "--source", f"{FOLDER}/jigsaw/toxic.jsonl:text",
                 "--target", f"{FOLDER}/jigsaw/nontoxic.jsonl:text", "--samples", "32",
-                "--seed", str(seed), "--out", str(intervention), "--json", str(scratch / "learned.json"),
+                "--seed", str(seed), "--out", str(intervention), "--json", f"{intervention}.json",
                 *options.learn,
             )  # fmt: skip
-            learned = json.loads((scratch / "learned.json").read_text())
+            learned = json.loads(Path(f"{intervention}.json").read_text())
             untouched = untouched or measure(intervention, "0", options, scratch)
             row = measure(intervention, "1", options, scratch)
             costs = {"first_cost": learned["cost"][0], "last_cost": learned["cost"][-1], "seconds": learned["seconds"]}
@@ -71,18 +71,18 @@ def lineas(*arguments: str) -> None:
 
 def measure(intervention: Path, strength: str, options: argparse.Namespace, scratch: Path) -> dict:
     """Return a row of `lineas evaluate`."""
-    out = scratch / "measured.json"
+    out = scratch / f"{intervention.name}-at-{strength}.json"
     lineas(
         "evaluate", "--intervention", str(intervention), "--strength", strength,
         "--prompts", f"{scratch}/prompts.jsonl:text", "--neutral", f"{scratch}/neutral.jsonl:text",
         "--seeds", str(options.seeds), "--json", str(out),
     )  # fmt: skip
-    (row,) = json.loads(out.read_text())["rows"]
+    row = json.loads(out.read_text())["rows"][-1]  # the first one is the untouched model
     values = row["values"]
     return {**values, "score": values["toxic_score"], "toxic_by_seed": row["by_seed"]["toxic"]}
 
 
-def summary(before: dict, draws: list[dict]) -> dict[str, float]:
+def summary(before: dict, draws: list[dict]) -> dict[str, float | None]:
     """Return means over the draws, beside the untouched model's figures."""
     toxic = [draw["toxic"] for draw in draws]
     score, perplexity, seconds = (mean(draw[key] for draw in draws) for key in ("score", "perplexity", "seconds"))
@@ -90,7 +90,7 @@ def summary(before: dict, draws: list[dict]) -> dict[str, float]:
         "toxic_before": before["toxic"],
         "toxic_after": mean(toxic),
         "toxic_after_deviation_over_draws": stdev(toxic) if len(toxic) > 1 else 0.0,
-        "share_left": mean(toxic) / before["toxic"],
+        "share_left": mean(toxic) / before["toxic"] if before["toxic"] else None,
         "score_before": before["score"],
         "score_after": score,
         "perplexity_before": before["perplexity"],

@@ -115,6 +115,9 @@ def table(result: record.Result) -> str:
     damages = {"perplexity": measure("perplexity"), "kl": measure("kl"), "comments_kl": measure("kl")}
     lines = []
     for line in result.made["summary"]["equal"]:
+        if not line["reached"]:
+            lines.append(("ungated", f"{line['strength']:.2f}", "", "", "", "", f"0 of {line['draws']}"))
+            continue
         for name in STRENGTHS:
             row = line[name]
             effect = f"{row['strength']:.2f}", measure("toxic_score").text(row["toxic_score"])

@@ -46,9 +46,8 @@ ENOUGH = 0.8
 
 def main() -> None:
     """Learn, judge, choose, print and record."""
-    from lineas.reporting.sweep_report import plot
-
     from lineas.sweeping import run_jobs, summary
+    from lineas.sweeping.report import plot
 
     parser = record.parser(__doc__)
     parser.add_argument("--model", default=None, help="hub id or folder; default: SmolLM2-135M-Instruct")

@@ -49,23 +49,14 @@ __all__ = [
     "sweep",
 ]
 
-# Imported when first asked for: the command line answers signals, and shows its help, before torch is read.
+# Each is imported when it is first used, so that the command line shows its help before torch is imported.
 _HOMES = {
     "lineas.errors": ("LineasError",),
     "lineas.evaluation": ("Plan", "calibrate", "evaluate"),
     "lineas.folding.fold": ("DoesNotFoldError", "fold"),
     "lineas.intervention.intervention": ("Intervention", "mix"),
     "lineas.learning": (
-        "CAA",
-        "AurA",
-        "DivergedError",
-        "GaussianAcT",
-        "ITIc",
-        "LinAcT",
-        "LinEAS",
-        "LoFITRL",
-        "MeanAcT",
-        "learn",
+        "CAA", "AurA", "DivergedError", "GaussianAcT", "ITIc", "LinAcT", "LinEAS", "LoFITRL", "MeanAcT", "learn",
     ),
     "lineas.intervention.maps": ("AffineMap",),
     "lineas.models": ("load",),
@@ -74,7 +65,7 @@ _HOMES = {
     "lineas.reporting": ("report",),
     "lineas.steering.steer": ("steer",),
     "lineas.sweeping": ("sweep",),
-}
+}  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 

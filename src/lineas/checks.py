@@ -137,7 +137,7 @@ def within(bounds: Bounds, option: str | None = None) -> dict[str, Any]:
 def check_settings(settings: Any) -> None:
     """Hold the fields of a frozen dataclass against their bounds and choices, and keep numbers as plain ones.
 
-    A field whose default is None may be None.
+    A field whose type names None may be None.
 
     Args:
         settings: a dataclass whose fields have bounds (see `within`) or are declared as bool or Literal.
@@ -148,7 +148,7 @@ def check_settings(settings: Any) -> None:
     kinds = get_type_hints(type(settings))
     for one in fields(settings):
         value, kind, bounds = getattr(settings, one.name), kinds[one.name], one.metadata.get("bounds")
-        if bounds is not None and not (value is None and one.default is None):
+        if bounds is not None and not (value is None and type(None) in get_args(kind)):
             object.__setattr__(settings, one.name, bounds.check(one.name, value))
         elif kind is bool and not isinstance(value, bool):
             raise LineasError(f"{one.name} must be True or False, not {shown(value)}.")

@@ -82,7 +82,7 @@ def test_systems_of_one_name_are_told_apart(desk: Path, capsys: pytest.CaptureFi
     for draw in ("a", "b"):
         run(capsys, *LEARN[:6], "--out", f"{draw}/calm", "--steps", "1", "--dtype", "float32")
     _, out, _ = run(capsys, *EVALUATE, "--intervention", "a/calm", "b/calm", "--strength", "1", "--json", "-")
-    assert [row["system"] for row in json.loads(out)["rows"]] == ["a/calm", "b/calm"]
+    assert [row["system"] for row in json.loads(out)["rows"]] == ["untouched", "a/calm", "b/calm"]
 
 
 def test_a_strength_beyond_what_was_learned_is_warned_about_once(
@@ -126,6 +126,13 @@ def test_a_mistake_is_one_sentence_exit_code_two_and_nothing_written(
     desk: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
 ) -> None:
     check_refused(capsys, desk, sentence, *EVALUATE, *arguments)
+
+
+def test_without_a_classifier_the_table_shows_how_varied_continuations_are(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "evaluate", "model", "--prompts", "source.txt", "--classifier", "none")
+    assert (code, "repetition" in out, "perplexity" in out) == (0, True, False)
 
 
 def test_nothing_to_measure_is_said(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

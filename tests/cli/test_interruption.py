@@ -193,7 +193,7 @@ def test_a_refit_that_is_interrupted_counts_both_passes(
     assert [facts["interrupted"] for facts in found] == [{"done": 2, "of": 12}, {"done": 8, "of": 12}]
 
 
-@pytest.mark.parametrize(("more", "half"), [(("--model", "model"), "polite"), (("--images",), "night")])
+@pytest.mark.parametrize(("more", "half"), [(("model",), "polite"), (("--images",), "night")])
 def test_a_demo_that_is_interrupted_judges_and_saves_no_half(
     desk: Path,
     capsys: pytest.CaptureFixture[str],

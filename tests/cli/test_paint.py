@@ -116,7 +116,7 @@ def test_mistakes_are_one_sentence(
 
 def test_a_language_model_does_not_paint(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_refused(
-        capsys, desk, "writes and draws no images", "learn", "model", "--source", "source.txt", "--target",
+        capsys, desk, "is a language model and draws no images", "learn", "model", "--source", "source.txt", "--target",
         "target.txt", "--out", "calm", "--size", "64",
     )  # fmt: skip
     pipelines.image_model("stable diffusion 1")

@@ -113,7 +113,7 @@ def test_a_destroyed_model_is_said_in_one_sentence(
         return [float("nan")] * len(sentences), [float("nan")] * len(sentences)
 
     monkeypatch.setattr(text_measures, "damages", destroyed)
-    sentence = "2 of 2 sentences; the model is destroyed; a smaller --largest may do."
+    sentence = "2 of 2 sentences, so the model is destroyed; a smaller --largest (largest=...) may do."
     check_refused(capsys, learned, sentence, *CALIBRATE)
 
 
@@ -170,7 +170,7 @@ def test_a_damage_that_the_untouched_model_has_already_is_refused() -> None:
 
 
 def test_goals_need_their_measure() -> None:
-    with pytest.raises(LineasError, match="'mmlu-1%' is about mmlu, and measured were toxic, perplexity, img_score"):
+    with pytest.raises(LineasError, match="is about mmlu, but the measures here are toxic, perplexity, img_score"):
         find_strength(model, damage=Goal.damage("mmlu-1%"))
     with pytest.raises(LineasError, match="an effect to reach, or a damage not to exceed"):
         find_strength(model)

@@ -37,7 +37,7 @@ def test_rude_texts_score_above_kind_ones() -> None:
 def test_a_python_function_by_name_or_as_it_is() -> None:
     assert classifier(f"{__name__}:count_no")(["no", "yes", "no no no"]) == [0.5, 0.0, 1.0]
     assert classifier(count_no) is count_no  # pyright: ignore[reportArgumentType]
-    with pytest.raises(LineasError, match="gave no probability a text"):
+    with pytest.raises(LineasError, match="must return one probability"):
         classifier(f"{__name__}:too_few")(["a", "b"])
 
 

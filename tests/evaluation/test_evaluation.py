@@ -106,7 +106,7 @@ def test_a_generation_that_fails_leaves_the_damage_and_a_destroyed_model_is_said
     huge = lineas.AffineMap(torch.ones(width), torch.full((width,), 3e38))
     destroyed = Steered("huge", lineas.Intervention(dict.fromkeys(harsh.maps, huge)))
     (row,) = evaluate(stories, [destroyed], replace(PLAN, prompts=[], classifiers={})).rows
-    assert row.errors["perplexity"] == "it is not finite on 3 of 3 sentences; the model is destroyed."
+    assert row.errors["perplexity"] == "it is not finite on 3 of 3 sentences, so the model is destroyed."
     assert "perplexity" not in row.values
 
 

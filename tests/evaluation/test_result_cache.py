@@ -164,7 +164,7 @@ def test_a_network_that_other_code_changes_is_measured_and_nothing_of_it_is_kept
     model = families.model("llama")
     plain = perplexity(model, tmp_path)
     change(model.network)
-    with pytest.warns(UserWarning, match="nothing of this evaluation is kept, or taken"):
+    with pytest.warns(UserWarning, match="nothing of this evaluation is cached, or taken"):
         changed = perplexity(model, tmp_path)
     assert changed != plain
     assert len(list(tmp_path.iterdir())) == 1
@@ -219,7 +219,7 @@ def test_what_cannot_be_kept_is_measured_all_the_same(tmp_path: Path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr("lineas.evaluation.result_cache.write_text", full)
-        with pytest.warns(UserWarning, match="could not be kept in .*No space left"):
+        with pytest.warns(UserWarning, match="could not be cached in .*No space left"):
             assert ResultCache(tmp_path, {}).get_or_make({"part": "x"}, lambda: 3) == (3, False)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(LineasError, match="is a file; name a folder"):
@@ -364,11 +364,11 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: Plan([], fewshot=-1), "fewshot is a whole number of at least 0"),
     (lambda: Plan([], max_length=1.5), "max_length is a whole number"),  # pyright: ignore[reportArgumentType]
     (lambda: Plan("a sun", concept="red", judge=Redness()), "prompts must be a list of prompts, not one string"),
-    (lambda: Plan(["a"], concept="", judge=Redness()), "the concept that is looked for is a text"),
-    (lambda: Plan(["a"], concept="red", judge=5), r"judged by a name, or by what judge\(NAME\) gives, not by 5"),  # pyright: ignore[reportArgumentType]
+    (lambda: Plan(["a"], concept="", judge=Redness()), "the concept to look for is a text"),
+    (lambda: Plan(["a"], concept="red", judge=5), r"is a name, or the result of judge\(NAME\), not 5"),  # pyright: ignore[reportArgumentType]
     (lambda: Plan(["a"], concept="red", judge=Redness(), sampling={"batch_size": 0}), "batch_size is a whole number"),
-    (lambda: Plan(["a", "b"], concept="red", judge=Redness(), seeds=[2**63]), "leads beyond those that torch takes"),
-    (lambda: Steered("calm", "calm"), "calm is judged by an Intervention, not by a str"),  # pyright: ignore[reportArgumentType]
+    (lambda: Plan(["a", "b"], concept="red", judge=Redness(), seeds=[2**63]), "noise seeds beyond those of torch"),
+    (lambda: Steered("calm", "calm"), "calm needs an Intervention, not a str"),  # pyright: ignore[reportArgumentType]
     (lambda: Prompted(""), "a prompt before every text is a text"),
     (lambda: Adapted("a", "a", float("nan")), "the strength of a is a finite number, not nan"),
     (lambda: evaluate(families.model("llama"), "untouched", PLAN), "is a list of systems .*, not a str"),  # pyright: ignore[reportArgumentType]
@@ -411,7 +411,6 @@ def test_every_verb_continues_the_same_number_of_prompts_together(tmp_path: Path
     from lineas.cli.evaluation_options import plan_of
 
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
-    prompts = str(tmp_path / "prompts.txt")
-    plan = plan_of(prompts, None, None, shows=None, judge=None, seeds=1, limit=None)  # of calibrate and sweep
+    plan = plan_of(str(tmp_path / "prompts.txt"), None, None, shows=None, judge=None, seeds=1, limit=None)
     assert plan.sampling == {"batch_size": BATCH}
     assert signature(verb).parameters["batch_size"].default == BATCH

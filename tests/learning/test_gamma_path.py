@@ -157,7 +157,9 @@ def test_known_solutions_are_taken_as_they_are(stories: TextModel) -> None:
         assert torch.equal(map_.shift, whole[2].maps[name].shift)
 
 
-@pytest.mark.parametrize(("gammas", "sentence"), [([], "once"), ([1.0, 1.0], "once"), ([-1.0], "0 or more")])
+@pytest.mark.parametrize(
+    ("gammas", "sentence"), [([], "no gamma twice"), ([1.0, 1.0], "no gamma twice"), ([-1.0], "0 or more")]
+)
 def test_gammas_that_are_no_path_are_refused(stories: TextModel, gammas: list[float], sentence: str) -> None:
     with pytest.raises(LineasError, match=sentence):
         list(gamma_path(stories, PROMPTS, OTHER_PROMPTS, gammas))

@@ -1,4 +1,4 @@
-"""`lineas calibrate`: the strength that reaches an effect within a damage, written into the artifact."""
+"""`lineas calibrate`: find the strength that reaches an effect within a damage, and save it in the artifact."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lineas.cli.common import (
     load_interventions,
     model_for,
     progress_bar,
-    say,
+    screen_for,
     write_json,
 )
 from lineas.cli.evaluation_options import (
@@ -56,10 +56,10 @@ def calibrate(
     intervention: InterventionOption,
     model: ModelArgument = None,
     target_effect: Annotated[
-        str | None, typer.Option(metavar="GOAL", help="Effect to reach: toxic-50% or toxic<=0.02; concept>=80%.")
+        str | None, typer.Option(metavar="GOAL", help="Effect to reach, such as toxic-50%, toxic<=0.02, concept>=80%.")
     ] = None,
     max_damage: Annotated[
-        str | None, typer.Option(metavar="GOAL", help="Damage not to exceed: ppl+5%, kl<=0.1, likeness-5%.")
+        str | None, typer.Option(metavar="GOAL", help="Damage not to exceed, such as ppl+5%, kl<=0.1, likeness-5%.")
     ] = None,
     prompts: PromptsOption = None,
     neutral: NeutralOption = None,
@@ -71,21 +71,21 @@ def calibrate(
     seeds: SeedsOption = 1,
     limit: LimitOption = None,
     largest: Annotated[float, number("--largest", LARGEST, "Largest strength to try.")] = 1.0,
-    precision: Annotated[float, number("--precision", LARGEST, "How exactly the strength is found.")] = 0.02,
+    precision: Annotated[float, number("--precision", LARGEST, "Largest error of the strength.")] = 0.02,
     sure: Annotated[
-        bool, typer.Option("--sure", help="Goals must hold at the far end of each 95 % interval, not only on average.")
+        bool, typer.Option("--sure", help="Reach the goals in the whole 95 % interval, not only on average.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder to make; default: the intervention's.")
+        Path | None, typer.Option(metavar="DIR", help="Folder to write; default: the intervention's own folder.")
     ] = None,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Find the strength by bisection on held-out prompts, and write it and the curve into the model card."""
-    places = [] if out is None else [Output("--out", out, artifact.KIND)]
-    reads = [prompts, neutral, model, positive, negative, *([] if out is None else intervention)]
-    check_outputs("calibrate", json, *places, force=force, inputs=reads)
+    """Find the right strength by bisection on held-out prompts, and write it into the artifact and its model card."""
+    outputs = [] if out is None else [Output("--out", out, artifact.KIND)]
+    inputs = [prompts, neutral, model, positive, negative, *([] if out is None else intervention)]
+    check_outputs("calibrate", json, *outputs, force=force, inputs=inputs)
     if precision >= largest:
         raise LineasError(
             f"the precision is above 0 and below the largest strength, not --precision {as_label(precision)} with "
@@ -101,69 +101,75 @@ def calibrate(
     place = out or Path(intervention[0])
     if out is None:
         if len(intervention) > 1 or not place.is_dir():
-            what = "several interventions are" if len(intervention) > 1 else f"{place} is"
-            raise LineasError(f"{what} not a folder here; name one to write with --out.")
+            subject = "several interventions are" if len(intervention) > 1 else f"{place} is"
+            raise LineasError(f"{subject} not a folder here, so give --out DIR, the folder to write.")
         check_place(place)
         check_folder(place, overwrite=True, kind=artifact.KIND)
     plan = plan_of(
         prompts, neutral, classifiers, positive, negative, shows=shows, judge=picture_judge, seeds=seeds, limit=limit
     )
     check_measured(plan, effect, damage)
-    _warn_of_known(learned, {"--prompts": plan.prompts, "--neutral": plan.neutral})
+    _warn_if_learned_from(learned, {"--prompts": plan.prompts, "--neutral": plan.neutral})
     loaded = model_for(model, learned, dtype)
     with tempfile.TemporaryDirectory() as parts, progress_bar("calibrating", None) as advance:
-        found = find_strength(
+        calibration = find_strength(
             loaded, learned, plan, effect, damage, largest=largest, tolerance=precision, sure=sure, cache=parts,
             progress=lambda strength: advance(1, f"strength {strength:.3g}", None),
         )  # fmt: skip
     if out is None:
-        _check_same(learned, place, found.intervention)
-    save_or_rescue(found.intervention, place, force or out is None)
-    talk = say(json)
+        _check_unchanged(learned, place, calibration.intervention)
+    save_or_rescue(calibration.intervention, place, force or out is None)
+    screen = screen_for(json)
     goals = [goal for goal in (effect, damage) if goal is not None]
-    talk.print(_table(found, goals))
-    talk.print(f"calibrated: strength {found.strength:.3g}, written into {place}")
-    if not found.reached:
-        talk.print(f"{target_effect} is not reached within {max_damage}; this is the largest strength within it.")
-    for goal in goals if found.reached else [goal for goal in goals if goal is damage]:
-        low, high = found.intervals[found.strength][goal.measure]
-        far, untouched = (high if goal.below else low), found.curve[0]
-        if goal.excess({goal.measure: far}, untouched) > 0:
-            talk.print(
-                f"{goal.text} holds on the fitted curve, not in the whole interval, which ends at "
-                f"{goal.value_text({goal.measure: far})}; --sure, more prompts or more --seeds make it surer.",
+    screen.print(_table(calibration, goals))
+    screen.print(f"calibrated: strength {calibration.strength:.3g}, written into {place}")
+    if not calibration.reached:
+        screen.print(f"{target_effect} is not reached within {max_damage}; this is the largest strength within it.")
+    for goal in goals if calibration.reached else [goal for goal in goals if goal is damage]:
+        low, high = calibration.intervals[calibration.strength][goal.measure]
+        end, untouched = (high if goal.below else low), calibration.curve[0]
+        if goal.excess({goal.measure: end}, untouched) > 0:
+            screen.print(
+                f"{goal.text} holds on the fitted curve, but not in the whole interval, which ends at "
+                f"{goal.value_text({goal.measure: end})}; --sure, more prompts or more --seeds make it surer.",
                 soft_wrap=True,
             )
-    facts: dict[str, Any] = found.intervention.facts["calibration"]
-    write_json(json, {"out": str(place), **facts, "curve": found.curve}, "calibrate")
+    facts: dict[str, Any] = calibration.intervention.facts["calibration"]
+    write_json(json, {"out": str(place), **facts, "curve": calibration.curve}, "calibrate")
 
 
-def _table(found: Calibration, goals: Sequence[Goal]) -> Table:
-    """Return the curve of what the goals are about, the strength that was found in bold."""
+def _table(calibration: Calibration, goals: Sequence[Goal]) -> Table:
+    """Return the measures of the goals by strength, with the row of the chosen strength in bold."""
     names = list(dict.fromkeys(goal.measure for goal in goals))
     table = Table(box=None, header_style="bold")
     for name in ("strength", *names):
         table.add_column(name.replace("_", " "), justify="right")
-    for row in found.curve:
-        around = found.intervals[row["strength"]]
-        cells = [measure(name).text(row[name], between=around[name]) for name in names]
-        table.add_row(f"{row['strength']:.3g}", *cells, style="bold" if row["strength"] == found.strength else None)
+    for row in calibration.curve:
+        intervals = calibration.intervals[row["strength"]]
+        cells = [measure(name).text(row[name], between=intervals[name]) for name in names]
+        style = "bold" if row["strength"] == calibration.strength else None
+        table.add_row(f"{row['strength']:.3g}", *cells, style=style)
     return table
 
 
-def _check_same(read: Intervention, place: Path, calibrated: Intervention) -> None:
-    """Refuse to write over an artifact that another process has replaced since it was read; keep what was found."""
-    there = Intervention.load(place)
-    if there.digest() != read.digest() or there.facts != read.facts:
+def _check_unchanged(read: Intervention, place: Path, calibrated: Intervention) -> None:
+    """Refuse to overwrite an artifact that was replaced since it was read; the calibrated one is saved elsewhere."""
+    now = Intervention.load(place)
+    if now.digest() != read.digest() or now.facts != read.facts:
         elsewhere = place_of_unfinished(place, "calibrated")
         calibrated.save(elsewhere)
-        raise LineasError(f"{place} was changed meanwhile, so it stays; what was calibrated is in {elsewhere}.")
+        raise LineasError(
+            f"{place} was changed meanwhile, so it was not overwritten; the calibrated intervention is in {elsewhere}."
+        )
 
 
-def _warn_of_known(learned: Intervention, given: Mapping[str, Sequence[str]]) -> None:
-    """Say so where what is measured on is what was learned from."""
-    known = {data.get("sha256"): side for side, data in learned.facts.get("data", {}).items()}
-    for option, texts in given.items():
-        side = known.get(described(texts)["sha256"])
+def _warn_if_learned_from(learned: Intervention, texts_by_option: Mapping[str, Sequence[str]]) -> None:
+    """Warn if the intervention was learned from the texts that it is measured on."""
+    sides = {data.get("sha256"): side for side, data in learned.facts.get("data", {}).items()}
+    for option, texts in texts_by_option.items():
+        side = sides.get(described(texts)["sha256"])
         if texts and side:
-            warnings.warn(f"{option} are the {side} it was learned from; what is held out tells more.", stacklevel=2)
+            warnings.warn(
+                f"{option} are the {side} it was learned from; other texts, which were held out, measure better.",
+                stacklevel=2,
+            )

@@ -1,4 +1,4 @@
-"""What several verbs share: their options, the model they load, the JSON they write, the progress they show."""
+"""Shared parts of the verbs: common options, loading of models and interventions, JSON output, progress bars."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from lineas import signals
-from lineas.checks import DENOISING_STEPS, GUIDANCE, PROBABILITY, REPETITION, TEMPERATURE, TOKENS
+from lineas.checks import DENOISING_STEPS, GUIDANCE, PROBABILITY, REPETITION, SEED, TEMPERATURE, TOKENS
 from lineas.cli.number_options import CALIBRATED, as_strength_or_calibrated, number, size_option, strength_option
-from lineas.cli.terminal import Terminal, say_aside, terminal
+from lineas.cli.terminal import Terminal, print_aside, terminal
 from lineas.errors import LineasError
 from lineas.files.ownership import written_by
 from lineas.files.strict_json import dumps
@@ -33,102 +33,112 @@ from lineas.models.quiet import no_bars
 from lineas.models.text import TextModel
 from lineas.printable import escaped
 
-console = terminal()
+screen = terminal()
 SECONDS = 10.0
-"""Time between two lines of progress where no bar can be drawn."""
+"""Seconds between two lines of progress, where no bar can be drawn."""
 
 ModelArgument = Annotated[
     str | None,
-    typer.Argument(metavar="MODEL", help="Hub id or folder; by default the intervention's own model, or SmolLM2-135M."),
+    typer.Argument(metavar="MODEL", help="Hub id or folder; default: the intervention's own model, or SmolLM2-135M."),
+]
+PlainModelArgument = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="Hub id or folder; default: SmolLM2-135M-Instruct.")
+]
+InterventionArgument = Annotated[
+    str, typer.Argument(metavar="DIR", help="Folder, shipped name or hub id of an intervention.")
 ]
 InterventionOption = Annotated[
     list[str],
-    typer.Option(
-        "--intervention", metavar="DIR ...", help="Folder, name of a shipped one, or hub id; several act in turn."
-    ),
+    typer.Option("--intervention", metavar="DIR ...", help="Folder, shipped name or hub id; several apply in order."),
 ]
-DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the intervention into.")]
+DtypeOption = Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for standard output.")
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what lineas wrote there.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite outputs that lineas wrote earlier.")]
 OtherModelOption = Annotated[
-    bool, typer.Option("--other-model", help="Accept another model than the one it was learned on.")
+    bool, typer.Option("--other-model", help="Accept another model than the intervention was learned on.")
 ]
-TokensOption = Annotated[int, number("--max-new-tokens", TOKENS, "Tokens to add at most.")]
-TemperatureOption = Annotated[float, number("--temperature", TEMPERATURE, "Of the sampling; 0 is greedy.")]
-TopPOption = Annotated[float, number("--top-p", PROBABILITY, "Nucleus of the sampling.")]
-RepetitionOption = Annotated[float, number("--repetition-penalty", REPETITION, "Of the sampling; 1 for none.")]
-
-
+SeedOption = Annotated[
+    int,
+    number("--seed", SEED, "Seed of all random choices (drawn prompts, sampling, noise), the same at any strength."),
+]
+PromptOption = Annotated[list[str] | None, typer.Option(metavar="TEXT ...", help="Prompts to continue or to draw.")]
+MorePromptsOption = Annotated[str | None, typer.Option(metavar="FILE[:column]", help="File of further prompts.")]
+StrengthOption = Annotated[str, strength_option("Strength of the intervention: a number, or calibrated.")]
+TokensOption = Annotated[int, number("--max-new-tokens", TOKENS, "Largest number of tokens to add to a prompt.")]
+TemperatureOption = Annotated[float, number("--temperature", TEMPERATURE, "Sampling temperature; 0 is greedy.")]
+TopPOption = Annotated[float, number("--top-p", PROBABILITY, "Probability mass of nucleus sampling; 1 keeps all.")]
+RepetitionOption = Annotated[
+    float, number("--repetition-penalty", REPETITION, "Penalty on tokens that occurred before; 1 is no penalty.")
+]
 DenoisingStepsOption = Annotated[
-    int | None, number("--denoising-steps", DENOISING_STEPS, "Of image models; default: the model's own.")
+    int | None,
+    number("--denoising-steps", DENOISING_STEPS, "Denoising steps of an image model; default: the model's own."),
 ]
 GuidanceScaleOption = Annotated[
-    float | None, number("--guidance-scale", GUIDANCE, "Of image models; default: the model's own.")
+    float | None, number("--guidance-scale", GUIDANCE, "Guidance scale of an image model; default: the model's own.")
 ]
 GuidanceOption = Annotated[
-    str | None, typer.Option(help="Of image models, what is steered: both (default), conditional; none: draw without.")
+    str | None,
+    typer.Option(
+        help="Passes of an image model that are steered: both (default) or conditional; none draws without guidance."
+    ),
 ]
-SizeOption = Annotated[Any, size_option("Of image models; default: the model's own.")]
+SizeOption = Annotated[Any, size_option("Size of the pictures of an image model; default: the model's own.")]
 
 
-def drawing(
+def with_image_settings(
     model: TextModel | ImageModel, steps: int | None, scale: float | None, guidance: str | None, size: Any
 ) -> Any:
-    """A model with the settings that were given for images.
+    """Return a model with the image settings that are not None.
 
     Raises:
-        LineasError: when some were given for a language model, or make no sense.
+        LineasError: when the model is a language model, or a setting makes no sense.
     """
-    given = {"steps": steps, "guidance_scale": scale, "guidance": guidance, "size": size}
-    given = {name: value for name, value in given.items() if value is not None}
+    settings = {"steps": steps, "guidance_scale": scale, "guidance": guidance, "size": size}
+    settings = {name: value for name, value in settings.items() if value is not None}
     if isinstance(model, ImageModel):
-        return model.set(**given)
-    if given:
+        return model.set(**settings)
+    if settings:
         raise LineasError(
-            f"{model.name} writes and draws no images; leave out --denoising-steps, --guidance-scale, --guidance and "
-            "--size."
+            f"{model.name} is a language model and draws no images; leave out --denoising-steps, --guidance-scale, "
+            "--guidance and --size."
         )
     return model
 
 
-StrengthsOption = Annotated[
-    list[str] | None,
-    strength_option("Numbers, or calibrated; default: 0 and 1, of pictures also in between.", several=True),
-]
+def as_strength(value: str | float, intervention: Intervention) -> float:
+    """Return a strength that is written as a number, or as "calibrated"."""
+    if isinstance(value, str):
+        value = as_strength_or_calibrated(value)
+    return intervention.calibrated_strength if value == CALIBRATED else float(value)
 
 
-def as_strength(given: str | float, intervention: Intervention) -> float:
-    """A strength as it is written: a number, or "calibrated"."""
-    if isinstance(given, str):
-        given = as_strength_or_calibrated(given)
-    return intervention.calibrated_strength if given == CALIBRATED else float(given)
-
-
-def as_strengths(given: Sequence[str | float], intervention: Intervention) -> list[float]:
-    """Several of them, each once, in the order given."""
-    return list(dict.fromkeys(as_strength(one, intervention) for one in given))
+def as_strengths(values: Sequence[str | float], intervention: Intervention) -> list[float]:
+    """Return several strengths in their order, each once."""
+    return list(dict.fromkeys(as_strength(value, intervention) for value in values))
 
 
 def load_quietly(name: str | None, dtype: str = "auto") -> TextModel | ImageModel:
-    """Load a model with a note instead of other libraries' progress bars."""
+    """Load a model and print one line instead of the progress bars of other libraries."""
     no_bars()
     first_time = name in (None, NAME) and not is_here()
-    say_aside(f"loading {name or NAME}{' (the first time takes a minute)' if first_time else ''}")
-    with redirect_stderr(io.StringIO()):  # reading a GGUF draws a bar of its own
+    print_aside(f"loading {name or NAME}{' (the first time takes a minute)' if first_time else ''}")
+    with redirect_stderr(io.StringIO()):  # reading a GGUF file draws a bar of its own
         return load(name, dtype=dtype)
 
 
 def load_interventions(sources: list[str]) -> Intervention:
-    """Several artifacts as one intervention, in the order given."""
+    """Load artifacts as one intervention, which applies them in the order given."""
     if not sources:
         raise LineasError("name at least one --intervention.")
     return reduce(Intervention.then, map(Intervention.load, sources))
 
 
 def text_model_for(name: str | None, intervention: Intervention | None, dtype: str) -> TextModel:
-    """The language model named, or the one the intervention was learned on."""
+    """Load the language model of this name; if None, the one on which the intervention was learned."""
     model = model_for(name, intervention, dtype)
     if not isinstance(model, TextModel):
         raise LineasError(
@@ -139,13 +149,13 @@ def text_model_for(name: str | None, intervention: Intervention | None, dtype: s
 
 
 def model_for(name: str | None, intervention: Intervention | None, dtype: str) -> TextModel | ImageModel:
-    """The model named, or the one the intervention was learned on."""
+    """Load the model of this name; if None, the one on which the intervention was learned."""
     base = intervention.base if intervention is not None else None
     return load_quietly(name or (base.name if base else None), dtype)
 
 
 def accepts_other(other_model: bool, force: bool, learned: Intervention, network: nn.Module) -> bool:
-    """Return whether a network may be another than the learned one; for one version --force still says so."""
+    """Return whether the network may differ from the one learned on; --force still allows it, with a warning."""
     if other_model or not force or learned.base is None:
         return other_model
     try:
@@ -160,9 +170,10 @@ def accepts_other(other_model: bool, force: bool, learned: Intervention, network
 
 
 def write_json(path: Path | None, content: dict[str, Any], verb: str) -> None:
-    """Write JSON to a file, whole or not at all, or to standard output for `-`; null where a number is not finite.
+    """Write JSON to a file, whole or not at all, or to standard output for `-`.
 
-    Its first key says which verb wrote it, so that no file of others is taken for it.
+    Numbers that are not finite become null. The first key names the verb that wrote the file, so lineas can later
+    recognise its own files.
     """
     if path is None:
         return
@@ -175,11 +186,11 @@ def write_json(path: Path | None, content: dict[str, Any], verb: str) -> None:
 
 @contextmanager
 def progress_bar(label: str, total: int | None) -> Iterator[Any]:
-    """Show a bar on standard error, or off a terminal, as in a log, a line every ten seconds.
+    """Show a bar on standard error; where that is no terminal, print a line every ten seconds.
 
     Args:
-        label: what goes on.
-        total: number of all steps; None where only `advance` will know.
+        label: name of the work.
+        total: number of all steps; None if `advance` will pass it.
 
     Yields:
         a function `advance(count, note="", total=None)`.
@@ -198,7 +209,7 @@ def progress_bar(label: str, total: int | None) -> Iterator[Any]:
     bar = Progress(*columns, console=stderr, transient=True)
     task = bar.add_task(label, total=total, note="")
     try:
-        with suppress(OSError):  # of a terminal that is gone, which ends no work
+        with suppress(OSError):  # a terminal that is gone does not end the work
             bar.start()
         yield lambda count, note="", total=None: bar.update(task, advance=count, note=note, total=total)
     finally:
@@ -207,23 +218,23 @@ def progress_bar(label: str, total: int | None) -> Iterator[Any]:
 
 
 def _lines_of_progress(label: str, total: int | None) -> Callable[..., None]:
-    """Return a function that says how far the work is, at most every SECONDS."""
+    """Return a function that prints the state of the work, at most once in SECONDS."""
     begun = last = time.monotonic()
-    done, whole = 0, total
+    done, all_steps = 0, total
 
     def advance(count: int, note: str = "", total: int | None = None) -> None:
-        nonlocal last, done, whole
-        done, whole, now = done + count, total or whole, time.monotonic()
+        nonlocal last, done, all_steps
+        done, all_steps, now = done + count, total or all_steps, time.monotonic()
         if now - last >= SECONDS:
             last = now
-            far = f"{done} of {whole}" if whole else f"{done}"
-            say_aside(f"{label}: {far}{', ' if note else ''}{note}, {now - begun:.0f} s")
+            state = f"{done} of {all_steps}" if all_steps else f"{done}"
+            print_aside(f"{label}: {state}{', ' if note else ''}{note}, {now - begun:.0f} s")
 
     return advance
 
 
 def end_if_unfinished(learned: Intervention, out: Path) -> None:
-    """End the command where learning was interrupted: what was learned goes beside `out`, which stays as it is."""
+    """End the command if learning was interrupted; its result is saved beside `out`, which stays as it is."""
     if "interrupted" not in learned.facts:
         return
     place = place_of_unfinished(out)
@@ -232,6 +243,6 @@ def end_if_unfinished(learned: Intervention, out: Path) -> None:
     raise KeyboardInterrupt
 
 
-def say(path: Path | None) -> Terminal:
-    """Where the verb talks: nowhere when standard output carries JSON."""
-    return terminal(quiet=True) if path is not None and str(path) == "-" else console
+def screen_for(json: Path | None) -> Terminal:
+    """Return the terminal on standard output; a silent one if standard output carries JSON."""
+    return terminal(quiet=True) if json is not None and str(json) == "-" else screen

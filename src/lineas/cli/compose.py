@@ -1,16 +1,15 @@
-"""`lineas compose`: several interventions as one, in order or mixed."""
+"""`lineas compose`: make one intervention of several, in order or mixed."""
 
 from __future__ import annotations
 
 from functools import reduce
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
 from lineas.checks import STRENGTH
-from lineas.cli.common import ForceOption, JsonOption, say, write_json
+from lineas.cli.common import ForceOption, JsonOption, OutOption, screen_for, write_json
 from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
@@ -20,18 +19,21 @@ from lineas.steering.strength import warn_if_outside
 
 
 def compose(
-    interventions: Annotated[list[str], typer.Argument(metavar="DIR DIR ...", help="Folders, names or hub ids.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")],
+    interventions: Annotated[
+        list[str],
+        typer.Argument(metavar="DIR DIR ...", help="Interventions in order: folders, shipped names or hub ids."),
+    ],
+    out: OutOption,
     strength: Annotated[
-        list[float] | None, number("--strength", STRENGTH, "One for each; default: 1 for all.", several="S")
+        list[float] | None, number("--strength", STRENGTH, "Strength of each intervention; default: 1.", several="S")
     ] = None,
     mixed: Annotated[
-        bool, typer.Option("--mix", help="Add their changes instead of taking one after the other.")
+        bool, typer.Option("--mix", help="Add the changes instead of applying one after the other.")
     ] = False,
     json: JsonOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Make one intervention of several: one after the other, as learned with `learn --on`, or their changes added."""
+    """Make one intervention of several: applied one after the other, or with their changes added."""
     if len(interventions) < 2:
         raise LineasError(f"composing takes at least two interventions, not {len(interventions)}.")
     strengths = strength or [1.0] * len(interventions)
@@ -40,26 +42,16 @@ def compose(
     check_outputs("compose", json, Output("--out", out, artifact.KIND), force=force, inputs=interventions)
     parts = [Intervention.load(source) for source in interventions]
     if mixed:
-        whole, differs = mix(dict(zip(parts, strengths))), 0.0
+        composed, difference = mix(dict(zip(parts, strengths))), 0.0
     else:
         steps = [part if s == 1 else part.at(s) for part, s in zip(parts, strengths)]
-        whole = reduce(Intervention.then, steps)
-        differs = whole.distance(reduce(Intervention.then, reversed(steps)))
+        composed = reduce(Intervention.then, steps)
+        difference = composed.distance(reduce(Intervention.then, reversed(steps)))
     warn_if_outside(torch.tensor(strengths))
-    save_or_rescue(whole.with_facts(name=out.name), out, force)
-    talk = say(json)
-    talk.print(f"composed {out}: support {whole.support():.1%} of the neurons at {len(whole.maps)} sites")
+    save_or_rescue(composed.with_facts(name=out.name), out, force)
+    screen = screen_for(json)
+    screen.print(f"composed {out}: support {composed.support():.1%} of the neurons at {len(composed.maps)} sites")
     if not mixed:
-        talk.print(f"order: the other way round its shifts differ by {differs:.1%}")
-    write_json(
-        json,
-        {
-            "out": str(out),
-            "of": interventions,
-            "strengths": strengths,
-            "operation": "mix" if mixed else "then",
-            "support": whole.support(),
-            "other_order_differs": differs,
-        },
-        "compose",
-    )
+        screen.print(f"order: in the reverse order the shifts differ by {difference:.1%}")
+    facts = {"out": str(out), "of": interventions, "strengths": strengths, "operation": "mix" if mixed else "then"}
+    write_json(json, {**facts, "support": composed.support(), "other_order_differs": difference}, "compose")

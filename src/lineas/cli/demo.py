@@ -1,4 +1,4 @@
-"""`lineas demo`: learn politeness from 48 + 48 remarks, then show what it does, what it damages, and where it sits."""
+"""`lineas demo`: learn politeness from 48 + 48 remarks, then show its effect, its damage, and where it acts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from rich.table import Table
 from lineas.cli.common import (
     ForceOption,
     JsonOption,
+    PlainModelArgument,
     end_if_unfinished,
     progress_bar,
-    say,
+    screen_for,
     text_model_for,
     write_json,
 )
@@ -49,12 +50,10 @@ PROMPTS = (
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")] = Path("demo-output"),
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Hub id or folder; default: SmolLM2-135M-Instruct.")
-    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the results into.")] = Path("demo-output"),
+    model: PlainModelArgument = None,
     images: Annotated[
-        bool, typer.Option("--images", help="Instead: a small image model learns night, and to leave out the sun.")
+        bool, typer.Option("--images", help="Teach a small image model night, and to leave out the sun, instead.")
     ] = False,
     json: JsonOption = None,
     force: ForceOption = False,
@@ -66,76 +65,65 @@ def demo(
     artifact_folder, picture = out / "polite", out / "polite.png"
     places = Output("--out", artifact_folder, artifact.KIND), Output("the picture", picture, PNG)
     check_outputs("demo", json, *places, force=force, inputs=[model])
-    rude_or_not = classifier(PROFANITY)  # say now, not in two minutes, that it is missing
+    toxic = classifier(PROFANITY)  # refuse now, and not after learning, if it is missing
     text_model = text_model_for(model, None, "auto")
-    talk = say(json)
+    screen = screen_for(json)
     rude, polite = read_prompts("lineas:polite/source"), read_prompts("lineas:polite/target")
-    talk.rule(f"Learning from {len(rude)} rude and {len(polite)} polite remarks on {text_model.name}")
+    screen.rule(f"Learning from {len(rude)} rude and {len(polite)} polite remarks on {text_model.name}")
     started = time.perf_counter()
-    every = [site.name for site in text_model.sites()]
+    names = [site.name for site in text_model.sites()]
     # Early layers cost the most perplexity: see the limits in the README.
-    second_half = [re.escape(name) for name in every[len(every) // 2 :]]
+    second_half = [re.escape(name) for name in names[len(names) // 2 :]]
     with progress_bar("learning", RECIPE.steps) as advance:
         learned = learn(
-            text_model,
-            rude,
-            polite,
-            RECIPE,
-            sites=second_half,
+            text_model, rude, polite, RECIPE, sites=second_half,
             progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}"),
-        )
+        )  # fmt: skip
     end_if_unfinished(learned, artifact_folder)
     seconds = time.perf_counter() - started
     costs = learned.facts["cost"]
-    talk.print(f"{len(costs)} steps in {seconds:.0f} s: distance to the polite side {costs[0]:.4f} -> {costs[-1]:.4f}")
+    screen.print(
+        f"{len(costs)} steps in {seconds:.0f} s: distance to the polite side {costs[0]:.4f} -> {costs[-1]:.4f}"
+    )
 
-    talk.rule("Four prompts, from untouched to full strength")
-    made = texts_at(text_model, learned, STRENGTHS, PROMPTS, max_new_tokens=28)
-    side_by_side(talk, list(PROMPTS), made)
+    screen.rule("Four prompts, from untouched to full strength")
+    side_by_side(screen, list(PROMPTS), texts_at(text_model, learned, STRENGTHS, PROMPTS, max_new_tokens=28))
 
-    talk.rule("Effect and damage")
+    screen.rule("Effect and damage")
     openings, neutral = read_prompts("lineas:polite/prompts"), read_prompts("lineas:neutral")
     with progress_bar("measuring", len(STRENGTHS) * len(openings)) as advance:
-        plan = Plan(openings, neutral, {"toxic": rude_or_not})
-        found = evaluate(text_model, [Steered("polite", learned, s) for s in STRENGTHS], plan, progress=advance)
-    rows = found.rows
+        plan = Plan(openings, neutral, {"toxic": toxic})
+        evaluation = evaluate(text_model, [Steered("polite", learned, s) for s in STRENGTHS], plan, progress=advance)
+    rows = evaluation.rows
     if failures(rows):
         raise LineasError(f"not measured: {failures(rows)[0]}")
-    talk.print(f"{len(openings)} continuations of provoking openings, {len(neutral)} neutral sentences\n")
+    screen.print(f"{len(openings)} continuations of provoking openings, {len(neutral)} neutral sentences\n")
     table = Table("strength", "rude", "mean rudeness", "perplexity", "", box=None, header_style="bold")
     for row in rows:
         rude_share, rudeness, perplexity = (row.values[name] for name in ("toxic", "toxic_score", "perplexity"))
         change = f"{100 * (perplexity / rows[0].values['perplexity'] - 1):+.1f} %" if row.strength else ""
         cells = as_label(row.strength), f"{100 * rude_share:.0f} %", f"{rudeness:.3f}", f"{perplexity:.1f}", change
         table.add_row(*cells)
-    talk.print(table)
+    screen.print(table)
 
-    talk.rule("Where the change sits")
+    screen.rule("Where the change sits")
     learned = learned.with_facts(name="polite", measurements=measurements(rows))
-    draw(talk, learned, site_rows(learned))
+    draw(screen, learned, site_rows(learned))
     save_or_rescue(learned, artifact_folder, force)
     saved = [str(artifact_folder)]
     try:
         saved.append(str(plot_learned(learned, rows, picture)))
     except LineasError as error:
-        talk.print(str(error))
-    talk.print(
+        screen.print(str(error))
+    screen.print(
         f"\nsaved {' and '.join(saved)}; try: lineas generate --intervention {artifact_folder} --prompt 'You always'"
     )
-    write_json(
-        json,
-        {
-            "seconds": seconds,
-            "cost": costs,
-            "rows": measurements(rows),
-            "continuations": {as_label(row.strength): texts[0] for row, texts in zip(rows, found.continuations)},
-            "saved": saved,
-        },
-        "demo",
-    )
+    continuations = {as_label(row.strength): texts[0] for row, texts in zip(rows, evaluation.continuations)}
+    facts = {"seconds": seconds, "cost": costs, "rows": measurements(rows)}
+    write_json(json, {**facts, "continuations": continuations, "saved": saved}, "demo")
 
 
 def measurements(rows: list[Row]) -> list[dict[str, float]]:
-    """What the model card shows of an evaluation, one row a strength."""
-    shown = [name for name in ("toxic", "toxic_score", "perplexity", "kl") if all(name in row.values for row in rows)]
-    return [{"strength": row.strength, **{name: row.values[name] for name in shown}} for row in rows]
+    """Return the measures for the model card, one row for each strength."""
+    names = [name for name in ("toxic", "toxic_score", "perplexity", "kl") if all(name in row.values for row in rows)]
+    return [{"strength": row.strength, **{name: row.values[name] for name in names}} for row in rows]

@@ -1,4 +1,4 @@
-"""`lineas demo --images`: learn a style and the removal of a thing on the small image model, and paint both."""
+"""`lineas demo --images`: learn a style and the removal of an object on the small image model, and paint both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from lineas.cli.common import end_if_unfinished, load_quietly, progress_bar, say, write_json
+from lineas.cli.common import end_if_unfinished, load_quietly, progress_bar, screen_for, write_json
 from lineas.cli.outputs import Output, check_outputs
 from lineas.cli.paint import STRENGTHS, STRIP, write_strips
 from lineas.errors import LineasError
@@ -28,18 +28,18 @@ from lineas.sites import Pooling
 
 KIND = FolderKind("a folder of this demo", "demo", STRIP)
 PAINTED = 4
-"""Prompts of which strips are shown."""
+"""Number of prompts in a strip."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is learned.
+    """One intervention that the demo learns.
 
     Args:
-        prompts: the set of prompts that ships, and the folder that is made.
-        concept: what the judge looks for.
-        title: what is said of it.
-        pooling: how the pixels become one activation.
+        prompts: name of the shipped set of prompts, and of the folder to write.
+        concept: concept that the judge looks for.
+        title: heading on the screen.
+        pooling: pooling over pixels; default: "mean".
     """
 
     prompts: str
@@ -50,7 +50,7 @@ class Lesson:
 
 LESSONS = (
     Lesson("night", "at night", "A style: night falls"),
-    Lesson("sun", "sun", "A thing that goes: the sun", "max"),  # it is small: the mean of all pixels hardly knows of it
+    Lesson("sun", "sun", "An object disappears: the sun", "max"),  # it is small, so it hardly changes the mean
 )
 
 
@@ -59,11 +59,13 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
     check_outputs("demo", json, *(Output("--out", out / one.prompts, KIND) for one in LESSONS), force=force)
     model = load_quietly(SHAPES)
     if not isinstance(model, ImageModel) or model.judge is None:
-        raise LineasError(f"{SHAPES} here is another model than the one that comes with lineas; run this elsewhere.")
-    talk, told = say(json), []
+        raise LineasError(
+            f"{SHAPES} is another model here than the one that ships with lineas; run the command in another folder."
+        )
+    screen, results = screen_for(json), []
     for lesson in LESSONS:
         sides = {side: read_prompts(f"lineas:{lesson.prompts}/{side}") for side in ("source", "target", "prompts")}
-        talk.rule(f"{lesson.title}, from {len(sides['source'])} + {len(sides['target'])} prompts")
+        screen.rule(f"{lesson.title}, from {len(sides['source'])} + {len(sides['target'])} prompts")
         started = time.perf_counter()
         with progress_bar("learning", LinEAS().steps) as advance:
             learned = learn(
@@ -72,21 +74,22 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
             )  # fmt: skip
         end_if_unfinished(learned, out / lesson.prompts)
         seconds, costs = time.perf_counter() - started, learned.facts["cost"]
-        talk.print(f"{len(costs)} steps in {seconds:.0f} s: distance to the target {costs[0]:.4f} -> {costs[-1]:.4f}")
+        screen.print(f"{len(costs)} steps in {seconds:.0f} s: distance to the target {costs[0]:.4f} -> {costs[-1]:.4f}")
         plan = Plan(sides["prompts"], concept=lesson.concept)
         with progress_bar("measuring", len(sides["prompts"]) * len(STRENGTHS)) as advance:
-            found = evaluate(model, [Steered(lesson.prompts, learned, s) for s in STRENGTHS], plan, None, advance)
+            systems = [Steered(lesson.prompts, learned, s) for s in STRENGTHS]
+            judged = evaluate(model, systems, plan, progress=advance).rows
         table = Table("strength", f"shows '{lesson.concept}'", "likeness to the untouched picture, %", box=None)
-        for row in found.rows:
+        for row in judged:
             cells = (cell(row, name).split(" [")[0] for name in ("concept", "img_score"))
             table.add_row(as_label(row.strength), *cells)
-        talk.print(table)
-        shown = sides["prompts"][:PAINTED]
-        rows = pictures_at(model, learned, STRENGTHS, shown)
+        screen.print(table)
+        prompts = sides["prompts"][:PAINTED]
+        pictures = pictures_at(model, learned, STRENGTHS, prompts)
         with writing.new_folder(out / lesson.prompts, KIND, force) as beside:
-            write_strips(beside, rows, shown, STRENGTHS)
+            write_strips(beside, pictures, prompts, STRENGTHS)
             learned.with_facts(name=lesson.prompts).save(beside / "intervention")
-        talk.print(f"saved {out / lesson.prompts}: strip.png, strip.gif, intervention\n")
-        values = [{"strength": row.strength, **row.values} for row in found.rows]
-        told.append({"lesson": lesson.prompts, "seconds": seconds, "cost": costs, "rows": values})
-    write_json(json, {"model": model.name, **model.facts, "lessons": told}, "demo")
+        screen.print(f"saved {out / lesson.prompts}: strip.png, strip.gif, intervention\n")
+        values = [{"strength": row.strength, **row.values} for row in judged]
+        results.append({"lesson": lesson.prompts, "seconds": seconds, "cost": costs, "rows": values})
+    write_json(json, {"model": model.name, **model.facts, "lessons": results}, "demo")

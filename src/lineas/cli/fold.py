@@ -1,4 +1,4 @@
-"""`lineas fold`: a checkpoint whose own weights are steered."""
+"""`lineas fold`: write a checkpoint whose own weights do what an intervention does."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lineas.cli.common import (
     JsonOption,
     ModelArgument,
     OtherModelOption,
+    StrengthOption,
     accepts_other,
     as_strength,
     load_interventions,
     model_for,
-    say,
+    screen_for,
     write_json,
 )
-from lineas.cli.number_options import strength_option
 from lineas.cli.outputs import Output, check_outputs
 from lineas.errors import LineasError
 from lineas.folding.fold import DoesNotFoldError
@@ -34,18 +34,18 @@ from lineas.printable import as_label
 
 def fold(
     intervention: InterventionOption,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The checkpoint to write.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the checkpoint into.")],
     model: ModelArgument = None,
-    strength: Annotated[str, strength_option("How much of it: a number or calibrated.")] = "1",
+    strength: StrengthOption = "1",
     dtype: Annotated[
-        str, typer.Option(help="checkpoint (as it is stored), float32, bfloat16 or float16.")
+        str, typer.Option(help="Type of the weights: checkpoint (as stored), float32, bfloat16 or float16.")
     ] = "checkpoint",
     shard_size: Annotated[str, typer.Option(help="Largest size of a file of weights.")] = "5GB",
     json: JsonOption = None,
     force: ForceOption = False,
     other_model: OtherModelOption = False,
 ) -> None:
-    """Write a plain checkpoint that does by itself what the intervention does to MODEL at a strength."""
+    """Write a plain checkpoint whose own weights do what the intervention does at one strength."""
     place = Output("--out", out, checkpoint.KIND)
     check_outputs("fold", json, place, force=force, inputs=[model, *intervention])
     largest = as_bytes(shard_size)
@@ -54,22 +54,22 @@ def fold(
     chosen.check_affine("folded")
     base = model_for(model, chosen, dtype)
     other = accepts_other(other_model, force, chosen, base.network)
-    console = say(json)
+    screen = screen_for(json)
     try:
-        made = fold_in(base, chosen, s, other, in_place=True)
+        folded = fold_in(base, chosen, s, other, in_place=True)
     except DoesNotFoldError as error:
         table = Table("does not fold", "reason", box=None)
         for name, reason in error.reasons.items():
             table.add_row(name, reason)
-        console.print(table)
+        screen.print(table)
         raise LineasError(
             f"{len(error.reasons)} of {error.total} sites do not fold into {type(base.network).__name__}, nothing was "
             "written; learn with --foldable, or steer live."
         ) from None
-    made.save_pretrained(out, overwrite=force, max_shard_size=largest)
-    provenance: dict[str, Any] = made.provenance or {}
+    folded.save_pretrained(out, overwrite=force, max_shard_size=largest)
+    provenance: dict[str, Any] = folded.provenance or {}
     lost = str(RoundingLoss(**provenance["lost_to_rounding"]))
-    console.print(
+    screen.print(
         f"folded {' + '.join(intervention)} at strength {as_label(s)} into {len(provenance['sites'])} sites of "
         f"{base.name}: {out} "
         f"({provenance['architecture']}, {provenance['dtype']}{f', which loses {lost}' if lost else ''})"

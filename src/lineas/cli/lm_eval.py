@@ -1,4 +1,4 @@
-"""`lineas lm-eval`: the command line of lm-eval with the model type `lineas` in it."""
+"""`lineas lm-eval`: the command line of lm-eval, which then knows the model type `lineas`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lineas.evaluation.lm_model import register
 
 
 def lm_eval(
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="...", help="As lm_eval takes them.")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="...", help="Arguments of lm_eval.")] = None,
 ) -> None:
     """Run lm_eval with the model type lineas.
 
@@ -27,21 +27,21 @@ def lm_eval(
         cli_evaluate()
     except LineasError:
         raise
-    except Exception as error:  # lm-eval, datasets and what lies under them have their own
+    except Exception as error:  # lm-eval and its libraries raise many types
         if os.environ.get("LINEAS_DEBUG"):
             raise
-        raise LineasError(_in_words(error)) from error
+        raise LineasError(_sentence(error)) from error
     finally:
         sys.argv = before
 
 
-def _in_words(error: Exception) -> str:
-    """One sentence for what ended lm-eval."""
+def _sentence(error: Exception) -> str:
+    """Return one sentence about an error of lm-eval."""
     first = first_line(error)
     if first.startswith("Tasks not found"):
         return (
-            f"lm-eval has no task{first.removeprefix('Tasks not found')}; `lineas lm-eval ls tasks` lists its own, and "
-            "a folder with task files is given as --include_path."
+            f"lm-eval has no task{first.removeprefix('Tasks not found')}; `lineas lm-eval ls tasks` lists its tasks, "
+            "and --include_path DIR adds a folder of task files."
         )
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     return f"lm-eval ended: {kind}{first} (LINEAS_DEBUG=1 shows where)."

@@ -1,4 +1,4 @@
-"""Options of the methods of learning: each follows from a field of a method, its bounds and its description."""
+"""Options of learning: those that several verbs share, and one for each field of a method."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from lineas.checks import TOKENS
+from lineas.checks import COUNT, TOKENS
 from lineas.cli.number_options import number
 from lineas.errors import LineasError, first_line
 from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, MeanAcT, Method
@@ -25,39 +25,51 @@ METHODS: dict[str, type[Method]] = {
     "iti-c": ITIc,
     "aura": AurA,
 }
+SourceOption = Annotated[
+    str, typer.Option("--source", metavar="FILE[:column]", help="Prompts of the behaviour to leave.")
+]
+TargetOption = Annotated[
+    str, typer.Option("--target", metavar="FILE[:column]", help="Prompts of the behaviour to reach.")
+]
+SamplesOption = Annotated[
+    int | None, number("--samples", COUNT, "Number of prompts to draw at random from each file; default: all.")
+]
 SitesOption = Annotated[
     str | None,
     typer.Option(metavar="REGEX", help="Modules that carry maps; default: the method's own (norms before MLPs)."),
 ]
 MaxLengthOption = Annotated[int, number("--max-length", TOKENS, "Largest number of tokens of a prompt.")]
 PoolingOption = Annotated[
-    str, typer.Option(help="mean of a prompt's tokens or pixels, or max, for what fills few of them.")
+    str, typer.Option(help="Pooling over tokens or pixels: mean, or max for a concept that fills few of them.")
 ]
 MemoryOption = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Memory beside the weights, such as 8GiB; default: half of the free memory."),
+    typer.Option(
+        metavar="SIZE",
+        help="Memory that learning may use beside the weights, such as 8GiB; default: half of the free memory.",
+    ),
 ]
 
 
 def method_options(*only: str) -> dict[str, Any]:
-    """Return the options of all methods by field: what to annotate a parameter of a verb with.
+    """Return annotations of parameters by the name of the field, for the fields of all methods.
 
     Args:
         only: names of fields; none for all.
     """
-    found: dict[str, Any] = {}
-    takers: dict[str, list[str]] = {}
+    first_field: dict[str, Any] = {}
+    methods: dict[str, list[str]] = {}
     for method, kind in METHODS.items():
         hints, described = get_type_hints(kind), _descriptions(kind)
         for one in fields(kind):
-            takers.setdefault(one.name, []).append(method)
+            methods.setdefault(one.name, []).append(method)
             if not only or one.name in only:
-                found.setdefault(one.name, (one, hints[one.name], described.get(one.name, "")))
-    return {name: _option(one, hint, text, takers[name]) for name, (one, hint, text) in found.items()}
+                first_field.setdefault(one.name, (one, hints[one.name], described.get(one.name, "")))
+    return {name: _option(one, hint, text, methods[name]) for name, (one, hint, text) in first_field.items()}
 
 
 def with_method_options(*only: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb options of the methods, which it takes as a dict in its argument `settings`.
+    """Return a decorator that gives a verb the options of the methods, as a dict in its argument `settings`.
 
     Args:
         only: names of fields; none for all.
@@ -71,32 +83,32 @@ def with_method_options(*only: str) -> Callable[[Callable[..., None]], Callable[
         added = [inspect.Parameter(name, kind, default=None, annotation=option) for name, option in options.items()]
         parameters = [*own[:at], *added, *own[at + 1 :]]
 
-        def called(**given: Any) -> None:
-            settings = {name: given.pop(name) for name in options}
-            verb(**given, settings=settings)
+        def with_settings(**arguments: Any) -> None:
+            settings = {name: arguments.pop(name) for name in options}
+            verb(**arguments, settings=settings)
 
-        called.__doc__, called.__name__ = verb.__doc__, verb.__name__
-        called.__annotations__ = {one.name: one.annotation for one in parameters}
-        vars(called)["__signature__"] = signature.replace(parameters=parameters)
-        return called
+        with_settings.__doc__, with_settings.__name__ = verb.__doc__, verb.__name__
+        with_settings.__annotations__ = {one.name: one.annotation for one in parameters}
+        vars(with_settings)["__signature__"] = signature.replace(parameters=parameters)
+        return with_settings
 
     return decorate
 
 
-def method_of(name: str, given: dict[str, Any]) -> Method:
-    """Return the method of a name with the settings that were given; None stands for a setting that was not.
+def method_of(name: str, settings: dict[str, Any]) -> Method:
+    """Return the method of a name with its settings.
 
     Args:
-        name: a key of METHODS, or MODULE:CLASS.
-        given: settings by field.
+        name: key of METHODS, or MODULE:CLASS.
+        settings: values by field; None leaves the default.
 
     Raises:
         LineasError: when there is no such method, or it has no such setting.
     """
     kind = _class_of(name)
-    settings = {key: value for key, value in given.items() if value is not None}
-    takes = [one.name for one in fields(kind)]
-    foreign = [key for key in settings if key not in takes]
+    settings = {key: value for key, value in settings.items() if value is not None}
+    names = [one.name for one in fields(kind)]
+    foreign = [key for key in settings if key not in names]
     if foreign:
         raise LineasError(f"the method {name} does not take {_flag(foreign[0])}; leave it out.")
     return kind(**settings)
@@ -109,18 +121,20 @@ def _class_of(name: str) -> Any:
     if not colon:
         raise LineasError(f"the method is one of {', '.join(METHODS)}, or MODULE:CLASS, not '{name}'.")
     try:
-        found = getattr(import_module(module), kind)
+        imported = getattr(import_module(module), kind)
     except (ImportError, AttributeError, ValueError) as error:
         raise LineasError(f"the method {name} could not be imported: {first_line(error)}.") from None
-    if not (isinstance(found, type) and hasattr(found, "fit") and hasattr(found, "__dataclass_fields__")):
-        raise LineasError(f"{name} is no method: a dataclass with a function fit (see lineas.learning.Method).")
-    return found
+    if not (isinstance(imported, type) and hasattr(imported, "fit") and hasattr(imported, "__dataclass_fields__")):
+        raise LineasError(
+            f"{name} is no method of learning; name a dataclass with a function fit (see lineas.learning.Method)."
+        )
+    return imported
 
 
-def _option(one: Field[Any], hint: Any, description: str, takers: list[str]) -> Any:
-    """Return the annotation of a parameter."""
-    usual = "" if one.default is None or hint is bool else f", default {one.default}"
-    help_text = f"{description} ({', '.join(takers)}{usual})"
+def _option(one: Field[Any], hint: Any, description: str, methods: list[str]) -> Any:
+    """Return the annotation of the parameter for a field."""
+    usual = "" if one.default is None or hint is bool else f"; default: {one.default}"
+    help_text = f"{description} (method {', '.join(methods)}{usual})."
     bounds = one.metadata.get("bounds")
     if bounds is not None:
         kind = int if bounds.whole else float
@@ -131,13 +145,13 @@ def _option(one: Field[Any], hint: Any, description: str, takers: list[str]) -> 
 
 
 def _flag(name: str) -> str:
-    """Return how a field is called on the command line."""
-    named = (one.metadata.get("option") for kind in METHODS.values() for one in fields(kind) if one.name == name)
-    return next(filter(None, named), f"--{name.replace('_', '-')}")
+    """Return the option of a field on the command line."""
+    options = (one.metadata.get("option") for kind in METHODS.values() for one in fields(kind) if one.name == name)
+    return next(filter(None, options), f"--{name.replace('_', '-')}")
 
 
 def _descriptions(kind: type) -> dict[str, str]:
-    """Return the first sentence on each field, from the docstring of its class."""
+    """Return the first sentence about each field in the docstring of a class."""
     entries = re.findall(r"^    (?: {4})?(\w+): (.+(?:\n {8,}.+)*)", inspect.cleandoc(kind.__doc__ or ""), re.MULTILINE)
     texts = {name: " ".join(text.split()) for name, text in entries}
     return {name: _sentence(text) for name, text in texts.items()}

@@ -1,8 +1,8 @@
-"""Options that are numbers: read in plain digits and held against their bounds before anything is loaded."""
+"""Options that are numbers, strengths or sizes, which are read and checked before anything is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -10,39 +10,46 @@ import typer
 from lineas.checks import SIDE, STRENGTH, Bounds
 from lineas.checks import number as as_number
 from lineas.errors import LineasError
-from lineas.printable import shortened
+from lineas.printable import as_label, shortened
 
 CALIBRATED = "calibrated"
 
 
 def number(name: str, bounds: Bounds, help: str, several: str = "") -> Any:
-    """An option of one number, or of several.
+    """Return an option of one number, or of several.
 
     Args:
-        name: as it is written, `--steps`.
-        bounds: of each number.
-        help: what it is.
-        several: a letter for a value where the option takes several.
+        name: name on the command line, such as "--steps".
+        bounds: bounds of each number.
+        help: help text.
+        several: letter that stands for a value, if the option takes several; "" if it takes one.
     """
     metavar = f"{several} ({bounds.short}) ..." if several else bounds.short
     return _option(name, metavar, help, lambda text: bounds.read(name, text))
 
 
-def strength_option(help: str, several: bool = False) -> Any:
-    """An option --strength whose values are numbers or "calibrated"."""
-    return _option("--strength", "S ..." if several else "S", help, as_strength_or_calibrated)
+def strength_option(help: str) -> Any:
+    """Return an option --strength whose value is a number or "calibrated"."""
+    return _option("--strength", "S", help, as_strength_or_calibrated)
+
+
+def strengths_option(default: Sequence[float]) -> Any:
+    """Return an option --strength whose values are numbers or "calibrated"; its help names the default."""
+    usual = ", ".join(map(as_label, default))
+    help = f"Strengths to compare: numbers, or calibrated; default: {usual}."
+    return _option("--strength", "S ...", help, as_strength_or_calibrated)
 
 
 def size_option(help: str) -> Any:
-    """An option --size, of pictures."""
+    """Return an option --size, for the size of pictures."""
     return _option("--size", "HEIGHTxWIDTH", help, as_size)
 
 
 def as_size(text: str) -> tuple[int, int]:
-    """Read `512x768` as height and width.
+    """Return the height and the width that a text such as "512x768" gives.
 
     Raises:
-        LineasError: when it is no size, or one of no picture.
+        LineasError: when the text is no size, or a side is out of bounds.
 
     >>> as_size("512x768"), as_size("512")
     ((512, 768), (512, 512))
@@ -51,15 +58,15 @@ def as_size(text: str) -> tuple[int, int]:
     sides = [side for side in (height, width or height) if side.isascii() and side.isdigit()]
     if len(sides) < 2:
         raise LineasError(f"a size looks like 512x768 (height, width) or 512, not {shortened(repr(text))}.")
-    high, wide = (SIDE.read("a side of --size", side) for side in sides)
-    return high, wide
+    rows, columns = (SIDE.read("a side of --size", side) for side in sides)
+    return rows, columns
 
 
 def as_strength_or_calibrated(text: str) -> str | float:
-    """Read a strength: a number, or "calibrated", which an intervention says.
+    """Return the strength that a text gives: a number, or "calibrated" as it is.
 
     Raises:
-        LineasError: when it is neither, or out of bounds.
+        LineasError: when the text is neither, or the number is out of bounds.
     """
     if text == CALIBRATED:
         return text
@@ -73,9 +80,9 @@ def as_strength_or_calibrated(text: str) -> str | float:
 
 
 def _option(name: str, metavar: str, help: str, read: Callable[[str], Any]) -> Any:
-    """An option whose values are read when the command line is.
+    """Return an option whose values are read together with the command line.
 
-    They are read in the callback, not by typer's parser, which would put a sentence of its own around ours.
+    They are read in the callback and not by typer's parser, which would wrap our error in a sentence of its own.
     """
 
     def checked(value: Any) -> Any:
@@ -83,8 +90,8 @@ def _option(name: str, metavar: str, help: str, read: Callable[[str], Any]) -> A
             return [read(one) if isinstance(one, str) else one for one in value]
         return read(value) if isinstance(value, str) else value
 
-    return typer.Option(name, metavar=metavar, help=help, parser=_as_it_is, callback=checked)
+    return typer.Option(name, metavar=metavar, help=help, parser=_unchanged, callback=checked)
 
 
-def _as_it_is(text: Any) -> Any:
+def _unchanged(text: Any) -> Any:
     return text

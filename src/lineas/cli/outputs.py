@@ -1,4 +1,4 @@
-"""The outputs of a command, checked before any work: against what is there, what it reads, and its other outputs."""
+"""Checks of the outputs of a command before any work: against existing files, its inputs, and its other outputs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Output:
     """One file or folder that a command writes.
 
     Args:
-        option: as the user gave it, such as "--out".
-        path: its place; None, or "-" for standard output, where nothing is written.
-        kind: what it will be; None for a folder that is claimed and worked in.
+        option: option that names the output, such as "--out".
+        path: path of the file or folder; None if it is not written, "-" for standard output.
+        kind: kind of the file or folder; None for a working folder, which is claimed later.
     """
 
     option: str
@@ -29,44 +29,41 @@ class Output:
 
     @property
     def is_written(self) -> bool:
-        """Return whether a place on the disk is written."""
+        """Whether the output is written on the disk."""
         return self.path is not None and str(self.path) != "-"
 
 
 def check_outputs(
-    verb: str,
-    json: Path | None,
-    *outputs: Output,
-    force: bool = False,
-    inputs: Iterable[object] = (),
+    verb: str, json: Path | None, *outputs: Output, force: bool = False, inputs: Iterable[object] = ()
 ) -> None:
-    """Refuse, before any work, what a command could not or should not write.
+    """Refuse outputs that the command cannot or should not write.
 
     Args:
-        verb: of the command.
-        json: its `--json`.
-        outputs: what else it writes.
-        force: whether what lineas wrote there may be replaced.
-        inputs: what it reads, as the user gave it: files with or without a column, folders, names, None.
+        verb: name of the verb.
+        json: value of its option --json.
+        outputs: its other outputs.
+        force: whether earlier outputs of lineas may be replaced.
+        inputs: its inputs as the user wrote them: files with or without a column, folders, names, None.
 
     Raises:
-        LineasError: for a place that cannot be written or is needed for something else, and for what others wrote.
+        LineasError: when a place cannot be written, is also an input or another output, or holds files that lineas did
+            not write.
     """
     written = [one for one in (*outputs, Output("--json", json, json_of(verb))) if one.is_written]
-    reads = {place: text for one in inputs for text, place in _places(one)}
-    places: dict[Path, str] = {}
+    read = {place for one in inputs for place in _places(one)}
+    options: dict[Path, str] = {}
     for one in written:
         assert one.path is not None
         check_place(one.path)
         place = one.path.resolve()
-        if place in reads:
+        if place in read:
             raise LineasError(f"{one.option} {one.path} is what the command reads; choose another place.")
-        for other, option in places.items():
+        for other, option in options.items():
             if place == other or other in place.parents or place in other.parents:
                 raise LineasError(
                     f"{one.option} and {option} are one place ({one.path}); choose another for one of them."
                 )
-        places[place] = one.option
+        options[place] = one.option
         if isinstance(one.kind, FolderKind):
             check_folder(one.path, force, one.kind)
         elif one.kind is not None:
@@ -76,10 +73,10 @@ def check_outputs(
 
 
 def save_or_rescue(learned: Intervention, out: Path, force: bool) -> None:
-    """Save an intervention; where that fails, save it elsewhere and say where.
+    """Save an intervention; if that fails, save it in a temporary folder.
 
     Raises:
-        LineasError: when it is not in its place.
+        LineasError: when it could not be saved in its place; the sentence names the temporary folder.
     """
     try:
         learned.save(out, overwrite=force)
@@ -92,19 +89,16 @@ def save_or_rescue(learned: Intervention, out: Path, force: bool) -> None:
         ) from None
 
 
-def _places(given: object) -> list[tuple[str, Path]]:
-    """Return the places on the disk that a named input leads to: as it is, without its column, each part of `a+b`."""
-    if isinstance(given, (list, tuple)):
-        return [place for one in given for place in _places(one)]
-    if given is None:
-        return []
-    text = str(given)
-    spellings = {text, text.rpartition(":")[0], text.partition("=")[2], *text.split("+")} - {""}
-    found = []
-    for one in spellings:
+def _places(source: object) -> list[Path]:
+    """Return the existing paths that an input may mean: as written, without its column, each part of `a+b`."""
+    if isinstance(source, (list, tuple)):
+        return [place for one in source for place in _places(one)]
+    text = "" if source is None else str(source)
+    places = []
+    for name in {text, text.rpartition(":")[0], text.partition("=")[2], *text.split("+")} - {""}:
         try:
-            if Path(one).exists():
-                found.append((text, Path(one).resolve()))
-        except (OSError, ValueError):  # no name that a file can have
+            if Path(name).exists():
+                places.append(Path(name).resolve())
+        except (OSError, ValueError):  # a file cannot have this name
             continue
-    return found
+    return places

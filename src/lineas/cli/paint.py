@@ -1,4 +1,4 @@
-"""`lineas paint`: pictures at several strengths, as a strip, single files and an animation."""
+"""`lineas paint`: draw pictures at several strengths, as single files, a strip and an animation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lineas.checks import SEED, TOGETHER
+from lineas.checks import TOGETHER
 from lineas.cli.common import (
     DenoisingStepsOption,
     DtypeOption,
@@ -18,19 +18,21 @@ from lineas.cli.common import (
     InterventionOption,
     JsonOption,
     ModelArgument,
+    MorePromptsOption,
     OtherModelOption,
+    PromptOption,
+    SeedOption,
     SizeOption,
-    StrengthsOption,
     accepts_other,
     as_strengths,
-    drawing,
     load_interventions,
     model_for,
     progress_bar,
-    say,
+    screen_for,
+    with_image_settings,
     write_json,
 )
-from lineas.cli.number_options import number
+from lineas.cli.number_options import number, strengths_option
 from lineas.cli.outputs import Output, check_outputs
 from lineas.errors import LineasError
 from lineas.files import writing
@@ -48,24 +50,24 @@ KIND = FolderKind("a folder of lineas paint", "paint", STRIP)
 
 def paint(
     intervention: InterventionOption,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to make for the pictures.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the pictures into.")],
     model: ModelArgument = None,
-    strength: StrengthsOption = None,
-    prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT ...", help="What to draw.")] = None,
-    prompts: Annotated[str | None, typer.Option(metavar="FILE[:column]", help="More of them, from a file.")] = None,
-    seed: Annotated[int, number("--seed", SEED, "Of the first prompt's noise, the same at every strength.")] = 0,
-    inverse: Annotated[bool, typer.Option("--inverse", help="The opposite of what was learned.")] = False,
+    strength: Annotated[list[str] | None, strengths_option(STRENGTHS)] = None,
+    prompt: PromptOption = None,
+    prompts: MorePromptsOption = None,
+    seed: SeedOption = 0,
+    inverse: Annotated[bool, typer.Option("--inverse", help="Apply the opposite of what was learned.")] = False,
     denoising_steps: DenoisingStepsOption = None,
     guidance_scale: GuidanceScaleOption = None,
     guidance: GuidanceOption = None,
     size: SizeOption = None,
-    batch_size: Annotated[int, number("--batch-size", TOGETHER, "Pictures drawn together.")] = 4,
+    batch_size: Annotated[int, number("--batch-size", TOGETHER, "Number of pictures to draw together.")] = 4,
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
     force: ForceOption = False,
     other_model: OtherModelOption = False,
 ) -> None:
-    """Draw prompts at several strengths: a strip with a row a prompt, every picture, and an animation."""
+    """Draw prompts at several strengths: single pictures, a strip with one row for each prompt, a GIF."""
     place = Output("--out", out, KIND)
     check_outputs("paint", json, place, force=force, inputs=[*intervention, model, prompts])
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
@@ -77,8 +79,10 @@ def paint(
         chosen = chosen.inverse()
     loaded = model_for(model, chosen, dtype)
     if not isinstance(loaded, ImageModel):
-        raise LineasError(f"{loaded.name} writes and draws no images; lineas generate continues texts with it.")
-    image_model = drawing(loaded, denoising_steps, guidance_scale, guidance, size)
+        raise LineasError(
+            f"{loaded.name} is a language model and draws no images; lineas generate continues texts with it."
+        )
+    image_model = with_image_settings(loaded, denoising_steps, guidance_scale, guidance, size)
     other = accepts_other(other_model, force, chosen, image_model.network)
     with progress_bar("painting", len(texts) * len(strengths)) as advance:
         rows = pictures_at(image_model, chosen, strengths, texts, seed, batch_size, other, advance)
@@ -87,25 +91,15 @@ def paint(
         for i, row in enumerate(rows, 1):
             for label, picture in zip(labels, row):
                 picture.save(beside / f"{i:02d}-{label}.png")
-    say(json).print(f"painted {len(texts)} prompts at {len(strengths)} strengths: {out / STRIP}, {out / ANIMATION}")
-    write_json(
-        json,
-        {
-            "out": str(out),
-            "model": image_model.name,
-            "intervention": intervention,
-            "inverse": inverse,
-            "seed": seed,
-            **image_model.facts,
-            "prompts": texts,
-            "strengths": strengths,
-        },
-        "paint",
+    screen_for(json).print(
+        f"painted {len(texts)} prompts at {len(strengths)} strengths: {out / STRIP}, {out / ANIMATION}"
     )
+    facts = {"out": str(out), "model": image_model.name, "intervention": intervention, "inverse": inverse, "seed": seed}
+    write_json(json, {**facts, **image_model.facts, "prompts": texts, "strengths": strengths}, "paint")
 
 
 def write_strips(folder: Path, rows: list[list[Any]], prompts: Sequence[str], strengths: Sequence[float]) -> list[str]:
-    """Write the strip and the animation; gives the labels of the columns."""
+    """Write the strip and the animation, and return the labels of the columns."""
     labels = [as_label(s) for s in strengths]
     strip(rows, prompts, labels).save(folder / STRIP)
     animate(rows, prompts, labels, folder / ANIMATION)

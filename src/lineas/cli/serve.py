@@ -1,4 +1,4 @@
-"""`lineas serve`: a model on vLLM, with interventions that every request picks for itself."""
+"""`lineas serve`: serve a model on vLLM, where each request chooses its interventions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from lineas.checks import PLACES, PORT
 from lineas.cli.common import OtherModelOption, accepts_other
 from lineas.cli.number_options import number
-from lineas.cli.terminal import say_aside
+from lineas.cli.terminal import print_aside
 from lineas.errors import LineasError
 from lineas.intervention.intervention import Intervention
 from lineas.models import checkpoint
@@ -31,28 +31,31 @@ def serve(
         typer.Option(
             "--intervention",
             metavar="NAME=DIR ...",
-            help="What requests may name; DIR or a shipped name alone will do.",
+            help="Interventions that requests may name; a folder or a shipped name alone will do.",
         ),
     ] = [],  # noqa: B006
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, number("--port", PORT, "Port to listen on.")] = 8000,
     room: Annotated[
         int | None,
-        number("--room", PLACES, f"Places for interventions added later; 4 where {ADMIN_KEY} is set, else none."),
+        number(
+            "--room", PLACES, f"Number of interventions to add later; default: 4 if {ADMIN_KEY} is set, otherwise 0."
+        ),
     ] = None,
     sites: Annotated[
-        str | None, typer.Option(metavar="REGEX", help="Modules where those may act, beyond the default sites.")
+        str | None,
+        typer.Option(metavar="REGEX", help="Further modules where interventions that are added later may act."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", hidden=True, help="The old name of --other-model.")] = False,
     other_model: OtherModelOption = False,
 ) -> None:
-    """Serve MODEL on vLLM; a request names the model MODEL:calm@0.7, or says {"lineas": "calm:0.7"} in vllm_xargs.
+    """Serve MODEL on vLLM; a request asks for MODEL:calm@0.7, or passes {"lineas": "calm:0.7"} in vllm_xargs.
 
     Further options, such as --max-model-len 4096, go to `vllm serve`.
     """
-    folders = dict(_named(source) for source in intervention)
+    folders = dict(_name_and_folder(source) for source in intervention)
     if len(folders) < len(intervention):
-        raise LineasError("two interventions have one name; write name=DIR.")
+        raise LineasError("two interventions have one name; write NAME=DIR.")
     key = os.environ.get(ADMIN_KEY)
     if not folders and not room and not key:
         raise LineasError("name at least one --intervention; without any, `vllm serve` does the same.")
@@ -65,7 +68,7 @@ def serve(
             other_model = accepts_other(other_model, force, chosen, network)
             chosen.check_fits(network, other_model)
     if importlib.util.find_spec("vllm") is None:
-        raise LineasError("vLLM is not installed; pip install 'lineas[vllm]' (on a CPU: see docs/serving.md).")
+        raise LineasError("vLLM is not installed; pip install 'lineas[vllm]' (on a CPU: see docs/guides/serve.md).")
     environment = os.environ | {INTERVENTIONS: ",".join(f"{name}={folder}" for name, folder in folders.items())}
     if room is not None:
         environment[ROOM] = str(room)
@@ -73,24 +76,24 @@ def serve(
         environment[SITES] = sites
     if other_model or force:
         environment[OTHER_MODEL] = "1"
-    plugins = environment.get("VLLM_PLUGINS")  # endpoints are loaded only by name, and then everything else is too
+    plugins = environment.get("VLLM_PLUGINS")  # endpoints load only if named here, and then all plugins must be named
     known = {point.name for group in GROUPS for point in entry_points(group=group)}
-    wanted = known if plugins is None else set(filter(None, plugins.split(",")))
-    environment["VLLM_PLUGINS"] = ",".join(sorted(wanted | {"lineas"}))
-    say_aside(f"serving {model} with {', '.join(folders) or 'no intervention yet'} on http://{host}:{port}/v1")
+    names = known if plugins is None else set(filter(None, plugins.split(",")))
+    environment["VLLM_PLUGINS"] = ",".join(sorted(names | {"lineas"}))
+    print_aside(f"serving {model} with {', '.join(folders) or 'no intervention yet'} on http://{host}:{port}/v1")
     sys.stdout.flush()
     command = [sys.executable, "-m", "lineas.vllm_plugin", "serve", model, "--host", host, "--port", str(port)]
     os.execve(sys.executable, [*command, *context.args], environment)
 
 
-def _named(source: str) -> tuple[str, str]:
-    """`calm=DIR` as its name and its folder, made absolute; a folder or shipped name is its own name."""
-    name, said, folder = source.partition("=")
-    folder = folder if said else source
-    name = name if said else Path(source).name
+def _name_and_folder(source: str) -> tuple[str, str]:
+    """Return the name and the absolute folder of `calm=DIR`; a folder or shipped name alone is its own name."""
+    name, equals, folder = source.partition("=")
+    folder = folder if equals else source
+    name = name if equals else Path(source).name
     check_name(name)
     if not folder:
-        raise LineasError(f"the intervention {name!r} needs a folder: name=DIR.")
+        raise LineasError(f"the intervention {name!r} needs a folder; write {name}=DIR.")
     if "," in folder:
-        raise LineasError(f"an intervention's folder has no comma in its name here: {folder!r}.")
+        raise LineasError(f"the folder of an intervention to serve must have no comma in its name, not {folder!r}.")
     return name, str(Path(folder).resolve()) if Path(folder).is_dir() else folder

@@ -1,51 +1,39 @@
-"""`lineas show`: where an intervention acts, how much it changes, what folds, and what it was learned from."""
+"""`lineas show`: print where an intervention acts, how much it changes, what folds, and what it was learned from."""
 
 from __future__ import annotations
 
 from itertools import takewhile
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lineas.cli.common import ForceOption, JsonOption, say, write_json
+from lineas.cli.common import ForceOption, InterventionArgument, JsonOption, screen_for, write_json
 from lineas.cli.outputs import check_outputs
 from lineas.intervention import model_card
 from lineas.intervention.intervention import Intervention
 from lineas.measures import value_text
 
 BAR = 12
+"""Number of columns of a bar."""
 WIDE = 110
-"""Columns of a terminal from which on the numbers behind the bars are shown."""
+"""Smallest number of columns of a terminal on which the numbers behind the bars are shown too."""
 
 
-def show(
-    intervention: Annotated[str, typer.Argument(metavar="DIR", help="Folder, name of a shipped one, or hub id.")],
-    json: JsonOption = None,
-    force: ForceOption = False,
-) -> None:
-    """Draw where the maps act: sites by share of touched neurons and size of the change; support, folding, origin."""
+def show(intervention: InterventionArgument, json: JsonOption = None, force: ForceOption = False) -> None:
+    """Show where an intervention acts, how much it changes, what folds, and what it was learned from."""
     check_outputs("show", json, force=force, inputs=[intervention])
     loaded = Intervention.load(intervention)
     rows = site_rows(loaded)
-    draw(say(json), loaded, rows)
-    write_json(
-        json,
-        {
-            "intervention": intervention,
-            "model": loaded.base.__dict__ if loaded.base else None,
-            "support": loaded.support(),
-            "sites": rows,
-            "facts": loaded.facts,
-        },
-        "show",
-    )
+    draw(screen_for(json), loaded, rows)
+    model = loaded.base.__dict__ if loaded.base else None
+    facts = {"support": loaded.support(), "sites": rows, "facts": loaded.facts}
+    write_json(json, {"intervention": intervention, "model": model, **facts}, "show")
 
 
 def site_rows(intervention: Intervention) -> list[dict[str, Any]]:
-    """Per site: touched share, mean |scale - 1| and mean |shift| over its neurons, what folds."""
+    """Return for each site the share of touched neurons, the mean |scale - 1| and mean |shift|, and what folds."""
     folds = intervention.facts.get("folds", {})
     return [
         {
@@ -61,7 +49,7 @@ def site_rows(intervention: Intervention) -> list[dict[str, Any]]:
 
 
 def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]]) -> None:
-    """The terminal picture of an intervention."""
+    """Print sites as bars, and what is known of the intervention, on a terminal."""
     common = _common_prefix([row["site"] for row in rows])
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column(f"site ({common}...)" if common else "site", overflow="fold")
@@ -108,10 +96,10 @@ def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]
 
 
 def _common_prefix(names: list[str]) -> str:
-    """The dotted beginning that all names share, such as "model.layers."."""
+    """Return the levels that all names have in common, such as "model.layers."."""
     levels = zip(*(name.split(".")[:-1] for name in names))
-    shared = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, levels)]
-    return ".".join([*shared, ""]) if len(names) > 1 else ""
+    common = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, levels)]
+    return ".".join([*common, ""]) if len(names) > 1 else ""
 
 
 def _bar(share: float, color: str = "cyan") -> Text:

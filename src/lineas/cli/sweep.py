@@ -1,4 +1,4 @@
-"""`lineas sweep`: interventions along gamma, judged; the smallest that does the job is chosen."""
+"""`lineas sweep`: learn with several penalties gamma, judge the results, and choose the sparsest with the effect."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from lineas import signals
-from lineas.checks import COUNT, LOSS, PROCESSES, SEEDS, STEPS, STRENGTH, WEIGHT
-from lineas.cli.common import DtypeOption, JsonOption, progress_bar, say, write_json
+from lineas.checks import LOSS, PROCESSES, SEEDS, STEPS, STRENGTH, WEIGHT
+from lineas.cli.common import DtypeOption, JsonOption, PlainModelArgument, progress_bar, screen_for, write_json
 from lineas.cli.evaluation_options import (
     ClassifierOption,
     JudgeOption,
@@ -27,7 +27,10 @@ from lineas.cli.method_options import (
     MaxLengthOption,
     MemoryOption,
     PoolingOption,
+    SamplesOption,
     SitesOption,
+    SourceOption,
+    TargetOption,
     method_of,
     with_method_options,
 )
@@ -52,34 +55,38 @@ from lineas.sweeping.sweep import sweep as run_sweep
 
 @with_method_options("lambda_1", "lambda_g")
 def sweep(
-    source: Annotated[str, typer.Option(metavar="FILE[:column]", help="Prompts of the behaviour to leave.")],
-    target: Annotated[str, typer.Option(metavar="FILE[:column]", help="Prompts of the behaviour to reach.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the sweep; the same command goes on there.")],
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Hub id or folder; default: SmolLM2-135M.")
-    ] = None,
+    source: SourceOption,
+    target: TargetOption,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for results; an interrupted sweep goes on there.")],
+    model: PlainModelArgument = None,
     gamma: Annotated[
         list[float] | None,
         number("--gamma", WEIGHT, "Weights of the penalty; default: 0 and nine from 1e-5 to 1e-2.", several="G"),
     ] = None,
-    method: Annotated[str, typer.Option(help=f"One or several, with commas: {', '.join(METHODS)}.")] = "lineas",
-    draws: Annotated[int, number("--draws", SEEDS, "Number of draws of the prompts, each learned from anew.")] = 1,
-    samples: Annotated[int | None, number("--samples", COUNT, "Prompts a side of every draw; default: all.")] = None,
+    method: Annotated[
+        str, typer.Option(help=f"Methods of learning, separated by commas: {', '.join(METHODS)}.")
+    ] = "lineas",
+    draws: Annotated[int, number("--draws", SEEDS, "Number of random draws of the prompts to learn from.")] = 1,
+    samples: SamplesOption = None,
     steps: Annotated[
-        int, number("--steps", STEPS, "Optimizer steps of the first solution; the others share twice as many.")
+        int, number("--steps", STEPS, "Optimizer steps for the first gamma; the others share twice as many.")
     ] = FIRST_STEPS,
     settings: Any = None,
     sites: SitesOption = None,
-    refit: Annotated[bool, typer.Option("--refit", help="Learn every support once more without the penalty.")] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Learn each result again without the penalty, on the same neurons.")
+    ] = False,
     strength: Annotated[
         list[float] | None,
-        number("--strength", STRENGTH, "Judge everything at these strengths; default: 1.", several="S"),
+        number("--strength", STRENGTH, "Strengths to judge beside 0, the untouched model; default: 1.", several="S"),
     ] = None,
     prompts: PromptsOption = None,
     neutral: NeutralOption = None,
     measures: Annotated[
         str | None,
-        typer.Option(metavar="NAMES", help="Columns of classifiers, perplexity, concept; default: all."),
+        typer.Option(
+            metavar="NAMES", help="Measures to take, separated by commas: columns, perplexity, concept; default: all."
+        ),
     ] = None,
     classifiers: ClassifierOption = None,
     shows: ShowsOption = None,
@@ -88,14 +95,14 @@ def sweep(
     limit: LimitOption = None,
     effect: Annotated[
         str | None,
-        typer.Option(metavar="MEASURE", help="Measure to optimise, e.g. toxic_score; +NAME if higher is better."),
+        typer.Option(metavar="MEASURE", help="Measure to change, such as toxic_score; +NAME if it should rise."),
     ] = None,
     tolerance: Annotated[
         float, number("--tolerance", LOSS, "Share of the best effect that the choice may lose.")
     ] = 0.2,
-    processes: Annotated[int, number("--jobs", PROCESSES, "Number of processes at once; each loads the model.")] = 1,
+    processes: Annotated[int, number("--jobs", PROCESSES, "Number of processes; each loads the model.")] = 1,
     where: Annotated[
-        str, typer.Option(help="Where jobs run: processes here, or ray, a cluster that sees the folder.")
+        str, typer.Option(help="Place of the jobs: processes on this machine, or ray, a cluster that sees the folder.")
     ] = "processes",
     pooling: PoolingOption = "mean",
     max_length: MaxLengthOption = 128,
@@ -103,90 +110,94 @@ def sweep(
     dtype: DtypeOption = "auto",
     json: JsonOption = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Begin anew in a folder of a sweep of other settings.")
+        bool, typer.Option("--force", help="Start again in a folder that holds a sweep of other settings.")
     ] = False,
 ) -> None:
-    """Learn along gamma, judge every point, and choose the sparsest that keeps the effect."""
+    """Learn with several penalties gamma, judge each result, and choose the sparsest that has the effect."""
     place = Output("--out", out, None)
     check_outputs("sweep", json, place, force=force, inputs=[source, target, prompts, neutral, model])
     check_claim(out, KIND, old_settings)
     names = [name.strip() for name in method.split(",") if name.strip()] or [method]
     if "lineas" not in names and any(value is not None for value in settings.values()):
-        raise LineasError(f"--lambda-1 and --lambda-g are lineas's, which is not among the methods {', '.join(names)}.")
+        raise LineasError(
+            f"--lambda-1 and --lambda-g are for the method lineas, which is not among the methods {', '.join(names)}."
+        )
     methods = {name: method_of(name, {"steps": steps, **settings} if name == "lineas" else {}) for name in names}
     plan = plan_of(prompts, neutral, classifiers, shows=shows, judge=picture_judge, seeds=seeds, limit=limit)
-    plan = _only(plan, measures)
+    plan = _restricted(plan, measures)
     if effect is not None and shows is not None and measure(effect.removeprefix("+")).name not in plan.measures:
         raise LineasError(f"--effect {effect} is about texts; leave it out, or leave out --shows.")
+    sides = read_prompts(source), read_prompts(target)
     no_bars()
     signals.if_interrupted(f"interrupted; what was learned and measured is kept, the same command goes on in {out}.")
     with progress_bar("sweeping", None) as advance:
-        found = run_sweep(
-            model, read_prompts(source), read_prompts(target), plan, out,
+        result = run_sweep(
+            model, *sides, plan, out,
             methods=methods, gammas=gamma or GAMMAS, draws=draws, samples=samples, refit=refit,
             strengths=strength or (1.0,), effect=effect, tolerance=tolerance, sites=sites, pooling=as_pooling(pooling),
             max_length=max_length, memory=memory, dtype=dtype, processes=processes, where=where,  # pyright: ignore[reportArgumentType]
             files={"source": source, "target": target}, force=force,
             progress=lambda count, total: advance(count, "", total),
         )  # fmt: skip
-    _say(found, json)
+    _print_result(result, json)
     if json is not None:
         write_json(json, loads(read_bytes(out / SWEEP)), "sweep")
     failed = [
-        f"{row['method']} {row['gamma']}, {name}: {why}" for row in found.points for name, why in row["errors"].items()
+        f"{row['method']} {row['gamma']}, {name}: {reason}"
+        for row in result.points
+        for name, reason in row["errors"].items()
     ]
     if failed:
         list_aside(f"not measured: {failure}" for failure in failed)
         raise typer.Exit(1)
 
 
-def _only(plan: Plan, names: str | None) -> Plan:
-    """Return a plan of these measures alone.
+def _restricted(plan: Plan, names: str | None) -> Plan:
+    """Return a plan that takes only these measures; None for all.
 
     Raises:
-        LineasError: when one is no measure of sweeps, or what it is measured on is missing.
+        LineasError: when a sweep cannot take one of them, or the option with its prompts is missing.
     """
     columns, pictures = list(plan.classifiers), plan.concept is not None
     possible = ["concept"] if pictures else [*columns, *(["perplexity"] if plan.neutral else [])]
     if names is None:
         return plan
-    wanted = [measure(name.strip()).name for name in names.split(",")]
-    for name in wanted:
+    measures = [measure(name.strip()).name for name in names.split(",")]
+    for name in measures:
         if name not in possible:
             need = {"concept": "--shows", "perplexity": "--neutral", "toxic": "--prompts and a --classifier"}.get(name)
-            hint = f" needs {need}" if need else f" is not among {', '.join(possible)}"
-            raise LineasError(f"--measures: {name}{hint}.")
+            problem = f" needs {need}" if need else f" is not among {', '.join(possible)}"
+            raise LineasError(f"--measures: {name}{problem}.")
     if pictures:
         return plan
-    kept = {column: one for column, one in plan.classifiers.items() if column in wanted}
-    spared = plan.neutral if "perplexity" in wanted else ()
-    return replace(plan, prompts=plan.prompts if kept else (), classifiers=kept, neutral=spared)
+    classifiers = {column: one for column, one in plan.classifiers.items() if column in measures}
+    neutral = plan.neutral if "perplexity" in measures else ()
+    return replace(plan, prompts=plan.prompts if classifiers else (), classifiers=classifiers, neutral=neutral)
 
 
-def _say(found: Sweep, json: Path | None) -> None:
-    """Show the table and the choice."""
-    talk, chosen, effect = say(json), found.chosen, found.effect
-    talk.print(_table(found.lines, chosen, effect and aim_of(effect)[0]))
+def _print_result(result: Sweep, json: Path | None) -> None:
+    screen, chosen, effect = screen_for(json), result.chosen, result.effect
+    screen.print(_table(result.lines, chosen, effect and aim_of(effect)[0]))
     if chosen is None:
-        talk.print(f"nothing was chosen: {found.why_nothing}", soft_wrap=True)
+        screen.print(f"nothing was chosen: {result.why_nothing}", soft_wrap=True)
     else:
         assert effect is not None
         use = "" if chosen.strength == 1 else f"; use it with --strength {as_label(chosen.strength)}"
-        untouched = next((line for line in found.lines if "support" not in line.values), None)
+        untouched = next((line for line in result.lines if "support" not in line.values), None)
         change = " -> ".join(value_text(line.values, effect) for line in (untouched, chosen) if line is not None)
-        talk.print(
-            f"chosen: {chosen.label} ({effect} {change}), {found.folder / CHOSEN} (draw {found.draw}){use}",
+        screen.print(
+            f"chosen: {chosen.label} ({effect} {change}), {result.folder / CHOSEN} (draw {result.draw}){use}",
             soft_wrap=True,
         )
-    for note in found.notes:
-        talk.print(note)
+    for note in result.notes:
+        screen.print(note)
 
 
 def _table(lines: list[Line], chosen: Line | None, effect: str | None) -> Table:
-    """On the screen."""
+    """Return the table for the screen, with the chosen line in bold."""
     others = [name for name in ("perplexity", "img_score") if any(name in line.values for line in lines)]
     table = Table(box=None, header_style="bold")
-    for name in ("", "neurons", "sites", *([effect, "of it"] if effect else []), *others, "cost", "unmet"):
+    for name in ("", "neurons", "sites", *([effect, "share of it"] if effect else []), *others, "cost", "unmet"):
         table.add_column(name.replace("_", " "), overflow="fold")
     for line in lines:
         values = line.values

@@ -1,4 +1,4 @@
-"""The one door to the terminal: what is printed shows control characters instead of sending them."""
+"""Output on the terminal, in which control characters are shown and never sent."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from lineas.printable import in_a_line, printable
 
 
 class Terminal(Console):
-    """A console of rich that reads no markup, and prints texts from elsewhere with their control characters shown.
+    """A console of rich that reads no markup and shows the control characters of the texts it prints.
 
-    Styles, tables and bars are rich's own: it writes their control characters after this.
+    Rich adds the control characters of its own styles, tables and bars afterwards.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """A string as text, before it is measured and broken into lines."""
+        """Return a string as rich text, before it is measured and broken into lines."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Return what is printed as segments, each with its control characters shown."""
+        """Return the printed segments, each with its control characters shown."""
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment
@@ -35,17 +35,17 @@ class Terminal(Console):
 
 
 def terminal(stderr: bool = False, **options: Any) -> Terminal:
-    """The terminal, on standard output or standard error."""
+    """Return the terminal on standard output or standard error."""
     return Terminal(stderr=stderr, **options)
 
 
-def say_aside(sentence: str, kind: str = "", color: str = "") -> None:
-    """Print a sentence in one line on standard error, such as an error or a warning."""
+def print_aside(sentence: str, kind: str = "", color: str = "") -> None:
+    """Print a sentence in one line on standard error, after its kind, such as "error"."""
     beginning = [(f"{kind}:", color), " "] if kind else []
     terminal(stderr=True, soft_wrap=True).print(Text.assemble(*beginning, in_a_line(sentence)))
 
 
 def list_aside(lines: Iterable[str]) -> None:
-    """Print sentences on standard error, each in a line of its own."""
+    """Print sentences on standard error, each in its own line."""
     for line in lines:
-        say_aside(line)
+        print_aside(line)

@@ -1,4 +1,4 @@
-"""Evaluation: effect and damage together, for interventions, prompts and adapters."""
+"""Evaluation: effect and damage of interventions, prompts and adapters."""
 
 from lineas.evaluation.calibration import Calibration, calibrate
 from lineas.evaluation.classifiers import classifier, fitted

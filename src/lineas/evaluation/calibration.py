@@ -1,4 +1,4 @@
-"""`calibrate`: the smallest strength that has an effect within a damage, measured on the model."""
+"""`calibrate`: find the smallest strength that has an effect within a damage, by measuring the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lineas.evaluation.goals import Goal
 from lineas.evaluation.plan import Plan
 from lineas.evaluation.results import Row
 from lineas.evaluation.statistics import ratio_interval
-from lineas.evaluation.strength_search import Found, Values, find_strength
+from lineas.evaluation.strength_search import SearchResult, Values, find_strength
 from lineas.evaluation.variants import Steered, Untouched
 from lineas.intervention.intervention import Intervention
 from lineas.models.digests import reading_weights_once
@@ -26,17 +26,17 @@ from lineas.versions import stamp
 
 
 @dataclass(frozen=True)
-class Calibration(Found):
-    """The strength that a calibration found, and the intervention that knows it.
+class Calibration(SearchResult):
+    """The result of a calibration, with intervals and the calibrated intervention.
 
     Args:
-        strength: the strength.
-        reached: whether the fitted curve has the wanted effect there; True where none was wanted.
-        curve: everything measured, by strength, the untouched model first.
-        fitted: by measure of a goal, the value of the fitted curve at the strength.
-        intervals: by strength and measure of a goal, the 95 % interval of the value; of a relative goal, the interval
-            of the ratio to the untouched model, prompt by prompt, times that model's value.
-        intervention: the intervention with strength and curve among its facts.
+        strength: calibrated strength.
+        reached: whether the fitted curve reaches the effect at that strength; True if no effect was asked for.
+        curve: all measured values by increasing strength; the untouched model is first.
+        fitted: value of the fitted curve at the strength, for the measure of each goal.
+        intervals: 95 % intervals by strength and measure of a goal. For a relative goal, it is the interval of the
+            ratio to the untouched model over the same prompts, times that model's value.
+        intervention: intervention with the strength and the curve among its facts.
     """
 
     intervals: dict[float, dict[str, tuple[float, float]]]
@@ -57,58 +57,59 @@ def calibrate(
     cache: str | Path | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Calibration:
-    """Find the smallest strength that has an effect; if it damages too much, the largest strength that does not.
+    """Find the smallest strength that has an effect; if it damages too much, find the largest strength that does not.
 
-    Without an effect it is the largest strength whose damage is within the bound. See `find_strength`.
+    Without an effect, find the largest strength whose damage is within the bound. See `find_strength`.
 
     Args:
         model: untouched text or image model.
-        intervention: what is calibrated.
-        plan: what is measured at every strength, on prompts that nothing was learned from.
-        effect: a goal to reach, such as "toxic-50%", "toxic<=0.02" or "concept>=80%".
-        damage: a goal not to exceed, such as "ppl+5%", "kl<=0.1" or "likeness-5%".
-        largest: largest strength to try.
-        tolerance: how exactly the strength is found.
-        sure: whether goals must hold at the far end of each 95 % interval instead of the measured value.
-        cache: folder for parts that are done; None for none.
-        progress: called with every strength once it is measured.
+        intervention: intervention to calibrate.
+        plan: measurements at each strength, on prompts that nothing was learned from.
+        effect: goal to reach, such as "toxic-50%", "toxic<=0.02" or "concept>=80%".
+        damage: goal not to exceed, such as "ppl+5%", "kl<=0.1" or "likeness-5%".
+        largest: largest strength to try; default: 1.
+        tolerance: largest error of the strength; default: 0.02.
+        sure: whether the goals must hold in the whole 95 % interval, and not only for the measured value.
+        cache: folder for finished parts; None for no cache.
+        progress: function that is called with each strength after it was measured.
 
     Raises:
-        LineasError: without a goal, for a goal about something that the plan does not measure, when a measure fails, or
-            as `find_strength` says.
+        LineasError: when there is no goal, the plan does not measure one, a measure fails, or `find_strength` fails.
     """
-    goals = {"effect": effect, "damage": damage}
     read = {"effect": Goal.effect, "damage": Goal.damage}
-    wanted = {name: read[name](goal) if isinstance(goal, str) else goal for name, goal in goals.items()}
-    given = check_measured(plan, *wanted.values())
+    goals = {
+        name: read[name](goal) if isinstance(goal, str) else goal
+        for name, goal in {"effect": effect, "damage": damage}.items()
+    }
+    set_goals = check_measured(plan, *goals.values())
     rows: dict[float, Row] = {}
     intervals: dict[float, dict[str, tuple[float, float]]] = {}
 
     def measure(strength: float) -> Values:
         system = Steered("calibrated", intervention, strength) if strength else Untouched()
         row = rows[strength] = evaluate(model, [system], plan, cache).rows[0]
-        if row.errors and any(goal.measure not in row.values for goal in given):
-            name, why = next(iter(row.errors.items()))
+        if row.errors and any(goal.measure not in row.values for goal in set_goals):
+            name, reason = next(iter(row.errors.items()))
             raise LineasError(
-                f"{name} could not be measured at strength {strength:g}: {why.rstrip('.')}"
-                + ("; a smaller --largest may do." if strength else ".")
+                f"{name} could not be measured at strength {strength:g}: {reason.rstrip('.')}"
+                + ("; a smaller --largest (largest=...) may do." if strength else ".")
             )
-        around = intervals[strength] = {goal.measure: _interval(goal, row, rows[0.0]) for goal in given}
+        ends = intervals[strength] = {goal.measure: _interval(goal, row, rows[0.0]) for goal in set_goals}
         if progress:
             progress(strength)
         if not (sure and strength):
             return row.values
-        return {**row.values, **{goal.measure: around[goal.measure][goal.below] for goal in given}}
+        return {**row.values, **{goal.measure: ends[goal.measure][goal.below] for goal in set_goals}}
 
     with reading_weights_once():
-        found = find_strength(measure, wanted["effect"], wanted["damage"], largest, tolerance)
+        result = find_strength(measure, goals["effect"], goals["damage"], largest, tolerance)
     curve = [{"strength": s, **rows[s].values} for s in sorted(rows)]
     facts = {
-        "strength": found.strength,
-        "reached": found.reached,
-        **{name: goal.text for name, goal in wanted.items() if goal is not None},
-        "fitted": found.fitted,
-        "intervals": intervals[found.strength],
+        "strength": result.strength,
+        "reached": result.reached,
+        **{name: goal.text for name, goal in goals.items() if goal is not None},
+        "fitted": result.fitted,
+        "intervals": intervals[result.strength],
         "data": {name: plan.described()[name] for name in ("prompts", "neutral")},
         **plan.names,
         "seeds": len(plan.seeds),
@@ -121,25 +122,25 @@ def calibrate(
     }
     finite = [{name: value for name, value in row.items() if math.isfinite(value)} for row in curve]
     calibrated = intervention.with_facts(calibration=facts, measurements=finite)
-    return Calibration(found.strength, found.reached, curve, found.fitted, intervals, calibrated)
+    return Calibration(result.strength, result.reached, curve, result.fitted, intervals, calibrated)
 
 
 def check_measured(plan: Plan, *goals: Any) -> list[Goal]:
     """Return the goals that are not None.
 
     Raises:
-        LineasError: for a goal about something that a plan does not measure.
+        LineasError: when the plan does not take the measure of a goal.
     """
-    given = [goal for goal in goals if isinstance(goal, Goal)]
-    for goal in given:
+    set_goals = [goal for goal in goals if isinstance(goal, Goal)]
+    for goal in set_goals:
         if goal.measure not in plan.measures:
-            there = ", ".join(plan.measures) or "nothing"
-            raise LineasError(f"'{goal.text}' is about {goal.measure}, and measured are {there}.")
-    return given
+            measures = ", ".join(plan.measures) or "nothing"
+            raise LineasError(f"'{goal.text}' is about {goal.measure}, but the measures here are {measures}.")
+    return set_goals
 
 
 def _interval(goal: Goal, row: Row, untouched: Row) -> tuple[float, float]:
-    """Return the 95 % interval of a goal's measure: of a relative goal, of the ratio prompt by prompt."""
+    """Return the 95 % interval of a goal's measure; for a relative goal, from the ratios over the same prompts."""
     value = row.values[goal.measure]
     before, after = (one.samples.get(goal.measure) for one in (untouched, row))
     if goal.relative and before and after:

@@ -1,4 +1,4 @@
-"""Classifiers of texts: a name, a function, or one fitted on two sets of texts, as a function to probabilities."""
+"""Classifiers of texts, given by name, as a function, or fitted on two sets of texts."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from lineas.measures import measure
 from lineas.models.loader_report import load_weights
 
 Classifier = Callable[[Sequence[str]], list[float]]
-"""From texts to each one's probability of showing the concept; 0.5 or more counts as yes."""
+"""A function from texts to the probability that each shows the concept; 0.5 or more counts as yes."""
 
 PROFANITY = "profanity-check"
 CONCEPT_LABELS = ("toxic", "toxicity", "positive", "label_1", "1")
-"""Of a classifier with several labels, the one that is meant where none is named."""
+"""Labels that show the concept if a classifier has several labels and none is named."""
 BATCH = 32
 CHANCE, WEAK = 0.4, 0.6
-"""Areas under the ROC curve: below the first two sets are mixed up, below the second they are hardly told apart."""
+"""Areas under the ROC curve below which a classifier is refused (CHANCE) or warned about (WEAK)."""
 
 
 def classifier(name: str | Classifier) -> Classifier:
-    """A classifier by name.
+    """Return the classifier of a name.
 
     Args:
-        name: "profanity-check" (alt-profanity-check, a linear model over words; offline); "MODULE:FUNCTION" for a
-            Python function from a list of texts to probabilities; or a text-classification model as hub id or folder,
-            with "@LABEL" where it is not plain which label counts: "s-nlp/roberta_toxicity_classifier@toxic". A
-            function is given back as it is.
+        name: "profanity-check" (alt-profanity-check, a linear model over words, which works offline),
+            "MODULE:FUNCTION" for a Python function from a list of texts to probabilities, or hub id or folder of a
+            text-classification model, with "@LABEL" if several labels could be meant, such as
+            "s-nlp/roberta_toxicity_classifier@toxic". A function is returned as it is.
 
     Raises:
-        LineasError: when there is no such classifier, it cannot be loaded, or its label is not plain.
+        LineasError: when there is no such classifier, it cannot be loaded, or several labels could be meant.
 
     >>> mild, rude = classifier("profanity-check")(["What a lovely garden.", "You are an idiot, shut up."])
     >>> mild < 0.5 < rude
@@ -54,63 +54,66 @@ def classifier(name: str | Classifier) -> Classifier:
     return _pipeline(*_model_and_label(name), content_of(name))
 
 
-def by_column(given: Sequence[str]) -> dict[str, str]:
-    """Return classifiers by the column that each fills, which bears its name.
+def by_column(names: Sequence[str]) -> dict[str, str]:
+    """Return the names of classifiers by the column of results that each fills.
+
+    The column of profanity-check is "toxic". The column of a model is its label if one is named, else its own name.
 
     Args:
-        given: names that `classifier` knows, each with COLUMN= before it where another name is wanted; "none" alone for
-            none. The column of profanity-check is "toxic", that of a model its label, else its own name.
+        names: names that `classifier` knows, each perhaps with COLUMN= before it; or "none" alone for none.
 
     Raises:
-        LineasError: when two would fill one column, or a column is another measure's.
+        LineasError: when two would fill one column, or a column belongs to another measure.
 
     >>> by_column(["profanity-check", "judges:is_polite", "me/model@Formal", "kind=me/kindness"])
     {'toxic': 'profanity-check', 'is_polite': 'judges:is_polite', 'formal': 'me/model@Formal', 'kind': 'me/kindness'}
     """
-    if list(given) == ["none"]:
+    if list(names) == ["none"]:
         return {}
-    found: dict[str, str] = {}
-    for one in given:
+    classifiers: dict[str, str] = {}
+    for one in names:
         column, equals, name = one.partition("=")
         if not equals or not re.fullmatch(r"\w+", column) or Path(one).exists():
             column, name = _column(one), one
         if name == "none":
             raise LineasError("--classifier none stands alone; leave it out, or leave out the others.")
-        if not column or column in found:
+        if not column or column in classifiers:
             raise LineasError(f"two classifiers would fill the column '{column}'; write COLUMN=NAME for one of them.")
         if measure(column).role != "effect" or column.endswith("_score"):
             raise LineasError(f"a classifier cannot fill the column '{column}', which is another measure's.")
-        found[column] = name
-    return found
+        classifiers[column] = name
+    return classifiers
 
 
 def _column(name: str) -> str:
-    """Return what a classifier of this name tells of a text, in a word."""
+    """Return the default column of a classifier."""
     if name == PROFANITY:
         return "toxic"
     model, label = _model_and_label(name)
-    told = label or (model.rpartition(":")[2] if not Path(model).exists() else "") or Path(model).name
-    return re.sub(r"\W+", "_", Path(told).name).strip("_").lower()
+    words = label or (model.rpartition(":")[2] if not Path(model).exists() else "") or Path(model).name
+    return re.sub(r"\W+", "_", Path(words).name).strip("_").lower()
 
 
 def fitted(concept: Sequence[str], other: Sequence[str], seed: int = 0) -> tuple[Classifier, float]:
-    """A classifier fitted on texts that show a concept and texts that do not: words and pieces of words, weighted by
-    TF-IDF, into a logistic regression (scikit-learn).
+    """Fit a classifier on texts with and without a concept: a logistic regression (scikit-learn) on TF-IDF weights.
+
+    The weights are those of words and of pieces of words.
 
     Args:
-        concept: texts that show it, kept apart from those that were learned from.
-        other: texts that do not.
-        seed: of the folds of the cross-validation.
+        concept: n texts that show the concept, none of which was learned from.
+        other: texts that do not show it.
+        seed: seed of the folds of the cross-validation; default: 0.
 
     Returns:
-        (the classifier, its area under the ROC curve in a cross-validation with 5 folds, 0.5 being chance).
+        (the classifier, its area under the ROC curve in a 5-fold cross-validation, where chance is 0.5).
 
     Raises:
-        LineasError: when there are fewer than 5 texts a side, or scikit-learn is not installed.
+        LineasError: when a side has fewer than 5 texts, scikit-learn is not installed, or the classifier is worse
+            than chance.
     """
     for side, texts in (("concept", concept), ("other", other)):
         if len(texts) < 5:
-            raise LineasError(f"a classifier is fitted on at least 5 texts a side, the {side} side has {len(texts)}.")
+            raise LineasError(f"fitting a classifier needs at least 5 texts a side, the {side} side has {len(texts)}.")
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
@@ -127,18 +130,18 @@ def fitted(concept: Sequence[str], other: Sequence[str], seed: int = 0) -> tuple
     if not area >= CHANCE:
         raise LineasError(
             f"a classifier does not tell these texts from the others: its area under the ROC curve is {area:.3f} in a "
-            "cross-validation, where chance has 0.5; are both the same? Give texts that differ."
+            "cross-validation, where chance is 0.5. Give two sets of texts that differ."
         )
     if area < WEAK:
         warnings.warn(
-            f"a classifier hardly tells these texts from the others (area under the ROC curve {area:.3f}, chance has "
-            "0.5), so what it says of continuations means little.",
+            f"a classifier hardly tells these texts from the others (area under the ROC curve {area:.3f}, where chance "
+            "is 0.5), so do not rely on its results.",
             stacklevel=2,
         )
     model.fit(texts, labels)
 
-    def probabilities(given: Sequence[str]) -> list[float]:
-        return [float(p) for p in model.predict_proba(list(given))[:, 1]] if given else []
+    def probabilities(texts: Sequence[str]) -> list[float]:
+        return [float(p) for p in model.predict_proba(list(texts))[:, 1]] if texts else []
 
     probabilities.__name__ = f"fitted on {len(concept)} and {len(other)} texts, area {area:.3f}"
     return probabilities, area
@@ -160,17 +163,20 @@ def _profanity() -> Classifier:
 def _function(module: str, function: str) -> Classifier:
     here = str(Path.cwd())
     try:
-        sys.path.insert(0, here)  # a console script does not look here by itself
-        found = getattr(importlib.import_module(module), function)
-    except Exception as error:  # whatever the module does when it is imported
+        sys.path.insert(0, here)  # Python does not look here for a console script
+        imported = getattr(importlib.import_module(module), function)
+    except Exception as error:  # importing runs the user's code
         raise LineasError(f"no classifier {module}:{function}: {type(error).__name__}: {error}.") from None
     finally:
         sys.path.remove(here)
 
     def checked(texts: Sequence[str]) -> list[float]:
-        scores = [float(score) for score in found(list(texts))]
+        scores = [float(score) for score in imported(list(texts))]
         if len(scores) != len(texts) or not all(0 <= score <= 1 for score in scores):
-            raise LineasError(f"{module}:{function} gave no probability a text (0 to 1) for {len(texts)} texts.")
+            raise LineasError(
+                f"{module}:{function} must return one probability (0 to 1) for each text, and did not for {len(texts)} "
+                "texts."
+            )
         return scores
 
     checked.__name__ = f"{module}:{function}"
@@ -184,13 +190,13 @@ def _model_and_label(name: str) -> tuple[str, str | None]:
 
 @lru_cache(maxsize=4)
 def _pipeline(name: str, label: str | None, content: str | None) -> Classifier:
-    """A text-classification model of transformers, loaded anew where its content is another."""
+    """Load a text-classification model of transformers; another content is another key of the cache."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
     options: dict[str, Any] = {"top_k": None, "truncation": True, "batch_size": BATCH}
     with reading(
-        f"there is no classifier '{name}': not {PROFANITY}, not MODULE:FUNCTION, and no text-classification model that "
-        "can be loaded"
+        f"there is no classifier '{name}': it is neither {PROFANITY} nor MODULE:FUNCTION, and no text-classification "
+        "model could be loaded"
     ):
         network = load_weights(AutoModelForSequenceClassification, name, ignore_mismatched_sizes=True, dtype="auto")
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -199,7 +205,7 @@ def _pipeline(name: str, label: str | None, content: str | None) -> Classifier:
     chosen = _label(name, labels, label)
 
     def probabilities(texts: Sequence[str]) -> list[float]:
-        texts = as_texts("what is judged", texts, "texts")
+        texts = as_texts("what to judge", texts, "texts")
         with reading(f"{name} could not judge the texts"):
             rows = model(texts) if texts else []
         return [float(next(entry["score"] for entry in row if entry["label"] == chosen)) for row in rows]
@@ -208,11 +214,11 @@ def _pipeline(name: str, label: str | None, content: str | None) -> Classifier:
     return probabilities
 
 
-def _label(name: str, labels: list[str], wanted: str | None) -> str:
-    known = {label.lower(): label for label in labels}
-    if wanted is not None and wanted.lower() in known:
-        return known[wanted.lower()]
-    guesses = [] if wanted is not None else [known[label] for label in CONCEPT_LABELS if label in known]
-    if wanted is None and (guesses or len(labels) == 1):
+def _label(name: str, labels: list[str], label: str | None) -> str:
+    known = {one.lower(): one for one in labels}
+    if label is not None and label.lower() in known:
+        return known[label.lower()]
+    guesses = [] if label is not None else [known[one] for one in CONCEPT_LABELS if one in known]
+    if label is None and (guesses or len(labels) == 1):
         return (guesses or labels)[0]
-    raise LineasError(f"say which label of {name} counts, as {name}@LABEL: it has {', '.join(labels)}.")
+    raise LineasError(f"name the label of {name} that shows the concept, as {name}@LABEL: it has {', '.join(labels)}.")

@@ -1,4 +1,4 @@
-"""`evaluate`: effect and damage of several variants of a model, measured on the same prompts, resumable."""
+"""`evaluate`: measure effect and damage of several systems on the same prompts; it can go on after an interruption."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lineas.evaluation.picture_measures import PictureMeasures
 from lineas.evaluation.plan import Plan
 from lineas.evaluation.results import Evaluation, Row
 from lineas.evaluation.text_measures import TextMeasures
-from lineas.evaluation.variants import Steered, System, Untouched, check_systems, of_interventions
+from lineas.evaluation.variants import Steered, System, Untouched, check_systems, systems_of
 from lineas.intervention.intervention import Intervention
 from lineas.models.digests import reading_weights_once
 from lineas.models.image import ImageModel
@@ -30,38 +30,36 @@ def evaluate(
     *,
     strengths: float | Sequence[float] = (0.0, 1.0),
 ) -> Evaluation:
-    """Measure every variant of a model by the same plan. A measure that fails is noted and loses no other.
+    """Measure every system by the same plan. If a measure fails, the reason is noted and the others go on.
 
-    Of pictures, `concept` is the probability that one shows the concept, and with CLIP `clip_score` its CLIPScore: the
-    effect. `img_score` is the cosine of a picture's features with those of the untouched model's picture of the same
-    prompt and noise, in percent: what is left of the picture (arXiv 2503.10679, section 4.3).
+    For pictures, the effect is `concept`, the probability that a picture shows the concept, and with CLIP also
+    `clip_score`, its CLIPScore. The damage is `img_score`, the cosine in percent between the features of a picture and
+    those of the untouched model's picture of the same prompt and noise (arXiv 2503.10679, section 4.3).
 
-    What is cached is taken again only for the same bytes of weights, the same configuration, tokenizer and settings of
-    generation, the same data and versions. With the variable LINEAS_DEBUG, what fails ends the evaluation with its
-    traceback.
+    A cached result is used only for the same bytes of weights, configuration, tokenizer, settings of generation, data
+    and versions. With the environment variable LINEAS_DEBUG, an error of a library ends the evaluation at once.
 
     Args:
         model: untouched text or image model.
-        systems: variants that are judged, those at strength 0 being the untouched model; or interventions by name,
-            each of which is judged at all `strengths`.
-        plan: what is measured.
-        cache: folder for parts that are done, so that an interrupted evaluation goes on there; None for none.
-        progress: called with the number of prompts continued or drawn, or read from an earlier run.
-        strengths: strengths of interventions that are given by name; 0 is the untouched model.
+        systems: systems to judge; or interventions by name, each of which is judged at all `strengths`.
+        plan: measurements to make.
+        cache: folder for finished parts, from which an interrupted evaluation goes on; None for no cache.
+        progress: function that is called with the number of prompts continued, drawn, or read from the cache.
+        strengths: strengths of interventions given by name, 0 being the untouched model; default: 0 and 1.
 
     Raises:
-        LineasError: when there is no system, one does not fit the model, or somebody steers it already.
+        LineasError: when there is no system, one does not fit the model, or the model is being steered already.
     """
     if not isinstance(model, (TextModel, ImageModel)):
         raise LineasError(f"evaluate judges a TextModel or an ImageModel, not a {type(model).__name__}.")
     if not isinstance(plan, Plan):
-        raise LineasError(f"what is measured is a Plan, not a {type(plan).__name__}.")
+        raise LineasError(f"what to measure is a Plan, not a {type(plan).__name__}.")
     if isinstance(systems, Mapping):
-        systems = of_interventions(systems, strengths)
+        systems = systems_of(systems, strengths)
     check_systems(systems, (Untouched, Steered) if isinstance(model, ImageModel) else ())
     if len(systems) > 1:
         for system in systems:
-            with system.applied(model):  # what does not fit is said before hours of measuring
+            with system.applied(model):  # refuse one that does not fit before hours of measuring
                 pass
     with reading_weights_once():
         measures: PictureMeasures | TextMeasures
@@ -80,21 +78,21 @@ def evaluate(
 
 
 def settings_of(
-    model: TextModel | ImageModel, systems: Sequence[System], plan: Plan, apart: Path | None = None
+    model: TextModel | ImageModel, systems: Sequence[System], plan: Plan, excluded: Path | None = None
 ) -> dict[str, Any]:
-    """Return everything an evaluation was asked for, as JSON holds it: equal for the same evaluation alone.
+    """Return all settings of an evaluation as JSON, which are equal only for the same evaluation.
 
     Args:
         model: text or image model.
-        systems: variants that are judged.
-        plan: what is measured.
-        apart: a folder of results, which is no part of the tasks, though it may lie among them.
+        systems: systems to judge.
+        plan: measurements to make.
+        excluded: folder of results, which is ignored if it is in the folder of task files.
     """
     judged = [{"name": system.name, "strength": system.strength, **system.identity()} for system in systems]
     if isinstance(model, ImageModel):
         return {**picture_measures.settings(model, plan), "batch_size": plan.batch_size, "systems": judged}
     return {
         "model": model.name,
-        **text_measures.settings(plan, plan.loaded_classifiers(), apart),
+        **text_measures.settings(plan, plan.loaded_classifiers(), excluded),
         "systems": judged,
     }

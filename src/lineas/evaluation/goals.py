@@ -18,10 +18,10 @@ class Goal:
 
     Args:
         measure: name of the measure in a row of values.
-        below: True when the value must be at most the bound, False when it must be at least the bound.
-        bound: a value, or where `relative`, a factor of the untouched model's value.
+        below: True if the value must be at most the bound, False if it must be at least the bound.
+        bound: bound as a value, or as a factor of the untouched model's value if `relative`.
         relative: whether the bound is a factor.
-        text: the goal as it was given.
+        text: goal as the user wrote it.
 
     Raises:
         LineasError: when the bound is no finite number.
@@ -39,10 +39,12 @@ class Goal:
 
     @classmethod
     def effect(cls, text: str) -> Goal:
-        """Read an effect to reach: "toxic-50%" is half of the untouched model's or less, "concept>=80%" a share of 0.8.
+        """Return the effect to reach that a text names.
+
+        "toxic-50%" is at most half of the untouched model's share; "concept>=80%" is a share of at least 0.8.
 
         Raises:
-            LineasError: when it cannot be read.
+            LineasError: when the text is no goal.
 
         >>> Goal.effect("toxic-50%").met({"toxic": 0.1}, {"toxic": 0.3})
         True
@@ -51,10 +53,12 @@ class Goal:
 
     @classmethod
     def damage(cls, text: str) -> Goal:
-        """Read a damage not to exceed: "ppl+5%" is 1.05 times the untouched model's or less, "likeness>=95%" is that.
+        """Return the damage not to exceed that a text names.
+
+        "ppl+5%" is at most 1.05 times the untouched model's perplexity; "likeness>=95%" is at least 95 %.
 
         Raises:
-            LineasError: when it cannot be read.
+            LineasError: when the text is no goal.
 
         >>> Goal.damage("ppl+5%").met({"perplexity": 21.5}, {"perplexity": 20.0})
         False
@@ -68,37 +72,37 @@ class Goal:
         number = r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)"
         absolute = re.fullmatch(rf"\s*(\w+)\s*(<=|>=)\s*{number}\s*(%?)\s*", text)
         relative = re.fullmatch(rf"\s*(\w+)\s*([+-])\s*{number}\s*%\s*", text)
-        found = absolute or relative
-        if found is not None and not math.isfinite(float(found[3])):
+        match = absolute or relative
+        if match is not None and not math.isfinite(float(match[3])):
             raise LineasError(f"'{shortened(text)}' is no finite number, so it bounds nothing.")
-        if found is None:
+        if match is None:
             raise LineasError(
                 f"'{shortened(text)}' is no goal; write NAME-50% or NAME+5% for a change, NAME<=0.02 or NAME>=80% for "
                 "a value."
             )
-        one = measure_of(found[1])
+        one = measure_of(match[1])
         name = one.name
         if absolute:
-            share = found[4] and one.unit not in ("percent", "points")
-            return cls(name, found[2] == "<=", float(found[3]) / (100 if share else 1), False, text)
-        change = float(found[3]) / 100 * (1 if found[2] == "+" else -1)
+            is_share = match[4] and one.unit not in ("percent", "points")
+            return cls(name, match[2] == "<=", float(match[3]) / (100 if is_share else 1), False, text)
+        change = float(match[3]) / 100 * (1 if match[2] == "+" else -1)
         if change < -1:
-            raise LineasError(f"'{text}' asks for less than nothing; a measure can fall by 100 % at most.")
-        return cls(name, (found[2] == "-") == reached, 1 + change, True, text)
+            raise LineasError(f"'{text}' is not possible; a measure can fall by 100 % at most.")
+        return cls(name, (match[2] == "-") == reached, 1 + change, True, text)
 
     def bound_for(self, untouched: Mapping[str, float]) -> float:
-        """Return the bound as a value of the measure, given the untouched model's values."""
+        """Return the bound as a value of the measure, for these values of the untouched model."""
         return self.bound * untouched[self.measure] if self.relative else self.bound
 
     def excess(self, values: Mapping[str, float], untouched: Mapping[str, float]) -> float:
-        """Return how far values are beyond the bound; 0 or less where they keep to it."""
+        """Return by how much values exceed the bound; 0 or less if they meet the goal."""
         over = values[self.measure] - self.bound_for(untouched)
         return over if self.below else -over
 
     def met(self, values: Mapping[str, float], untouched: Mapping[str, float]) -> bool:
-        """Return whether values keep to the bound."""
+        """Return whether values meet the goal."""
         return self.excess(values, untouched) <= 0
 
     def value_text(self, values: Mapping[str, float]) -> str:
-        """Return the value of the measure as people read it."""
+        """Return the value of the measure with its unit, for people."""
         return measure_of(self.measure).text(values[self.measure])

@@ -1,4 +1,4 @@
-"""Judges of pictures: how much a picture shows a concept, and features by which two pictures are compared."""
+"""Judges of pictures: the probability that a picture shows a concept, and features to compare two pictures."""
 
 from __future__ import annotations
 
@@ -24,51 +24,51 @@ BATCH = 32
 
 
 class PictureJudge(Protocol):
-    """What looks at pictures, float `[n, 3, h, w]` from 0 to 1."""
+    """A judge of pictures, float `[n, 3, h, w]` from 0 to 1."""
 
     @property
     def name(self) -> str: ...
 
     def scores(self, pictures: torch.Tensor, concept: str) -> dict[str, list[float]]:
-        """By measure, one number a picture: `concept`, the probability that it shows it, and others."""
+        """Return n numbers for each measure, among them `concept`, the probability that a picture shows the concept."""
         ...
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
-        """`[n, d]`, to be compared by their cosine."""
+        """Return features, `[n, d]`, which are compared by their cosine."""
         ...
 
 
 def judge(name: str) -> PictureJudge:
-    """A judge by name.
+    """Return the judge of a name.
 
     Args:
-        name: a folder with `judge.safetensors`, such as that of the embedded image model; or "CLIP+DINO": two hub ids
-            or folders of models of transformers, "clip" standing for the usual two.
+        name: folder with `judge.safetensors`, such as that of the embedded image model, or hub ids or folders of two
+            models of transformers as "CLIP+DINO", or "clip" for the two default ones.
 
     Raises:
-        LineasError: when there is none.
+        LineasError: when there is no such judge.
     """
     if (Path(name) / JUDGE).is_file():
         return WorldJudge(Path(name))
     clip, _, dino = (f"{CLIP}+{DINO}" if name == "clip" else name).partition("+")
     if not dino:
         raise LineasError(
-            f"there is no judge '{name}': name 'clip', two models as CLIP+DINO, or a folder with {JUDGE}."
+            f"there is no judge '{name}'; give 'clip', two models as CLIP+DINO, or a folder with {JUDGE}."
         )
     return HubJudge(clip, dino)
 
 
 @dataclass(frozen=True)
 class HubJudge:
-    """CLIP for the concept, DINOv2 for what else a picture shows (Hessel et al. 2021, arXiv 2104.08718; Oquab et al.
-    2023, arXiv 2304.07193).
+    """A judge of two models: CLIP for the concept, DINOv2 for the features.
 
-    `clip_score` is 100 times the cosine of picture and concept, at least 0; `concept` the probability of the concept
-    against "a picture", by CLIP's own temperature.
+    `clip_score` is 100 times the cosine of picture and concept, at least 0 (Hessel et al. 2021, arXiv 2104.08718).
+    `concept` is the probability of the concept against "a picture", at CLIP's own temperature. The features are those
+    of Oquab et al. 2023 (arXiv 2304.07193).
 
     Args:
-        clip: hub id or folder.
-        dino: hub id or folder.
+        clip: hub id or folder of CLIP.
+        dino: hub id or folder of DINOv2.
     """
 
     clip: str = CLIP
@@ -76,43 +76,47 @@ class HubJudge:
 
     @property
     def name(self) -> str:
-        """Both models."""
+        """The names of both models."""
         return f"{self.clip}+{self.dino}"
 
     def identity(self) -> dict[str, Any]:
-        """Return what its answers depend on, as JSON: the bytes of both models, and how pictures are prepared."""
-        (clip, seen), (dino, alike) = self._clip, self._dino
-        prepared = [seen.image_processor, seen.tokenizer, alike]
-        return {"clip": describe_part(clip), "dino": describe_part(dino), "prepared": describe_part(prepared)}
+        """Return everything that the answers depend on, as JSON: both models and the preparation of pictures."""
+        (clip, clip_processor), (dino, dino_processor) = self._clip, self._dino
+        prepared = [clip_processor.image_processor, clip_processor.tokenizer, dino_processor]
+        return {
+            "clip": describe_part(clip),
+            "dino": describe_part(dino),
+            "prepared": [describe_part(part) for part in prepared],
+        }
 
     @torch.no_grad()
     def scores(self, pictures: torch.Tensor, concept: str) -> dict[str, list[float]]:
-        """`concept` and `clip_score`."""
+        """Return `concept` and `clip_score` of each picture."""
         as_texts("the concepts", [concept], "concepts")
         model, processor = self._clip
         with reading(f"{self.clip} could not judge the pictures"):
-            told = processor.tokenizer([concept, "a picture"], padding=True, truncation=True, return_tensors="pt")
-            text = F.normalize(_embedding(model.get_text_features(**told)), dim=-1)  # [2, d]
-            seen = torch.cat([self._seen(part) for part in pictures.split(BATCH)])  # [n, d]
-        cosines = seen @ text.T
+            tokens = processor.tokenizer([concept, "a picture"], padding=True, truncation=True, return_tensors="pt")
+            text = F.normalize(_embedding(model.get_text_features(**tokens)), dim=-1)  # [2, d]
+            image = torch.cat([self._image_embedding(part) for part in pictures.split(BATCH)])  # [n, d]
+        cosines = image @ text.T
         chances = (cosines * model.logit_scale.exp()).softmax(-1)
         return {"concept": chances[:, 0].tolist(), "clip_score": (100 * cosines[:, 0]).clamp_min(0).tolist()}
 
     @torch.no_grad()
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
-        """The class token of DINOv2, `[n, d]`."""
+        """Return the class tokens of DINOv2, `[n, d]`."""
         model, processor = self._dino
         parts = []
         for part in pictures.split(BATCH):
             with reading(f"{self.dino} could not judge the pictures"):
-                given = processor(images=list(part), return_tensors="pt", do_rescale=False)
-                parts.append(model(**given).last_hidden_state[:, 0].float())
+                pixels = processor(images=list(part), return_tensors="pt", do_rescale=False)
+                parts.append(model(**pixels).last_hidden_state[:, 0].float())
         return torch.cat(parts)
 
-    def _seen(self, pictures: torch.Tensor) -> torch.Tensor:
+    def _image_embedding(self, pictures: torch.Tensor) -> torch.Tensor:
         model, processor = self._clip
-        given = processor.image_processor(images=list(pictures), return_tensors="pt", do_rescale=False)
-        return F.normalize(_embedding(model.get_image_features(**given)), dim=-1)
+        pixels = processor.image_processor(images=list(pictures), return_tensors="pt", do_rescale=False)
+        return F.normalize(_embedding(model.get_image_features(**pixels)), dim=-1)
 
     @cached_property
     def _clip(self) -> tuple[Any, Any]:
@@ -132,7 +136,7 @@ class HubJudge:
 
 
 def _embedding(result: Any) -> torch.Tensor:
-    """The projected features, which transformers 4 gives as a tensor and 5 within an output."""
+    """Return the projected features; transformers 4 returns a tensor, transformers 5 an output that holds it."""
     return result if isinstance(result, torch.Tensor) else result.pooler_output
 
 
@@ -142,10 +146,10 @@ LABELS = "judge.json"
 
 
 class WorldNetwork(nn.Module):
-    """A small convolutional network: what a picture shows, and features.
+    """A small convolutional network that gives features and a logit for each label.
 
     Args:
-        labels: how many things it tells.
+        labels: number of labels.
     """
 
     def __init__(self, labels: int) -> None:
@@ -159,52 +163,52 @@ class WorldNetwork(nn.Module):
         self.head = nn.Linear(128, labels)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features `[n, 128]` and logits `[n, labels]` of pictures from -1 to 1, `[n, 3, 64, 64]`."""
+        """Return features `[n, 128]` and logits `[n, labels]` of pictures `[n, 3, 64, 64]` from -1 to 1."""
         features = self.features(F.adaptive_avg_pool2d(self.body(x), 4).flatten(1))
         return features, self.head(F.silu(features))
 
 
 @dataclass(frozen=True)
 class WorldJudge:
-    """The classifier that was trained on the world of the embedded image model.
+    """The judge that was trained on the pictures of the embedded image model.
 
     Args:
-        folder: with its weights and its labels.
+        folder: folder with the weights and the labels.
     """
 
     folder: Path
 
     @property
     def name(self) -> str:
-        """The folder's."""
+        """The name of the folder, with a note."""
         return f"{self.folder.name} (a classifier of its world)"
 
     def identity(self) -> dict[str, Any]:
-        """Return what its answers depend on, as JSON holds it."""
+        """Return everything that the answers depend on, as JSON."""
         return {"labels": self.labels, "network": describe_part(self._network)}
 
     @torch.no_grad()
     def scores(self, pictures: torch.Tensor, concept: str) -> dict[str, list[float]]:
-        """`concept`, one of its labels.
+        """Return `concept` of each picture.
 
         Raises:
-            LineasError: for another concept, naming the labels.
+            LineasError: when the concept is none of the labels.
         """
         labels = self.labels
         if concept not in labels:
             raise LineasError(f"this judge does not know '{concept}'; it knows {', '.join(labels)}.")
-        found = [self._network(part * 2 - 1)[1] for part in pictures.float().split(BATCH)]
-        return {"concept": torch.cat(found)[:, labels.index(concept)].sigmoid().tolist()}
+        logits = [self._network(part * 2 - 1)[1] for part in pictures.float().split(BATCH)]
+        return {"concept": torch.cat(logits)[:, labels.index(concept)].sigmoid().tolist()}
 
     @torch.no_grad()
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
-        """`[n, 128]`."""
+        """Return features, `[n, 128]`."""
         return torch.cat([self._network(part * 2 - 1)[0] for part in pictures.float().split(BATCH)])
 
     @cached_property
     def labels(self) -> list[str]:
-        """What it tells."""
-        with reading(f"{self.folder / LABELS} does not say what this judge tells"):
+        """The concepts that the judge knows."""
+        with reading(f"{self.folder / LABELS} holds no list of labels"):
             return list(map(str, json.loads((self.folder / LABELS).read_text(encoding="utf-8"))["labels"]))
 
     @cached_property

@@ -1,8 +1,8 @@
-"""lm-eval: a steered model as one of its models, so that any of its tasks measures the damage.
+"""Tasks of lm-eval on a steered model, to measure the damage.
 
     lineas lm-eval --model lineas --model_args pretrained=MODEL,intervention=DIR,strength=0.5 --tasks hellaswag
 
-is `lm_eval` with the model type `lineas` known to it; it takes all of that command's options.
+is the command `lm_eval` with the further model type `lineas`; it takes all options of `lm_eval`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lineas.evaluation.lm_model import NOT_INSTALLED, model_class
 from lineas.models.text import TextModel
 
 BOOTSTRAP = 1000
-"""Resamples for the standard errors that have no formula."""
+"""Number of resamples for standard errors that have no formula."""
 
 
 def run_tasks(
@@ -33,26 +33,26 @@ def run_tasks(
     prefix: str = "",
     fewshot: int | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Run tasks of lm-eval on a model as it is, steered or not.
+    """Run tasks of lm-eval on a model as it is now, steered or not.
 
     Args:
-        model: a text model.
-        tasks: by name; those of lm-eval, which fetches their data from the hub, or of `path`.
-        path: a folder with further task files (lm-eval's `--include_path`).
-        limit: at most so many examples a task.
-        prefix: an instruction in front of every context.
-        fewshot: examples in the context; None for what the task says.
+        model: text model.
+        tasks: names of tasks of lm-eval, which downloads their data from the hub, or of tasks in `path`.
+        path: folder with further task files (lm-eval's `--include_path`).
+        limit: largest number of examples of each task; None for all.
+        prefix: instruction before every context; "" for none.
+        fewshot: number of examples in the context; None for the task's own.
 
     Returns:
-        by task: `metric`, its `value`, and its standard `error` or None.
+        `metric`, its `value` and its standard `error` (or None) by task.
 
     Raises:
         LineasError: when lm-eval is not installed, or does not know a task.
     """
     evaluator, _ = _lm_eval()
     manager = check_tasks(tasks, path)
-    with _own_randomness():
-        found = evaluator.simple_evaluate(
+    with _restored_generators():
+        output = evaluator.simple_evaluate(
             model=model_class()(pretrained=model),
             tasks=list(tasks),
             num_fewshot=fewshot,
@@ -63,40 +63,42 @@ def run_tasks(
             bootstrap_iters=BOOTSTRAP,
             verbosity="ERROR",
         )
-    return {task: _result(task, found["results"][task]) for task in tasks}
+    return {task: _result(task, output["results"][task]) for task in tasks}
 
 
 def check_tasks(tasks: Sequence[str], path: str | Path | None = None) -> Any:
-    """Refuse names that lm-eval does not know, or that stand for several tasks without a number of their own.
+    """Refuse names that lm-eval does not know, or that stand for several tasks without a common result.
 
     Returns:
-        lm-eval's TaskManager, with the folder's task files.
+        lm-eval's TaskManager, which knows the task files of the folder.
+
+    Raises:
+        LineasError: when a name is refused; the sentence names the right ones.
     """
     manager = _manager(None, ()) if path is None else _manager(str(path), _state(Path(path)))
     for task in tasks:
         if task in manager.all_tags:
-            like = (
-                ", ".join(name for name in manager.all_subtasks if name.startswith(f"{task}_"))
-                or "see lm_eval ls tasks"
+            subtasks = ", ".join(name for name in manager.all_subtasks if name.startswith(f"{task}_"))
+            raise LineasError(
+                f"'{task}' stands for several tasks of lm-eval; name one of them: {subtasks or 'see lm_eval ls tasks'}."
             )
-            raise LineasError(f"'{task}' stands for several tasks of lm-eval; name one of them: {like}.")
         if task not in manager.all_tasks:
             raise LineasError(
-                f"lm-eval has no task '{task}'; `lm_eval ls tasks` lists its own, and a folder with task files is "
-                "given as --task-path."
+                f"lm-eval has no task '{task}'; `lineas lm-eval ls tasks` lists its tasks, and --task-path DIR "
+                "(task_path=...) adds a folder of task files."
             )
     return manager
 
 
 @lru_cache(maxsize=4)
 def _manager(path: str | None, state: tuple[Any, ...]) -> Any:
-    """Return lm-eval's TaskManager, which takes ten seconds to read all task files; once a folder and its state."""
+    """Return lm-eval's TaskManager, which needs ten seconds to read all task files; `state` is a key of the cache."""
     _, manager_of = _lm_eval()
     return manager_of(include_path=path)
 
 
 def _state(folder: Path) -> tuple[Any, ...]:
-    """Return what changes with the files in a folder: their names, sizes and times."""
+    """Return names, sizes and times of all files in a folder."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return tuple((str(file), (facts := file.stat()).st_size, facts.st_mtime_ns) for file in files)
 
@@ -111,27 +113,27 @@ def _lm_eval() -> tuple[Any, Any]:
 
 
 @contextmanager
-def _own_randomness() -> Iterator[None]:
-    """lm-eval seeds every generator; afterwards they are where they were."""
-    python, numbers = random.getstate(), np.random.get_state()
+def _restored_generators() -> Iterator[None]:
+    """Restore all random generators after the block, since lm-eval seeds them."""
+    python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(numbers)
+            np.random.set_state(numpy)
 
 
-def _result(task: str, found: dict[str, Any]) -> dict[str, Any]:
-    """The task's accuracy, or else its first number."""
+def _result(task: str, results: dict[str, Any]) -> dict[str, Any]:
+    """Return the accuracy of a task, or else its first number."""
     numbers = {
         key: value
-        for key, value in found.items()
+        for key, value in results.items()
         if isinstance(value, (int, float)) and "," in key and "_stderr" not in key
     }
     if not numbers:
         raise LineasError(f"lm-eval gave no number for the task {task}.")
     metric = next((key for key in numbers if key.startswith("acc,")), next(iter(numbers)))
-    name, _, how = metric.partition(",")
-    error = found.get(f"{name}_stderr,{how}")
+    name, _, filter_name = metric.partition(",")
+    error = results.get(f"{name}_stderr,{filter_name}")
     return {"metric": name, "value": numbers[metric], "error": error if isinstance(error, float) else None}

@@ -1,4 +1,4 @@
-"""The arguments of lm-eval's model type `lineas` (`--model_args`): known ones are checked, all others refused."""
+"""The arguments of lm-eval's model type `lineas` (`--model_args`): known ones are checked, all others are refused."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ ACTING: dict[str, type | tuple[type, ...]] = {
     "enable_thinking": bool,
     "chat_template_args": dict,
 }
-"""Arguments of lm-eval's own `hf` that do something for a model that is loaded already, and their types."""
+"""Arguments of lm-eval's own `hf` that have an effect on a loaded model, and their types."""
 RENAMED = {"force": "other_model", "model": "pretrained", "name": "pretrained"}
 
 
-def check_model_args(given: Mapping[str, Any], of_hf: Sequence[str] = ()) -> None:
-    """Refuse arguments that would be passed over: those that nobody knows, and those by which `hf` loads weights.
+def check_model_args(arguments: Mapping[str, Any], of_hf: Sequence[str] = ()) -> None:
+    """Refuse arguments that would have no effect: unknown ones, and those of `hf` that say how to load weights.
 
     Args:
-        given: arguments beside those of OWN.
-        of_hf: all that `hf` knows, for the message.
+        arguments: arguments by name, without those of OWN.
+        of_hf: names of all arguments of `hf`, for the sentence.
 
     Raises:
-        LineasError: naming the argument, and the nearest right one.
+        LineasError: when one would have no effect; the sentence names the nearest right argument.
     """
-    takes = (*OWN, *ACTING)
-    for name, value in given.items():
+    names = (*OWN, *ACTING)
+    for name, value in arguments.items():
         if name not in ACTING:
-            near = RENAMED.get(name) or next(iter(difflib.get_close_matches(name, takes, 1)), None)
-            meant = f"; did you mean {near}?" if near else "."
+            near = RENAMED.get(name) or next(iter(difflib.get_close_matches(name, names, 1)), None)
+            hint = f"; did you mean {near}?" if near else "."
             if name in of_hf:
                 raise LineasError(
                     f"'{name}' is an argument of lm-eval's hf that does nothing for the model type lineas, which loads "
-                    f"the model itself{meant} It takes {', '.join(takes)}."
+                    f"the model itself{hint} It takes {', '.join(names)}."
                 )
-            raise LineasError(f"the model type lineas has no argument '{name}'{meant} It takes {', '.join(takes)}.")
+            raise LineasError(f"the model type lineas has no argument '{name}'{hint} It takes {', '.join(names)}.")
         kind = ACTING[name]
         if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
-            names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
-            raise LineasError(f"the model argument {name} is {names}, not {value!r}.")
+            types = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+            raise LineasError(f"the model argument {name} is {types}, not {value!r}.")
 
 
 def as_strength(strength: Any, learned: Intervention) -> float:
-    """Return a strength as a number; "calibrated" is what was found for the intervention."""
+    """Return a strength as a number; "calibrated" stands for the calibrated strength of the intervention."""
     if strength == "calibrated":
         return learned.calibrated_strength
     if isinstance(strength, bool) or not isinstance(strength, (int, float)):
@@ -60,9 +60,9 @@ def as_strength(strength: Any, learned: Intervention) -> float:
     return float(strength)
 
 
-def check_batch_size(given: Any) -> None:
-    """Refuse what lm-eval does not take as a batch size."""
-    text = str(given)
-    least = text.removeprefix("auto:") if text.startswith("auto:") else text
-    if given is not None and text != "auto" and not (least.isascii() and least.isdigit() and int(least) > 0):
-        raise LineasError(f"batch_size is a whole number of at least 1, auto or auto:N, not {given!r}.")
+def check_batch_size(value: Any) -> None:
+    """Refuse a batch size that lm-eval does not take."""
+    text = str(value)
+    digits = text.removeprefix("auto:") if text.startswith("auto:") else text
+    if value is not None and text != "auto" and not (digits.isascii() and digits.isdigit() and int(digits) > 0):
+        raise LineasError(f"batch_size is a whole number of at least 1, auto or auto:N, not {value!r}.")

@@ -1,4 +1,4 @@
-"""How well a text model predicts given sentences: perplexity, and divergence from the untouched model."""
+"""Perplexity of a text model on sentences, and its divergence from the untouched model."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from lineas.models.text_batches import PaddedPart
 
 @torch.no_grad()
 def perplexities(model: TextModel, sentences: Sequence[str], max_length: int = 50, prefix: str = "") -> list[float]:
-    """Per sentence `exp` of the mean negative log-likelihood of its tokens after the first.
+    """Return for each sentence `exp` of the mean negative log-likelihood of its tokens after the first.
 
     The paper averages these over sentences (arXiv 2503.10679, section 4: Wikipedia sentences of at most 50 tokens).
 
     Args:
-        model: steered or not.
-        sentences: those with a single token are left out.
-        max_length: tokens of a sentence; the rest is cut.
-        prefix: what stands before each sentence and is not counted.
+        model: text model, steered or not.
+        sentences: sentences; those with a single token are left out.
+        max_length: largest number of tokens of a sentence, the rest of which is cut; default: 50.
+        prefix: text before each sentence, which is not counted; "" for none.
 
     Returns:
-        one number a sentence, in order.
+        one number for each sentence, in order.
 
     Raises:
         LineasError: when no sentence has two tokens.
@@ -41,7 +41,7 @@ def perplexities(model: TextModel, sentences: Sequence[str], max_length: int = 5
 
 
 def perplexity(model: TextModel, sentences: Sequence[str], max_length: int = 50, prefix: str = "") -> float:
-    """The mean of `perplexities` over the sentences.
+    """Return the mean of `perplexities` over the sentences.
 
     Raises:
         LineasError: when no sentence has two tokens, or the model is destroyed.
@@ -54,27 +54,22 @@ def perplexity(model: TextModel, sentences: Sequence[str], max_length: int = 50,
 
 @torch.no_grad()
 def damages(
-    model: TextModel,
-    change: Change,
-    sentences: Sequence[str],
-    max_length: int = 50,
-    prefix: str = "",
+    model: TextModel, change: Change, sentences: Sequence[str], max_length: int = 50, prefix: str = ""
 ) -> tuple[list[float], list[float]]:
-    """Per sentence the changed model's perplexity, and its divergence from the untouched model.
+    """Return for each sentence the changed model's perplexity and its divergence from the untouched model.
 
     The divergence is the mean over a sentence's tokens of `KL(untouched || changed)` between next-token distributions,
-    in nats. Both come of one pass of the changed and one of the untouched model.
+    in nats. Both need one pass of the changed and one of the untouched model.
 
     Args:
-        model: a text model with the change in place.
-        change: the change, such as what `steer` returns.
-        sentences: those with a single token are left out.
-        max_length: tokens of a sentence; the rest is cut.
-        prefix: what stands before each sentence in the changed model alone.
+        model: text model with the change in place.
+        change: change of the model, such as the result of `steer`.
+        sentences: sentences; those with a single token are left out.
+        max_length: largest number of tokens of a sentence, the rest of which is cut; default: 50.
+        prefix: text before each sentence in the changed model only; "" for none.
 
     Returns:
-        `perplexities` of the changed model, and divergences; one number a sentence each, in order; 0 where nothing
-        changes.
+        (perplexities, divergences), one number for each sentence, in order.
 
     Raises:
         LineasError: when no sentence has two tokens.
@@ -88,19 +83,19 @@ def damages(
         divergence = token_mean(part, (plain.exp() * (plain - changed)).sum(-1)).clamp_min(0)
         return [_perplexity(part, changed), divergence]
 
-    found, apart = _per_sentence(model, sentences, max_length, both)
-    return found, apart
+    values, divergences = _per_sentence(model, sentences, max_length, both)
+    return values, divergences
 
 
 def _perplexity(part: PaddedPart, predicted: torch.Tensor) -> torch.Tensor:
-    """Of each text, float64 `[b]`, by the log-probabilities of all tokens, `[b, t - 1, vocabulary]`."""
+    """Return the perplexity of each text, float64 `[b]`, from log-probabilities `[b, t - 1, vocabulary]`."""
     return token_mean(part, -predicted.gather(-1, part.ids[:, 1:].unsqueeze(-1)).squeeze(-1)).exp()
 
 
 def _per_sentence(
     model: TextModel, sentences: Sequence[str], max_length: int, measure: Callable[[PaddedPart], list[torch.Tensor]]
 ) -> list[list[float]]:
-    """Measures of parts, each as one number a sentence in their order."""
+    """Return each value that `measure` gives for a part, as one number for each sentence in their order."""
     encoded = [ids[:max_length] for ids in model.token_ids(sentences) if ids[1:max_length]]
     if not encoded:
         raise LineasError("perplexity needs at least one sentence of two tokens.")
@@ -111,6 +106,6 @@ def _per_sentence(
 
 
 def _prefix(model: TextModel, text: str) -> torch.Tensor:
-    """The ids of what stands before a sentence, `[p]`."""
+    """Return the token ids of the text before a sentence, `[p]`."""
     ids = model.token_ids([text], special=False)[0] if text else []
     return torch.tensor(ids, dtype=torch.long, device=model.device)

@@ -1,4 +1,4 @@
-"""The measures of an image model: how much its pictures show a concept, and how much of them is left."""
+"""The measures of an image model: how much its pictures show a concept, and how much they stay alike."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from lineas.versions import stamp
 
 
 class PictureMeasures:
-    """What a plan measures of an image model; see `evaluate`.
+    """The measures of a plan on an image model; see `evaluate`.
 
-    What is cached is taken again only for the same bytes of weights in every part of the pipeline, the same settings
-    of each, the same judge (its weights too), data and versions.
+    A cached result is used only for the same weights and settings of every part of the pipeline, the same judge with
+    its weights, data and versions.
 
     Args:
         model: untouched image model.
-        plan: the measurements to make.
-        folder: folder for parts that are done; None for none.
-        progress: called with the number of pictures drawn, or read from an earlier run.
+        plan: measurements to make.
+        folder: folder for finished parts; None for no cache.
+        progress: function that is called with the number of pictures drawn or read from the cache.
 
     Raises:
         LineasError: when the plan names no concept, or the judge does not know it.
@@ -42,36 +42,35 @@ class PictureMeasures:
     ) -> None:
         if plan.concept is None:
             raise LineasError(
-                f"{model.name} draws images; name what to look for in them with Plan(concept=...), --shows on the "
-                "command line."
+                f"{model.name} draws images; name the concept to look for in them with --shows TEXT (concept=...)."
             )
         self._model, self._plan, self._progress, self._concept = model, plan, progress, plan.concept
         self._judge = judge_of(model, plan)
         self._judge.scores(torch.zeros(1, 3, 64, 64), plan.concept)
         self._cache = ResultCache.of_model(folder, model, judge=lambda: describe_part(self._judge))
-        self._untouched = [self._seen(Untouched(), seed) for seed in plan.seeds]
+        self._untouched = [self._scores_and_features(Untouched(), seed) for seed in plan.seeds]
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is needed to measure the same again."""
+        """The facts that are needed to repeat the measurements."""
         return {**settings(self._model, self._plan), **stamp()}
 
     def measure(self, row: Row, system: System, change: Change) -> list[list[str]]:
-        """Fill a row with all measures of the model as it is now; a failure is noted there.
+        """Fill a row with all measures of the model as it is now; the reason of a failure is noted in the row.
 
         Args:
-            row: the row of the system.
-            system: what the model is now.
-            change: how the model would be put back for a while.
+            row: row of the system.
+            system: system that is in place.
+            change: change of the model, which is not used here.
 
         Returns:
-            no texts.
+            an empty list, since there are no texts.
         """
         before = after = self._untouched
         if not isinstance(system, Untouched):
             after = []
-            with row.noting(*before[0]["scores"], "img_score"):  # such as a model that this strength destroys
-                after = [self._seen(system, seed) for seed in self._plan.seeds]
+            with row.noting(*before[0]["scores"], "img_score"):  # this strength may destroy the model
+                after = [self._scores_and_features(system, seed) for seed in self._plan.seeds]
         measured = [
             {**now["scores"], "img_score": _likeness(now["features"], was["features"])}
             for now, was in zip(after, before)
@@ -80,16 +79,16 @@ class PictureMeasures:
             row.take_by_seed(name, [one[name] for one in measured])
         return []
 
-    def _seen(self, system: System, seed: int) -> dict[str, Any]:
-        """Return the judge's scores of pictures, a list each, and their features, `[n][d]`."""
+    def _scores_and_features(self, system: System, seed: int) -> dict[str, Any]:
+        """Return the judge's scores of n pictures, `[n]` by measure, and their features, `[n][d]`."""
         model, plan = self._model, self._plan
 
-        def look() -> dict[str, Any]:
-            first, together = plan.first_seed(seed), plan.batch_size
-            made = model.generate(plan.prompts, first, together, self._progress, output_type="pt")  # from 0 to 1
-            pictures = torch.stack(made).float().cpu()
-            features = self._judge.features(pictures).float().tolist()
-            return {"scores": self._judge.scores(pictures, self._concept), "features": features}
+        def draw_and_judge() -> dict[str, Any]:
+            first_seed = plan.first_seed(seed)
+            pictures = model.generate(plan.prompts, first_seed, plan.batch_size, self._progress, output_type="pt")
+            pixels = torch.stack(pictures).float().cpu()  # [n, 3, h, w], from 0 to 1
+            features = self._judge.features(pixels).float().tolist()
+            return {"scores": self._judge.scores(pixels, self._concept), "features": features}
 
         def fits(result: Any) -> bool:
             lists = [result["features"], *result["scores"].values()]
@@ -97,24 +96,24 @@ class PictureMeasures:
 
         key = {"part": "pictures", **system.identity(), "seed": seed, "batch_size": plan.batch_size}
         key |= {"concept": plan.concept, "prompts": digest_of(plan.prompts)}
-        seen, was_cached = self._cache.get_or_make(key, look, fits)
+        result, was_cached = self._cache.get_or_make(key, draw_and_judge, fits)
         if was_cached and self._progress:
             self._progress(len(plan.prompts))
-        return seen
+        return result
 
 
 def judge_of(model: ImageModel, plan: Plan) -> PictureJudge:
-    """Return the judge of a plan, by default the model's own, or CLIP.
+    """Return the judge of a plan; by default the model's own, or else CLIP.
 
     Raises:
-        LineasError: when there is none of its name.
+        LineasError: when there is no judge of that name.
     """
-    given = plan.judge or model.judge or "clip"
-    return judge(given) if isinstance(given, str) else given
+    judge_or_name = plan.judge or model.judge or "clip"
+    return judge(judge_or_name) if isinstance(judge_or_name, str) else judge_or_name
 
 
 def settings(model: ImageModel, plan: Plan) -> dict[str, Any]:
-    """Return what a plan measures of pictures as JSON holds it."""
+    """Return the settings of a plan for pictures as JSON."""
     return {
         "model": model.name,
         "dtype": type_name(model.dtype),
@@ -127,5 +126,5 @@ def settings(model: ImageModel, plan: Plan) -> dict[str, Any]:
 
 
 def _likeness(features: list[list[float]], untouched: list[list[float]]) -> list[float]:
-    """Return the cosine of each picture's features with those of the untouched model's picture, in percent."""
+    """Return the cosine in percent between the features of each picture and of the untouched model's picture."""
     return (100 * torch.cosine_similarity(torch.tensor(features), torch.tensor(untouched))).tolist()

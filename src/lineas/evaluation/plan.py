@@ -1,4 +1,4 @@
-"""Plan: what is measured of every variant of a model, the same for all of them, of texts and of pictures."""
+"""Plan: the measurements of texts or of pictures, which are the same for every system."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from lineas.evaluation.judges import PictureJudge
 from lineas.prompts import described
 
 BATCH = 64
-"""Prompts that the command line continues together: the same number in every verb, since samples depend on it."""
+"""Number of prompts that every verb of the command line continues together, since samples depend on it."""
 PICTURES = 8
-"""Pictures drawn together where a plan does not say."""
+"""Number of pictures drawn together by default."""
 SAMPLING = ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "batch_size", "chat")
-"""Arguments of `TextModel.generate` that a plan may give."""
+"""Arguments of `TextModel.generate` that a plan may set."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The measurements to make, the same for every variant of a model.
+    """The measurements to make, the same for every system.
 
     A plan whose classifiers and judge are names can be sent to another process.
 
     Args:
-        prompts: texts to continue, or what to draw.
-        neutral: sentences whose perplexity and predictions should stay as they are.
-        classifiers: judges of the continuations by the name of their column: a name that `classifier` knows, or a
-            function from texts to probabilities.
-        seeds: seeds of the sampling, or of the noise, from which those of the prompts are counted on.
+        prompts: prompts to continue or to draw.
+        neutral: sentences whose perplexity and predictions should not change.
+        classifiers: classifiers of the continuations by column: a name that `classifier` knows, or a function from
+            texts to probabilities.
+        seeds: seeds of the sampling; default: 0. For pictures, seed s gives prompt i of n the noise s n + i.
         sampling: arguments of `TextModel.generate`, whose defaults are the paper's (32 tokens, temperature 1, top-p
-            0.3, repetition penalty 1.2; arXiv 2503.10679, section 4); of pictures `batch_size` alone, by default 8.
+            0.3, repetition penalty 1.2; arXiv 2503.10679, section 4). For pictures only `batch_size`; default: 8.
         tasks: names of tasks of lm-eval; see `lineas.evaluation.lm_harness`.
         task_path: folder with further task files.
         task_limit: largest number of examples of each task; None for all.
-        fewshot: examples in the context of a task; None for what the task says.
-        max_length: largest number of tokens of a neutral sentence.
-        concept: what is looked for in pictures, in words that the judge knows; None for texts.
-        judge: judge of concept and likeness, or a name that `judge` knows; None for the model's own, or CLIP.
+        fewshot: number of examples in the context of a task; None for the task's own.
+        max_length: largest number of tokens of a neutral sentence; default: 50.
+        concept: concept to look for in pictures, in words that the judge knows; None for texts.
+        judge: judge of pictures, or a name that `judge` knows; None for the model's own, or CLIP.
 
     Raises:
-        LineasError: when something is of another type, or makes no sense.
+        LineasError: when a value is of another type, or makes no sense.
     """
 
     prompts: Sequence[str] = ()
@@ -93,10 +93,10 @@ class Plan:
         if not self.prompts:
             raise LineasError("measuring needs at least one prompt to draw and one seed.")
         if not isinstance(self.concept, str) or not self.concept.strip():
-            raise LineasError(f"the concept that is looked for is a text, not {self.concept!r}.")
+            raise LineasError(f"the concept to look for is a text, not {self.concept!r}.")
         lacks = [name for name in ("name", "scores", "features") if not hasattr(self.judge, name)]
         if not (self.judge is None or isinstance(self.judge, str)) and (isinstance(self.judge, type) or lacks):
-            raise LineasError(f"pictures are judged by a name, or by what judge(NAME) gives, not by {self.judge!r}.")
+            raise LineasError(f"the judge of pictures is a name, or the result of judge(NAME), not {self.judge!r}.")
         foreign = [name for name in ("neutral", "classifiers", "tasks") if getattr(self, name)]
         foreign += [name for name in self.sampling if name != "batch_size"]
         if foreign:
@@ -106,30 +106,31 @@ class Plan:
         for seed in self.seeds:
             if not all(SEED.least <= self.first_seed(one) <= SEED.most for one in (seed, seed + 1)):
                 raise LineasError(
-                    f"with {len(self.prompts)} prompts the seed {seed} leads beyond those that torch takes."
+                    f"with {len(self.prompts)} prompts, seed {seed} needs noise seeds beyond those of torch; take a "
+                    "smaller one."
                 )
 
     @property
     def batch_size(self) -> int:
-        """The number of pictures that are drawn together."""
+        """The number of pictures to draw together."""
         return self.sampling.get("batch_size", PICTURES)
 
     def first_seed(self, seed: int) -> int:
-        """Return the noise of the first picture; those of the others are counted on."""
+        """Return the noise seed of the first picture; each further picture has the next seed."""
         return seed * len(self.prompts)
 
     @property
     def measures(self) -> list[str]:
-        """The names of all that can be measured; `clip_score` by judges of the kind of CLIP alone."""
+        """The names of the measures; `clip_score` comes from CLIP judges only."""
         if self.concept is not None:
             return ["concept", "img_score", "clip_score"]
-        judged = [name for column in self.classifiers for name in (column, f"{column}_score")]
-        look = ["distinct_1", "distinct_2", "distinct_3", "repetition", "empty"]
+        effects = [name for column in self.classifiers for name in (column, f"{column}_score")]
+        variety = ["distinct_1", "distinct_2", "distinct_3", "repetition", "empty"]
         damage = ["perplexity", "kl"] if self.neutral else []
-        return [*(judged + look if self.prompts else ()), *damage, *self.tasks]
+        return [*(effects + variety if self.prompts else ()), *damage, *self.tasks]
 
     def loaded_classifiers(self) -> dict[str, Classifier]:
-        """Return the classifiers by column, those that are names loaded.
+        """Return the classifiers by column, loading those that are names.
 
         Raises:
             LineasError: when there is no such classifier.
@@ -137,7 +138,7 @@ class Plan:
         return {column: classifier(one) for column, one in self.classifiers.items()}
 
     def described(self) -> dict[str, Any]:
-        """Return what both texts and pictures are measured on as JSON holds it, with digests in place of texts."""
+        """Return the data and sampling of the plan as JSON, with digests in place of texts."""
         return {
             "prompts": described(self.prompts),
             "neutral": described(self.neutral),
@@ -148,29 +149,29 @@ class Plan:
 
     @property
     def names(self) -> dict[str, Any]:
-        """The names of everything that judges, as JSON holds them."""
-        judges = {"judge": self.judge if self.judge is None or isinstance(self.judge, str) else self.judge.name}
-        named = {column: one if isinstance(one, str) else _name(one) for column, one in self.classifiers.items()}
-        return {"classifiers": named, "concept": self.concept, **judges}
+        """The classifiers, the concept and the judge by name, as JSON."""
+        judge = self.judge if self.judge is None or isinstance(self.judge, str) else self.judge.name
+        classifiers = {column: one if isinstance(one, str) else _name(one) for column, one in self.classifiers.items()}
+        return {"classifiers": classifiers, "concept": self.concept, "judge": judge}
 
 
 def _name(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _is_classifier(given: Any) -> bool:
-    return isinstance(given, str) or callable(given)
+def _is_classifier(value: Any) -> bool:
+    return isinstance(value, str) or callable(value)
 
 
-def seeds_of(given: Any) -> tuple[int, ...]:
-    """Return seeds as a tuple.
+def seeds_of(values: Any) -> tuple[int, ...]:
+    """Return seeds as a tuple of int.
 
     Raises:
-        LineasError: when there is none, or one is no number that torch takes.
+        LineasError: when there is none, or torch does not take one.
     """
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise LineasError(f"seeds is a list of whole numbers such as (0, 1), not {given!r}.")
-    seeds = tuple(given)
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise LineasError(f"seeds is a list of whole numbers such as (0, 1), not {values!r}.")
+    seeds = tuple(values)
     if not seeds:
         raise LineasError("measuring needs at least one seed.")
     for seed in seeds:

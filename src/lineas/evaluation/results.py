@@ -1,4 +1,4 @@
-"""The results of an evaluation: rows, their texts, and the facts to measure them again."""
+"""Results of an evaluation: rows of measures, continuations, and the facts that are needed to repeat it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Row:
     """The measurements of one system at one strength.
 
     Args:
-        system: its name.
-        strength: 0 is the untouched model.
-        values: by measure: of a classifier NAME the share `NAME` that it gives 0.5 or more and the mean `NAME_score`;
-            `perplexity`, `kl` (nats a token), `distinct_1` to `distinct_3`, `repetition`, `empty`; and of every task
-            its accuracy.
-        by_seed: the shares and scores of classifiers, one a sampling seed.
-        intervals: 95 % bootstrap intervals over prompts or sentences; of tasks from their standard error.
-        metrics: of every task, what its value is ("acc").
-        errors: by measure, why it is missing.
-        samples: by measure, one number for each prompt or sentence, the mean over seeds; not part of the JSON.
-        identity: what tells the system's results from those of others (digests of maps, the text of a prompt).
+        system: name of the system.
+        strength: strength of the system; 0 is the untouched model.
+        values: values by measure. A classifier NAME gives `NAME`, the share of texts with probability 0.5 or more, and
+            `NAME_score`, the mean probability. Further measures are `perplexity`, `kl` (nats per token), `distinct_1`
+            to `distinct_3`, `repetition`, `empty`, and the result of each task under its name.
+        by_seed: shares and mean probabilities of classifiers, one number for each sampling seed.
+        intervals: 95 % bootstrap intervals over prompts or sentences; for tasks from the standard error.
+        metrics: metric of each task, such as "acc".
+        errors: reason of each missing measure.
+        identity: part of the cache key that names the system (digests of maps, the text of a prompt).
+        samples: one number for each prompt or sentence by measure, the mean over seeds; not part of the JSON.
     """
 
     system: str
@@ -45,49 +45,49 @@ class Row:
     samples: dict[str, list[float]] = field(default_factory=dict, repr=False)
 
     def take(self, measure: str, samples: Sequence[float]) -> None:
-        """Add a measure: the mean of its samples, and its interval."""
+        """Add a measure by its samples: their mean, and its interval."""
         self.samples[measure] = list(samples)
         self.values[measure] = mean(samples)
         self.intervals[measure] = interval(samples)
 
     def take_by_seed(self, measure: str, by_seed: Sequence[Sequence[float]]) -> None:
-        """Add a measure of several seeds, a list of samples for each; the samples of a prompt belong together."""
+        """Add a measure by a list of samples for each seed; the prompts are the same in each list."""
         self.take(measure, [mean(one) for one in zip(*by_seed)])
         self.by_seed[measure] = [mean(one) for one in by_seed]
         self.values[measure] = mean(self.by_seed[measure])
 
     def as_json(self) -> dict[str, Any]:
-        """Return the row as JSON holds it."""
+        """Return the row as JSON."""
         return {name: value for name, value in asdict(self).items() if name != "samples"}
 
     @contextmanager
     def noting(self, *measures: str) -> Iterator[None]:
-        """Within the block a failure is noted as the reason why measures are missing; the other measures go on.
+        """Note an error within the block as the reason of missing measures, so that other measures go on.
 
-        With the variable LINEAS_DEBUG, what is no LineasError goes on as it is.
+        With the environment variable LINEAS_DEBUG, every error but a LineasError is raised instead.
 
         Args:
-            measures: names of what the block measures.
+            measures: names of the measures that the block takes.
         """
         try:
             yield
-        except Exception as error:  # of whatever library
-            known = isinstance(error, LineasError)
-            if not known and os.environ.get("LINEAS_DEBUG"):
+        except Exception as error:  # libraries raise many types
+            ours = isinstance(error, LineasError)
+            if not ours and os.environ.get("LINEAS_DEBUG"):
                 raise
             LOG.debug("%s could not be measured", measures[0], exc_info=True)
-            reason = str(error).strip().splitlines()[0] if known else f"{type(error).__name__}: {first_line(error)}"
+            reason = str(error).strip().splitlines()[0] if ours else f"{type(error).__name__}: {first_line(error)}"
             self.errors |= dict.fromkeys(measures, reason)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rows, their texts, and what is needed to measure them again.
+    """The results of all systems.
 
     Args:
-        rows: one a system and strength.
-        continuations: by row, in the same order, those of every seed.
-        facts: model, data, seeds, versions.
+        rows: one row for each system and strength.
+        continuations: texts by row, seed and prompt, in the order of `rows`.
+        facts: model, data, seeds and versions, which are needed to repeat the evaluation.
     """
 
     rows: list[Row]
@@ -95,5 +95,5 @@ class Evaluation:
     facts: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, as JSON holds it."""
+        """Return facts, rows and continuations as JSON."""
         return {**self.facts, "rows": [row.as_json() for row in self.rows], "continuations": self.continuations}

@@ -1,4 +1,4 @@
-"""How sure a mean is: bootstrap intervals."""
+"""Bootstrap intervals of a mean and of the ratio of two means."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ RESAMPLES = 2000
 
 
 def interval(values: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """The percentile bootstrap interval of a mean (Efron 1979), over 2,000 resamples.
+    """Return the percentile bootstrap interval of a mean (Efron 1979), over 2,000 resamples.
 
     Args:
-        values: one a prompt (or sentence), independent of each other.
-        level: the share of resamples within.
-        seed: of the resampling.
+        values: one independent number for each prompt or sentence.
+        level: share of resampled means within the interval; default: 0.95.
+        seed: seed of the resampling; default: 0.
 
     >>> interval([0.0, 1.0] * 200)
     (0.45, 0.5475)
@@ -29,13 +29,13 @@ def ratio_interval(
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of the ratio of two means over the same prompts (Efron 1979).
 
-    The same prompts are drawn for both, so that what makes some prompts harder than others cancels.
+    Each resample has the same prompts in both means, so differences between prompts cancel.
 
     Args:
-        after: one number for each prompt.
-        before: one number for each prompt, in the same order; resamples whose mean is 0 are left out.
-        level: the share of resamples within.
-        seed: seed of the resampling.
+        after: one number for each prompt, for the numerator.
+        before: one number for each prompt, for the denominator; resamples with mean 0 are left out.
+        level: share of resampled ratios within the interval; default: 0.95.
+        seed: seed of the resampling; default: 0.
 
     >>> ratio_interval([2.0, 20.0, 200.0], [1.0, 10.0, 100.0])
     (2.0, 2.0)
@@ -46,7 +46,7 @@ def ratio_interval(
 
 
 def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
-    """Return the means of resampled columns, `[k, RESAMPLES]`, of values `[k, n]`."""
+    """Return the means of values `[k, n]` over resampled columns, `[k, RESAMPLES]`."""
     generator, n = np.random.default_rng(seed), values.shape[1]
     return np.stack([values.take(generator.integers(0, n, n), axis=1).mean(1) for _ in range(RESAMPLES)], 1)
 

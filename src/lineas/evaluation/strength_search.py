@@ -1,4 +1,4 @@
-"""The search for a strength: bisection on curves that only grow, fitted to noisy measurements."""
+"""The search for a strength: bisection on increasing curves that are fitted to noisy measurements."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lineas.errors import LineasError
 from lineas.evaluation.goals import Goal
 
 Values = dict[str, float]
-"""By name, what was measured at a strength."""
+"""Measured values at one strength, by name."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """The strength that a search found.
+class SearchResult:
+    """The result of a search for a strength.
 
     Args:
-        strength: the strength.
-        reached: whether the fitted curve has the wanted effect there; True where none was wanted.
-        curve: everything measured, by strength, the untouched model first.
-        fitted: by measure of a goal, the value of the fitted curve at the strength.
+        strength: the strength that was found.
+        reached: whether the fitted curve reaches the effect at that strength; True if no effect was asked for.
+        curve: all measured values by increasing strength; the untouched model is first.
+        fitted: value of the fitted curve at the strength, for the measure of each goal.
     """
 
     strength: float
@@ -37,111 +37,112 @@ def find_strength(
     damage: Goal | None = None,
     largest: float = 1.0,
     tolerance: float = 0.02,
-) -> Found:
+) -> SearchResult:
     """Find the smallest strength that has an effect, or the largest that does not damage too much, by bisection.
 
-    Measures are noisy, and effect and damage grow with the strength. So what decides is not one measurement but the
-    curve through all of them that is nearest to them and only grows (isotonic regression, Barlow et al. 1972), and the
-    next strength lies between the neighbours where that curve passes the goal.
+    Measurements are noisy, but effect and damage grow with the strength. So no single measurement decides: an
+    increasing curve is fitted to all of them (isotonic regression, Barlow et al. 1972). The next strength to measure
+    lies between the two neighbours where that curve crosses the goal.
 
     Args:
-        measure: from a strength to values by name.
-        effect: what is to be reached.
-        damage: what is not to be exceeded.
-        largest: largest strength to try.
-        tolerance: how exactly the strength is found.
+        measure: function from a strength to values by name.
+        effect: goal to reach; None for no such goal.
+        damage: goal not to exceed; None for no such goal.
+        largest: largest strength to try; default: 1.
+        tolerance: largest error of the strength; default: 0.02.
 
     Raises:
-        LineasError: without any goal, for a measure that is not taken, or when the effect is not reached even at the
-            largest strength and no bound on the damage says what to do instead; and when the untouched model is beyond
-            that bound.
+        LineasError: when there is no goal, a goal is not measured, the untouched model exceeds the damage, or the
+            effect is not reached at the largest strength and there is no goal for the damage.
     """
     _check(effect, damage, largest, tolerance)
-    seen: dict[float, Values] = {}
+    measured: dict[float, Values] = {}
     goals = [goal for goal in (effect, damage) if goal is not None]
 
-    def look(strength: float) -> None:
-        seen[strength] = values = measure(strength)
+    def measure_at(strength: float) -> None:
+        measured[strength] = values = measure(strength)
         for goal in goals:
             if goal.measure not in values:
-                raise LineasError(f"'{goal.text}' is about {goal.measure}, and measured were {', '.join(values)}.")
+                raise LineasError(
+                    f"'{goal.text}' is about {goal.measure}, but the measures here are {', '.join(values)}."
+                )
 
-    look(0.0)
-    untouched = seen[0.0]
+    measure_at(0.0)
+    untouched = measured[0.0]
     for goal in goals:
         if goal.relative and untouched[goal.measure] == 0:
             raise LineasError(
                 f"'{goal.text}' is relative to the untouched model, whose {goal.measure} is 0 here; give a value, such "
-                f"as {goal.measure}<=0.1, or prompts at which it is not."
+                f"as {goal.measure}<=0.1, or other prompts."
             )
     if damage is not None and not damage.met(untouched, untouched):
         raise LineasError(
             f"'{damage.text}' does not hold for the untouched model: its {damage.measure} is "
-            f"{damage.value_text(untouched)} here."
+            f"{damage.value_text(untouched)} here. Allow more damage."
         )
 
     def curve(goal: Goal) -> tuple[list[float], list[float]]:
-        """Return the strengths seen, and how far the fitted curve is beyond the goal at each."""
-        at = sorted(seen)
-        excess = [goal.excess(seen[s], untouched) for s in at]
+        """Return the measured strengths, and by how much the fitted curve exceeds the goal at each."""
+        at = sorted(measured)
+        excess = [goal.excess(measured[s], untouched) for s in at]
         return at, growing(excess) if goal is damage else [-e for e in growing([-e for e in excess])]
 
-    def gap(goal: Goal) -> tuple[float, float] | None:
-        """Return the neighbours between which the curve passes the goal; None where it does not."""
-        at, beyond = curve(goal)
-        return next(((a, b) for a, b, x, y in zip(at, at[1:], beyond, beyond[1:]) if (x > 0) != (y > 0)), None)
+    def crossing(goal: Goal) -> tuple[float, float] | None:
+        """Return the neighbours between which the curve crosses the goal; None if it does not."""
+        at, excess = curve(goal)
+        return next(((a, b) for a, b, x, y in zip(at, at[1:], excess, excess[1:]) if (x > 0) != (y > 0)), None)
 
-    def middle(goal: Goal) -> float | None:
-        """Return the strength to look at next; None where the place is found.
+    def next_strength(goal: Goal) -> float | None:
+        """Return the strength to measure next; None when the crossing is found.
 
-        One lucky measurement decides nothing: two strengths further on must agree with it, on the curve.
+        A single lucky measurement is not enough: two further strengths must confirm the crossing on the curve.
         """
-        if (found := gap(goal)) is None:
+        if (neighbours := crossing(goal)) is None:
             return None
-        low, high = found
-        half = (low + high) / 2
-        if high - low > tolerance and low < half < high:
-            return half
+        low, high = neighbours
+        middle = (low + high) / 2
+        if high - low > tolerance and low < middle < high:
+            return middle
         further = [high + k * tolerance if goal is effect else low - k * tolerance for k in (1, 2)]
-        return next((s for s in further if 0 < s < largest and s not in seen), None)
+        return next((s for s in further if 0 < s < largest and s not in measured), None)
 
     def holds(goal: Goal, strength: float) -> bool:
-        at, beyond = curve(goal)
-        return beyond[at.index(strength)] <= 0
+        at, excess = curve(goal)
+        return excess[at.index(strength)] <= 0
 
-    look(largest)
+    measure_at(largest)
     while True:
         strength, reached = largest, True
         if effect is not None:
-            step = middle(effect)
+            step = next_strength(effect)
             reached = holds(effect, largest)
-            strength = 0.0 if holds(effect, 0.0) else (gap(effect) or (0.0, largest))[1]
+            strength = 0.0 if holds(effect, 0.0) else (crossing(effect) or (0.0, largest))[1]
             if step is None and not reached and damage is None:
                 raise LineasError(
                     f"'{effect.text}' is not reached: at strength {largest:g} {effect.measure} is "
-                    f"{effect.value_text(seen[largest])}, untouched {effect.value_text(untouched)}; allow a larger "
-                    "strength, or a smaller effect."
+                    f"{effect.value_text(measured[largest])}, untouched {effect.value_text(untouched)}; allow a larger "
+                    "strength, or ask for a smaller effect."
                 )
             if step is not None:
-                look(step)
+                measure_at(step)
                 continue
         if damage is not None and not (reached and holds(damage, strength)):
-            step = middle(damage)
+            step = next_strength(damage)
             if step is not None:
-                look(step)
+                measure_at(step)
                 continue
-            strength, reached = (gap(damage) or (largest, largest))[0], effect is None
+            strength, reached = (crossing(damage) or (largest, largest))[0], effect is None
         break
     fitted = {}
     for goal in goals:
-        at, beyond = curve(goal)
-        over = beyond[at.index(strength)]
+        at, excess = curve(goal)
+        over = excess[at.index(strength)]
         fitted[goal.measure] = goal.bound_for(untouched) + (over if goal.below else -over)
-    return Found(strength, reached, [{"strength": s, **seen[s]} for s in sorted(seen)], fitted)
+    return SearchResult(strength, reached, [{"strength": s, **measured[s]} for s in sorted(measured)], fitted)
 
 
 def growing(values: Sequence[float]) -> list[float]:
-    """Return the numbers that never fall and are nearest to the given ones: isotonic least squares by pooling.
+    """Return the numbers nearest to the values that never decrease: isotonic least squares by pooling.
 
     Args:
         values: n numbers, in order.
@@ -149,7 +150,7 @@ def growing(values: Sequence[float]) -> list[float]:
     >>> growing([1.0, 3.0, 2.0, 4.0])
     [1.0, 2.5, 2.5, 4.0]
     """
-    pools: list[tuple[float, int]] = []  # mean and number of neighbours that share it
+    pools: list[tuple[float, int]] = []  # the mean of neighbours, and their number
     for value in values:
         pools.append((value, 1))
         while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
@@ -161,9 +162,9 @@ def growing(values: Sequence[float]) -> list[float]:
 def _check(effect: Any, damage: Any, largest: Any, tolerance: Any) -> None:
     if effect is None and damage is None:
         raise LineasError("calibrating needs a goal: an effect to reach, or a damage not to exceed.")
-    for name, given in (("effect", effect), ("damage", damage)):
-        if given is not None and not isinstance(given, Goal):
-            raise LineasError(f"the {name} is a Goal, such as Goal.{name}('toxic-50%'), not {given!r}.")
+    for name, goal in (("effect", effect), ("damage", damage)):
+        if goal is not None and not isinstance(goal, Goal):
+            raise LineasError(f"the {name} is a Goal, such as Goal.{name}('toxic-50%'), not {goal!r}.")
     for name, number in (("largest", largest), ("tolerance", tolerance)):
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
             raise LineasError(f"{name} is a finite number, not {number!r}.")

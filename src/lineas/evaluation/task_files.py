@@ -1,4 +1,4 @@
-"""A digest of what the tasks of lm-eval in a folder depend on: all files below it, and the data that they name."""
+"""A digest of the files that lm-eval tasks in a folder depend on: all files below it, and the data that they name."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from lineas.models.digests import files_digest
 from lineas.versions import version_of
 
 
-def what_tasks_need(plan: Plan, apart: Path | None = None) -> dict[str, Any]:
-    """Return what the numbers of a plan's tasks depend on beside the system, as JSON holds it.
+def task_dependencies(plan: Plan, excluded: Path | None = None) -> dict[str, Any]:
+    """Return everything beside the system that the results of a plan's tasks depend on, as JSON.
 
     Args:
-        plan: that names them.
-        apart: a folder of results, which is no part of the tasks, though it may lie among them.
+        plan: plan that names the tasks.
+        excluded: folder of results, which is ignored if it is in the folder of task files.
     """
-    digest = None if plan.task_path is None else task_files_digest(plan.task_path, apart)
+    digest = None if plan.task_path is None else task_files_digest(plan.task_path, excluded)
     versions = {name: version_of(name) for name in ("lm_eval", "datasets")}
     return {"limit": plan.task_limit, "fewshot": plan.fewshot, "files": digest, **versions}
 
 
-def task_files_digest(folder: str | Path, apart: Path | None = None) -> str:
-    """Return the sha256 of all files below a folder of tasks, and of the data files elsewhere that its tasks name."""
+def task_files_digest(folder: str | Path, excluded: Path | None = None) -> str:
+    """Return the sha256 of all files below a folder of tasks and of the data files elsewhere that its tasks name."""
     folder = Path(folder)
     tasks = [file for file in folder.rglob("*") if file.suffix in (".yaml", ".yml")]
-    return files_digest(folder, others={file.resolve() for task in tasks for file in _named(task)}, excluded=apart)
+    return files_digest(folder, others={file.resolve() for task in tasks for file in _named(task)}, excluded=excluded)
 
 
 def _named(task: Path) -> Iterator[Path]:
-    """The files outside that a task file names, such as its documents and the file that it includes."""
+    """Yield the other files that a task file names, such as its documents and the file that it includes."""
     settings = _read(task)
     includes = settings.get("include") or ()
     for include in [includes] if isinstance(includes, str) else includes:
@@ -45,21 +45,21 @@ def _named(task: Path) -> Iterator[Path]:
     beside = Path(str(options.get("data_dir") or ""))
     for pattern in _texts(options.get("data_files")):
         if "://" not in pattern:
-            yield from (found for found in _matching(beside, pattern) if found.is_file())
+            yield from (file for file in _matching(beside, pattern) if file.is_file())
 
 
 def _read(task: Path) -> dict[str, Any]:
-    """A task file's settings; its tags, such as `!function`, stand for code that lies beside it."""
+    """Return the settings of a task file, without tags such as `!function`, which stand for code beside the file."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """One that leaves tags out."""
+        """A loader that reads every tag as None."""
 
     Loader.add_multi_constructor("!", lambda loader, tag, node: None)
     try:
         settings = yaml.load(task.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError):
-        return {}  # lm-eval says what is wrong with it
+        return {}  # lm-eval reports the mistake
     return settings if isinstance(settings, dict) else {}
 
 
@@ -73,7 +73,7 @@ def _matching(beside: Path, pattern: str) -> Iterator[Path]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts in lists and dicts."""
+    """Yield all texts in nested lists and dicts."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, dict)):

@@ -1,4 +1,4 @@
-"""What is judged: the untouched model, a steered one, a prompt before every text, a fine-tuned adapter."""
+"""Systems to judge: the untouched model, a steered one, one with a prompt before every text, an adapter of peft."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from lineas.versions import version_of
 
 
 class Change(Protocol):
-    """A change of a model that is in place."""
+    """A change of a model, now in place."""
 
     def off(self) -> AbstractContextManager[Any]:
-        """Return a block within which the model is as it was, to the bit."""
+        """Return a context within which the model is untouched, to the bit."""
         ...
 
 
 class Unchanged:
-    """No change at all."""
+    """The change that changes nothing."""
 
     def off(self) -> AbstractContextManager[Any]:
-        """Return a block within which the model is as it was, which it is anyway."""
+        """Return a context that does nothing."""
         return nullcontext()
 
 
 class System(Protocol):
-    """A way of changing a model, at a strength (0 is the untouched model)."""
+    """A model with a change of some strength; strength 0 is the untouched model."""
 
     @property
     def name(self) -> str: ...
@@ -53,29 +53,29 @@ class System(Protocol):
 
 
 def check_systems(systems: Sequence[Any], only: tuple[type, ...] = ()) -> None:
-    """Refuse what is no list of things to be judged.
+    """Refuse a value that is no list of systems.
 
     Args:
-        systems: such as `[Untouched(), Steered("calm", calm)]`.
-        only: kinds that are judged here; empty for every kind.
+        systems: list such as `[Untouched(), Steered("calm", calm)]`.
+        only: allowed classes of systems; empty for all.
 
     Raises:
-        LineasError: saying what was given instead.
+        LineasError: when the list is no list or empty, or holds something else.
     """
     if isinstance(systems, str) or not isinstance(systems, Sequence):
-        raise LineasError(f"what is judged is a list of systems such as [Untouched()], not a {type(systems).__name__}.")
+        raise LineasError(f"what to judge is a list of systems such as [Untouched()], not a {type(systems).__name__}.")
     if not systems:
         raise LineasError("there is nothing to judge; give at least one system or strength.")
     for system in systems:
         lacks = [name for name in ("name", "strength", "prefix", "applied", "identity") if not hasattr(system, name)]
         if isinstance(system, type) or lacks or (only and not isinstance(system, only)):
             kinds = ", ".join(f"{kind.__name__}(...)" for kind in only or (Untouched, Steered, Prompted, Adapted))
-            given = f"the class {system.__name__}" if isinstance(system, type) else f"a {type(system).__name__}"
-            raise LineasError(f"a system that is judged is one of {kinds}, not {given}.")
+            actual = f"the class {system.__name__}" if isinstance(system, type) else f"a {type(system).__name__}"
+            raise LineasError(f"a system to judge is one of {kinds}, not {actual}.")
 
 
 def _strength(name: str, strength: Any) -> float:
-    """A strength as a finite float."""
+    """Return a strength as a finite float."""
     try:
         number = math.nan if isinstance(strength, (bool, str)) else float(strength)
     except (TypeError, ValueError):
@@ -87,18 +87,18 @@ def _strength(name: str, strength: Any) -> float:
 
 @dataclass(frozen=True)
 class Untouched:
-    """The model as it is."""
+    """The untouched model."""
 
     name: str = field(default="untouched", init=False)
     strength: float = field(default=0.0, init=False)
     prefix: str = field(default="", init=False)
 
     def applied(self, model: TextModel | ImageModel) -> AbstractContextManager[Change]:
-        """Return a block within which nothing is changed."""
+        """Return a context within which nothing is changed."""
         return nullcontext(Unchanged())
 
     def identity(self) -> dict[str, Any]:
-        """What tells its results from those of others."""
+        """Return the part of the cache key that names this system."""
         return {"system": "untouched"}
 
 
@@ -107,13 +107,13 @@ class Steered:
     """The model with an intervention.
 
     Args:
-        name: as it stands in tables.
-        intervention: what is applied.
-        strength: of it.
-        other_model: also where it was learned on another network.
+        name: name in tables.
+        intervention: intervention to apply.
+        strength: strength of the intervention; default: 1.
+        other_model: whether the model may be another one than it was learned on.
 
     Raises:
-        LineasError: when it is no intervention, or the strength no finite number.
+        LineasError: when `intervention` is no Intervention, or the strength is no finite number.
     """
 
     name: str
@@ -126,27 +126,27 @@ class Steered:
     def __post_init__(self) -> None:
         if not isinstance(self.intervention, Intervention):
             raise LineasError(
-                f"{self.name} is judged by an Intervention, not by a {type(self.intervention).__name__}; load it with "
+                f"{self.name} needs an Intervention, not a {type(self.intervention).__name__}; load it with "
                 "Intervention.load(DIR)."
             )
         object.__setattr__(self, "strength", _strength(self.name, self.strength))
 
     def applied(self, model: TextModel | ImageModel) -> AbstractContextManager[Change]:
-        """Return a block within which the model is steered."""
+        """Return a context within which the model is steered."""
         return steer(model, self.intervention, self.strength, other_model=self.other_model)
 
     def identity(self) -> dict[str, Any]:
-        """What tells its results from those of others."""
+        """Return the part of the cache key that names this system."""
         return {"intervention": self.intervention.digest(), "strength": self.strength}
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """The untouched model with an instruction before every text: the baseline that costs nothing.
+    """The untouched model with an instruction before every text, a baseline that needs no learning.
 
     Args:
-        text: the instruction; a line of its own.
-        name: as it stands in tables.
+        text: instruction, which becomes a line before every text.
+        name: name in tables.
     """
 
     text: str
@@ -160,15 +160,15 @@ class Prompted:
 
     @property
     def prefix(self) -> str:
-        """What stands before every text."""
+        """The instruction, as a line before every text."""
         return self.text + "\n"
 
     def applied(self, model: TextModel) -> AbstractContextManager[Change]:
-        """Return a block within which nothing is changed."""
+        """Return a context within which nothing is changed."""
         return nullcontext(Unchanged())
 
     def identity(self) -> dict[str, Any]:
-        """What tells its results from those of others."""
+        """Return the part of the cache key that names this system."""
         return {"prefix": self.prefix}
 
 
@@ -177,9 +177,9 @@ class Adapted:
     """The model with a LoRA adapter of peft.
 
     Args:
-        name: as it stands in tables.
-        folder: where peft saved it.
-        strength: by which its change of every weight is multiplied.
+        name: name in tables.
+        folder: folder of the adapter, as peft saved it.
+        strength: factor of its change of every weight; default: 1.
     """
 
     name: str
@@ -192,11 +192,11 @@ class Adapted:
         object.__setattr__(self, "strength", _strength(self.name, self.strength))
 
     def applied(self, model: TextModel) -> AbstractContextManager[Change]:
-        """Return a block within which the model carries the adapter."""
+        """Return a context within which the model has the adapter."""
         return attached(model.network, Path(self.folder), self.strength)
 
     def identity(self) -> dict[str, Any]:
-        """What tells its results from those of others."""
+        """Return the part of the cache key that names this system."""
         return {
             "adapter": files_digest(Path(self.folder), "adapter_*"),
             "strength": self.strength,
@@ -204,12 +204,20 @@ class Adapted:
         }
 
 
-def of_interventions(interventions: Mapping[str, Intervention], strengths: float | Sequence[float]) -> list[System]:
-    """Return every intervention at every strength, and the untouched model where 0 is among them.
+def systems_of(
+    interventions: Mapping[str, Intervention], strengths: float | Sequence[float], other_model: bool = False
+) -> list[System]:
+    """Return the untouched model if 0 is among the strengths, and every intervention at every other strength.
 
-    >>> [(one.name, one.strength) for one in of_interventions({}, (0, 1))]
+    Args:
+        interventions: interventions by name.
+        strengths: strengths of each intervention.
+        other_model: whether the model may be another one than they were learned on.
+
+    >>> [(one.name, one.strength) for one in systems_of({}, (0, 1))]
     [('untouched', 0.0)]
     """
     several = [strengths] if isinstance(strengths, (int, float)) else strengths
-    untouched: list[System] = [Untouched()] if 0 in several else []
-    return [*untouched, *(Steered(name, one, s) for name, one in interventions.items() for s in several if s != 0)]
+    pairs = [(name, strength) for name in interventions for strength in several if strength != 0]
+    steered = [Steered(name, interventions[name], strength, other_model) for name, strength in pairs]
+    return [*([Untouched()] if 0 in several else []), *steered]

@@ -1,4 +1,4 @@
-"""What continuations look like, whatever they say: how varied, how repetitive, how many are empty."""
+"""The variety of continuations: how varied and how repetitive they are, and how many are empty."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 REPEATED = 4
-"""Words of the sequences whose repetition within one text is counted."""
+"""Number of words in the sequences whose repetition is counted."""
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """distinct-n: different sequences of n words by all of them, over all texts together (Li et al. 2016,
-    arXiv 1510.03055); 0 where there are none.
+    """Return distinct-n: the number of different sequences of n words, divided by the number of all.
+
+    All texts are counted together; without any sequence it is 0 (Li et al. 2016, arXiv 1510.03055).
 
     >>> distinct(["a b a b", "a b"], 2)
     0.5
@@ -21,8 +22,9 @@ def distinct(texts: Sequence[str], n: int) -> float:
 
 
 def repetition(texts: Sequence[str]) -> float:
-    """The mean over texts of the share of 4-word sequences that occurred in the same text before (Welleck et al. 2020,
-    arXiv 1908.04319); texts of fewer than 4 words count as 0.
+    """Return the share of 4-word sequences that occurred earlier in the same text, as a mean over texts.
+
+    Texts of fewer than 4 words count as 0 (Welleck et al. 2020, arXiv 1908.04319).
 
     >>> repetition(["no no no no no", "one two three four five"])
     0.25
@@ -35,7 +37,7 @@ def repetition(texts: Sequence[str]) -> float:
 
 
 def empty(texts: Sequence[str]) -> float:
-    """The share of texts without a word.
+    """Return the share of texts without a word.
 
     >>> empty(["", " ", "a"])
     0.6666666666666666

@@ -70,7 +70,7 @@ KIND = FolderKind("an intervention", "intervention", DESCRIPTION, _unmarked)
 
 
 def read(folder: Path) -> schema.Parts:
-    """Return what a folder holds, checked as docs/artifact.md says.
+    """Return what a folder holds, checked as docs/reference/artifact.md says.
 
     Raises:
         LineasError: when it is not such a folder, saying what is wrong.

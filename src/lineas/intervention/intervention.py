@@ -226,7 +226,7 @@ class Intervention:
             revision: the hub commit, for a hub id.
 
         Raises:
-            LineasError: when there is none, or it is damaged or of a format that is not known (see docs/artifact.md).
+            LineasError: when there is none, it is damaged, or its format is not known (docs/reference/artifact.md).
         """
         parts = artifact.read(artifact.find(source, revision))
         return cls(parts.maps, parts.sites, parts.base, parts.facts, parts.gates)

@@ -1,4 +1,4 @@
-"""The content of an artifact: its JSON and its tensors, checked against each other as docs/artifact.md has it."""
+"""The content of an artifact: its JSON and its tensors, checked against each other (docs/reference/artifact.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps: interventions along a path of gammas, learned and judged, in parallel, with a choice at the end."""
+"""Sweeps: learn with several penalties gamma in parallel, judge each result, and choose one."""
 
 from lineas.sweeping.jobs import Job, points, run_job
 from lineas.sweeping.summary import Line, choose, summary

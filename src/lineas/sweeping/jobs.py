@@ -1,6 +1,6 @@
-"""One job of a sweep: what one method makes of one draw of prompts, along gamma where it has one, each point judged.
+"""One job of a sweep: learn with one method from one draw of prompts, for each gamma if it has one, and judge that.
 
-A job is plain data, so any process on any machine that sees the folder can run it, and go on where another one ended.
+A job is plain data, so any process on any machine that sees the folder can run it, or go on with an unfinished one.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from lineas.models.digests import reading_weights_once
 POINTS, PARTS = "points.jsonl", "parts"
 UNTOUCHED = "untouched"
 MEASURED = ("values", "by_seed", "intervals", "errors")
-"""Parts of an evaluation's row that stand in a point."""
+"""Parts of a row of results that are in a point."""
 NUMBERS = ("support", "sites", "of_sites", "cost", "unmet", "seconds", "steps")
-"""Further numbers of a point, each of which may be missing."""
+"""Further numbers of a point, any of which may be missing."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does.
+    """The work of one process.
 
     Args:
-        folder: of the sweep, seen by every process.
-        model: a name that `lineas.load` knows.
-        method: how; None for the untouched model.
-        name: of the method, as the user calls it.
-        source: prompts of this seed.
-        target: prompts of this seed.
-        seed: of the draw and of learning.
-        gammas: the path; used by LinEAS alone.
-        plan: what is measured at every point, by names alone.
-        refit: whether the support of every point with a penalty is learned once more without it.
-        strengths: at which everything that is learned is judged, each a point.
+        folder: folder of the sweep, which all processes see.
+        model: name that `lineas.load` knows; None for the default model.
+        method: method of learning; None for the untouched model.
+        name: name of the method, as the user wrote it.
+        source: source prompts of this draw.
+        target: target prompts of this draw.
+        seed: seed of the draw and of learning.
+        gammas: weights of the penalty, which only LinEAS has.
+        plan: measurements at each point, with classifiers and judge by name.
+        refit: whether each result with a penalty is learned again without it, on the same neurons.
+        strengths: strengths at which each result is judged, each of them a point.
         options: further arguments of `lineas.learn`.
-        dtype: of the model.
-        threads: of the process; None leaves them.
-        files: by side, the file it was drawn from, for whoever reads it again.
-        samples: that were drawn of it; None for all.
+        dtype: type of the weights.
+        threads: number of threads of the process; None leaves it.
+        files: file of each side, which the artifact records.
+        samples: number of prompts drawn from each file; None for all.
     """
 
     folder: Path
@@ -81,29 +81,29 @@ class Job:
 
     @property
     def place(self) -> Path:
-        """The folder of its points."""
+        """The folder of the job's points and interventions."""
         return self.folder / (UNTOUCHED if self.method is None else f"{self.name}-{self.seed}")
 
     @property
     def count(self) -> int:
-        """How many points it has."""
+        """The number of points."""
         return len(self._points)
 
     def missing(self) -> dict[tuple[float | None, bool], list[float]]:
-        """The strengths at which what is learned is still to be judged, by gamma and whether it is refitted.
+        """Return the strengths that are still to be judged, by gamma and whether it is refitted.
 
-        A point of which a measure failed is judged once more.
+        A point with a failed measure is judged again.
         """
         done = {(one["gamma"], one["refit"], one["strength"]) for one in points(self.place) if not one.get("errors")}
-        left: dict[tuple[float | None, bool], list[float]] = {}
+        missing: dict[tuple[float | None, bool], list[float]] = {}
         for gamma, refit, strength in self._points:
             if (gamma, refit, strength) not in done:
-                left.setdefault((gamma, refit), []).append(strength)
-        return left
+                missing.setdefault((gamma, refit), []).append(strength)
+        return missing
 
     @property
     def _points(self) -> list[tuple[float | None, bool, float]]:
-        """Gamma, whether it is refitted, and strength of every point."""
+        """Gamma, whether it is refitted, and strength of each point."""
         kinds: list[tuple[float | None, bool]] = [(None, False)]
         if isinstance(self.method, LinEAS):
             kinds = [(g, refit) for g in self.gammas for refit in (False, True) if not refit or (self.refit and g > 0)]
@@ -112,11 +112,11 @@ class Job:
 
 
 def points(place: Path) -> list[dict[str, Any]]:
-    """The points of a job that are done, each once.
+    """Return the finished points of a job, each once.
 
-    A line that an end of the process cut off is none; one that no sweep wrote is none either, with a warning.
+    A line that was cut off when a process ended is ignored. A line that no sweep wrote is ignored with a warning.
     """
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    by_key: dict[tuple[Any, ...], dict[str, Any]] = {}
     file = place / POINTS
     for number, line in enumerate(file.read_bytes().split(b"\n") if file.exists() else (), start=1):
         try:
@@ -127,32 +127,33 @@ def points(place: Path) -> list[dict[str, Any]]:
             point = None
         point = _without_gaps(point)
         if _is_point(point):
-            found[point["gamma"], point["refit"], point["strength"]] = point  # two processes may have made the same
+            by_key[point["gamma"], point["refit"], point["strength"]] = point  # two processes may write the same one
         else:
-            said = f"line {number} of {file} is no point of a sweep; it is passed over, and its point is measured anew."
-            warnings.warn(said, stacklevel=2)
-    return list(found.values())
+            warnings.warn(
+                f"line {number} of {file} is no point of a sweep; it is passed over, and its point is measured again.",
+                stacklevel=2,
+            )
+    return list(by_key.values())
 
 
-def _without_gaps(read: Any) -> Any:
-    """A point without the numbers that were none; JSON has null for those."""
-    if not isinstance(read, dict) or not isinstance(read.get("values"), dict):
-        return read
-    values = {name: value for name, value in read["values"].items() if value is not None}
-    return {name: v for name, v in read.items() if v is not None or name not in NUMBERS} | {"values": values}
+def _without_gaps(point: Any) -> Any:
+    """Return a point without its numbers that are null, as numbers that are not finite are written in JSON."""
+    if not isinstance(point, dict) or not isinstance(point.get("values"), dict):
+        return point
+    values = {name: value for name, value in point["values"].items() if value is not None}
+    return {name: v for name, v in point.items() if v is not None or name not in NUMBERS} | {"values": values}
 
 
 def _is_point(read: Any) -> TypeGuard[dict[str, Any]]:
-    """Return whether a sweep may have written this: what `summary` and the table take from a point is there."""
+    """Return whether a value read from a file has everything that `summary` and the table need of a point."""
     if not isinstance(read, dict) or not isinstance(read.get("values"), dict):
         return False
     numbers = [read.get("strength"), *([] if read.get("gamma") is None else [read["gamma"]]), *read["values"].values()]
     numbers += [read[name] for name in NUMBERS if name in read]
-    of_learned = isinstance(read.get("folder"), str) or read.get("method") == UNTOUCHED
     return (
         all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
         and "gamma" in read
-        and of_learned
+        and (isinstance(read.get("folder"), str) or read.get("method") == UNTOUCHED)
         and isinstance(read.get("refit"), bool)
         and isinstance(read.get("method"), str)
         and isinstance(read.get("seed"), int)
@@ -163,78 +164,78 @@ def _is_point(read: Any) -> TypeGuard[dict[str, Any]]:
 @discard_partial()
 @reading_weights_once()
 def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None = None) -> int:
-    """Do what is not done yet of a job; gives the number of its points.
+    """Run the unfinished part of a job, and return the number of all its points.
 
     Args:
-        job: what to do.
-        model: loaded already; None loads it.
-        progress: called with 1 after every point.
+        job: job to run.
+        model: loaded model; None to load it.
+        progress: function that is called with 1 after each point.
     """
     if missing := job.missing():
         if job.threads is not None:
             import torch
 
             torch.set_num_threads(job.threads)
-        model = _loaded(job.model, job.dtype) if model is None else model
-        for point, learned in _learned(job, model, missing):
+        model = _load(job.model, job.dtype) if model is None else model
+        for point, learned in _learn_missing(job, model, missing):
             for strength in missing[point["gamma"], point["refit"]]:
                 system = Untouched() if learned is None else Steered(job.name, learned, strength)
                 row = evaluate(model, [system], job.plan, job.folder / PARTS).rows[0]
-                told = {key: value for key, value in asdict(row).items() if key in MEASURED}
+                measured = {key: value for key, value in asdict(row).items() if key in MEASURED}
                 about = {"method": job.name, "seed": job.seed, **point, "strength": strength}
-                _append(job.place / POINTS, {**about, **told})
+                _append(job.place / POINTS, {**about, **measured})
                 if progress:
                     progress(1)
     return job.count
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: str | None, dtype: str) -> Any:
-    """The model of a worker, which has many jobs of one sweep."""
+def _load(model: str | None, dtype: str) -> Any:
+    """Load a model once for all jobs of a worker."""
     return load(model, dtype=dtype)
 
 
 def _append(file: Path, point: dict[str, Any]) -> None:
-    """A line more, also after one that was cut off."""
+    """Append a line with a point, on a new line even if the last one was cut off."""
     file.parent.mkdir(parents=True, exist_ok=True)
     cut_off = file.exists() and not file.read_bytes().endswith(b"\n")
     with file.open("a", encoding="utf-8") as opened:
         opened.write("\n" * cut_off + strict_json.dumps(point, indent=None, gaps=True) + "\n")
 
 
-def _learned(
+def _learn_missing(
     job: Job, model: Any, missing: Collection[tuple[float | None, bool]]
 ) -> Iterator[tuple[dict[str, Any], Intervention | None]]:
-    """Whatever is not judged at every strength, with what is said of it: learned, or read where that was done."""
+    """Yield facts and intervention for each missing gamma, learned now, or loaded if it was learned before."""
     if job.method is None:
         yield {"gamma": None, "refit": False}, None
         return
     options = {"seed": job.seed, "progress": False, **job.options}
     if not isinstance(job.method, LinEAS):
-        learned = _known(job, None, False)
+        learned = _load_saved(job, None, False)
         if learned is None:
             started = time.perf_counter()
             learned = learn(model, job.source, job.target, job.method, **options)
-            learned = _kept(job, learned, None, False, time.perf_counter() - started)
-        yield _told(job, learned, None, False, cost=learned.facts["cost"][-1]), learned
+            learned = _save(job, learned, None, False, time.perf_counter() - started)
+        yield _facts(job, learned, None, False, cost=learned.facts["cost"][-1]), learned
         return
-    known = {gamma: there for gamma in job.gammas if (there := _known(job, gamma, False)) is not None}
+    saved = {gamma: one for gamma in job.gammas if (one := _load_saved(job, gamma, False)) is not None}
     started = time.perf_counter()
-    for solution in gamma_path(model, job.source, job.target, job.gammas, job.method, known=known, **options):
+    for solution in gamma_path(model, job.source, job.target, job.gammas, job.method, known=saved, **options):
         gamma, learned = solution.gamma, solution.intervention
-        if gamma not in known:
-            learned = known[gamma] = _kept(job, learned, gamma, False, time.perf_counter() - started)
+        if gamma not in saved:
+            learned = saved[gamma] = _save(job, learned, gamma, False, time.perf_counter() - started)
         if (gamma, False) in missing:
             facts = {"cost": solution.cost, "unmet": solution.unmet, "steps": solution.steps}
-            yield _told(job, learned, gamma, False, **facts), learned
+            yield _facts(job, learned, gamma, False, **facts), learned
         if (gamma, True) in missing:
-            again = _known(job, gamma, True)
-            if again is None:
+            refitted = _load_saved(job, gamma, True)
+            if refitted is None:
                 started = time.perf_counter()
                 recipe = replace(job.method, gamma=0.0, refit=False, steps=solution.steps)
-                again = learn(model, job.source, job.target, recipe, start=learned, within_support=True, **options)
-                again = _kept(job, again, gamma, True, time.perf_counter() - started)
-            yield _told(job, again, gamma, True, cost=again.facts["cost"][-1], steps=solution.steps), again
+                refitted = learn(model, job.source, job.target, recipe, start=learned, within_support=True, **options)
+                refitted = _save(job, refitted, gamma, True, time.perf_counter() - started)
+            yield _facts(job, refitted, gamma, True, cost=refitted.facts["cost"][-1], steps=solution.steps), refitted
         started = time.perf_counter()
 
 
@@ -242,14 +243,13 @@ def _place(job: Job, gamma: float | None, refit: bool) -> Path:
     return job.place / (("learned" if gamma is None else f"gamma-{float(gamma)}") + ("-refit" if refit else ""))
 
 
-def _known(job: Job, gamma: float | None, refit: bool) -> Intervention | None:
-    """What was learned and saved before."""
+def _load_saved(job: Job, gamma: float | None, refit: bool) -> Intervention | None:
     place = _place(job, gamma, refit)
     return Intervention.load(place) if place.exists() else None
 
 
-def _kept(job: Job, learned: Intervention, gamma: float | None, refit: bool, seconds: float) -> Intervention:
-    """An intervention, saved with its name, how long it took, and what it was learned from."""
+def _save(job: Job, learned: Intervention, gamma: float | None, refit: bool, seconds: float) -> Intervention:
+    """Save an intervention with its name, its files and the seconds it took, and return it with these facts."""
     place = _place(job, gamma, refit)
     name = f"{job.name}, {place.name}, draw {job.seed}"
     named = drawn_from(learned, job.files, job.samples).with_facts(name=name, seconds=seconds)
@@ -257,8 +257,8 @@ def _kept(job: Job, learned: Intervention, gamma: float | None, refit: bool, sec
     return named
 
 
-def _told(job: Job, learned: Intervention, gamma: float | None, refit: bool, **facts: Any) -> dict[str, Any]:
-    """What a point says of an intervention."""
+def _facts(job: Job, learned: Intervention, gamma: float | None, refit: bool, **facts: Any) -> dict[str, Any]:
+    """Return the facts about an intervention that each of its points holds."""
     return {
         "gamma": gamma,
         "refit": refit,

@@ -1,4 +1,4 @@
-"""The table and the plot of a sweep."""
+"""The table in Markdown and the plot of a sweep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lineas.sweeping.summary import Line
 
 
 def markdown(lines: Sequence[Line], chosen: Line | None, about: str) -> str:
-    """The table and what it says."""
+    """Return the table in Markdown, with a text below it."""
     names = [name for name in dict.fromkeys(name for line in lines for name in line.values) if name not in LEARNED]
     names = [name for name in names if measure(name).role != "variety"]
     head = ["", "support", "sites", *map(in_markdown, names), "share of the effect", "cost", "unmet", "seconds"]
@@ -30,22 +30,22 @@ def markdown(lines: Sequence[Line], chosen: Line | None, about: str) -> str:
 
 
 def plot(lines: Sequence[Line], path: Path, effect: str | None = None) -> Path:
-    """One PNG: effect, damage and cost over the support, a curve a method; refitted ones dotted.
+    """Draw effect, damage and cost over the support into a PNG, one curve for each method; refitted ones are dotted.
 
     Args:
-        lines: of `summary`.
-        path: where to.
-        effect: the measure that should change; by default the share of the concept or of toxic texts.
+        lines: lines of the table, from `summary`.
+        path: file to write.
+        effect: measure that should change; default: the first effect that was measured.
 
     Raises:
         LineasError: when matplotlib is not installed, or there is nothing to draw.
     """
-    told = [line.values for line in lines]
-    wanted, spared = measure(effect) if effect else first_of("effect", told), first_of("damage", told)
-    panels = [*(one for one in (wanted, spared) if one is not None), Measure("cost", "cost")]
+    rows = [line.values for line in lines]
+    main_effect, damage = measure(effect) if effect else first_of("effect", rows), first_of("damage", rows)
+    panels = [*(one for one in (main_effect, damage) if one is not None), Measure("cost", "cost")]
     drawn = [line for line in lines if line.values.get("support", 0) > 0]
     if not drawn:
-        raise LineasError("no point has a support, so there is nothing to draw.")
+        raise LineasError("no intervention changes a neuron, so there is nothing to draw.")
     figure, axes = figure_of(len(panels))
     untouched = next((line for line in lines if line.method == UNTOUCHED), None)
     curves: dict[tuple[str, bool, float], list[Line]] = {}
@@ -54,9 +54,9 @@ def plot(lines: Sequence[Line], path: Path, effect: str | None = None) -> Path:
     for axis, one in zip(axes, panels):
         name = one.name
         for (method, refit, strength), curve in curves.items():
-            mine = sorted((line for line in curve if name in line.values), key=lambda line: line.values["support"])
-            x, y = [100 * line.values["support"] for line in mine], [one.on_axis(line.values[name]) for line in mine]
-            bars = [one.on_axis(line.deviations.get(name, 0.0)) for line in mine]
+            along = sorted((line for line in curve if name in line.values), key=lambda line: line.values["support"])
+            x, y = [100 * line.values["support"] for line in along], [one.on_axis(line.values[name]) for line in along]
+            bars = [one.on_axis(line.deviations.get(name, 0.0)) for line in along]
             label = method + ", refitted" * refit + (f", at {as_label(strength)}" if strength != 1 else "")
             axis.errorbar(x, y, bars, fmt=":o" if refit else "-o", markersize=4, capsize=2, label=label)
         if untouched is not None and name in untouched.values:

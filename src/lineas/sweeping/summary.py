@@ -1,4 +1,4 @@
-"""What a sweep says: a line a method and gamma, the sparsest one that does the job, a table and a plot."""
+"""Summary of a sweep: one line for each method and gamma, and the choice of the sparsest that is good enough."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from lineas.sweeping.jobs import UNTOUCHED
 
 @dataclass(frozen=True)
 class Line:
-    """A method at a gamma and a strength, over seeds.
+    """The results of a method at a gamma and a strength, over all draws.
 
     Args:
-        method: its name.
-        gamma: None where the method has none.
-        refit: whether its support was learned once more without a penalty.
-        strength: at which it was judged.
-        seeds: how many there are.
-        values: means over seeds: support (0 to 1), sites touched, cost, unmet (see `learning.gamma_path`), steps,
-            seconds, and everything measured.
-        deviations: over seeds, of the same, where there are several.
-        share: of the largest effect that any line has, what this one has, below 0 where it has the opposite one; None
-            without a measure of effect.
+        method: name of the method.
+        gamma: weight of the penalty; None if the method has none.
+        refit: whether it was learned again without the penalty, on the same neurons.
+        strength: strength at which it was judged.
+        seeds: number of draws.
+        values: means over draws of support (0 to 1), sites touched, cost, unmet (see `learning.gamma_path`), steps,
+            seconds, and all measures.
+        deviations: standard deviations of the same over draws, if there are several.
+        share: effect as a share of the largest effect of any line, below 0 for an opposite effect; None if no effect
+            was measured.
     """
 
     method: str
@@ -40,20 +40,20 @@ class Line:
 
     @property
     def label(self) -> str:
-        """As it stands in tables."""
+        """The name of the line in tables."""
         gamma = "" if self.gamma is None else f" {as_label(self.gamma)}"
         strength = "" if self.strength == 1 else f" at {as_label(self.strength)}"
         return f"{self.method}{gamma}{' refitted' if self.refit else ''}{strength}"
 
 
 def effect_of(rows: Sequence[dict[str, Any]]) -> str | None:
-    """The measure that should change: the concept or toxicity, where there is one."""
-    found = first_of("effect", (row["values"] for row in rows))
-    return None if found is None else found.name
+    """Return the name of the first measure of effect in the points; None if there is none."""
+    effect = first_of("effect", (row["values"] for row in rows))
+    return None if effect is None else effect.name
 
 
 def aim_of(effect: str) -> tuple[str, int]:
-    """The name of a measure, and whether it should rise (1), fall (-1), or either (0).
+    """Return the name of a measure, and whether it should rise (1), fall (-1), or either (0).
 
     >>> aim_of("toxic_score"), aim_of("+toxic"), aim_of("concept")
     (('toxic_score', -1), ('toxic', 1), ('concept', 0))
@@ -63,39 +63,38 @@ def aim_of(effect: str) -> tuple[str, int]:
 
 
 def summary(rows: Sequence[dict[str, Any]], effect: str | None = None) -> list[Line]:
-    """Lines of points: the untouched model first, then methods in the order in which they come, by gamma.
+    """Return one line for each method, gamma, refit and strength, in the order of the points.
 
     Args:
-        rows: the points of all jobs, as their files hold them.
-        effect: the measure that should change, with "+" before it where it should rise; by default the share of the
-            concept, or of toxic texts, which should fall.
+        rows: points of all jobs, as their files hold them.
+        effect: measure that should change, with "+" before it if it should rise; default: the first measure of effect.
     """
-    aimed, aim = aim_of(effect or effect_of(rows) or "")
+    name_of_effect, aim = aim_of(effect or effect_of(rows) or "")
     kinds = dict.fromkeys(map(_kind, rows))
     lines = []
     for kind in kinds:
-        mine = [row for row in rows if _kind(row) == kind]
-        found: dict[str, list[float]] = {}
-        for row in mine:
+        points = [row for row in rows if _kind(row) == kind]
+        by_name: dict[str, list[float]] = {}
+        for row in points:
             for name, value in ({key: row[key] for key in LEARNED if key in row} | row["values"]).items():
-                found.setdefault(name, []).append(value)
-        deviations = {name: stdev(values) for name, values in found.items() if len(values) > 1}
-        means = {name: mean(values) for name, values in found.items()}
-        lines.append(Line(*kind, len(mine), means, deviations))
+                by_name.setdefault(name, []).append(value)
+        deviations = {name: stdev(values) for name, values in by_name.items() if len(values) > 1}
+        means = {name: mean(values) for name, values in by_name.items()}
+        lines.append(Line(*kind, len(points), means, deviations))
     untouched = next((line for line in lines if line.method == UNTOUCHED), None)
-    changes = [_change(line, untouched, aimed) for line in lines]
-    wanted = [change for change in changes if change is not None and change * aim >= 0]
-    most = max(wanted, key=abs, default=None)
-    shares = [change / most if change is not None and most else None for change in changes]
+    changes = [_change(line, untouched, name_of_effect) for line in lines]
+    right_way = [change for change in changes if change is not None and change * aim >= 0]
+    largest = max(right_way, key=abs, default=None)
+    shares = [change / largest if change is not None and largest else None for change in changes]
     return [replace(line, share=share) for line, share in zip(lines, shares)]
 
 
 def choose(lines: Sequence[Line], tolerance: float) -> Line | None:
-    """The line of the smallest support among those whose effect is within a tolerance of the best; the weakest of it.
+    """Return the line of the smallest support, and of those the smallest strength, whose effect is large enough.
 
     Args:
-        lines: of `summary`.
-        tolerance: 0.2 keeps at least 80 % of the largest effect.
+        lines: lines of the table, from `summary`.
+        tolerance: share of the largest effect that may be lost; 0.2 asks for at least 80 % of it.
     """
     enough = [line for line in lines if line.share is not None and line.share >= 1 - tolerance]
     learned = [line for line in enough if "support" in line.values]
@@ -103,13 +102,13 @@ def choose(lines: Sequence[Line], tolerance: float) -> Line | None:
 
 
 def chosen_point(rows: Sequence[dict[str, Any]], line: Line, effect: str) -> dict[str, Any]:
-    """Of a line's seeds the one whose effect is nearest to their mean: neither the luckiest nor the unluckiest."""
-    mine = [row for row in rows if _kind(row) == (line.method, line.gamma, line.refit, line.strength)]
-    return min(mine, key=lambda row: abs(row["values"].get(effect, float("inf")) - line.values[effect]))
+    """Return the point of a line whose effect is nearest to the mean over draws, so neither a lucky nor a bad one."""
+    points = [row for row in rows if _kind(row) == (line.method, line.gamma, line.refit, line.strength)]
+    return min(points, key=lambda row: abs(row["values"].get(effect, float("inf")) - line.values[effect]))
 
 
 def _kind(row: dict[str, Any]) -> tuple[str, float | None, bool, float]:
-    """What the points of one line share."""
+    """Return the values that all points of one line share."""
     return row["method"], row["gamma"], row["refit"], row["strength"]
 
 

@@ -1,4 +1,4 @@
-"""`sweep`: interventions along gamma, each judged, and the choice of the sparsest one that keeps the effect."""
+"""`sweep`: learn with several penalties gamma, judge each result, and choose the sparsest that has the effect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lineas.learning.gamma_path import check_gammas, later_steps
 from lineas.printable import as_label, escaped
 from lineas.prompts import described, draw
 from lineas.sites import Pooling, as_pooling
-from lineas.sweeping.folder import CHOSEN, PLOT, SWEEP, TABLE, claimed, give_up, keep
+from lineas.sweeping.folder import CHOSEN, PLOT, SWEEP, TABLE, claimed, copy, give_up
 from lineas.sweeping.jobs import Job, points
 from lineas.sweeping.report import markdown, plot
 from lineas.sweeping.summary import Line, aim_of, choose, chosen_point, effect_of, summary
@@ -30,7 +30,7 @@ from lineas.versions import stamp
 
 GAMMAS = (0.0, 1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 STEPS = 60
-"""Optimizer steps of the first solution of a path where nothing else is said."""
+"""Default number of optimizer steps for the first gamma."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Sweep:
 
     Args:
         folder: folder of the results.
-        lines: the table: the untouched model, then every method by gamma.
-        chosen: the line that was chosen; None where nothing has the effect.
-        effect: name of the measure that should change; None where none was taken.
-        points: every point that was measured.
-        draw: the draw of prompts whose intervention stands for the chosen line.
-        notes: what could not be done, a sentence each.
+        lines: lines of the table: the untouched model, then each method by gamma.
+        chosen: chosen line; None if none has the effect.
+        effect: name of the measure that should change; None if no effect was measured.
+        points: all measured points.
+        draw: draw of the prompts from which the chosen intervention was learned; None without one.
+        notes: sentences about outputs that could not be written.
     """
 
     folder: Path
@@ -68,13 +68,13 @@ class Sweep:
 
     @property
     def why_nothing(self) -> str:
-        """Why nothing was chosen."""
+        """The reason why nothing was chosen, a sentence."""
         if self.effect is None:
-            return "there is no measure of the effect; give --prompts, of pictures also --shows."
+            return "there is no measure of the effect; give --prompts, and for pictures also --shows."
         name, aim = aim_of(self.effect)
-        taken = list(dict.fromkeys(key for row in self.points for key in row["values"]))
-        if name not in taken:
-            return f"{name} was not measured; --effect is one of {', '.join(taken)}."
+        measured = list(dict.fromkeys(key for row in self.points for key in row["values"]))
+        if name not in measured:
+            return f"{name} was not measured; --effect is one of {', '.join(measured)}."
         return f"no point {({1: 'raises', -1: 'lowers', 0: 'changes'})[aim]} {name}."
 
 
@@ -104,34 +104,34 @@ def sweep(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sweep:
-    """Learn along gamma, judge every point, and choose the sparsest intervention that keeps the effect.
+    """Learn with several penalties gamma, judge each result, and choose the sparsest that has the effect.
 
-    Everything is written into the folder as soon as it is there; the same call goes on where an earlier one ended.
+    Results are written into the folder as soon as they exist, so the same call goes on where an earlier one ended.
 
     Args:
         model: hub id or folder, which every process loads; None for the default model.
         source: prompts of the behaviour to leave.
         target: prompts of the behaviour to reach.
-        plan: what is measured at every point, by names alone, so that other processes can load it.
+        plan: measurements at each point, with classifiers and judge by name, so that other processes can load them.
         out: folder of the sweep.
-        methods: methods of learning by name; default: `LinEAS(steps=60)` as "lineas". Gamma concerns LinEAS alone.
-        gammas: weights of the penalty, each a point.
-        draws: number of draws of the prompts, each learned from anew.
-        samples: number of prompts of a side in every draw; None for all.
-        refit: learn every support once more without the penalty.
-        strengths: strengths at which everything is judged; not 0, since the untouched model is judged anyway.
-        effect: measure that should change, with "+" before it where it should rise; default: the first of the plan.
-        tolerance: share of the best effect that the choice may lose, from 0 to below 1.
+        methods: methods of learning by name; default: `LinEAS(steps=60)` as "lineas". Only LinEAS has a gamma.
+        gammas: weights of the penalty, each of which gives a point.
+        draws: number of random draws of the prompts to learn from; default: 1.
+        samples: number of prompts of each side in a draw; None for all.
+        refit: whether each result is learned again without the penalty, on the same neurons.
+        strengths: strengths to judge, without 0, since the untouched model is always judged; default: 1.
+        effect: measure that should change, with "+" before it if it should rise; default: the first of the plan.
+        tolerance: share of the best effect that the choice may lose, from 0 to below 1; default: 0.2.
         sites: regular expression over names of modules; None for the method's own.
-        pooling: "mean" or "max", as in `lineas.learn`.
-        max_length: largest number of tokens of a prompt.
-        memory: what learning may take in each process, as in `lineas.learn`.
+        pooling: pooling over tokens or pixels, "mean" (default) or "max", as in `lineas.learn`.
+        max_length: largest number of tokens of a prompt; default: 128.
+        memory: memory for learning in each process, as in `lineas.learn`.
         dtype: type of the weights, as in `lineas.load`.
-        processes: number of processes at once, each of which loads the model.
-        where: "processes" on this machine, or "ray": a Ray cluster that sees the folder.
-        files: by side, "source" and "target", the file that the prompts came from, for the record.
-        force: begin anew in a folder of a sweep of other settings.
-        progress: called with the number of points done since the last call, and the number of all.
+        processes: number of processes, each of which loads the model; default: 1.
+        where: "processes" on this machine (default), or "ray" for a Ray cluster that sees the folder.
+        files: files of the prompts by side ("source", "target"), which are recorded.
+        force: whether to start again in a folder that holds a sweep of other settings.
+        progress: function that is called with the number of points done since the last call, and of all points.
 
     Raises:
         LineasError: when an argument makes no sense, the folder holds something else, or a job fails.
@@ -148,8 +148,8 @@ def sweep(
             "judged anyway."
         )
     if effect is not None and aim_of(effect)[0] not in plan.measures:
-        there = ", ".join(plan.measures) or "nothing; give --prompts FILE, --neutral FILE or both"
-        raise LineasError(f"--effect is one of what is measured, perhaps with + before it, not {effect!r}: {there}.")
+        measures = ", ".join(plan.measures) or "nothing; give --prompts FILE, --neutral FILE or both"
+        raise LineasError(f"--effect is one of what is measured, perhaps with + before it, not {effect!r}: {measures}.")
     draws, samples = SEEDS.check("draws", draws), samples if samples is None else COUNT.check("samples", samples)
     source, target = as_texts("the source", source), as_texts("the target", target)
     sides = [(draw(source, samples, seed), draw(target, samples, seed)) for seed in range(draws)]
@@ -173,9 +173,9 @@ def sweep(
         "measures": {**plan.described(), **plan.names},
         "content": {name: content_of(name, out) for name in (model, *judges) if name},
     }
-    with claimed(out, settings, force) as (begun, lock):
+    with claimed(out, settings, force) as (is_new, lock):
         place, name_of_model = out, model
-        if where == "ray":  # its workers may have been started in another folder
+        if where == "ray":  # its workers may run in another folder
             place = out.resolve()
             name_of_model = str(Path(model).resolve()) if model is not None and Path(model).exists() else model
         learned = [
@@ -191,29 +191,29 @@ def sweep(
         try:
             run_jobs(jobs, processes, where, (lambda count: progress(count, total)) if progress else None, lock)
         except LineasError:
-            if begun and not any(points(job.place) for job in learned):
+            if is_new and not any(points(job.place) for job in learned):
                 give_up(out, jobs)
             raise
         rows = [row for job in jobs for row in points(job.place)]
         lines = summary(rows, effect)
         chosen = choose(lines, tolerance)
-        aimed = effect_of(rows) if effect is None else aim_of(effect)[0]
-        found = Sweep(out, lines, chosen, effect if chosen is None and effect else aimed, rows)
-        return _written(found, settings, _about(model, methods, gammas, draws, chosen, tolerance), tolerance)
+        name_of_effect = effect_of(rows) if effect is None else aim_of(effect)[0]
+        swept = Sweep(out, lines, chosen, effect if chosen is None and effect else name_of_effect, rows)
+        return _write(swept, settings, _about(model, methods, gammas, draws, chosen, tolerance), tolerance)
 
 
-def _written(found: Sweep, settings: dict[str, Any], about: str, tolerance: float) -> Sweep:
-    """Write the results and the chosen intervention into the claimed folder."""
-    out, lines, chosen = found.folder, found.lines, found.chosen
+def _write(swept: Sweep, settings: dict[str, Any], about: str, tolerance: float) -> Sweep:
+    """Write the results and the chosen intervention into the folder, and return them with the notes."""
+    out, lines, chosen = swept.folder, swept.lines, swept.chosen
     content: dict[str, Any] = {"settings": settings, **stamp()}
-    content |= {"lines": [asdict(line) for line in lines], "points": found.points}
+    content |= {"lines": [asdict(line) for line in lines], "points": swept.points}
     seed, notes = None, []
     if chosen is not None:
-        assert found.effect is not None
-        point = chosen_point(found.points, chosen, found.effect)
+        assert swept.effect is not None
+        point = chosen_point(swept.points, chosen, swept.effect)
         seed = point["seed"]
-        keep(out / point["folder"], out / CHOSEN)
-        choice = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance, "effect": found.effect}
+        copy(out / point["folder"], out / CHOSEN)
+        choice = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance, "effect": swept.effect}
         content["chosen"] = choice
     with result(out, SWEEP) as beside:
         write_text(beside, escaped(dumps({"written_by": written_by("sweep"), **content}, gaps=True)) + "\n")
@@ -221,10 +221,10 @@ def _written(found: Sweep, settings: dict[str, Any], about: str, tolerance: floa
         write_text(beside, markdown(lines, chosen, about))
     try:
         with result(out, PLOT) as beside:
-            plot(lines, beside, found.effect and aim_of(found.effect)[0])
+            plot(lines, beside, swept.effect and aim_of(swept.effect)[0])
     except LineasError as error:
         notes.append(str(error))
-    return Sweep(out, lines, chosen, found.effect, found.points, seed, notes)
+    return Sweep(out, lines, chosen, swept.effect, swept.points, seed, notes)
 
 
 def _about(
@@ -235,11 +235,12 @@ def _about(
     chosen: Line | None,
     tolerance: float,
 ) -> str:
-    """Return the sentence under the table."""
-    about = f"{model or 'the default model'}, {draws} draws; ± deviation over them."
+    """Return the sentences under the table."""
+    about = f"{model or 'the default model'}, {draws} draws, ± their standard deviation."
     for name, method in methods.items():
         if isinstance(method, LinEAS):
-            about += f" Steps of {name}: {method.steps}, then {later_steps(method.steps, len(gammas))} a point."
+            later = later_steps(method.steps, len(gammas))
+            about += f" Steps of {name}: {method.steps} for the first gamma, then {later} for each."
     if chosen is not None:
         about += f" Chosen, within {tolerance:.0%} of the best effect: {chosen.label}."
     return about

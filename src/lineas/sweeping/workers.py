@@ -1,4 +1,4 @@
-"""Who runs the jobs of a sweep: this process, several of them, or the workers of a Ray cluster."""
+"""Running the jobs of a sweep in this process, in several processes, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from lineas.sweeping.jobs import Job, points, run_job
 
 Where = Literal["processes", "ray"]
 LOOK_EVERY = 0.5
-"""Seconds between looks at what other processes have done."""
+"""Seconds between checks of the progress of other processes."""
 TRIES = 3
-"""That a Ray worker's job is begun again when the worker is killed; it goes on where that one ended."""
+"""Number of times that Ray runs a job again, from where it ended, after its worker was killed."""
 
 
 def run_jobs(
@@ -37,16 +37,17 @@ def run_jobs(
     progress: Callable[[int], None] | None = None,
     lock: int | None = None,
 ) -> None:
-    """Run all jobs; those that are done take no time.
+    """Run the unfinished part of all jobs.
 
     Args:
-        jobs: of one sweep.
-        at_once: processes, each of which loads the model once; 1 works in this one. Ray decides by itself.
-        where: here, or on Ray: the cluster of `ray.init()`, by `RAY_ADDRESS`, else one started on this machine. Its
-            workers must see the folder.
-        progress: called with the number of points done since the last call.
-        lock: the open file that holds the sweep's folder (see `lineas.files.writing.locked`): processes hold it
-            too, until the last of them has ended. Ray's workers do not; Ray ends them after the first process.
+        jobs: jobs of one sweep.
+        at_once: number of processes, each of which loads the model once; 1 (default) for this process. Ray decides by
+            itself.
+        where: "processes" on this machine (default), or "ray" for the cluster of `ray.init()`: that of `RAY_ADDRESS`,
+            or one started on this machine. Its workers must see the folder.
+        progress: function that is called with the number of points done since the last call.
+        lock: open file that locks the sweep's folder (see `lineas.files.writing.locked`). The processes hold the lock
+            too, until the last one has ended. Ray's workers do not, but Ray ends them with the first process.
 
     Raises:
         LineasError: when Ray is not installed, a job fails or leaves points out, or a worker is killed.
@@ -61,27 +62,23 @@ def run_jobs(
                 progress(job.count - missing)
             run_job(job, model, progress)
         return
-    _watched(jobs, _on_ray if where == "ray" else lambda these: _in_processes(these, at_once, lock), progress)
+    _watch(jobs, _on_ray if where == "ray" else lambda these: _in_processes(these, at_once, lock), progress)
     unseen = next((job for job in jobs if len(points(job.place)) < job.count), None)
     if unseen is not None:
         raise LineasError(f"the workers' points of {unseen.place} are not seen here; all must share that folder.")
 
 
-def _watched(
-    jobs: Sequence[Job],
-    begin: Callable[[Sequence[Job]], Any],
-    progress: Callable[[int], None] | None,
-) -> None:
-    """Let others work, and tell how far they are."""
-    told = 0
+def _watch(jobs: Sequence[Job], begin: Callable[[Sequence[Job]], Any], progress: Callable[[int], None] | None) -> None:
+    """Run jobs in other processes and report their progress until all have finished."""
+    reported = 0
     with begin(jobs) as finished:
         while True:
-            over = finished()
+            all_finished = finished()
             done = sum(len(points(job.place)) for job in jobs)
-            if progress and done > told:
-                progress(done - told)
-            told = max(told, done)
-            if over:
+            if progress and done > reported:
+                progress(done - reported)
+            reported = max(reported, done)
+            if all_finished:
                 return
             time.sleep(LOOK_EVERY)
 
@@ -91,25 +88,25 @@ def _in_processes(jobs: Sequence[Job], at_once: int, lock: int | None) -> Iterat
     threads = max(1, (os.cpu_count() or 1) // at_once)
     with processes(at_once, lock) as call:
         running = [call(_in_a_worker, replace(job, threads=job.threads or threads)) for job in jobs]
-        yield lambda: all([_checked(one) for one in running])
+        yield lambda: all([_is_done(one) for one in running])
 
 
 def _in_a_worker(job: Job) -> int:
-    """Run a job without bars, which several processes would draw over each other."""
+    """Run a job without progress bars, which several processes would draw over each other."""
     no_bars()
-    warnings.showwarning = _warn
-    tqdm.set_lock(RLock())  # its own is one between processes, which Python misses when this one is told to end
+    warnings.showwarning = _show_warning
+    tqdm.set_lock(RLock())  # tqdm's own lock is shared between processes, so Python warns when one is ended
     return run_job(job)
 
 
-def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Tell what the library warns of in a line, as the command line does in its own process."""
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Print a warning in one line, as the command line does in its own process."""
     if issubclass(category, UserWarning):
         sys.stderr.write(f"warning: {in_a_line(str(message))}\n")
 
 
-def _checked(running: Any) -> bool:
-    """Whether it is over; what it failed with is raised."""
+def _is_done(running: Any) -> bool:
+    """Return whether a job is done; raise the error of a failed one."""
     if running.done():
         try:
             running.result()
@@ -143,14 +140,14 @@ def _on_ray(jobs: Sequence[Job]) -> Iterator[Callable[[], bool]]:
 
     try:
         if started:
-            with restoring_handlers():  # Ray would answer TERM by itself, and exit with 1
+            with restoring_handlers():  # Ray's own handler of TERM would exit with 1
                 ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
         remote = ray.remote(max_retries=TRIES)(run_job)
         left = [remote.remote(job) for job in jobs]
         yield finished
     except BaseException:
         for one in left:
-            with suppress(Exception):  # what cannot be cancelled any more is over
+            with suppress(Exception):  # a job that cannot be cancelled has ended
                 ray.cancel(one, force=True)
         raise
     finally:
