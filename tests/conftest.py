@@ -11,8 +11,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported:
 import pytest
 import torch
 from console import SOURCE, TARGET
-from filelock import FileLock
 from hypothesis import settings
+from sharing import made_once
 from stories import save as save_stories
 
 import lineas
@@ -39,12 +39,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def stories_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Llama trained on little stories of ours, as `save_pretrained` leaves it; one for all workers."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "stories"
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            save_stories(folder.with_suffix(".begun")).rename(folder)
-    return folder
+    return made_once(tmp_path_factory, "stories", save_stories)
 
 
 @pytest.fixture(scope="session")

@@ -138,6 +138,7 @@ def test_what_is_unfinished_says_so_wherever_it_is_looked_at(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the thread that draws the bar
+@pytest.mark.filterwarnings("default:interrupted after 4 of 5000 steps")
 def test_a_terminal_that_is_gone_costs_nothing(
     desk: Path, interrupt: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

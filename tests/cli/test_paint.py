@@ -124,16 +124,3 @@ def test_a_language_model_does_not_paint(desk: Path, capsys: pytest.CaptureFixtu
         capsys, desk, "lineas generate continues texts", "paint", "model", "--intervention", "polite", "--prompt", "a",
         "--out", "made",
     )  # fmt: skip
-
-
-def test_the_demo_teaches_night_and_takes_the_sun_away(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capsys, "demo", "--images", "--out", "shown", "--json", "told.json")
-    assert code == 0, err
-    assert "A style: night falls, from 32 + 32 prompts" in out
-    night, sun = json.loads((desk / "told.json").read_text())["lessons"]
-    assert night["rows"][0]["concept"] < 0.1 < 0.8 < night["rows"][-1]["concept"]
-    assert sun["rows"][0]["concept"] > 0.9 > 0.5 > sun["rows"][-1]["concept"]
-    assert sun["rows"][-1]["img_score"] > 90
-    for name in ("night", "sun"):
-        assert picture(desk / "shown" / name / "strip.png").width > 5 * 160
-        assert (desk / "shown" / name / "intervention" / "intervention.json").exists()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from sharing import made_once
 
 import lineas
+from lineas.cli import main
 from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.judges import WorldJudge
 from lineas.evaluation.plan import Plan
@@ -48,9 +53,32 @@ def test_it_draws_what_it_is_told(shapes: Any) -> None:
     assert sum(others) / len(others) < 0.1
 
 
-def test_night_falls_and_the_shapes_stay(shapes: Any) -> None:
-    source, target, prompts = (read_prompts(f"lineas:night/{side}") for side in ("source", "target", "prompts"))
-    learned = lineas.learn(shapes, source, target, progress=False)
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `lineas demo --images` leaves: a folder a lesson, what it printed, and its numbers."""
+
+    def teach(folder: Path) -> None:
+        folder.mkdir()
+        with (folder / "printed.txt").open("w") as printed, redirect_stdout(printed):
+            main(["demo", "--images", "--out", str(folder), "--json", str(folder / "told.json")])
+
+    return made_once(tmp_path_factory, "taught", teach)
+
+
+def test_the_demo_teaches_night_and_takes_the_sun_away(taught: Path) -> None:
+    assert "A style: night falls, from 32 + 32 prompts" in (taught / "printed.txt").read_text()
+    night, sun = json.loads((taught / "told.json").read_text())["lessons"]
+    assert night["rows"][0]["concept"] < 0.1 < 0.8 < night["rows"][-1]["concept"]
+    assert sun["rows"][0]["concept"] > 0.9 > 0.5 > sun["rows"][-1]["concept"]
+    assert sun["rows"][-1]["img_score"] > 90
+    for name in ("night", "sun"):
+        with Image.open(taught / name / "strip.png") as strip:
+            assert strip.width > 5 * 160
+        assert (taught / name / "intervention" / "intervention.json").exists()
+
+
+def test_night_falls_and_the_shapes_stay(shapes: Any, taught: Path) -> None:
+    prompts, learned = read_prompts("lineas:night/prompts"), lineas.Intervention.load(taught / "night" / "intervention")
     systems = [Untouched(), Steered("night", learned, 0.5), Steered("night", learned, 1.0)]
     plan = Plan(prompts, concept="at night", judge=WorldJudge(FOLDER), sampling={"batch_size": 32})
     untouched, half, whole = evaluate(shapes, systems, plan).rows
@@ -60,10 +88,11 @@ def test_night_falls_and_the_shapes_stay(shapes: Any) -> None:
     assert half.values["img_score"] > whole.values["img_score"]
 
 
-def test_pooled_by_its_largest_pixel_a_sun_is_learned_and_by_its_mean_it_stays(shapes: Any) -> None:
+def test_pooled_by_its_largest_pixel_a_sun_is_learned_and_by_its_mean_it_stays(shapes: Any, taught: Path) -> None:
     """It fills a twentieth of the picture: the mean hardly knows of it."""
     source, target, prompts = (read_prompts(f"lineas:sun/{side}") for side in ("source", "target", "prompts"))
-    by_mean, by_largest = (lineas.learn(shapes, source, target, pooling=p, progress=False) for p in ("mean", "max"))
+    by_mean = lineas.learn(shapes, source, target, pooling="mean", progress=False)
+    by_largest = lineas.Intervention.load(taught / "sun" / "intervention")
     assert (by_mean.facts["pooling"], by_largest.facts["pooling"]) == ("mean", "max")
     plan = Plan(prompts, concept="sun", judge=WorldJudge(FOLDER), sampling={"batch_size": 32})
     systems = [Untouched(), Steered("mean", by_mean), Steered("max", by_largest)]
