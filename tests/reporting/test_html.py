@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,8 @@ from families import PROMPTS, outputs
 
 import lineas
 from lineas import AffineMap, Intervention, TextModel
-from lineas.reporting import Content, charts, page
-from lineas.reporting.neurons import by_layer, largest_neurons, overlap
+from lineas.reporting import Content, page
+from lineas.reporting.neurons import activity, largest_neurons, overlap, site_sizes
 
 
 def sparse(*touched: int, shift: float = 1.0) -> AffineMap:
@@ -34,7 +33,8 @@ def test_the_largest_neurons_are_measured_in_their_own_deviation(stories: TextMo
     quiet, loud = int(deviation.argmin()), int(deviation.argmax())
     map_ = sparse(quiet, shift=float(2 * deviation[quiet]))
     map_.shift[loud] = deviation[loud]
-    first, second = largest_neurons(Intervention({site.name: map_}), 5, stories, PROMPTS, each=1)
+    one = Intervention({site.name: map_}, {site.name: site})
+    first, second = largest_neurons(one, 5, activity(one, stories, PROMPTS), PROMPTS, each=1)
     assert (first.index, second.index) == (quiet, loud)
     assert (first.change, second.change) == (pytest.approx(2, rel=1e-3), pytest.approx(1, rel=1e-3))
     levels = (z - z.mean(0)) / deviation
@@ -45,14 +45,50 @@ def test_the_largest_neurons_are_measured_in_their_own_deviation(stories: TextMo
     assert without[0].excited == []
 
 
-def test_layers_are_counted_by_kind_of_module() -> None:
-    maps = {f"model.layers.{i}.{kind}": sparse(*range(i)) for i in (1, 2) for kind in ("norm", "mlp")}
-    found = by_layer(Intervention({**maps, "final": sparse(0)}))
-    assert found == {
-        "model.layers.*.norm": [(1, 1, 64), (2, 2, 64)],
-        "model.layers.*.mlp": [(1, 1, 64), (2, 2, 64)],
-        "final": [(None, 1, 64)],
-    }
+def test_the_size_of_a_site_is_its_move_in_the_spread_of_the_prompts() -> None:
+    """Scaling by 1 + s about a mean of 0 moves every prompt by s times its distance; a shift moves all alike."""
+    z = torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
+    z -= z.mean(0)
+    scaled, shifted = AffineMap.identity(64), sparse(3, shift=2.0)
+    scaled.scale[:] = 1.25
+    sizes = site_sizes(Intervention({"a": scaled, "b": shifted, "c": AffineMap.identity(64)}), dict.fromkeys("abc", z))
+    spread = float(z.square().sum(1).mean().sqrt())
+    assert sizes == {"a": pytest.approx(0.25), "b": pytest.approx(2.0 / spread), "c": 0}
+    assert site_sizes(Intervention({"a": scaled, "b": shifted})) == {"a": 0.25, "b": 2.0 / 64}
+
+
+def test_where_the_change_sits_tells_dense_layers_apart() -> None:
+    """Every layer has its own number and bar, in order; the neurons are counted where not all are changed."""
+    dense = {f"model.layers.{i}.norm": sparse(*range(64), shift=1e-4 * (i + 1)) for i in range(11)}
+    few = {f"model.layers.{i}.norm": sparse(*range(i)) for i in range(11)}
+    drawn = page(Content({"dense": Intervention(dense)}))
+    assert re.findall(r'row"><code>([^<]*)<', drawn) == list(dense)
+    widths = [float(width) for width in re.findall(r'style="width:([\d.]+)%', drawn)]
+    assert widths == pytest.approx([100 * (i + 1) / 11 for i in range(11)], abs=0.06)
+    assert ">0.0003<" in drawn
+    assert "of 64<" not in drawn
+    both = page(Content({"dense": Intervention(dense), "few": Intervention(few)}))
+    assert both.count(">all<") == 11
+    assert [f">{i} of 64<" in both for i in range(11)] == [True] * 11
+
+
+def test_sites_of_a_kind_stand_together() -> None:
+    """Two kinds alternate in a network's layers; their bars do not."""
+    sites = [f"layers.{i}.{kind}" for i in range(3) for kind in ("norm", "mlp")]
+    drawn = page(Content({"a": Intervention(dict.fromkeys(sites, sparse(1)))}))
+    assert re.findall(r'row"><code>([^<]*)<', drawn) == [
+        f"layers.{i}.{kind}" for kind in ("norm", "mlp") for i in range(3)
+    ]
+
+
+def test_small_numbers_keep_their_digits() -> None:
+    map_ = sparse(3, shift=0.000123456)
+    map_.scale[3] = 1.000012
+    drawn = page(
+        Content({"a": Intervention({"x": map_})}, neurons={"a": largest_neurons(Intervention({"x": map_}), 1)})
+    )
+    assert ">+0.000123<" in drawn
+    assert ">1.00001<" in drawn
 
 
 def test_the_overlap_is_the_jaccard_index_over_all_sites() -> None:
@@ -75,21 +111,9 @@ def test_a_point_that_was_not_measured_moves_no_label() -> None:
     del rows[1]["perplexity"]
     rows[2]["perplexity"] = float("nan")
     drawn = page(Content({"calm": Intervention({"a": sparse(0)})}, curves={"calm": rows}))
-    front = next(svg for svg in re.findall(r"<svg.*?</svg>", drawn, re.DOTALL) if 'class="small"' in svg)
-    assert re.findall(r'class="small">([^<]*)<', front) == ["0", "0.75"]
+    front = next(svg for svg in re.findall(r"<svg.*?</svg>", drawn, re.DOTALL) if 'class="note"' in svg)
+    assert re.findall(r'class="note">([^<]*)<', front) == ["0", "0.75"]
     assert "0.75: toxic, % 10, perplexity 23" in front
-
-
-def test_curves_are_drawn_where_their_numbers_are() -> None:
-    drawn = str(charts.lines({"a": [(0.0, 10.0), (1.0, 30.0), (0.5, float("nan"))]}, "strength", "damage", zero=False))
-    svg = ET.fromstring(drawn[: drawn.index("</svg>") + 6])
-    points = [tuple(map(float, pair.split(","))) for pair in svg.find("polyline").get("points").split()]  # pyright: ignore[reportOptionalMemberAccess]
-    assert len(points) == 2  # what is not finite is left out
-    ticks = {text.text: text for text in svg.findall("text")}
-    for (x, y), across, up in zip(points, ("0", "1"), ("10", "30")):
-        assert x == pytest.approx(float(ticks[across].get("x")), abs=0.2)  # pyright: ignore[reportArgumentType]
-        assert y == pytest.approx(float(ticks[up].get("y")) - 4, abs=0.2)  # pyright: ignore[reportArgumentType]
-    assert charts.lines({"a": []}, "x", "y") == ""
 
 
 def test_what_people_wrote_is_shown_as_text() -> None:
@@ -137,6 +161,8 @@ def test_a_page_holds_everything_and_nothing_from_elsewhere(reported: Path) -> N
     rows = json.loads((reported / "found" / "evaluation.json").read_text())["rows"]
     for row in rows:
         assert f"{row['values']['perplexity']:.4g}" in made
+        low, high = row["intervals"]["perplexity"]
+        assert f" [{low:.4g}, {high:.4g}]</title>" in made
     for name in ("calm", "dense"):
         assert f"<h3>{name}: {SOURCE.splitlines()[0]} ...</h3>" in made
 

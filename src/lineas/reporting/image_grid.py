@@ -12,6 +12,7 @@ LEAST = 160
 """Sides of a picture in a strip; smaller ones are enlarged."""
 MARGIN = 12
 TEXT = 15
+"""Height of the letters at least; in a wide strip they are larger."""
 MILLISECONDS = 350
 """That a frame of the animation stands."""
 INK, PAPER = (30, 30, 30), (255, 255, 255)
@@ -32,10 +33,12 @@ def strip(rows: Sequence[Sequence[Any]], prompts: Sequence[str], columns: Sequen
 
     rows = [[_enlarged(picture) for picture in row] for row in rows]
     width, height = rows[0][0].size
-    line = TEXT + MARGIN
+    across = MARGIN + len(columns) * (width + MARGIN)
+    text = max(TEXT, across // 64)  # pages show a wide strip smaller
+    line = text + MARGIN
     each = height + line + MARGIN
-    whole = Image.new("RGB", (MARGIN + len(columns) * (width + MARGIN), line + len(rows) * each + MARGIN), PAPER)
-    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(TEXT)
+    whole = Image.new("RGB", (across, line + len(rows) * each + MARGIN), PAPER)
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(text)
     for j, label in enumerate(columns):
         middle = MARGIN + j * (width + MARGIN) + width / 2
         pen.text((middle, MARGIN), in_a_line(label), INK, font, anchor="mt")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from lineas.intervention.intervention import Intervention
 from lineas.learning.capture import activations
 
+NONE: Mapping[str, torch.Tensor] = MappingProxyType({})
 LONG = 200
 """Characters of a prompt that are shown beside a neuron."""
 
@@ -38,42 +39,57 @@ class Neuron:
     excited: list[tuple[str, float]]
 
 
-def by_layer(intervention: Intervention) -> dict[str, list[tuple[int | None, int, int]]]:
-    """By kind of module (its name with * for its layer), a row a layer: its number, neurons touched, neurons.
+def activity(intervention: Intervention, model: Any, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return the activations of n prompts at each site of the untouched model, [n, d], means over tokens and steps."""
+    seen = activations(model, model.samples(prompts), list(intervention.sites.values()))
+    return {name: (z.mean(1) if z.dim() > 2 else z).float().cpu() for name, z in seen.items()}
 
-    >>> from lineas import AffineMap
-    >>> by_layer(Intervention({f"layers.{i}.norm": AffineMap.identity(4) for i in range(2)}))
-    {'layers.*.norm': [(0, 0, 4), (1, 0, 4)]}
+
+def site_sizes(intervention: Intervention, active: Mapping[str, torch.Tensor] = NONE) -> dict[str, float]:
+    """Return how far the map of each site moves its neurons.
+
+    Args:
+        intervention: intervention that is measured.
+        active: activations at each site, as `activity` returns them.
+
+    Returns:
+        by site, the root mean square of the move, where 1 is that of the prompts' distances from their mean; without
+        activations the mean of `|scale - 1| + |shift|` over neurons.
     """
-    found: dict[str, list[tuple[int | None, int, int]]] = {}
+    sizes = {}
     for name, map_ in intervention.maps.items():
-        number = re.search(r"(?<=\.)\d+(?=\.|$)", name)
-        kind = name if number is None else f"{name[: number.start()]}*{name[number.end() :]}"
-        row = (None if number is None else int(number[0]), int(map_.support().sum()), map_.width)
-        found.setdefault(kind, []).append(row)
-    return found
+        scale, shift = map_.scale.double().cpu(), map_.shift.double().cpu()
+        if name in active:
+            z = active[name].double()
+            moved = ((scale - 1) * z + shift).square().sum().sqrt()
+            sizes[name] = float(moved / (z - z.mean(0)).square().sum().sqrt().clamp_min(1e-12))
+        else:
+            sizes[name] = float(((scale - 1).abs() + shift.abs()).mean())
+    return sizes
 
 
 def largest_neurons(
-    intervention: Intervention, count: int, model: Any = None, prompts: Sequence[str] = (), each: int = 3
+    intervention: Intervention,
+    count: int,
+    active: Mapping[str, torch.Tensor] = NONE,
+    prompts: Sequence[str] = (),
+    each: int = 3,
 ) -> list[Neuron]:
-    """The neurons that are changed most.
+    """Return the neurons that are changed most.
 
     Args:
-        intervention: whose.
-        count: how many.
-        model: with prompts, what they run through, untouched.
-        prompts: whose activations, averaged over tokens, tell what a neuron does without the map.
-        each: prompts named for every neuron.
+        intervention: intervention whose neurons they are.
+        count: number of neurons at most.
+        active: activations of the prompts at each site, as `activity` returns them, [n, d].
+        prompts: n prompts.
+        each: number of prompts named for every neuron.
     """
-    seen = activations(model, model.samples(prompts), list(intervention.sites.values())) if prompts else {}
     found: list[tuple[float, str, int]] = []
     levels: dict[str, torch.Tensor] = {}  # in deviations from the mean, [n, d]
     for name, map_ in intervention.maps.items():
         scale, shift = map_.scale.float().cpu(), map_.shift.float().cpu()
-        if name in seen:
-            z = seen[name].float().cpu()
-            z = z.mean(1) if z.dim() > 2 else z  # over denoising steps
+        if name in active:
+            z = active[name]
             level = z.square().mean(0).sqrt()
             deviation = z.std(0, correction=0).maximum(1e-6 * torch.where(level > 0, level, 1.0))
             levels[name] = (z - z.mean(0)) / deviation

@@ -16,7 +16,7 @@ from lineas.models.text import TextModel
 from lineas.printable import as_label
 from lineas.reporting.html import Content, page
 from lineas.reporting.image_grid import strip
-from lineas.reporting.neurons import largest_neurons
+from lineas.reporting.neurons import activity, largest_neurons, site_sizes
 from lineas.reporting.samples import pictures_at, texts_at
 
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -66,11 +66,12 @@ def report(
     curves = {name: one.facts["measurements"] for name, one in interventions.items() if one.facts.get("measurements")}
     if evaluation is not None:
         curves = _curves(Path(evaluation))
-    largest, texts, strips = {}, {}, {}
+    largest, sizes, texts, strips = {}, {}, {}, {}
     for name, one in interventions.items():
         if model is not None:
             one.check_fits(model.network)
-        largest[name] = largest_neurons(one, neurons, model, prompts)
+        active = activity(one, model, prompts) if prompts else {}
+        largest[name], sizes[name] = largest_neurons(one, neurons, active, prompts), site_sizes(one, active)
         few, labels = prompts[:examples], [as_label(s) for s in strengths]
         if few and isinstance(model, ImageModel):
             strips[name] = strip(pictures_at(model, one, strengths, few, seed), few, labels)
@@ -80,7 +81,7 @@ def report(
             texts[name] = [(prompt, {s: column[i] for s, column in columns.items()}) for i, prompt in enumerate(few)]
         if progress:
             progress(name)
-    write_text(out, page(Content(interventions, largest, curves, texts, strips)))
+    write_text(out, page(Content(interventions, largest, curves, texts, strips, sizes)))
     return out
 
 
@@ -88,7 +89,7 @@ def _curves(file: Path) -> dict[str, list[dict[str, Any]]]:
     """Return what an evaluation measured, by system; each curve begins at the untouched model."""
     try:
         rows = loads(read_bytes(file))["rows"]
-        points = [(str(row["system"]), _numbers({"strength": row["strength"], **row["values"]})) for row in rows]
+        points = [(str(row["system"]), _point(row)) for row in rows]
     except (OSError, ValueError, LookupError, TypeError):
         raise LineasError(f"{file} is no evaluation; lineas evaluate --out DIR writes DIR/evaluation.json.") from None
     untouched = [values for system, values in points if system == "untouched"]
@@ -99,5 +100,8 @@ def _curves(file: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items()}
+def _point(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the strength and the values of a row, and their intervals in one mapping."""
+    values = {name: float(value) for name, value in {"strength": row["strength"], **row["values"]}.items()}
+    intervals = {name: (float(low), float(high)) for name, (low, high) in dict(row.get("intervals", ())).items()}
+    return {**values, "intervals": intervals}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import stdev
 from typing import Any
 
 from lineas.evaluation.results import Evaluation, Row
 from lineas.measures import measure
 from lineas.printable import as_label, in_markdown
+
+NEARLY_ALL, NEARLY_NONE = 0.95, 0.01
+"""Shares from and to which a judge says the same of everything."""
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
@@ -32,6 +35,26 @@ def failures(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def saturated(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each judge that says yes, or no, to nearly everything, also from the untouched model.
+
+    Args:
+        rows: measurements with their "strength"; a judge's share is "concept", or has its score beside it.
+
+    >>> saturated([{"strength": s, "polite": 0.97 + 0.03 * s, "polite_score": 0.9} for s in (0.0, 1.0)])[0][:68]
+    'polite: this judge says yes to nearly everything (97.0 % to 100.0 %)'
+    """
+    rows, found = list(rows), []
+    for name in dict.fromkeys(name for row in rows for name in row if name == "concept" or f"{name}_score" in row):
+        low, high = (end(row[name] for row in rows if name in row) for end in (min, max))
+        answer = "yes" if low >= NEARLY_ALL else "no" if high <= NEARLY_NONE else None
+        if answer and {0} < {row["strength"] for row in rows if name in row}:  # also at another strength than 0
+            between = f"{measure(name).text(low)} to {measure(name).text(high)}"
+            said = f"{measure(name).label}: this judge says {answer} to nearly everything ({between}), also from the"
+            found.append(f"{said} untouched model; its numbers tell little.")
+    return found
+
+
 def markdown(evaluation: Evaluation) -> str:
     """The table, one row a system and strength, and what it was measured on."""
     rows, facts = evaluation.rows, evaluation.facts
@@ -44,6 +67,7 @@ def markdown(evaluation: Evaluation) -> str:
         f"{in_markdown(facts['model'])} ({facts['dtype']}), {facts['prompts']['count']} prompts, "
         f"{len(facts['seeds'])} sampling seeds (± deviation over them), {_beside(facts)}; in brackets 95 % intervals.",
     ]
+    lines += [f"\n{in_markdown(said)}" for said in saturated({"strength": row.strength, **row.values} for row in rows)]
     lines += [f"\nNot measured: {in_markdown(failure)}" for failure in failures(rows)]
     return "\n".join(lines) + "\n"
 
