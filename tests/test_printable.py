@@ -69,7 +69,7 @@ def test_front_matter_says_what_it_was_given(name: str) -> None:
     assert yaml.safe_load("\n".join(lines)) == {
         "library_name": "lineas",
         "tags": ["lineas", "steering"],
-        "base_model": name,
+        "base_model": in_a_line(name),
     }
 
 
@@ -88,10 +88,10 @@ def card_of(name: str, facts: dict[str, Any]) -> str:
 def test_the_front_matter_of_a_card_holds_any_name(name: str) -> None:
     card = card_of(name, {"name": FOREIGN})
     front = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
-    assert front == {"library_name": "lineas", "tags": ["lineas", "steering"], "base_model": name}
+    assert front == {"library_name": "lineas", "tags": ["lineas", "steering"], "base_model": in_a_line(name)}
     provenance = {"base": name, "strength": 0.5, "sites": ["a"], "architecture": "Llama"}
     folded = checkpoint.card(provenance)
-    assert yaml.safe_load(folded.split("\n---\n")[0].removeprefix("---\n"))["base_model"] == name
+    assert yaml.safe_load(folded.split("\n---\n")[0].removeprefix("---\n"))["base_model"] == in_a_line(name)
     assert "\x1b" not in card + folded
 
 

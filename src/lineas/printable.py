@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 LONGEST = 80
@@ -74,21 +75,26 @@ def as_code(text: str) -> str:
     return f"{fence} {text} {fence}"
 
 
-def front_matter(library: str, base_model: str | None) -> list[str]:
-    """Return the lines of YAML that a model card begins with.
+def front_matter(library: str, base_model: str | None, name: str = "", results: Sequence[Any] = ()) -> list[str]:
+    """Return the lines of YAML at the beginning of a model card.
 
     Args:
-        library: that reads what the card describes.
-        base_model: hub id; whatever else a name holds stays within its quotes.
+        library: name of the library that reads the files.
+        base_model: hub id of the base model; None for none.
+        name: name of the model, for its results.
+        results: results as `huggingface_hub.EvalResult`.
 
-    >>> front_matter("lineas", "me/a: b")[3]
-    'base_model: "me/a: b"'
+    >>> front_matter("lineas", "me/a: b")[-2]
+    "base_model: 'me/a: b'"
     """
-    lines = [f"library_name: {library}", "tags: [lineas, steering]"]
-    if base_model is not None:
-        plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*/[A-Za-z0-9._-]+", base_model)
-        lines.append(f"base_model: {base_model if plain else as_json(base_model)}")  # a string of JSON is one of YAML
-    return ["---", *lines, "---"]
+    from huggingface_hub import ModelCardData  # it takes long to import
+
+    base_model = None if base_model is None else in_a_line(base_model)  # YAML would write some controls raw
+    card = ModelCardData(library_name=library, tags=["lineas", "steering"], base_model=base_model)
+    if results:
+        card.model_name, card.eval_results = name, list(results)
+    yaml = card.to_yaml(original_order=["library_name", "tags", "base_model"])
+    return ["---", *yaml.split("\n"), "---"]
 
 
 def as_json(content: Any) -> str:

@@ -1,4 +1,4 @@
-"""Interventions: maps by site, the gates and facts that go with them, and the folder they are stored in."""
+"""Interventions: maps by site, their gates and facts, and the folder they are stored in."""
 
 from lineas.intervention.intervention import Intervention, mix
 

@@ -1,4 +1,4 @@
-"""The artifact on disk: `intervention.safetensors`, `intervention.json`, a model card; written whole or not at all."""
+"""The artifact on disk: a folder of `intervention.safetensors`, `intervention.json` and a model card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
@@ -18,7 +17,6 @@ from lineas.files import strict_json, writing
 from lineas.files.ownership import FolderKind
 from lineas.files.steady_reads import steadily
 from lineas.intervention import model_card, schema
-from lineas.intervention.gate import Gate
 from lineas.intervention.maps import AffineMap
 from lineas.printable import in_a_line, shortened
 
@@ -36,31 +34,34 @@ TENSORS, DESCRIPTION, CARD = "intervention.safetensors", "intervention.json", "R
 SHIPPED = Path(__file__).parents[1] / "data" / "interventions"
 
 
-def write(
-    path: Path,
-    described: dict[str, Any],
-    maps: Mapping[str, AffineMap],
-    overwrite: bool = False,
-    gates: Mapping[str, Gate] | None = None,
-) -> Path:
-    """Write the folder, whole or not at all; other files in it stay.
+def write(path: Path, parts: schema.Parts, overwrite: bool = False) -> Path:
+    """Write the folder completely or not at all; other files in it stay.
+
+    Args:
+        path: folder of the artifact.
+        parts: content of the artifact.
+        overwrite: whether an earlier artifact there may be replaced.
+
+    Returns:
+        The path.
 
     Raises:
-        LineasError: when something is there, or for what `read` would refuse; then nothing is written.
+        LineasError: when the folder exists and may not be replaced, or `read` would refuse the content. Then nothing is
+            written.
     """
-    content = packed(described, maps, gates or {})
-    with writing.new_folder(path, KIND, overwrite) as beside:
-        _write_files(beside, *content)
+    content = packed(parts)
+    with writing.new_folder(path, KIND, overwrite) as temporary:
+        _write_files(temporary, *content)
     return path
 
 
 def _unmarked(folder: Path) -> list[str]:
-    """The files of an artifact that lineas 0.1.0 wrote, which is known by what its JSON says."""
+    """Return the files of an artifact that lineas 0.1.0 wrote; the keys of its JSON identify it."""
     try:
-        described = strict_json.loads(strict_json.read_bytes(folder / DESCRIPTION))
+        description = strict_json.loads(strict_json.read_bytes(folder / DESCRIPTION))
     except LineasError:
         return []
-    if not isinstance(described, dict) or not {"format", "operation", "sites", "support"} <= described.keys():
+    if not isinstance(description, dict) or not {"format", "operation", "sites", "support"} <= description.keys():
         return []
     names = [name for name in (TENSORS, DESCRIPTION) if (folder / name).is_file()]
     return [*names, CARD] if model_card.is_ours(folder / CARD) else names
@@ -70,10 +71,13 @@ KIND = FolderKind("an intervention", "intervention", DESCRIPTION, _unmarked)
 
 
 def read(folder: Path) -> schema.Parts:
-    """Return what a folder holds, checked as docs/reference/artifact.md says.
+    """Return the content of a folder, checked as docs/reference/artifact.md says.
+
+    Args:
+        folder: folder of the artifact.
 
     Raises:
-        LineasError: when it is not such a folder, saying what is wrong.
+        LineasError: when it holds no readable artifact; it says what is wrong.
     """
     try:
         return steadily(folder, _read)
@@ -82,27 +86,35 @@ def read(folder: Path) -> schema.Parts:
 
 
 def _read(folder: Path) -> schema.Parts:
-    described = strict_json.loads(strict_json.read_bytes(folder / DESCRIPTION))
-    outline = schema.outline(described)
-    tensors, written = _tensors(folder / TENSORS, outline.most_bytes)
-    if written is not None and described.get("written", written) != written:
+    description = strict_json.loads(strict_json.read_bytes(folder / DESCRIPTION))
+    outline = schema.outline(description)
+    tensors, digest = _tensors(folder / TENSORS, outline.most_bytes)
+    if digest is not None and description.get("written", digest) != digest:
         raise LineasError(f"its {TENSORS} was written together with another {DESCRIPTION}; write it anew.")
     return schema.filled(outline, tensors)
 
 
 def _tensors(file: Path, most: int) -> tuple[dict[str, torch.Tensor], str | None]:
-    """The tensors of a file of at most so many bytes, and what it says together with which JSON it was written."""
+    """Return the tensors of a file of at most `most` bytes, and the digest that its JSON has too, if it has one."""
     content = strict_json.read_bytes(file, most)
     try:
         tensors = load(content)
         header = strict_json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         return tensors, header.get("__metadata__", {}).get("written")
-    except Exception as error:  # of safetensors or torch, whatever they make of it
+    except Exception as error:  # of safetensors or torch
         raise LineasError(f"{file.name} is damaged, or no safetensors ({first_line(error)}).") from None
 
 
 def find(source: str | PathLike[str], revision: str | None = None) -> Path:
-    """The folder of an artifact: as given, shipped with lineas, or downloaded from the hub."""
+    """Return the folder of an artifact: as given, shipped with lineas, or downloaded from the hub.
+
+    Args:
+        source: folder, name of an artifact that ships with lineas, or hub id.
+        revision: commit on the hub; None for the newest.
+
+    Raises:
+        LineasError: when there is no such artifact; it lists those that ship with lineas.
+    """
     if not isinstance(source, (str, PathLike)) or not str(source):
         raise LineasError(f"an intervention is a folder, a name or a hub id, not {shown(source)}.")
     if revision is not None and not isinstance(revision, str):
@@ -120,25 +132,25 @@ def find(source: str | PathLike[str], revision: str | None = None) -> Path:
     if (shipped / DESCRIPTION).exists():
         return shipped
     names = ", ".join(sorted(p.name for p in SHIPPED.iterdir())) if SHIPPED.is_dir() else "none"
-    asked = in_a_line(shortened(str(source), 200))
-    sentence = f"no intervention at '{asked}': not a folder, not one that ships with lineas ({names})"
+    name = in_a_line(shortened(str(source), 200))
+    sentence = f"no intervention at '{name}': not a folder, not one that ships with lineas ({names})"
     if str(source).count("/") != 1:
         raise LineasError(f"{sentence}.")
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=[TENSORS, DESCRIPTION, CARD]))
-    except Exception as error:  # of the hub's client, and of what it goes through
+    except Exception as error:  # of the hub's client or the network
         raise LineasError(f"{sentence}, and not on the hub ({first_line(error)}).") from None
 
 
-def push(
-    repo_id: str,
-    described: dict[str, Any],
-    maps: Mapping[str, AffineMap],
-    private: bool,
-    gates: Mapping[str, Gate] | None = None,
-) -> str:
-    """Upload the three files as a model repository."""
-    content = packed(described, maps, gates or {})
+def push(repo_id: str, parts: schema.Parts, private: bool) -> str:
+    """Upload the three files as a model repository, and return its address.
+
+    Args:
+        repo_id: hub id of the repository.
+        parts: content of the artifact.
+        private: whether a new repository is private.
+    """
+    content = packed(parts)
     api = HfApi()
     with tempfile.TemporaryDirectory() as folder:
         _write_files(Path(folder), *content)
@@ -147,40 +159,36 @@ def push(
     return str(url)
 
 
-def packed(
-    described: dict[str, Any], maps: Mapping[str, AffineMap], gates: Mapping[str, Gate]
-) -> tuple[str, str, dict[str, torch.Tensor]]:
-    """Return the JSON, the model card and the tensors of an artifact, once they are what `read` takes.
+def packed(parts: schema.Parts) -> tuple[str, str, dict[str, torch.Tensor]]:
+    """Return the JSON, the model card and the tensors of an artifact, if `read` can read them.
 
     Args:
-        described: what the JSON says beside its format and operation.
-        maps: by site name.
-        gates: by site name.
+        parts: content of the artifact.
 
     Raises:
-        LineasError: naming what `read` would refuse.
+        LineasError: when `read` would refuse them; it says why.
     """
     tensors: dict[str, torch.Tensor] = {}
-    for name, map_ in maps.items():
+    for name, map_ in parts.maps.items():
         tensors.update(_pack(name, map_))
-    for name, gate in gates.items():
+    for name, gate in parts.gates.items():
         tensors[f"{name}.gate_weight"] = gate.weight.detach().float().cpu().contiguous()
         tensors[f"{name}.gate_bias"] = gate.bias.detach().float().cpu()
-    version = schema.GATED if gates else schema.FORMAT
-    full = {"format": version, "operation": OPERATION + (GATING if gates else ""), **described}
+    version, operation = (schema.GATED, OPERATION + GATING) if parts.gates else (schema.FORMAT, OPERATION)
     try:
+        full = {"format": version, "operation": operation, **schema.description(parts)}
         text = strict_json.dumps(full)
         if len(text.encode()) > strict_json.MOST_BYTES:
             raise LineasError(f"its JSON has more than {strict_json.MOST_BYTES:,} bytes.")
         schema.check(strict_json.loads(text), tensors)
-        text = strict_json.dumps({**full, "written": _written(text, tensors)})
+        text = strict_json.dumps({**full, "written": _digest(text, tensors)})
     except LineasError as error:
         raise LineasError(f"this intervention cannot be saved, as it could not be read again: {error}") from None
     return text + "\n", model_card.model_card(full), tensors
 
 
-def _written(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return what both files say, so that one of them beside another's is noticed."""
+def _digest(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the digest that both files get, so that a pair of files from two artifacts is noticed."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
@@ -188,15 +196,15 @@ def _written(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _write_files(folder: Path, text: str, model_card: str, tensors: dict[str, torch.Tensor]) -> None:
-    described = strict_json.loads(text)
-    metadata = {"format": "pt", "lineas": str(described["format"]), "written": described["written"]}
+    description = strict_json.loads(text)
+    metadata = {"format": "pt", "lineas": str(description["format"]), "written": description["written"]}
     save_file(tensors, folder / TENSORS, metadata=metadata)
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
     (folder / CARD).write_text(model_card, encoding="utf-8")
 
 
 def _pack(name: str, map_: AffineMap) -> dict[str, torch.Tensor]:
-    """Tensors of one site: those that move something, for the touched neurons where they are under half, else all."""
+    """Return the tensors of one site that change something: of the touched neurons if they are under half, else all."""
     scale, shift = map_.scale.detach().float().cpu(), map_.shift.detach().float().cpu()
     index = ((scale != 1) | (shift != 0)).nonzero().squeeze(1)
     tensors: dict[str, torch.Tensor] = {}

@@ -1,4 +1,4 @@
-"""Gates: how much of a map a token gets, read from the very activation that the map moves."""
+"""Gates: how much of a map a token gets, computed from the activation that the map moves."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lineas.intervention.maps import check_numbers, in_float32
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """A token's share of a map, `g(z) = sigmoid(weight . z + bias)`: the gated map is `z + g(z) (T(z) - z)`.
+    """A token's share of a map, `g(z) = sigmoid(weight . z + bias)`; the gated map is `z + g(z) (T(z) - z)`.
 
-    After "DSAS" (arXiv 2512.03661), where a logistic regression on a few principal components tells tokens that need
-    steering from those that do not; components and regression together are one vector.
+    In "DSAS" (arXiv 2512.03661) a logistic regression on a few principal components separates tokens that need steering
+    from those that do not. Here components and regression together are one vector.
 
     Args:
-        weight: `[d]`, float32, or float16, bfloat16 or float64, which become float32.
-        bias: a scalar tensor, the same.
+        weight: weight of each neuron, `[d]`; float16, bfloat16 and float64 become float32.
+        bias: bias, a scalar tensor of such a type.
 
     Raises:
-        LineasError: when one is no tensor of such numbers or not finite in float32, or of another shape.
+        LineasError: when one is no such tensor, is not finite in float32, or has a wrong shape or device.
 
     >>> gate = Gate(torch.tensor([1.0, 0.0]), torch.tensor(-2.0))
     >>> gate(torch.tensor([[2.0, 5.0], [102.0, 5.0]]))
@@ -48,20 +48,34 @@ class Gate:
 
     @property
     def width(self) -> int:
-        """The number of neurons it reads, d."""
+        """The number of neurons that the gate reads, d."""
         return self.weight.shape[0]
 
     def __call__(self, z: torch.Tensor, axis: int = -1) -> torch.Tensor:
-        """Shares from 0 to 1, float32 or z's wider type, of z's shape with 1 in the place of the neurons."""
+        """Return each token's share, 0 to 1, in float32 or z's wider type.
+
+        Args:
+            z: activations, `[..., d, ...]`.
+            axis: axis of the neurons.
+
+        Returns:
+            Shares, `[..., 1, ...]`: z's shape with 1 along the axis of the neurons.
+        """
         here = self.to(z.device)
         whole = z.to(torch.promote_types(z.dtype, torch.float32)).movedim(axis, -1)
         return ((whole @ here.weight.to(whole.dtype)).unsqueeze(-1) + here.bias).sigmoid().movedim(-1, axis)
 
     def to(self, device: torch.device) -> Gate:
-        """The same on a device; itself where it is there."""
+        """Return the gate on a device; the gate itself if it is there."""
         return self if self.weight.device == device else Gate(self.weight.to(device), self.bias.to(device))
 
     def mixed(self, before: torch.Tensor, after: torch.Tensor, axis: int = -1) -> torch.Tensor:
-        """The activation with every token's share of a change, of z's type; where nothing changed, bit for bit."""
+        """Return the activation with every token's share of a change; unchanged values stay the same bit for bit.
+
+        Args:
+            before: activations before the map, `[..., d, ...]`.
+            after: activations after the map, of the same shape.
+            axis: axis of the neurons.
+        """
         b = before.to(torch.promote_types(before.dtype, torch.float32))
         return (b + self(b, axis) * (after.to(b.dtype) - b)).to(before.dtype)

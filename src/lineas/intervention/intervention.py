@@ -1,4 +1,4 @@
-"""Intervention: maps by site, plus the facts that say where they belong; how interventions combine."""
+"""Intervention: maps by site with their facts and gates, and how interventions combine."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from lineas.errors import LineasError, shown
 from lineas.intervention import artifact, maps, model_card
+from lineas.intervention.facts import Facts, check_facts
 from lineas.intervention.gate import Gate
 from lineas.intervention.maps import SUPPORT_TOLERANCE, AffineMap, as_number
 from lineas.intervention.model_identity import ModelIdentity, accepts_other, check_sites
-from lineas.intervention.schema import check_facts
+from lineas.intervention.schema import Parts
 from lineas.sites import Site
 
 
 @dataclass(frozen=True, eq=False)
 class Intervention:
-    """Affine maps by site and the facts that belong to them; immutable, hashable by identity.
+    """Affine maps by site with their facts and gates; immutable, hashable by identity.
 
     Args:
-        maps: by site name, the map over that site's neurons.
-        sites: by site name, where it is; by default each name is a module's first output, neurons on the last axis.
-        base: the network it was learned on; None skips the check of identity (never that of shape).
-        facts: anything JSON holds: method and settings, seed, data hashes, versions, measurements, what folds.
-        gates: by site name, for some or all sites, what decides how much of the map a token gets.
+        maps: map over each site's neurons, by site name.
+        sites: sites by name. By default each name is a module's first output, with neurons on the last axis.
+        base: network that the maps were learned on; None skips the check of identity, never that of shape.
+        facts: method, settings, seed, measurements and so on (see `lineas.intervention.facts.Facts`).
+        gates: gate of each site that has one, by site name; it decides how much of the map a token gets.
 
     Raises:
-        LineasError: when one of them is of another type, or they do not belong together.
+        LineasError: when an argument has a wrong type, or the arguments do not belong together.
 
     >>> import torch
     >>> calm = Intervention({"norm": AffineMap(torch.tensor([3.0]), torch.tensor([1.0]))})
@@ -46,12 +47,12 @@ class Intervention:
     maps: dict[str, AffineMap]
     sites: dict[str, Site] = field(default_factory=dict)
     base: ModelIdentity | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
     gates: dict[str, Gate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, kind in (("maps", AffineMap), ("sites", Site), ("gates", Gate)):
-            object.__setattr__(self, name, _of_kind(getattr(self, name), name, kind))
+            object.__setattr__(self, name, _by_site(getattr(self, name), name, kind))
         if not isinstance(self.facts, Mapping) or not all(isinstance(key, str) for key in self.facts):
             raise LineasError(f"the facts of an intervention are a dict with texts as keys, not {shown(self.facts)}.")
         object.__setattr__(self, "facts", dict(self.facts))
@@ -77,21 +78,35 @@ class Intervention:
     # ---- algebra
 
     def at(self, strength: float) -> Intervention:
-        """The intervention that at strength 1 does what this one does at `strength`, a finite number.
+        """Return the intervention that does at strength 1 what this one does at another strength.
+
+        Args:
+            strength: a finite number; 0 gives the identity.
 
         Raises:
-            LineasError: when it is none, or so large that the maps are no longer finite.
+            LineasError: when the strength is not finite, or so large that the maps are no longer finite.
         """
         s = as_number(strength)
         return self._changed(lambda map_: map_.at(s), {"operation": "at", "strength": s})
 
     def inverse(self) -> Intervention:
-        """The intervention that undoes this one, site by site; a removal becomes an induction."""
+        """Return the intervention that undoes this one, site by site; a removal becomes an induction.
+
+        Raises:
+            LineasError: when there are gates, or a scale is 0 or so near 0 that its inverse is not finite.
+        """
         self.check_affine("inverted")
         return self._changed(AffineMap.inverse, {"operation": "inverse"})
 
     def then(self, other: Intervention) -> Intervention:
-        """This intervention followed by `other`, one map a site; a site that only one has keeps that one's map."""
+        """Return this intervention followed by another one, as one map per site.
+
+        Args:
+            other: intervention that acts second. A site of only one of the two gets that one's map.
+
+        Raises:
+            LineasError: when one of them has gates, or the two do not fit together.
+        """
         if not isinstance(other, Intervention):
             raise LineasError(f"an intervention is followed by another one, not by {shown(other)}.")
         return _combined([self, other], lambda pair: pair[0].then(pair[1]), {"operation": "then"})
@@ -101,34 +116,42 @@ class Intervention:
         """The strength that `lineas calibrate` found.
 
         Raises:
-            LineasError: when it was never calibrated; what is composed of others has to be calibrated anew.
+            LineasError: when it was not calibrated. A composed intervention must be calibrated anew.
         """
-        found = self.facts.get("calibration")
-        if found is None:
+        calibration = self.facts.get("calibration")
+        if calibration is None:
             raise LineasError("this intervention has no calibrated strength; lineas calibrate finds one.")
-        check_facts({"calibration": found})
-        return float(found["strength"])
+        check_facts({"calibration": calibration})
+        return float(calibration["strength"])
 
     @property
     def unfinished(self) -> str | None:
-        """The steps that were done when learning was interrupted, such as "4 of 20 steps"; None when it was not."""
+        """The steps that were done if learning was interrupted, such as "4 of 20 steps"; else None."""
         return model_card.unfinished(self.facts)
 
     def support(self, tolerance: float = SUPPORT_TOLERANCE) -> float:
-        """The share of all neurons at its sites that it touches, 0 to 1 (`|w - 1|` or `|b|` above the tolerance)."""
+        """Return the share of all neurons at its sites that it touches, 0 to 1.
+
+        Args:
+            tolerance: a neuron is touched when `|w - 1|` or `|b|` is above it.
+        """
         touched = sum(int(map_.support(tolerance).sum()) for map_ in self.maps.values())
         return touched / sum(map_.width for map_ in self.maps.values())
 
     def gated(self, gates: dict[str, Gate]) -> Intervention:
-        """The same maps with these gates, in place of any that there are; `lineas.learning.gate` learns them.
+        """Return the same maps with these gates, without the calibration and measurements of the old ones.
 
-        What was measured and calibrated with other gates, or none, is left out of the facts.
+        Args:
+            gates: gates by site name, such as from `lineas.learning.gate`; they replace all earlier ones.
         """
         facts = {name: fact for name, fact in self.facts.items() if name not in ("calibration", "measurements")}
-        return Intervention(self.maps, self.sites, self.base, facts, gates)
+        return Intervention(self.maps, self.sites, self.base, gates=gates).with_facts(**facts)
 
     def check_affine(self, what: str) -> None:
-        """Refuse what only affine maps allow.
+        """Refuse an operation that needs affine maps, if there are gates.
+
+        Args:
+            what: the operation, for the sentence, such as "inverted".
 
         Raises:
             LineasError: when there are gates.
@@ -140,15 +163,15 @@ class Intervention:
             )
 
     def distance(self, other: Intervention) -> float:
-        """How far the shifts are from those of another intervention, by the size of this one's: 0 is equal.
+        """Return the distance of the shifts from those of another intervention, `|b - b'| / |b|` over all sites.
 
-        For interventions in another order, whose scales are the same: `|b - b'| / |b|` over all sites.
+        It compares the two orders of two interventions, which give the same scales. 0 means equal.
 
         Args:
-            other: with the same sites.
+            other: intervention with the same sites.
 
         Raises:
-            LineasError: when its sites are others.
+            LineasError: when its sites or widths are different.
         """
         if not isinstance(other, Intervention) or other.sites != self.sites:
             raise LineasError("a distance is taken between interventions with the same sites.")
@@ -159,40 +182,42 @@ class Intervention:
         return float((own - others).norm()) / size if size else float(others.norm() > 0)
 
     def digest(self) -> str:
-        """sha256 of all sites and numbers: what is kept or cached for one intervention is never used for another."""
-        found = hashlib.sha256()
+        """Return the sha256 of all sites and numbers, as a key for caches."""
+        digest = hashlib.sha256()
         for name, map_ in sorted(self.maps.items()):
             gate, site = self.gates.get(name), self.sites[name]
             place = [name, site.module, site.output, site.axis, map_.width, gate is not None]
-            found.update(json.dumps(place).encode() + b"\0")
+            digest.update(json.dumps(place).encode() + b"\0")
             for tensor in (map_.scale, map_.shift, *((gate.weight, gate.bias) if gate else ())):
-                found.update((tensor.detach().float().cpu() + 0.0).numpy().tobytes())  # + 0.0: no -0.0
-        return found.hexdigest()
+                digest.update((tensor.detach().float().cpu() + 0.0).numpy().tobytes())  # + 0.0: no -0.0
+        return digest.hexdigest()
 
     def is_identity(self) -> bool:
-        """Whether no neuron is changed at all."""
+        """Return whether no neuron is changed at all."""
         return all(map_.is_identity() for map_ in self.maps.values())
 
     def _changed(self, change: Callable[[AffineMap], AffineMap], step: dict[str, Any]) -> Intervention:
         new: dict[str, AffineMap] = {}
         for name, map_ in self.maps.items():
-            with _at(name):
+            with _error_at(name):
                 new[name] = change(map_)
-        kept = {"folds": self.facts["folds"]} if "folds" in self.facts else {}
-        return Intervention(new, self.sites, self.base, {"made_by": step, "of": [self.facts], **kept}, self.gates)
+        facts: Facts = {"made_by": step, "of": [self.facts]}
+        if "folds" in self.facts:
+            facts["folds"] = self.facts["folds"]
+        return Intervention(new, self.sites, self.base, facts, self.gates)
 
-    # ---- the network it belongs to
+    # ---- the network
 
     def check_fits(self, network: nn.Module, other_model: bool = False, force: bool = False) -> None:
-        """Refuse a network this intervention was not learned on.
+        """Refuse a network that this intervention was not learned on.
 
         Args:
-            network: the network whose submodules the sites should name.
-            other_model: accept another network as long as every site exists in it with its width.
-            force: the old name of `other_model`; it goes away after this version.
+            network: network whose submodules the sites name.
+            other_model: whether to accept another network if it has every site with its width.
+            force: old name of `other_model`, which is removed after this version.
 
         Raises:
-            LineasError: saying what differs.
+            LineasError: when the network differs; it says how.
         """
         if not isinstance(network, nn.Module):
             raise LineasError(f"an intervention fits a network, a torch module, not {shown(network)}.")
@@ -206,72 +231,65 @@ class Intervention:
         """Write the artifact: a folder with `intervention.safetensors`, `intervention.json` and a model card.
 
         Args:
-            path: the folder to make.
-            overwrite: replace an earlier artifact there.
+            path: folder to write.
+            overwrite: whether an earlier artifact there may be replaced.
+
+        Returns:
+            The path.
 
         Raises:
-            LineasError: when the folder exists and `overwrite` is False, or for what `load` would refuse, such as facts
-                that JSON cannot hold; then nothing is written.
+            LineasError: when the folder exists and `overwrite` is False, or when `load` would refuse the artifact, such
+                as for facts that JSON cannot hold. Then nothing is written.
         """
         if not isinstance(path, (str, PathLike)) or not str(path):
             raise LineasError(f"an intervention is saved as a folder; give its path, not {shown(path)}.")
-        return artifact.write(Path(path), self._description(), self.maps, overwrite, self.gates)
+        return artifact.write(Path(path), self._parts(), overwrite)
 
     @classmethod
     def load(cls, source: str | Path, revision: str | None = None) -> Intervention:
-        """Read an artifact: a folder, the name of one that ships with lineas, or a hub id, looked up in this order.
+        """Read an artifact.
 
         Args:
-            source: such as "calm/", "polite", or "someone/calm-smollm2".
-            revision: the hub commit, for a hub id.
+            source: folder, name of an artifact that ships with lineas, or hub id, tried in this order, such as "calm/",
+                "polite", or "someone/calm-smollm2".
+            revision: commit on the hub, for a hub id; None for the newest.
 
         Raises:
-            LineasError: when there is none, it is damaged, or its format is not known (docs/reference/artifact.md).
+            LineasError: when there is none, or it is damaged or of an unknown format (see docs/reference/artifact.md).
         """
-        parts = artifact.read(artifact.find(source, revision))
-        return cls(parts.maps, parts.sites, parts.base, parts.facts, parts.gates)
+        return cls(**vars(artifact.read(artifact.find(source, revision))))
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
-        """Upload the artifact to the hub and return its address (needs a token, see `hf auth login`)."""
-        return artifact.push(repo_id, self._description(), self.maps, private, self.gates)
+        """Upload the artifact to the hub and return its address (needs a token, see `hf auth login`).
+
+        Args:
+            repo_id: hub id of the repository, which is created if it is missing.
+            private: whether a new repository is private.
+        """
+        return artifact.push(repo_id, self._parts(), private)
 
     def with_facts(self, **facts: Any) -> Intervention:
-        """The same intervention with further facts, such as measurements."""
-        return Intervention(self.maps, self.sites, self.base, {**self.facts, **facts}, self.gates)
+        """Return the same intervention with further facts, such as measurements.
 
-    def _folds(self) -> Mapping[str, str]:
-        """Return how each site folds, where the facts say so."""
-        check_facts({"folds": self.facts.get("folds", {})})
-        return self.facts.get("folds", {})
+        Args:
+            facts: facts by name; they replace facts of the same names.
+        """
+        merged = cast(Facts, {**self.facts, **facts})
+        return Intervention(self.maps, self.sites, self.base, merged, self.gates)
 
-    def _description(self) -> dict[str, Any]:
-        folds = self._folds()
-        return {
-            "model": asdict(self.base) if self.base else None,
-            "sites": [
-                {
-                    "module": site.module,
-                    "output": site.output,
-                    "neuron_axis": site.axis,
-                    "width": self.maps[name].width,
-                    "touched": int(self.maps[name].support().sum()),
-                    "folds": folds.get(name, "unknown"),
-                }
-                for name, site in self.sites.items()
-            ],
-            "support": self.support(),
-            "facts": self.facts,
-        }
+    def _parts(self) -> Parts:
+        return Parts(self.maps, self.sites, self.base, self.facts, self.gates)
 
 
 def mix(weighted: Mapping[Intervention, float]) -> Intervention:
-    """The weighted sum of several interventions' changes, `T(z) = z + sum_k s_k (T_k(z) - z)`; order plays no part.
+    """Return the weighted sum of several interventions' changes, `T(z) = z + sum_k s_k (T_k(z) - z)`, in any order.
 
     Args:
-        weighted: by intervention, its weight.
+        weighted: weights by intervention; they need not sum to 1.
 
     Raises:
-        LineasError: for none, weights that are no finite numbers, or a sum that is not finite.
+        LineasError: when there is no intervention, one has gates or belongs to another network, or a weight or the sum
+            is not finite.
     """
     if not isinstance(weighted, Mapping) or not all(isinstance(one, Intervention) for one in weighted):
         raise LineasError(f"mix takes a dict of weights by intervention, not {shown(weighted)}.")
@@ -302,28 +320,31 @@ def _combined(
     widths = {name: part.maps[name].width for part in reversed(parts) for name in part.maps}
     merged: dict[str, AffineMap] = {}
     for name in sites:
-        with _at(name):
+        with _error_at(name):
             merged[name] = combine([part.maps.get(name) or AffineMap.empty(widths[name]) for part in parts])
-    folds = {name: how for part in parts for name, how in part._folds().items()}
-    facts = {"made_by": step, "of": [part.facts for part in parts], "folds": folds}
+    folds: dict[str, str] = {}
+    for part in parts:
+        check_facts({"folds": part.facts.get("folds", {})})
+        folds |= part.facts.get("folds", {})
+    facts: Facts = {"made_by": step, "of": [part.facts for part in parts], "folds": folds}
     return Intervention(merged, sites, bases[0] if bases else None, facts)
 
 
-def _of_kind(given: Any, name: str, kind: type) -> dict[str, Any]:
-    """A copy of a dict that has site names as keys and one kind of value."""
-    if not isinstance(given, Mapping):
-        raise LineasError(f"the {name} of an intervention are a dict by site name, not {shown(given)}.")
-    for key, value in given.items():
+def _by_site(values: Any, name: str, kind: type) -> dict[str, Any]:
+    """Return a copy of a dict whose keys are site names and whose values are of one kind."""
+    if not isinstance(values, Mapping):
+        raise LineasError(f"the {name} of an intervention are a dict by site name, not {shown(values)}.")
+    for key, value in values.items():
         if not isinstance(key, str) or not isinstance(value, kind):
             raise LineasError(
                 f"the {name} of an intervention are {kind.__name__}s by site name, not {shown(value)} by {shown(key)}."
             )
-    return dict(given)
+    return dict(values)
 
 
 @contextmanager
-def _at(name: str) -> Iterator[None]:
-    """Say at which site something is wrong."""
+def _error_at(name: str) -> Iterator[None]:
+    """Add the name of a site to the beginning of an error."""
     try:
         yield
     except LineasError as error:

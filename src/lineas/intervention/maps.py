@@ -1,4 +1,4 @@
-"""AffineMap: the algebra of one site, `T(z) = scale * z + shift`, one pair of numbers per neuron."""
+"""AffineMap: the algebra of one site's map, `T(z) = scale * z + shift`, with one scale and one shift per neuron."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lineas.modules import type_name
 SUPPORT_TOLERANCE = 1e-5
 """A neuron is touched when `|scale - 1|` or `|shift|` exceeds this."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Types of numbers that maps and gates are made from; they become float32."""
+"""Number types that maps and gates accept; they become float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +24,11 @@ class AffineMap:
     """The map `T(z) = scale * z + shift` on the d neurons of one site.
 
     Args:
-        scale: `[d]`, float32 (float16, bfloat16 and float64 become so); 1 leaves a neuron's spread as it is.
-        shift: `[d]`, the same, in units of the activation; 0 leaves its level as it is.
+        scale: factor of each neuron, `[d]`; float16, bfloat16 and float64 become float32. 1 changes nothing.
+        shift: summand of each neuron, `[d]`, in units of the activation, of such a type. 0 changes nothing.
 
     Raises:
-        LineasError: when one is no tensor of such numbers or not finite in float32, or they differ in shape or are not
-            one-dimensional.
+        LineasError: when one is no such tensor or not finite in float32, or the two differ in shape or device.
 
     >>> double = AffineMap(torch.tensor([2.0]), torch.tensor([1.0]))
     >>> double(torch.tensor([[3.0]]))
@@ -56,26 +55,26 @@ class AffineMap:
 
     @classmethod
     def unchecked(cls, scale: torch.Tensor, shift: torch.Tensor) -> AffineMap:
-        """A map of numbers that somebody else checks, in loops where reading them would wait for a GPU.
+        """Return a map without checks, for loops in which reading the numbers would wait for a GPU.
 
         Args:
-            scale: float32 `[d]`.
-            shift: float32 `[d]`.
+            scale: factor of each neuron, float32 `[d]`.
+            shift: summand of each neuron, float32 `[d]`.
         """
-        made = object.__new__(cls)
-        object.__setattr__(made, "scale", scale)
-        object.__setattr__(made, "shift", shift)
-        return made
+        map_ = object.__new__(cls)
+        object.__setattr__(map_, "scale", scale)
+        object.__setattr__(map_, "shift", shift)
+        return map_
 
     @classmethod
     def identity(cls, width: int, device: torch.device | str | None = None) -> AffineMap:
-        """The map that changes nothing, over `width` neurons."""
+        """Return the map over `width` neurons that changes nothing."""
         empty = cls.empty(width, device)
         return cls.unchecked(empty.scale.clone(), empty.shift.clone())
 
     @classmethod
     def empty(cls, width: int, device: torch.device | str | None = None) -> AffineMap:
-        """The same without memory of its own, for sites where nothing is learned: not to be written into."""
+        """Return the identity without memory for each neuron, for sites without a map; do not write into it."""
         if type(width) is not int or not 1 <= width < 2**63:
             raise LineasError(f"a map's width is a whole number from 1 on, not {shown(width)}.")
         one = torch.ones(1, device=device)
@@ -87,9 +86,14 @@ class AffineMap:
         return self.scale.shape[0]
 
     def __call__(self, z: torch.Tensor, axis: int = -1) -> torch.Tensor:
-        """Apply the map to activations `[..., d, ...]` whose neurons lie along `axis`.
+        """Apply the map in float32, or in z's type if that is wider, and return the result in z's type.
 
-        Computes in float32 (or in z's type if that is wider) and returns z's type.
+        Args:
+            z: activations, `[..., d, ...]`.
+            axis: axis of the neurons.
+
+        Raises:
+            LineasError: when z is no activation of d neurons along the axis.
         """
         if not isinstance(z, torch.Tensor) or not z.is_floating_point():
             raise LineasError(f"a map acts on an activation, a tensor of floating point numbers, not on {_kind(z)}.")
@@ -102,7 +106,10 @@ class AffineMap:
         return affine(z, self.scale, self.shift, axis)
 
     def at(self, strength: float) -> AffineMap:
-        """`T_s(z) = (1 - s) z + s T(z)`, again affine: scale `1 + s (w - 1)`, shift `s b`.
+        """Return the map `T_s(z) = (1 - s) z + s T(z)`, with scale `1 + s (w - 1)` and shift `s b`.
+
+        Args:
+            strength: strength s, a finite number.
 
         Raises:
             LineasError: when the strength is no finite number, or so large that the map is no longer finite.
@@ -115,7 +122,10 @@ class AffineMap:
         )
 
     def then(self, other: AffineMap) -> AffineMap:
-        """`other` after this map: `T2(T1(z)) = w2 w1 z + (w2 b1 + b2)`.
+        """Return this map followed by another one, `T2(T1(z)) = w2 w1 z + (w2 b1 + b2)`.
+
+        Args:
+            other: map that acts second.
 
         Raises:
             LineasError: when the widths differ, or the numbers are too large for the result to be finite.
@@ -132,7 +142,7 @@ class AffineMap:
         )
 
     def inverse(self) -> AffineMap:
-        """The map `(z - b) / w` that undoes this one; turns a removal into an induction.
+        """Return the map `(z - b) / w` that undoes this one; it turns a removal into an induction.
 
         Raises:
             LineasError: when a scale is 0 (that neuron's value is lost), or so near 0 that its inverse is not finite.
@@ -147,31 +157,31 @@ class AffineMap:
         )
 
     def support(self, tolerance: float = SUPPORT_TOLERANCE) -> torch.Tensor:
-        """Which neurons the map touches: bool `[d]`, `|w - 1| > tolerance` or `|b| > tolerance`."""
+        """Return which neurons the map touches, bool `[d]`: those with `|w - 1|` or `|b|` above the tolerance."""
         tolerance = as_number(tolerance, "the tolerance")
         return _each(lambda w, b: ((w - 1).abs() > tolerance) | (b.abs() > tolerance), self.scale, self.shift)
 
     def is_identity(self) -> bool:
-        """Whether every neuron is exactly untouched."""
+        """Return whether every scale is exactly 1 and every shift exactly 0."""
         return bool((_few(self.scale) == 1).all()) and bool((_few(self.shift) == 0).all())
 
 
 def mix(weighted: Iterable[tuple[AffineMap, float]]) -> AffineMap:
-    """The weighted sum of changes: `T(z) = z + sum_k s_k (T_k(z) - z)`, order plays no part.
+    """Return the weighted sum of maps' changes, `T(z) = z + sum_k s_k (T_k(z) - z)`, in any order.
 
     Args:
         weighted: pairs of a map and its weight; weights need not sum to 1.
 
     Raises:
-        LineasError: without maps, for different widths, or when the sum is not finite.
+        LineasError: when there is no map, widths differ, or the sum is not finite.
     """
-    given = list(weighted) if isinstance(weighted, Iterable) else [weighted]
-    for one in given:
+    checked = list(weighted) if isinstance(weighted, Iterable) else [weighted]
+    for one in checked:
         if not isinstance(one, tuple) or len(one) != 2 or not isinstance(one[0], AffineMap):
             raise LineasError(f"mix takes pairs of a map and a weight, not {shown(one)}.")
-    if not given:
+    if not checked:
         raise LineasError("mix needs at least one map.")
-    pairs = [(map_, as_number(weight, "the weight of a map")) for map_, weight in given]
+    pairs = [(map_, as_number(weight, "the weight of a map")) for map_, weight in checked]
     if len({map_.width for map_, _ in pairs}) > 1:
         raise LineasError(f"maps of different widths cannot be mixed: {[m.width for m, _ in pairs]}.")
     device, weights = pairs[0][0].scale.device, [weight for _, weight in pairs]
@@ -188,11 +198,11 @@ def as_number(value: Any, what: str = "the strength") -> float:
     """Return a finite number as a float.
 
     Args:
-        value: a number of Python or numpy, or a tensor that holds one.
-        what: what it is, for the message.
+        value: number of Python or numpy, or a tensor with one number.
+        what: name of the value, for the message.
 
     Raises:
-        LineasError: when it is none, such as a text, a bool or NaN.
+        LineasError: when it is no finite number, such as a text, a bool or NaN.
     """
     if isinstance(value, torch.Tensor) and value.dim() == 0 and not value.is_meta:
         value = value.item()
@@ -208,11 +218,14 @@ def as_number(value: Any, what: str = "the strength") -> float:
 
 
 def check_numbers(value: Any, what: str) -> None:
-    """Refuse what is no tensor of floating point numbers that are there to be read.
+    """Refuse anything but a plain tensor in memory, of one of FLOATS.
 
     Args:
-        value: what was given.
-        what: what it is, for the message.
+        value: value to check.
+        what: name of the value, for the message.
+
+    Raises:
+        LineasError: when it is something else.
     """
     if not isinstance(value, torch.Tensor):
         raise LineasError(f"{what} is a tensor of numbers, not {_kind(value)}; torch.tensor(...) makes one.")
@@ -224,25 +237,25 @@ def check_numbers(value: Any, what: str) -> None:
 
 
 def in_float32(value: torch.Tensor, what: str) -> torch.Tensor:
-    """Return numbers as float32, where they are finite.
+    """Return a tensor in float32, if its numbers are finite there.
 
     Args:
-        value: any shape, of one of FLOATS.
-        what: what it is, for the message.
+        value: tensor of any shape, of one of FLOATS.
+        what: name of the value, for the message.
 
     Raises:
-        LineasError: when they are not.
+        LineasError: when a number is not finite in float32.
     """
     single = _each(torch.Tensor.float, value) if value.dim() == 1 else value.float()
     wrong = int((~_few(single).isfinite()).sum())
     if wrong:
-        before = "" if wrong == int((~_few(value).isfinite()).sum()) else " once it is float32, as which maps are kept"
-        raise LineasError(f"{what} is not finite at {wrong} of {value.numel()} places{before}.")
+        overflow = "" if wrong == int((~_few(value).isfinite()).sum()) else " once it is float32, the type of maps"
+        raise LineasError(f"{what} is not finite at {wrong} of {value.numel()} places{overflow}.")
     return single
 
 
 def _finite(scale: torch.Tensor, shift: torch.Tensor, when: str) -> AffineMap:
-    """The map of these results, or the sentence that says what overflowed."""
+    """Return the map of these numbers, if they are finite; `when` ends the sentence of the error."""
     wrong = _each(lambda w, b: ~(w.isfinite() & b.isfinite()), scale, shift)
     if bool(_few(wrong).any()):
         raise LineasError(f"the numbers of {int(wrong.sum())} of {len(scale)} neurons exceed float32 {when}.")
@@ -250,30 +263,31 @@ def _finite(scale: torch.Tensor, shift: torch.Tensor, when: str) -> AffineMap:
 
 
 def _each(function: Callable[..., torch.Tensor], *numbers: torch.Tensor) -> torch.Tensor:
-    """A function of single neurons' numbers `[d]`; where every neuron has the same ones, computed and kept once."""
+    """Apply a function of each neuron's numbers, `[d]`; it is computed once if all neurons have the same numbers."""
     same = all(one.stride(0) == 0 for one in numbers)
     return function(*map(_few, numbers)).expand(len(numbers[0])) if same else function(*numbers)
 
 
 def _few(numbers: torch.Tensor) -> torch.Tensor:
-    """Numbers to read: the first alone where all are that one, in memory too."""
+    """Return only the first number of a tensor that stores one number for all neurons; else the tensor itself."""
     return numbers[:1] if numbers.dim() == 1 and len(numbers) and numbers.stride(0) == 0 else numbers
 
 
 def _kind(value: Any) -> str:
-    """Return what a value is, in a message."""
+    """Return the type of a value, or a text itself, for a message."""
     if isinstance(value, torch.Tensor):
         return f"a tensor {list(value.shape)} of {type_name(value.dtype)}"
     return shown(value) if isinstance(value, str) else kind_of(value)
 
 
 def affine(z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, axis: int = -1) -> torch.Tensor:
-    """`scale * z + shift` along `axis`, computed in float32 or wider, returned in z's type.
+    """Return `scale * z + shift`, computed in float32 or z's wider type, in z's type.
 
     Args:
-        z: activations `[..., d, ...]`; left as they are (nothing is written in place).
-        scale: `[d]`, or `[batch, d]` for a map of its own per row of z's first axis.
-        shift: same shape as scale.
+        z: activations, `[..., d, ...]`; they are not changed in place.
+        scale: factors, `[d]`, or `[batch, d]` for one map per row of z's first axis.
+        shift: summands, of the same shape as the scale.
+        axis: axis of the neurons.
     """
     shape = [1] * z.dim()
     shape[axis] = scale.shape[-1]
@@ -287,7 +301,7 @@ def affine(z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, axis: int 
 
 
 class _Affine(torch.autograd.Function):
-    """The same while scale and shift are learned: keeps z in its own type instead of a float32 copy of it."""
+    """The affine map while it is learned: it saves z for the backward pass in z's type, not as a float32 copy."""
 
     @staticmethod
     def forward(ctx: Any, z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:

@@ -1,27 +1,36 @@
-"""The model card of an artifact: what it does, on which network, how it was learned and what was measured."""
+"""The model card of an artifact: what it does, its network, how it was learned, and its measurements."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lineas.measures import value_text
-from lineas.printable import as_code, front_matter, in_markdown
+from huggingface_hub import EvalResult
+
+from lineas.intervention.facts import Facts
+from lineas.measures import BESIDE, measure, value_text
+from lineas.printable import as_code, front_matter, in_a_line, in_markdown
 
 HOW = ("method", "pooling", "seed", "drawing", "data", "versions", "made_by")
-"""Facts that the card says of how it was made."""
+"""Facts in the section on how it was made."""
 
 
 def model_card(description: dict[str, Any]) -> str:
-    """The README.md of an artifact, from its JSON description; front matter as the hub reads it."""
+    """Return the README.md of an artifact; its front matter is the hub's.
+
+    Args:
+        description: content of `intervention.json`.
+    """
     model, facts, sites = description["model"], description["facts"], description["sites"]
     touched = [site for site in sites if site["touched"]]
     on_the_hub = model and model["name"].count("/") == 1
+    title = in_markdown(str(facts.get("name", "An intervention")))
     lines = [
-        *front_matter("lineas", model["name"] if on_the_hub else None),
+        *front_matter("lineas", model["name"] if on_the_hub else None, title, _results(facts)),
         "",
-        f"# {in_markdown(str(facts.get('name', 'An intervention')))}",
+        f"# {title}",
         "",
         f"Per-neuron affine maps on {len(touched)} of {len(sites)} sites, {description['support']:.2%} of their neurons"
         + (f", learned on {as_code(model['name'])} ({in_markdown(model['architecture'])})." if model else "."),
@@ -40,21 +49,36 @@ def model_card(description: dict[str, Any]) -> str:
     if facts.get("measurements"):
         lines += ["## Effect and damage", "", *_table(facts["measurements"]), ""]
     if "calibration" in facts:
-        found = facts["calibration"]
-        goals = ", ".join(f"{name} {in_markdown(str(found[name]))}" for name in ("effect", "damage") if name in found)
-        missed = "" if found.get("reached", True) else "; not reached"
-        lines += [
-            f'Calibrated strength: **{found["strength"]:.3g}** ({goals}{missed}); `steer(..., strength="calibrated")`.',
-            "",
-        ]
-    learned = {key: facts[key] for key in HOW if key in facts}
-    if learned:
-        lines += ["## How it was made", "", "```json", json.dumps(learned, indent=1), "```", ""]
+        calibration = facts["calibration"]
+        named = [name for name in ("effect", "damage") if name in calibration]
+        goals = ", ".join(f"{name} {in_markdown(str(calibration[name]))}" for name in named)
+        missed = "" if calibration.get("reached", True) else "; not reached"
+        strength = f"**{calibration['strength']:.3g}** ({goals}{missed})"
+        lines += [f'Calibrated strength: {strength}; `steer(..., strength="calibrated")`.', ""]
+    origin = {key: facts[key] for key in HOW if key in facts}
+    if origin:
+        lines += ["## How it was made", "", "```json", json.dumps(origin, indent=1), "```", ""]
     return "\n".join(lines)
 
 
-def unfinished(facts: dict[str, Any]) -> str | None:
-    """Return the steps that were done when learning was interrupted, also that of a part; None when it was not.
+def _results(facts: Facts) -> list[EvalResult]:
+    """Return the measurements at the calibrated strength as the hub lists them."""
+    strength = facts["calibration"]["strength"] if "calibration" in facts else None
+    row = next((row for row in facts.get("measurements", []) if row.get("strength") == strength), {})
+    task = "text-to-image" if "drawing" in facts else "text-generation"
+    labels = {name: in_a_line(measure(name).label) for name in row if strength is not None and name not in BESIDE}
+    prompts = "the prompts of the calibration"  # which no dataset of the hub needs to be
+    return [
+        EvalResult(task, "unknown", prompts, in_a_line(name), row[name], metric_name=label)
+        for name, label in labels.items()
+    ]
+
+
+def unfinished(facts: Mapping[str, Any]) -> str | None:
+    """Return the steps that were done if learning was interrupted, also that of a combined part; else None.
+
+    Args:
+        facts: facts of an intervention.
 
     >>> unfinished({"of": [{}, {"interrupted": {"done": 4, "of": 20}}]})
     '4 of 20 steps'
@@ -63,11 +87,11 @@ def unfinished(facts: dict[str, Any]) -> str | None:
     if isinstance(here, dict):
         return f"{here.get('done')} of {here.get('of')} steps"
     parts = (part for part in facts.get("of") or () if isinstance(part, dict))
-    return next((said for part in parts if (said := unfinished(part)) is not None), None)
+    return next((steps for part in parts if (steps := unfinished(part)) is not None), None)
 
 
-def recipe(facts: dict[str, Any]) -> str:
-    """A method with its settings, in a line."""
+def recipe(facts: Facts) -> str:
+    """Return the method and its settings in one line; the facts must have a method."""
     settings = [f"{key} {value}" for key, value in facts["method"].items() if key != "name" and value is not None]
     settings.append(f"seed {facts.get('seed')}")
     settings += ["pooled by the largest"] if facts.get("pooling") == "max" else []
@@ -75,7 +99,7 @@ def recipe(facts: dict[str, Any]) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    """A Markdown table of measurements, one row a strength."""
+    """Return a Markdown table of measurements, one row per strength."""
     columns = list(rows[0])
     body = [" | ".join(in_markdown(value_text(row, column)) for column in columns) for row in rows]
     head = " | ".join(in_markdown(str(column)) for column in columns)

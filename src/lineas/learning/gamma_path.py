@@ -251,5 +251,5 @@ def check_gammas(gammas: Sequence[float]) -> list[float]:
     """
     gammas = [WEIGHT.check("gamma", gamma) for gamma in gammas]
     if not gammas or len(set(gammas)) < len(gammas):
-        raise LineasError("a path needs at least one gamma, and no gamma twice.")
+        raise LineasError("a path needs at least one gamma, and each gamma once.")
     return sorted(gammas)
