@@ -280,7 +280,7 @@ def test_no_picture_that_is_judged_is_learned_from() -> None:
 
 
 def test_what_serves_twice_is_said_with_its_numbers_on_a_page() -> None:
-    text = "".join(file.read_text() for file in (record.ROOT / "README.md", *record.DOCS.glob("*.md")))
+    text = "".join(file.read_text() for file in (record.ROOT / "README.md", *record.DOCS.rglob("*.md")))
     for benchmark, known in splits.SHARED.items():
         assert known.sentence.format(*known.rows.values()) in text, benchmark
 
@@ -288,7 +288,7 @@ def test_what_serves_twice_is_said_with_its_numbers_on_a_page() -> None:
 def test_trials_with_fewer_prompts_drew_others() -> None:
     trial = random.Random(0).sample(range(splits.DATA["rtp"].size), 300)  # as `lineas.prompts.draw` does
     assert len({*trial} & {*splits.rows("toxicity", "judging", "rtp")}) == 122
-    assert "122 of" in (record.DOCS / "comparison.md").read_text()
+    assert "122 of" in (record.DOCS / "evidence" / "comparison.md").read_text()
 
 
 @pytest.mark.parametrize(

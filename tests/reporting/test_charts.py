@@ -235,15 +235,18 @@ def test_the_letters_of_a_plot_have_one_readable_size(tmp_path: Path, monkeypatc
     plot_effect_and_damage(rows, tmp_path / "plot.png")
     (figure,) = seen
     figure.draw_without_rendering()
-    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    texts: list[Any] = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
     inches = figure.get_figwidth()
     assert all(text.get_fontsize() / 72 * 860 / inches >= LEAST for text in texts)
-    labels = [text.get_window_extent().extents for text in figure.axes[0].texts if isinstance(text, Annotation)]
+    labels: list[Any] = [
+        tuple(text.get_window_extent().extents) for text in figure.axes[0].texts if isinstance(text, Annotation)
+    ]
     assert len(labels) >= 3
     assert not [pair for pair in combinations(labels, 2) if overlap(*pair)]
-    key = figure.legends[0].get_window_extent().extents
-    assert not any(overlap(tuple(key), tuple(axis.get_tightbbox().extents)) for axis in figure.axes)
-    assert all(len(axis.get_xticks()) <= 7 and len(axis.get_yticks()) <= 7 for axis in figure.axes)
+    axes: list[Any] = figure.axes
+    key: Any = tuple(figure.legends[0].get_window_extent().extents)
+    assert not any(overlap(key, tuple(axis.get_tightbbox().extents)) for axis in axes)
+    assert all(len(axis.get_xticks()) <= 7 and len(axis.get_yticks()) <= 7 for axis in axes)
 
 
 def test_letters_grow_with_a_wide_strip() -> None:

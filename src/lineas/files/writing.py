@@ -205,12 +205,33 @@ def _replace(path: Path, new: Path, kind: FolderKind, names: frozenset[str]) -> 
             raise LineasError(f"{path / taken[0]} was not written by lineas, so it is not overwritten; move it away.")
         return own, _link_others(place, new, others)
 
-    own, is_whole = steadily(path, prepare)
-    if is_whole and _exchanged(path, new):
-        with suppress(FileNotFoundError):  # another process has cleared it up: nobody holds it now
+    with _alone_with(path):
+        own, is_whole = steadily(path, prepare)
+        if is_whole and _exchanged(path, new):
             _clear_old(new, path, own)
-    else:
-        _replace_files(path, new, kind, own, names)
+        else:
+            _replace_files(path, new, kind, own, names)
+
+
+@contextmanager
+def _alone_with(path: Path) -> Iterator[None]:
+    """Hold the folder at a path, which no other process replaces or clears up until the end of the block.
+
+    A process that replaced it holds it until it has cleared up the older one, so processes take turns.
+    """
+    if fcntl is None:
+        yield
+        return
+    while True:
+        place = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(place, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(place), path.stat()):
+                yield
+                return
+        finally:
+            os.close(place)
 
 
 def _exchanged(path: Path, new: Path) -> bool:
@@ -280,7 +301,7 @@ def _link_others(path: Path, new: Path, others: list[str]) -> bool:
 
 def _clear_old(old: Path, path: Path, own: frozenset[str]) -> None:
     """Remove the folder that was exchanged; what somebody has put there meanwhile goes to the new one."""
-    for name in files_in(old):
+    for name in sorted(files_in(old), key=MARK.__eq__):  # the mark last: a folder without it would be removed whole
         file, there = old / name, path / name
         if name in own or (os.path.lexists(there) and os.path.samestat(file.lstat(), there.lstat())):
             file.unlink(missing_ok=True)
@@ -395,7 +416,7 @@ def _remove_temporary(left: Path) -> None:
     if marked is None:  # it was never whole, so nothing in it is anybody's but lineas'
         shutil.rmtree(left, ignore_errors=True)
     else:
-        for name in files_in(left):
+        for name in sorted(files_in(left), key=MARK.__eq__):
             if name == MARK or name in marked["files"] or (left / name).lstat().st_nlink > 1:
                 (left / name).unlink(missing_ok=True)
         _remove_empty(left)

@@ -1,4 +1,4 @@
-"""The facts of an intervention: their keys and types, as `intervention.json` and docs/reference/artifact.md have them."""
+"""The facts of an intervention: keys and types, as in `intervention.json` and docs/reference/artifact.md."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def check_facts(facts: Any) -> None:
 def _check(value: Any, kind: Any, place: str) -> None:
     """Refuse a value that is not of a kind: a TypedDict, a dict, a list, an optional or a plain type."""
     inner = get_args(kind)
-    if kind is Any or (value is None and type(None) in inner):
+    if kind is Any or (type(None) in inner and value is None):
         return
     if hasattr(kind, "__required_keys__"):
         check_object(value, place)

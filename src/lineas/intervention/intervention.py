@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from lineas.errors import LineasError, shown
 from lineas.intervention import artifact, maps, model_card
-from lineas.intervention.facts import Facts, check_facts
+from lineas.intervention.facts import check_facts
 from lineas.intervention.gate import Gate
 from lineas.intervention.maps import SUPPORT_TOLERANCE, AffineMap, as_number
 from lineas.intervention.model_identity import ModelIdentity, accepts_other, check_sites
@@ -47,7 +47,7 @@ class Intervention:
     maps: dict[str, AffineMap]
     sites: dict[str, Site] = field(default_factory=dict)
     base: ModelIdentity | None = None
-    facts: Facts = field(default_factory=Facts)
+    facts: dict[str, Any] = field(default_factory=dict)
     gates: dict[str, Gate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -201,7 +201,7 @@ class Intervention:
         for name, map_ in self.maps.items():
             with _error_at(name):
                 new[name] = change(map_)
-        facts: Facts = {"made_by": step, "of": [self.facts]}
+        facts: dict[str, Any] = {"made_by": step, "of": [self.facts]}
         if "folds" in self.facts:
             facts["folds"] = self.facts["folds"]
         return Intervention(new, self.sites, self.base, facts, self.gates)
@@ -274,8 +274,7 @@ class Intervention:
         Args:
             facts: facts by name; they replace facts of the same names.
         """
-        merged = cast(Facts, {**self.facts, **facts})
-        return Intervention(self.maps, self.sites, self.base, merged, self.gates)
+        return Intervention(self.maps, self.sites, self.base, {**self.facts, **facts}, self.gates)
 
     def _parts(self) -> Parts:
         return Parts(self.maps, self.sites, self.base, self.facts, self.gates)
@@ -326,7 +325,7 @@ def _combined(
     for part in parts:
         check_facts({"folds": part.facts.get("folds", {})})
         folds |= part.facts.get("folds", {})
-    facts: Facts = {"made_by": step, "of": [part.facts for part in parts], "folds": folds}
+    facts: dict[str, Any] = {"made_by": step, "of": [part.facts for part in parts], "folds": folds}
     return Intervention(merged, sites, bases[0] if bases else None, facts)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from lineas.intervention.facts import Facts
 from lineas.measures import BESIDE, measure, value_text
 from lineas.printable import as_code, front_matter, in_a_line, in_markdown
 
@@ -61,7 +60,7 @@ def model_card(description: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _results(facts: Facts) -> list[EvalResult]:
+def _results(facts: Mapping[str, Any]) -> list[EvalResult]:
     """Return the measurements at the calibrated strength as the hub lists them."""
     strength = facts["calibration"]["strength"] if "calibration" in facts else None
     row = next((row for row in facts.get("measurements", []) if row.get("strength") == strength), {})
@@ -90,7 +89,7 @@ def unfinished(facts: Mapping[str, Any]) -> str | None:
     return next((steps for part in parts if (steps := unfinished(part)) is not None), None)
 
 
-def recipe(facts: Facts) -> str:
+def recipe(facts: Mapping[str, Any]) -> str:
     """Return the method and its settings in one line; the facts must have a method."""
     settings = [f"{key} {value}" for key, value in facts["method"].items() if key != "name" and value is not None]
     settings.append(f"seed {facts.get('seed')}")

@@ -1,4 +1,4 @@
-"""The format of an artifact: its JSON and its tensors, checked against each other as docs/reference/artifact.md says."""
+"""The format of an artifact: its JSON and its tensors, checked together as docs/reference/artifact.md says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lineas.errors import LineasError, shown
-from lineas.intervention.facts import Facts, as_float, check_facts, check_object, check_text, member
+from lineas.intervention.facts import as_float, check_facts, check_object, check_text, member
 from lineas.intervention.gate import Gate
 from lineas.intervention.maps import AffineMap, check_numbers, in_float32
 from lineas.intervention.model_identity import ModelIdentity
@@ -46,7 +46,7 @@ class Parts:
     maps: dict[str, AffineMap]
     sites: dict[str, Site]
     base: ModelIdentity | None
-    facts: Facts
+    facts: dict[str, Any]
     gates: dict[str, Gate]
 
 
@@ -72,7 +72,7 @@ class Outline:
     folds: dict[str, str]
     support: float
     base: ModelIdentity | None
-    facts: Facts
+    facts: dict[str, Any]
 
     @property
     def most_bytes(self) -> int:

@@ -165,7 +165,7 @@ def learn(
         "cost": fit.costs,
         "folds": {site.name: known["folds"][site.name] for site in chosen},
     }
-    learned = Intervention(maps, {site.name: site for site in chosen}, base).with_facts(**facts)
+    learned = Intervention(maps, {site.name: site for site in chosen}, base, facts)
     if learned.support() == 0 and not getattr(method, "gamma", 0):  # a penalty may well leave nothing
         warnings.warn(
             "nothing was learned: no neuron is changed, since source and target activate these sites alike; are they "
