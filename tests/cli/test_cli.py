@@ -235,6 +235,15 @@ def test_a_bug_of_ours_says_where_to_report_it_and_shows_its_traceback_on_reques
     assert "there is not enough memory" in err
 
 
+def test_without_an_intervention_generate_continues_untouched(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("generate", "model", "--prompt", "Tom was", "--max-new-tokens", "4", "--json", "-")
+    code, out, err = run(capsys, *arguments)
+    assert code == 0, err
+    assert run(capsys, *LEARN)[0] == 0
+    steered = run(capsys, *arguments, "--intervention", "calm", "--strength", "0")[1]
+    assert json.loads(out)["continuations"] == json.loads(steered)["continuations"]
+
+
 def test_generate_steers_the_tokens_that_are_named(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *LEARN)
     arguments = ("generate", "model", "--intervention", "calm", "--prompt", "Tom was", "--temperature", "0")

@@ -190,6 +190,22 @@ def test_a_pipeline_in_half_precision_stays_so_and_plain_diffusers_draws_with_it
     assert "UNet2DConditionModel" in card
 
 
+def test_the_card_of_a_folded_checkpoint_shows_effect_and_damage(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, *LEARN)[0] == 0
+    measured = lineas.Intervention.load("calm").with_facts(
+        measurements=[{"strength": 0.0, "rude": 0.25, "perplexity": 20.5}, {"strength": 1.0, "rude": 0.125}],
+        calibration={"strength": 1.0, "classifiers": {"rude": "own:judge"}},
+    )
+    measured.save("calm", overwrite=True)
+    assert run(capsys, "fold", "model", "--intervention", "calm", "--out", "folded")[0] == 0
+    for card in (Path("calm", "README.md").read_text(), Path("folded", "README.md").read_text()):
+        assert "| strength | rude | perplexity |" in card
+        assert "| 0 | 0.25 | 20.5 |" in card
+        assert "Judges: rude by own:judge." in card
+
+
 def test_a_prompt_that_begins_with_a_minus_is_a_prompt(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *LEARN)
     code, out, _ = run(

@@ -72,6 +72,33 @@ def test_painting_is_what_generate_draws(studio: Path, capsys: pytest.CaptureFix
     assert picture("made/01-0.png").tobytes() == drawn.tobytes()
 
 
+def test_without_an_intervention_the_untouched_model_paints(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "paint", "tiny", *PAINT[4:], *FLOAT, "--seed", "7")
+    assert code == 0, err
+    (drawn,) = pipelines.image_model("stable diffusion 1").generate(["a red star"], seed=7)
+    assert picture("made/01-0.png").tobytes() == drawn.tobytes()
+    assert sorted(file.name for file in (studio / "made").glob("0*.png")) == ["01-0.png"]
+    check_refused(
+        capsys, studio, "--strength is the strength of an intervention", "paint", "tiny", "--prompt", "a", "--out", "b",
+        "--strength", "1",
+    )  # fmt: skip
+
+
+def test_a_picture_says_how_it_was_made(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Drawn again from what the file says, the third picture is the same."""
+    arguments = (*PAINT, *FLOAT, "--prompt", "ein schöner Stern", "a moon", "--strength", "0", "0.5", "--seed", "7")
+    assert run(capsys, *arguments)[0] == 0
+    with Image.open("made/03-0.png") as one:
+        written = json.loads(one.info["lineas"])
+        assert one.info["Description"] == written["prompt"] == "a moon"
+    with Image.open("made/02-0.5.png") as one:
+        assert one.info["Description"] == "ein schöner Stern"
+        assert json.loads(one.info["lineas"])["intervention"] == ["striped"]
+    assert written["strength"] == 0
+    (drawn,) = pipelines.image_model("stable diffusion 1").generate([written["prompt"]], seed=written["seed"])
+    assert picture("made/03-0.png").tobytes() == drawn.tobytes()
+
+
 def test_the_inverse_goes_the_other_way(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, *PAINT, *FLOAT, "--strength", "1")[0] == 0
     there = picture("made/01-1.png").tobytes()

@@ -293,7 +293,7 @@ def test_sizes_that_no_network_has_are_refused_before_memory_is_taken(
         ({"x": object()}, "facts.x is an object, which JSON cannot hold"),
         ({"x": [1, {"y": torch.ones(1)}]}, r"facts.x\[1\].y is a Tensor"),
         ({"x": float("inf")}, "facts.x is inf"),
-        ({"cost": [1.0, float("nan")]}, r"facts.cost\[1\] is nan"),
+        ({"cost": [1.0, float("nan")]}, r"facts.cost\[1\] must be a finite number, not nan"),
         ({"x": {1: "a"}}, "facts.x has the key 1"),
         ({"x": "\ud800"}, "facts.x has half a surrogate pair"),
         ({"x": 2**64}, "facts.x is a whole number of more than 64 bits"),

@@ -51,6 +51,13 @@ InterventionOption = Annotated[
     list[str],
     typer.Option("--intervention", metavar="DIR ...", help="Folder, shipped name or hub id; several apply in order."),
 ]
+OptionalInterventionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--intervention", metavar="DIR ...",
+        help="Folder, shipped name or hub id; several apply in order; none for the untouched model.",
+    ),
+]  # fmt: skip
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the intervention into.")]
 DtypeOption = Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")]
 JsonOption = Annotated[
@@ -121,6 +128,18 @@ def as_strengths(values: Sequence[str | float], intervention: Intervention) -> l
     return list(dict.fromkeys(as_strength(value, intervention) for value in values))
 
 
+def interventions_and_strengths(
+    sources: list[str] | None, strengths: Sequence[str | float] | None, default: Sequence[float]
+) -> tuple[Intervention | None, list[float]]:
+    """Return the interventions as one, and the strengths; without interventions, None and strength 0."""
+    if sources:
+        chosen = load_interventions(sources)
+        return chosen, as_strengths(strengths or default, chosen)
+    if strengths:
+        raise LineasError("--strength is the strength of an intervention; name one with --intervention DIR.")
+    return None, [0.0]
+
+
 def load_quietly(name: str | None, dtype: str = "auto") -> TextModel | ImageModel:
     """Load a model and print one line instead of the progress bars of other libraries."""
     no_bars()
@@ -154,9 +173,9 @@ def model_for(name: str | None, intervention: Intervention | None, dtype: str) -
     return load_quietly(name or (base.name if base else None), dtype)
 
 
-def accepts_other(other_model: bool, force: bool, learned: Intervention, network: nn.Module) -> bool:
+def accepts_other(other_model: bool, force: bool, learned: Intervention | None, network: nn.Module) -> bool:
     """Return whether the network may differ from the one learned on; --force still allows it, with a warning."""
-    if other_model or not force or learned.base is None:
+    if other_model or not force or learned is None or learned.base is None:
         return other_model
     try:
         learned.base.check_is(network)

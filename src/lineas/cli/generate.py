@@ -13,10 +13,10 @@ from rich.text import Text
 from lineas.cli.common import (
     DtypeOption,
     ForceOption,
-    InterventionOption,
     JsonOption,
     ModelArgument,
     MorePromptsOption,
+    OptionalInterventionOption,
     OtherModelOption,
     PromptOption,
     RepetitionOption,
@@ -25,8 +25,7 @@ from lineas.cli.common import (
     TokensOption,
     TopPOption,
     accepts_other,
-    as_strengths,
-    load_interventions,
+    interventions_and_strengths,
     progress_bar,
     screen_for,
     text_model_for,
@@ -50,8 +49,8 @@ class TokenChoice(str, Enum):
 
 
 def generate(
-    intervention: InterventionOption,
     model: ModelArgument = None,
+    intervention: OptionalInterventionOption = None,
     strength: Annotated[list[str] | None, strengths_option((0, 1))] = None,
     prompt: PromptOption = None,
     prompts: MorePromptsOption = None,
@@ -76,7 +75,7 @@ def generate(
     other_model: OtherModelOption = False,
 ) -> None:
     """Continue prompts at several strengths and print the texts side by side."""
-    check_outputs("generate", json, force=force, inputs=[*intervention, model, prompts])
+    check_outputs("generate", json, force=force, inputs=[*(intervention or []), model, prompts])
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not texts:
         raise LineasError("there is nothing to continue; give --prompt TEXT or --prompts FILE.")
@@ -84,8 +83,7 @@ def generate(
         raise LineasError("a prompt is empty; give it at least one word.")
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     sampling |= {"repetition_penalty": repetition_penalty}
-    chosen = load_interventions(intervention)
-    strengths = as_strengths(strength or (0, 1), chosen)
+    chosen, strengths = interventions_and_strengths(intervention, strength, (0, 1))
     text_model = text_model_for(model, chosen, dtype)
     other = accepts_other(other_model, force, chosen, text_model.network)
     with progress_bar("generating", len(texts) * len(strengths)) as advance:

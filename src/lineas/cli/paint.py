@@ -8,24 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from lineas.checks import TOGETHER
+from lineas.checks import TOGETHER, as_seed
 from lineas.cli.common import (
     DenoisingStepsOption,
     DtypeOption,
     ForceOption,
     GuidanceOption,
     GuidanceScaleOption,
-    InterventionOption,
     JsonOption,
     ModelArgument,
     MorePromptsOption,
+    OptionalInterventionOption,
     OtherModelOption,
     PromptOption,
     SeedOption,
     SizeOption,
     accepts_other,
-    as_strengths,
-    load_interventions,
+    interventions_and_strengths,
     model_for,
     progress_bar,
     screen_for,
@@ -40,7 +39,7 @@ from lineas.files.ownership import FolderKind
 from lineas.models.image import ImageModel
 from lineas.printable import as_label
 from lineas.prompts import read_prompts
-from lineas.reporting.image_grid import animate, strip
+from lineas.reporting.image_grid import animate, png_text, strip
 from lineas.reporting.samples import pictures_at
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -49,9 +48,9 @@ KIND = FolderKind("a folder of lineas paint", "paint", STRIP)
 
 
 def paint(
-    intervention: InterventionOption,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the pictures into.")],
     model: ModelArgument = None,
+    intervention: OptionalInterventionOption = None,
     strength: Annotated[list[str] | None, strengths_option(STRENGTHS)] = None,
     prompt: PromptOption = None,
     prompts: MorePromptsOption = None,
@@ -69,13 +68,12 @@ def paint(
 ) -> None:
     """Draw prompts at several strengths: single pictures, a strip with one row for each prompt, a GIF."""
     place = Output("--out", out, KIND)
-    check_outputs("paint", json, place, force=force, inputs=[*intervention, model, prompts])
+    check_outputs("paint", json, place, force=force, inputs=[*(intervention or []), model, prompts])
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not texts:
         raise LineasError("there is nothing to draw; give --prompt TEXT or --prompts FILE.")
-    chosen = load_interventions(intervention)
-    strengths = as_strengths(strength or STRENGTHS, chosen)
-    if inverse:
+    chosen, strengths = interventions_and_strengths(intervention, strength, STRENGTHS)
+    if inverse and chosen:
         chosen = chosen.inverse()
     loaded = model_for(model, chosen, dtype)
     if not isinstance(loaded, ImageModel):
@@ -86,16 +84,18 @@ def paint(
     other = accepts_other(other_model, force, chosen, image_model.network)
     with progress_bar("painting", len(texts) * len(strengths)) as advance:
         rows = pictures_at(image_model, chosen, strengths, texts, seed, batch_size, other, advance)
-    with writing.new_folder(out, KIND, force) as beside:
-        labels = write_strips(beside, rows, texts, strengths)
-        for i, row in enumerate(rows, 1):
-            for label, picture in zip(labels, row):
-                picture.save(beside / f"{i:02d}-{label}.png")
+    facts = {"out": str(out), "model": image_model.name, "intervention": intervention, "inverse": inverse, "seed": seed}
+    facts |= image_model.facts
+    with writing.new_folder(out, KIND, force) as folder:
+        labels = write_strips(folder, rows, texts, strengths)
+        for i, (text, row) in enumerate(zip(texts, rows)):
+            for s, label, picture in zip(strengths, labels, row):
+                own = {**facts, "prompt": text, "seed": as_seed(seed + i), "strength": s}
+                picture.save(folder / f"{i + 1:02d}-{label}.png", pnginfo=png_text(own))
     screen_for(json).print(
         f"painted {len(texts)} prompts at {len(strengths)} strengths: {out / STRIP}, {out / ANIMATION}"
     )
-    facts = {"out": str(out), "model": image_model.name, "intervention": intervention, "inverse": inverse, "seed": seed}
-    write_json(json, {**facts, **image_model.facts, "prompts": texts, "strengths": strengths}, "paint")
+    write_json(json, {**facts, "prompts": texts, "strengths": strengths}, "paint")
 
 
 def write_strips(folder: Path, rows: list[list[Any]], prompts: Sequence[str], strengths: Sequence[float]) -> list[str]:

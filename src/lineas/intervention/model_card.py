@@ -45,8 +45,7 @@ def model_card(description: dict[str, Any]) -> str:
         "```",
         "",
     ]
-    if facts.get("measurements"):
-        lines += ["## Effect and damage", "", *_table(facts["measurements"]), ""]
+    lines += effect_and_damage(facts)
     if "calibration" in facts:
         calibration = facts["calibration"]
         named = [name for name in ("effect", "damage") if name in calibration]
@@ -58,6 +57,23 @@ def model_card(description: dict[str, Any]) -> str:
     if origin:
         lines += ["## How it was made", "", "```json", json.dumps(origin, indent=1), "```", ""]
     return "\n".join(lines)
+
+
+def effect_and_damage(facts: Mapping[str, Any]) -> list[str]:
+    """Return the lines of Markdown with the measurements of an intervention and their judges; none without any.
+
+    Args:
+        facts: facts of an intervention.
+    """
+    if not facts.get("measurements"):
+        return []
+    calibration = facts.get("calibration", {})
+    judges = [f"{column} by {name}" for column, name in (calibration.get("classifiers") or {}).items()]
+    judges += (
+        [f"concept {calibration['concept']!r} by {calibration.get('judge')}"] if calibration.get("concept") else []
+    )
+    said = [f"Judges: {in_markdown('; '.join(judges))}.", ""] if judges else []
+    return ["## Effect and damage", "", *_table(facts["measurements"]), "", *said]
 
 
 def _results(facts: Mapping[str, Any]) -> list[EvalResult]:

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lineas.errors import LineasError, reading
 from lineas.files import strict_json, writing
 from lineas.files.ownership import FolderKind, files_in
+from lineas.intervention.model_card import effect_and_damage
 from lineas.models.loader_report import check_report, holds_pickles, no_pickles
 from lineas.models.read_back import verify_written
 from lineas.modules import is_norm
@@ -172,5 +173,6 @@ def card(provenance: dict[str, Any], library: str = "transformers") -> str:
             f"{provenance['architecture']} and runs without lineas. `{PROVENANCE}` says what was folded, where, and "
             "how it was learned.",
             "",
+            *effect_and_damage(provenance.get("intervention", {})),
         ]
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lineas.files.ownership import written_by
+from lineas.files.strict_json import dumps
 from lineas.printable import in_a_line
 
 LEAST = 160
@@ -62,6 +64,21 @@ def animate(rows: Sequence[Sequence[Any]], prompts: Sequence[str], columns: Sequ
     there = [strip([[row[j]] for row in rows], prompts, [label]) for j, label in enumerate(columns)]
     first, *others = [*there, *there[-2:0:-1]]
     first.save(path, format="GIF", save_all=True, append_images=others, duration=MILLISECONDS, loop=0)
+
+
+def png_text(facts: Mapping[str, Any]) -> Any:
+    """Return texts to save in a PNG: the facts as JSON under "lineas", and the prompt under "Description".
+
+    Args:
+        facts: facts of a picture; "prompt" is its prompt.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_itxt("Description", facts["prompt"])
+    info.add_itxt("Software", written_by("paint"))
+    info.add_itxt("lineas", dumps(facts))
+    return info
 
 
 def _enlarged(picture: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from lineas.intervention.intervention import Intervention
@@ -14,7 +15,7 @@ from lineas.steering.steer import steer
 
 def texts_at(
     model: TextModel,
-    intervention: Intervention,
+    intervention: Intervention | None,
     strengths: Sequence[float],
     prompts: Sequence[str],
     tokens: Tokens = "all",
@@ -25,23 +26,23 @@ def texts_at(
 
     Args:
         model: text model.
-        intervention: what is applied.
+        intervention: intervention to apply; None for the untouched model.
         strengths: strengths, 0 for the untouched model.
         prompts: n texts to continue.
         tokens: which tokens are steered.
         other_model: apply it also to another model than it was learned on.
         sampling: arguments of `TextModel.generate`.
     """
-    made = {}
+    texts = {}
     for strength in strengths:
-        with steer(model, intervention, strength, tokens, other_model):
-            made[strength] = model.generate(prompts, **sampling)
-    return made
+        with steer(model, intervention, strength, tokens, other_model) if intervention else nullcontext():
+            texts[strength] = model.generate(prompts, **sampling)
+    return texts
 
 
 def pictures_at(
     model: ImageModel,
-    intervention: Intervention,
+    intervention: Intervention | None,
     strengths: Sequence[float],
     prompts: Sequence[str],
     seed: int = 0,
@@ -53,7 +54,7 @@ def pictures_at(
 
     Args:
         model: image model.
-        intervention: what is applied.
+        intervention: intervention to apply; None for the untouched model.
         strengths: strengths, 0 for the untouched model.
         prompts: n prompts to draw.
         seed: noise of the first prompt; those of the others are counted on.
@@ -63,7 +64,7 @@ def pictures_at(
     """
     rows: list[list[Any]] = [[] for _ in prompts]
     for strength in strengths:
-        with steer(model, intervention, strength, other_model=other_model):
+        with steer(model, intervention, strength, other_model=other_model) if intervention else nullcontext():
             for row, picture in zip(rows, model.generate(prompts, seed, batch_size, progress)):
                 row.append(picture)
     return rows
