@@ -71,6 +71,7 @@ def loaded_once(smollm2: lineas.TextModel, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.filterwarnings("ignore:.* scales are lost to bfloat16")
 def test_python_blocks_run_in_their_order(
     name: str, loaded_once: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:

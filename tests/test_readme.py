@@ -17,6 +17,7 @@ import lineas
 README = ROOT / "README.md"
 
 
+@pytest.mark.filterwarnings("ignore:.* scales are lost to bfloat16")
 def test_the_python_example_runs(loaded_once: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     (block,) = pages.blocks(README, "python")
     exec(compile(block.code, "README.md", "exec"), {})

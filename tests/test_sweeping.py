@@ -506,7 +506,7 @@ def test_pictures_are_swept_by_what_they_show(tmp_path: Path, capsys: pytest.Cap
 WRONG = [
     (("--limit", "0"), "--limit must be at least 1, not 0."),
     (("--gamma", "-1"), "gamma must be 0 or more, not -1.0"),
-    (("--gamma", "1e-3", "1e-3"), "no gamma twice"),
+    (("--gamma", "1e-3", "1e-3"), "each gamma once"),
     (("--strength", "0", "1"), "takes numbers other than 0, not 0 1"),
     (("--method", "lineas,magic"), "not 'magic'"),
     (("--method", "lin-act", "--lambda-g", "0"), "for the method lineas, which is not among the methods lin-act"),

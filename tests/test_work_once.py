@@ -62,6 +62,7 @@ def test_an_evaluation_reads_weights_once_and_attaches_every_variant_once(
     assert (read[0], stripped[0], steered[0]) == (1, 1 + tried_first, 1 + tried_first)
 
 
+@pytest.mark.filterwarnings("ignore:strength .* is outside 0 to 1")
 def test_a_calibration_and_a_sweep_read_weights_once(counted: Callable[[Any, str], list[int]], tmp_path: Path) -> None:
     model = families.model("llama")
     learned = lineas.learn(model, SOURCE, TARGET, lineas.LinEAS(steps=2), progress=False)

@@ -304,11 +304,17 @@ def read(data: str) -> Sequence[str]:
     """Return all texts of a data set in the order of its file."""
     source = DATA[data].source
     if data == "rtp":
-        prompts = [json.loads(line)["prompt"] for line in (FOLDER / source).open(encoding="utf-8")]
+        prompts = [json.loads(line)["prompt"] for line in _lines(source)]
         return [prompt["text"] for prompt in prompts if (prompt["toxicity"] or 0) >= 0.5]
     if data == "mmlu":
-        return list((FOLDER / source).open(encoding="utf-8"))
+        return _lines(source)
     if data == "archaic/beginnings":
         verses = [read("archaic/modern")[row] for row in _ordered(3000, "shuffled")[2000:]]
         return list(dict.fromkeys(" ".join(verse.split()[:4]) for verse in verses))
     return read_prompts(source if source.startswith("lineas:") else f"{FOLDER}/{source}")
+
+
+def _lines(source: str) -> list[str]:
+    """Return the lines of a file, each with its end."""
+    with (FOLDER / source).open(encoding="utf-8") as file:
+        return list(file)

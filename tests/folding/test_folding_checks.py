@@ -347,7 +347,7 @@ def test_what_rounding_takes_away_is_counted() -> None:
     assert all(torch.equal(t, made.network.state_dict()[name]) for name, t in model.network.state_dict().items())
     half = AffineMap(torch.tensor([1.0001, 1.5] * 16), torch.zeros(32))
     for name in (BEFORE_MLP, DOWN):
-        with pytest.warns(UserWarning, match="16 of 32 scales are lost to bfloat16; fold in float32"):
+        with pytest.warns(UserWarning, match="16 of 32 scales are lost to bfloat16; a model loaded in float32"):
             lineas.fold(model, at(name, half))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

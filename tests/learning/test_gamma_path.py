@@ -158,7 +158,7 @@ def test_known_solutions_are_taken_as_they_are(stories: TextModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gammas", "sentence"), [([], "no gamma twice"), ([1.0, 1.0], "no gamma twice"), ([-1.0], "0 or more")]
+    ("gammas", "sentence"), [([], "each gamma once"), ([1.0, 1.0], "each gamma once"), ([-1.0], "0 or more")]
 )
 def test_gammas_that_are_no_path_are_refused(stories: TextModel, gammas: list[float], sentence: str) -> None:
     with pytest.raises(LineasError, match=sentence):

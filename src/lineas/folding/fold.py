@@ -128,8 +128,8 @@ def fold(
         warnings.warn(
             f"{lost} are lost to {type_name(coarsest(folded))}"
             + (", so the folded model is the untouched one; " if lost.everything else "; ")
-            + "fold in float32 (--dtype float32).",
-            stacklevel=3,
+            + 'a model loaded in float32 keeps them (dtype="float32", --dtype float32).',
+            stacklevel=4,
         )
     if isinstance(model, nn.Module):
         return cast(Foldable, folded)
