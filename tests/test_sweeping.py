@@ -21,6 +21,7 @@ from lineas.evaluation.plan import Plan
 from lineas.files import strict_json
 from lineas.files.writing import TEMPORARY, locked
 from lineas.learning.capture import backpropagate
+from lineas.signals import restoring_handlers
 from lineas.sweeping import Job, choose, points, run_jobs, summary
 from lineas.sweeping import jobs as jobs_of_sweeps
 from lineas.sweeping.report import markdown, plot
@@ -295,7 +296,8 @@ def test_a_process_that_is_killed_is_heard_of_and_the_same_goes_on(judged: Path)
 def test_ray_goes_on_where_a_killed_worker_ended(judged: Path) -> None:
     """Two workers; the first continuation that is judged kills its process. Every point is there in the end, once."""
     ray = pytest.importorskip("ray", reason="Ray has no wheel for this Python")
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="error")
+    with restoring_handlers():  # Ray handles TERM, and goes on doing so after its end
+        ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="error")
     try:
         these = jobs(judged / "ray", "judges_of_test:deadly", seeds=2)
         run_jobs(these, where="ray")
