@@ -58,7 +58,7 @@ def demo(
     json: JsonOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Teach a small language model politeness from 48 rude and 48 polite remarks, in two minutes, and judge it."""
+    """Teach a small language model politeness from 48 rude and 48 polite remarks, and judge it."""
     if images:
         demo_images(out, json, force)
         return
