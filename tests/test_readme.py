@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pages
 import pytest
@@ -57,7 +58,8 @@ def test_what_ships_fits_the_default_model_is_sparse_and_small(smollm2: lineas.T
     shipped = lineas.Intervention.load(name)
     shipped.check_fits(smollm2.network)
     touched = sum(int(map_.support().sum()) for map_ in shipped.maps.values())
-    every_neuron = len(smollm2.sites()) * smollm2.network.config.hidden_size  # of the default sites, 30 layers
+    network: Any = smollm2.network
+    every_neuron = len(smollm2.sites()) * network.config.hidden_size  # of the default sites, 30 layers
     assert 0 < touched < 0.1 * every_neuron
     folder = ROOT / "src" / "lineas" / "data" / "interventions" / name
     assert (folder / "intervention.safetensors").stat().st_size < 10_000
