@@ -408,7 +408,7 @@ def test_every_verb_continues_the_same_number_of_prompts_together(tmp_path: Path
     from inspect import signature
 
     from lineas.cli.evaluate import evaluate as verb
-    from lineas.cli.evaluation_options import plan_of
+    from lineas.cli.plan import plan_of
 
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     plan = plan_of(str(tmp_path / "prompts.txt"), None, None, shows=None, judge=None, seeds=1, limit=None)

@@ -49,9 +49,7 @@ VERBS = {
     "report": Verb("Write one self-contained HTML page on interventions, which loads nothing from elsewhere."),
     "fold": Verb("Write a plain checkpoint whose own weights do what the intervention does at one strength."),
     "export": Verb("Write the shifts at block outputs as a control vector for llama.cpp, and list what is lost."),
-    "demo": Verb(
-        "Teach a small language model politeness from 48 rude and 48 polite remarks, and judge it."
-    ),
+    "demo": Verb("Teach a small language model politeness from 48 rude and 48 polite remarks, and judge it."),
     "serve": Verb(
         'Serve MODEL on vLLM; a request asks for MODEL:calm@0.7, or passes {"lineas": "calm:0.7"} in vllm_xargs.',
         {"ignore_unknown_options": True, "allow_extra_args": True},

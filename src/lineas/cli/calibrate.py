@@ -12,32 +12,11 @@ import typer
 from rich.table import Table
 
 from lineas.checks import LARGEST
-from lineas.cli.common import (
-    DtypeOption,
-    ForceOption,
-    InterventionOption,
-    JsonOption,
-    ModelArgument,
-    load_interventions,
-    model_for,
-    progress_bar,
-    screen_for,
-    write_json,
-)
-from lineas.cli.evaluation_options import (
-    ClassifierOption,
-    JudgeOption,
-    LimitOption,
-    NegativeOption,
-    NeutralOption,
-    PositiveOption,
-    PromptsOption,
-    SeedsOption,
-    ShowsOption,
-    plan_of,
-)
+from lineas.cli import options
+from lineas.cli.common import load_interventions, model_for, progress_bar, screen_for, write_json
 from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
+from lineas.cli.plan import plan_of
 from lineas.errors import LineasError
 from lineas.evaluation.calibration import Calibration, check_measured
 from lineas.evaluation.calibration import calibrate as find_strength
@@ -53,23 +32,23 @@ from lineas.prompts import described
 
 
 def calibrate(
-    intervention: InterventionOption,
-    model: ModelArgument = None,
+    intervention: options.Interventions,
+    model: options.Model = None,
     target_effect: Annotated[
         str | None, typer.Option(metavar="GOAL", help="Effect to reach, such as toxic-50%, toxic<=0.02, concept>=80%.")
     ] = None,
     max_damage: Annotated[
         str | None, typer.Option(metavar="GOAL", help="Damage not to exceed, such as ppl+5%, kl<=0.1, likeness-5%.")
     ] = None,
-    prompts: PromptsOption = None,
-    neutral: NeutralOption = None,
-    classifiers: ClassifierOption = None,
-    positive: PositiveOption = None,
-    negative: NegativeOption = None,
-    shows: ShowsOption = None,
-    picture_judge: JudgeOption = None,
-    seeds: SeedsOption = 1,
-    limit: LimitOption = None,
+    prompts: options.Prompts = None,
+    neutral: options.Neutral = None,
+    classifiers: options.Classifier = None,
+    positive: options.Positive = None,
+    negative: options.Negative = None,
+    shows: options.Shows = None,
+    picture_judge: options.Judge = None,
+    seeds: options.Seeds = 1,
+    limit: options.Limit = None,
     largest: Annotated[float, number("--largest", LARGEST, "Largest strength to try.")] = 1.0,
     precision: Annotated[float, number("--precision", LARGEST, "Largest error of the strength.")] = 0.02,
     sure: Annotated[
@@ -78,9 +57,9 @@ def calibrate(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder to write; default: the intervention's own folder.")
     ] = None,
-    dtype: DtypeOption = "auto",
-    json: JsonOption = None,
-    force: ForceOption = False,
+    dtype: options.Dtype = "auto",
+    json: options.Json = None,
+    force: options.Force = False,
 ) -> None:
     """Find the right strength by bisection on held-out prompts, and write it into the artifact and its model card."""
     outputs = [] if out is None else [Output("--out", out, artifact.KIND)]

@@ -10,15 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from lineas import signals
-from lineas.checks import DENOISING_STEPS, GUIDANCE, PROBABILITY, REPETITION, SEED, TEMPERATURE, TOKENS
-from lineas.cli.number_options import CALIBRATED, as_strength_or_calibrated, number, size_option, strength_option
+from lineas.cli.number_options import CALIBRATED, as_strength_or_calibrated
 from lineas.cli.terminal import Terminal, print_aside, terminal
 from lineas.errors import LineasError
 from lineas.files.ownership import written_by
@@ -36,64 +34,6 @@ from lineas.printable import escaped
 screen = terminal()
 SECONDS = 10.0
 """Seconds between two lines of progress, where no bar can be drawn."""
-
-ModelArgument = Annotated[
-    str | None,
-    typer.Argument(metavar="MODEL", help="Hub id or folder; default: the intervention's own model, or SmolLM2-135M."),
-]
-PlainModelArgument = Annotated[
-    str | None, typer.Argument(metavar="MODEL", help="Hub id or folder; default: SmolLM2-135M-Instruct.")
-]
-InterventionArgument = Annotated[
-    str, typer.Argument(metavar="DIR", help="Folder, shipped name or hub id of an intervention.")
-]
-InterventionOption = Annotated[
-    list[str],
-    typer.Option("--intervention", metavar="DIR ...", help="Folder, shipped name or hub id; several apply in order."),
-]
-OptionalInterventionOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--intervention", metavar="DIR ...",
-        help="Folder, shipped name or hub id; several apply in order; none for the untouched model.",
-    ),
-]  # fmt: skip
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the intervention into.")]
-DtypeOption = Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")]
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for standard output.")
-]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite outputs that lineas wrote earlier.")]
-OtherModelOption = Annotated[
-    bool, typer.Option("--other-model", help="Accept another model than the intervention was learned on.")
-]
-SeedOption = Annotated[
-    int,
-    number("--seed", SEED, "Seed of all random choices (drawn prompts, sampling, noise), the same at any strength."),
-]
-PromptOption = Annotated[list[str] | None, typer.Option(metavar="TEXT ...", help="Prompts to continue or to draw.")]
-MorePromptsOption = Annotated[str | None, typer.Option(metavar="FILE[:column]", help="File of further prompts.")]
-StrengthOption = Annotated[str, strength_option("Strength of the intervention: a number, or calibrated.")]
-TokensOption = Annotated[int, number("--max-new-tokens", TOKENS, "Largest number of tokens to add to a prompt.")]
-TemperatureOption = Annotated[float, number("--temperature", TEMPERATURE, "Sampling temperature; 0 is greedy.")]
-TopPOption = Annotated[float, number("--top-p", PROBABILITY, "Probability mass of nucleus sampling; 1 keeps all.")]
-RepetitionOption = Annotated[
-    float, number("--repetition-penalty", REPETITION, "Penalty on tokens that occurred before; 1 is no penalty.")
-]
-DenoisingStepsOption = Annotated[
-    int | None,
-    number("--denoising-steps", DENOISING_STEPS, "Denoising steps of an image model; default: the model's own."),
-]
-GuidanceScaleOption = Annotated[
-    float | None, number("--guidance-scale", GUIDANCE, "Guidance scale of an image model; default: the model's own.")
-]
-GuidanceOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Passes of an image model that are steered: both (default) or conditional; none draws without guidance."
-    ),
-]
-SizeOption = Annotated[Any, size_option("Size of the pictures of an image model; default: the model's own.")]
 
 
 def with_image_settings(
@@ -265,3 +205,17 @@ def end_if_unfinished(learned: Intervention, out: Path) -> None:
 def screen_for(json: Path | None) -> Terminal:
     """Return the terminal on standard output; a silent one if standard output carries JSON."""
     return terminal(quiet=True) if json is not None and str(json) == "-" else screen
+
+
+def parts_of(source: str) -> list[str]:
+    """Return `a+b` as both parts, unless a folder has that name."""
+    return [source] if Path(source).exists() else source.split("+")
+
+
+def names_of(sources: list[str]) -> dict[str, str]:
+    """Return the name of each source in the table: its last part, or all of it if two share that."""
+    short = {
+        source: "+".join((Path(part).name or Path(part).resolve().name) for part in parts_of(source))
+        for source in sources
+    }
+    return {source: name if list(short.values()).count(name) == 1 else source for source, name in short.items()}

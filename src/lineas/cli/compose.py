@@ -9,7 +9,8 @@ import torch
 import typer
 
 from lineas.checks import STRENGTH
-from lineas.cli.common import ForceOption, JsonOption, OutOption, screen_for, write_json
+from lineas.cli import options
+from lineas.cli.common import screen_for, write_json
 from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
@@ -23,15 +24,15 @@ def compose(
         list[str],
         typer.Argument(metavar="DIR DIR ...", help="Interventions in order: folders, shipped names or hub ids."),
     ],
-    out: OutOption,
+    out: options.Out,
     strength: Annotated[
         list[float] | None, number("--strength", STRENGTH, "Strength of each intervention; default: 1.", several="S")
     ] = None,
     mixed: Annotated[
         bool, typer.Option("--mix", help="Add the changes instead of applying one after the other.")
     ] = False,
-    json: JsonOption = None,
-    force: ForceOption = False,
+    json: options.Json = None,
+    force: options.Force = False,
 ) -> None:
     """Make one intervention of several: applied one after the other, or with their changes added."""
     if len(interventions) < 2:

@@ -10,16 +10,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from lineas.cli.common import (
-    ForceOption,
-    JsonOption,
-    PlainModelArgument,
-    end_if_unfinished,
-    progress_bar,
-    screen_for,
-    text_model_for,
-    write_json,
-)
+from lineas.cli import options
+from lineas.cli.common import end_if_unfinished, progress_bar, screen_for, text_model_for, write_json
 from lineas.cli.demo_images import demo_images
 from lineas.cli.generate import side_by_side
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
@@ -51,12 +43,12 @@ PROMPTS = (
 
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the results into.")] = Path("demo-output"),
-    model: PlainModelArgument = None,
+    model: options.PlainModel = None,
     images: Annotated[
         bool, typer.Option("--images", help="Teach a small image model night, and to leave out the sun, instead.")
     ] = False,
-    json: JsonOption = None,
-    force: ForceOption = False,
+    json: options.Json = None,
+    force: options.Force = False,
 ) -> None:
     """Teach a small language model politeness from 48 rude and 48 polite remarks, and judge it."""
     if images:

@@ -2,55 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
+from lineas import signals
 from lineas.checks import COUNT, SHOTS, STRENGTH, TOGETHER
+from lineas.cli import options
 from lineas.cli.common import (
-    DtypeOption,
-    ForceOption,
-    JsonOption,
-    ModelArgument,
-    OtherModelOption,
-    RepetitionOption,
-    TemperatureOption,
-    TokensOption,
-    TopPOption,
     accepts_other,
     load_interventions,
     model_for,
+    names_of,
+    parts_of,
     progress_bar,
     screen_for,
     text_model_for,
     write_json,
 )
-from lineas.cli.evaluation_options import (
-    EVALUATION,
-    KIND,
-    PARTS,
-    PLOT,
-    TABLE,
-    ClassifierOption,
-    JudgeOption,
-    LimitOption,
-    NegativeOption,
-    NeutralOption,
-    PositiveOption,
-    PromptsOption,
-    SeedsOption,
-    ShowsOption,
-    evaluation_folder,
-    names_of,
-    old_settings,
-    parts_of,
-    plan_of,
-    print_table,
-    refuse_beside_shows,
-)
 from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs
+from lineas.cli.plan import plan_of, refuse_beside_shows
 from lineas.cli.terminal import list_aside
 from lineas.errors import LineasError
 from lineas.evaluation.evaluate import evaluate as measure
@@ -58,18 +34,25 @@ from lineas.evaluation.evaluate import settings_of
 from lineas.evaluation.lm_harness import check_tasks
 from lineas.evaluation.results import Evaluation
 from lineas.evaluation.variants import Adapted, Prompted, systems_of
-from lineas.files.working_folder import check_claim, result
+from lineas.files.ownership import FolderKind
+from lineas.files.strict_json import loads, read_bytes
+from lineas.files.working_folder import check_claim, claimed, give_up, result
 from lineas.files.writing import write_text
 from lineas.measures import first_of
+from lineas.measures import measure as measure_of
 from lineas.models.image import ImageModel
+from lineas.printable import as_label
 from lineas.reporting.plots import plot_effect_and_damage
-from lineas.reporting.tables import failures, markdown
+from lineas.reporting.tables import cell, columns, failures, markdown
+
+EVALUATION, TABLE, PLOT, PARTS = "evaluation.json", "evaluation.md", "effect-damage.png", "parts"
+KIND = FolderKind("an evaluation", "evaluation", EVALUATION)
 
 
 def evaluate(
-    prompts: PromptsOption = None,
-    neutral: NeutralOption = None,
-    model: ModelArgument = None,
+    prompts: options.Prompts = None,
+    neutral: options.Neutral = None,
+    model: options.Model = None,
     intervention: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,11 +69,11 @@ def evaluate(
     adapter: Annotated[
         list[Path] | None, typer.Option(metavar="DIR ...", help="Also judge adapters of peft, such as LoRA.")
     ] = None,
-    classifiers: ClassifierOption = None,
-    positive: PositiveOption = None,
-    negative: NegativeOption = None,
-    shows: ShowsOption = None,
-    picture_judge: JudgeOption = None,
+    classifiers: options.Classifier = None,
+    positive: options.Positive = None,
+    negative: options.Negative = None,
+    shows: options.Shows = None,
+    picture_judge: options.Judge = None,
     tasks: Annotated[
         list[str] | None, typer.Option(metavar="NAME ...", help="Tasks of lm-eval to run, such as mmlu.")
     ] = None,
@@ -99,26 +82,26 @@ def evaluate(
     fewshot: Annotated[
         int | None, number("--fewshot", SHOTS, "Number of examples in the context of a task; default: the task's own.")
     ] = None,
-    limit: LimitOption = None,
-    seeds: SeedsOption = 1,
-    max_new_tokens: TokensOption = 32,
-    temperature: TemperatureOption = 1.0,
-    top_p: TopPOption = 0.3,
-    repetition_penalty: RepetitionOption = 1.2,
+    limit: options.Limit = None,
+    seeds: options.Seeds = 1,
+    max_new_tokens: options.Tokens = 32,
+    temperature: options.Temperature = 1.0,
+    top_p: options.TopP = 0.3,
+    repetition_penalty: options.Repetition = 1.2,
     batch_size: Annotated[int, number("--batch-size", TOGETHER, "Number of prompts to continue together.")] = 64,
-    dtype: DtypeOption = "auto",
+    dtype: options.Dtype = "auto",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for results; an interrupted evaluation goes on there.")
     ] = None,
-    json: JsonOption = None,
-    force: ForceOption = False,
-    other_model: OtherModelOption = False,
+    json: options.Json = None,
+    force: options.Force = False,
+    other_model: options.OtherModel = False,
 ) -> None:
     """Measure effect (classifiers of continuations) and damage (perplexity, divergence, tasks) at each strength."""
     inputs = [prompts, neutral, model, intervention, adapter, positive, negative, task_path]
     check_outputs("evaluate", json, Output("--out", out, None), force=force, inputs=inputs)
     if out is not None:
-        check_claim(out, KIND, old_settings)
+        check_claim(out, KIND, _old_settings)
     if shows is not None:
         refuse_beside_shows({"--tasks": tasks, "--adapter": adapter, "--prompt-baseline": prompt_baseline})
     if task_path is not None and not Path(task_path).is_dir():
@@ -147,10 +130,10 @@ def evaluate(
     total = max(1, len(plan.prompts) * seeds * len(systems))
     files = {"prompts": prompts, "neutral": neutral, "interventions": intervention or [], "task_path": task_path}
     files |= {"positive": positive, "negative": negative, "adapters": [str(folder) for folder in adapter or []]}
-    with evaluation_folder(out, settings_of(loaded, systems, plan, out), force):
+    with _working_folder(out, settings_of(loaded, systems, plan, out), force):
         with progress_bar("measuring" if shows is None else "drawing", total) as advance:
             evaluation = measure(loaded, systems, plan, out / PARTS if out else None, advance)
-        print_table(evaluation, json)
+        _print_table(evaluation, json)
         report = evaluation.as_json() | {"files": files}
         if out is not None:
             with result(out, EVALUATION) as beside:
@@ -175,3 +158,40 @@ def _plot(evaluation: Evaluation, out: Path, json: Path | None) -> None:
             plot_effect_and_damage(evaluation.rows, beside, effect.name, damage.name)
     except LineasError as error:
         screen_for(json).print(str(error))
+
+
+@contextmanager
+def _working_folder(out: Path | None, settings: dict[str, Any], force: bool) -> Iterator[None]:
+    """Claim the folder of an evaluation within the block; after an interruption the same command goes on there."""
+    if out is None:
+        yield
+        return
+    signals.if_interrupted(f"interrupted; what was measured is kept, the same command goes on in {out}.")
+    with claimed(out, KIND, settings, force, _old_settings, results=(EVALUATION, TABLE, PLOT)) as (is_new, _):
+        try:
+            yield
+        except LineasError:
+            if is_new and not (out / PARTS).exists():  # nothing was measured
+                give_up(out)
+            raise
+
+
+def _old_settings(out: Path) -> dict[str, Any] | None:
+    """Return settings of an evaluation by lineas 0.1.0, which differ from all of today's; None for another folder."""
+    try:
+        evaluation = loads(read_bytes(out / EVALUATION))
+        return {"version": evaluation["versions"]["lineas"]} if isinstance(evaluation["rows"], list) else None
+    except (LineasError, LookupError, TypeError):
+        return None
+
+
+def _print_table(evaluation: Evaluation, json: Path | None) -> None:
+    """Print the table, without measures of variety if there are others; the files have all measures."""
+    names = columns(evaluation.rows)
+    names = [name for name in names if measure_of(name).role != "variety"] or names
+    table = Table(box=None, header_style="bold")
+    for name in ("system", "strength", *names):
+        table.add_column(name.replace("_", " "), no_wrap=name == "system")
+    for row in evaluation.rows:
+        table.add_row(row.system, as_label(row.strength), *(cell(row, name).split(" [")[0] for name in names))
+    screen_for(json).print(table)

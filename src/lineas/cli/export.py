@@ -8,15 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from lineas.cli.common import (
-    ForceOption,
-    InterventionArgument,
-    JsonOption,
-    StrengthOption,
-    as_strength,
-    screen_for,
-    write_json,
-)
+from lineas.cli import options
+from lineas.cli.common import as_strength, screen_for, write_json
 from lineas.cli.outputs import Output, check_outputs
 from lineas.files.ownership import GGUF
 from lineas.folding.control_vector import ControlVector
@@ -24,11 +17,11 @@ from lineas.intervention.intervention import Intervention
 
 
 def export(
-    intervention: InterventionArgument,
+    intervention: options.Intervention,
     out: Annotated[Path, typer.Option(metavar="FILE.gguf", help="File to write the control vector into.")],
-    strength: StrengthOption = "1",
-    json: JsonOption = None,
-    force: ForceOption = False,
+    strength: options.Strength = "1",
+    json: options.Json = None,
+    force: options.Force = False,
 ) -> None:
     """Write the shifts at block outputs as a control vector for llama.cpp, and list what is lost."""
     check_outputs("export", json, Output("--out", out, GGUF), force=force, inputs=[intervention])

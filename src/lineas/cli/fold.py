@@ -9,20 +9,8 @@ import typer
 from rich.table import Table
 
 from lineas.checks import as_bytes
-from lineas.cli.common import (
-    ForceOption,
-    InterventionOption,
-    JsonOption,
-    ModelArgument,
-    OtherModelOption,
-    StrengthOption,
-    accepts_other,
-    as_strength,
-    load_interventions,
-    model_for,
-    screen_for,
-    write_json,
-)
+from lineas.cli import options
+from lineas.cli.common import accepts_other, as_strength, load_interventions, model_for, screen_for, write_json
 from lineas.cli.outputs import Output, check_outputs
 from lineas.errors import LineasError
 from lineas.folding.fold import DoesNotFoldError
@@ -33,17 +21,17 @@ from lineas.printable import as_label
 
 
 def fold(
-    intervention: InterventionOption,
+    intervention: options.Interventions,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the checkpoint into.")],
-    model: ModelArgument = None,
-    strength: StrengthOption = "1",
+    model: options.Model = None,
+    strength: options.Strength = "1",
     dtype: Annotated[
         str, typer.Option(help="Type of the weights: checkpoint (as stored), float32, bfloat16 or float16.")
     ] = "checkpoint",
     shard_size: Annotated[str, typer.Option(help="Largest size of a file of weights.")] = "5GB",
-    json: JsonOption = None,
-    force: ForceOption = False,
-    other_model: OtherModelOption = False,
+    json: options.Json = None,
+    force: options.Force = False,
+    other_model: options.OtherModel = False,
 ) -> None:
     """Write a plain checkpoint whose own weights do what the intervention does at one strength."""
     place = Output("--out", out, checkpoint.KIND)

@@ -7,20 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from lineas.checks import COUNT
-from lineas.cli.common import (
-    DtypeOption,
-    ForceOption,
-    InterventionOption,
-    JsonOption,
-    ModelArgument,
-    OutOption,
-    SeedOption,
-    load_interventions,
-    model_for,
-    screen_for,
-    write_json,
-)
-from lineas.cli.method_options import MaxLengthOption
+from lineas.cli import options
+from lineas.cli.common import load_interventions, model_for, screen_for, write_json
 from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.errors import LineasError
@@ -31,10 +19,10 @@ from lineas.prompts import described, draw, read_prompts
 
 
 def gate(
-    intervention: InterventionOption,
+    intervention: options.Interventions,
     control: Annotated[str, typer.Option(metavar="FILE[:column]", help="Neutral prompts that need no steering.")],
-    out: OutOption,
-    model: ModelArgument = None,
+    out: options.Out,
+    model: options.Model = None,
     source: Annotated[
         str | None,
         typer.Option(metavar="FILE[:column]", help="Prompts that need steering; default: those it was learned from."),
@@ -43,11 +31,11 @@ def gate(
         int | None, number("--samples", COUNT, "Number of control prompts to draw at random; default: all.")
     ] = None,
     components: Annotated[int, number("--components", COUNT, "Number of principal components in a gate.")] = 8,
-    max_length: MaxLengthOption = 128,
-    seed: SeedOption = 0,
-    dtype: DtypeOption = "auto",
-    json: JsonOption = None,
-    force: ForceOption = False,
+    max_length: options.MaxLength = 128,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = "auto",
+    json: options.Json = None,
+    force: options.Force = False,
 ) -> None:
     """Add gates: each token is steered as much as it resembles the prompts that need steering."""
     place = Output("--out", out, artifact.KIND)

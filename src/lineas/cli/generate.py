@@ -10,20 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lineas.cli import options
 from lineas.cli.common import (
-    DtypeOption,
-    ForceOption,
-    JsonOption,
-    ModelArgument,
-    MorePromptsOption,
-    OptionalInterventionOption,
-    OtherModelOption,
-    PromptOption,
-    RepetitionOption,
-    SeedOption,
-    TemperatureOption,
-    TokensOption,
-    TopPOption,
     accepts_other,
     interventions_and_strengths,
     progress_bar,
@@ -49,15 +37,15 @@ class TokenChoice(str, Enum):
 
 
 def generate(
-    model: ModelArgument = None,
-    intervention: OptionalInterventionOption = None,
+    model: options.Model = None,
+    intervention: options.OptionalInterventions = None,
     strength: Annotated[list[str] | None, strengths_option((0, 1))] = None,
-    prompt: PromptOption = None,
-    prompts: MorePromptsOption = None,
-    max_new_tokens: TokensOption = 32,
-    temperature: TemperatureOption = 1.0,
-    top_p: TopPOption = 0.3,
-    repetition_penalty: RepetitionOption = 1.2,
+    prompt: options.Prompt = None,
+    prompts: options.MorePrompts = None,
+    max_new_tokens: options.Tokens = 32,
+    temperature: options.Temperature = 1.0,
+    top_p: options.TopP = 0.3,
+    repetition_penalty: options.Repetition = 1.2,
     tokens: Annotated[
         TokenChoice,
         typer.Option(
@@ -68,11 +56,11 @@ def generate(
     chat: Annotated[
         bool, typer.Option("--chat", help="Put each prompt into the chat template, as the user's message.")
     ] = False,
-    dtype: DtypeOption = "auto",
-    seed: SeedOption = 0,
-    json: JsonOption = None,
-    force: ForceOption = False,
-    other_model: OtherModelOption = False,
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    json: options.Json = None,
+    force: options.Force = False,
+    other_model: options.OtherModel = False,
 ) -> None:
     """Continue prompts at several strengths and print the texts side by side."""
     check_outputs("generate", json, force=force, inputs=[*(intervention or []), model, prompts])

@@ -10,17 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from lineas.checks import as_bytes
+from lineas.cli import options
 from lineas.cli.common import (
-    DenoisingStepsOption,
-    DtypeOption,
-    ForceOption,
-    GuidanceOption,
-    GuidanceScaleOption,
-    JsonOption,
-    OutOption,
-    PlainModelArgument,
-    SeedOption,
-    SizeOption,
     end_if_unfinished,
     load_interventions,
     load_quietly,
@@ -29,18 +20,7 @@ from lineas.cli.common import (
     with_image_settings,
     write_json,
 )
-from lineas.cli.method_options import (
-    METHODS,
-    MaxLengthOption,
-    MemoryOption,
-    PoolingOption,
-    SamplesOption,
-    SitesOption,
-    SourceOption,
-    TargetOption,
-    method_of,
-    with_method_options,
-)
+from lineas.cli.method_options import METHODS, method_of, with_method_options
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.intervention import artifact
 from lineas.intervention.intervention import Intervention
@@ -53,17 +33,17 @@ from lineas.sites import as_pooling
 
 @with_method_options()
 def learn(
-    source: SourceOption,
-    target: TargetOption,
-    out: OutOption,
-    model: PlainModelArgument = None,
+    source: options.Source,
+    target: options.Target,
+    out: options.Out,
+    model: options.PlainModel = None,
     method: Annotated[str, typer.Option(help=f"Method of learning: {', '.join(METHODS)}, or MODULE:CLASS.")] = "lineas",
-    sites: SitesOption = None,
-    samples: SamplesOption = None,
+    sites: options.Sites = None,
+    samples: options.Samples = None,
     settings: Any = None,
-    max_length: MaxLengthOption = 128,
-    pooling: PoolingOption = "mean",
-    memory: MemoryOption = None,
+    max_length: options.MaxLength = 128,
+    pooling: options.Pooling = "mean",
+    memory: options.Memory = None,
     start: Annotated[
         str | None, typer.Option(metavar="DIR", help="Intervention whose maps learning begins with (method lineas).")
     ] = None,
@@ -74,14 +54,14 @@ def learn(
         list[str] | None,
         typer.Option(metavar="DIR ...", help="Interventions to apply to the model while it learns, in order."),
     ] = None,
-    denoising_steps: DenoisingStepsOption = None,
-    guidance_scale: GuidanceScaleOption = None,
-    guidance: GuidanceOption = None,
-    size: SizeOption = None,
-    dtype: DtypeOption = "auto",
-    seed: SeedOption = 0,
-    json: JsonOption = None,
-    force: ForceOption = False,
+    denoising_steps: options.DenoisingSteps = None,
+    guidance_scale: options.GuidanceScale = None,
+    guidance: options.Guidance = None,
+    size: options.Size = None,
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    json: options.Json = None,
+    force: options.Force = False,
 ) -> None:
     """Learn an intervention from two files of prompts, which need not be paired or equally long."""
     place = Output("--out", out, artifact.KIND)

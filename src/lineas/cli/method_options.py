@@ -11,7 +11,6 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from lineas.checks import COUNT, TOKENS
 from lineas.cli.number_options import number
 from lineas.errors import LineasError, first_line
 from lineas.learning import CAA, AurA, GaussianAcT, ITIc, LinAcT, LinEAS, MeanAcT, Method
@@ -25,30 +24,6 @@ METHODS: dict[str, type[Method]] = {
     "iti-c": ITIc,
     "aura": AurA,
 }
-SourceOption = Annotated[
-    str, typer.Option("--source", metavar="FILE[:column]", help="Prompts of the behaviour to leave.")
-]
-TargetOption = Annotated[
-    str, typer.Option("--target", metavar="FILE[:column]", help="Prompts of the behaviour to reach.")
-]
-SamplesOption = Annotated[
-    int | None, number("--samples", COUNT, "Number of prompts to draw at random from each file; default: all.")
-]
-SitesOption = Annotated[
-    str | None,
-    typer.Option(metavar="REGEX", help="Modules that carry maps; default: the method's own (norms before MLPs)."),
-]
-MaxLengthOption = Annotated[int, number("--max-length", TOKENS, "Largest number of tokens of a prompt.")]
-PoolingOption = Annotated[
-    str, typer.Option(help="Pooling over tokens or pixels: mean, or max for a concept that fills few of them.")
-]
-MemoryOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE",
-        help="Memory that learning may use beside the weights, such as 8GiB; default: half of the free memory.",
-    ),
-]
 
 
 def method_options(*only: str) -> dict[str, Any]:

@@ -9,20 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from lineas.checks import TOGETHER, as_seed
+from lineas.cli import options
 from lineas.cli.common import (
-    DenoisingStepsOption,
-    DtypeOption,
-    ForceOption,
-    GuidanceOption,
-    GuidanceScaleOption,
-    JsonOption,
-    ModelArgument,
-    MorePromptsOption,
-    OptionalInterventionOption,
-    OtherModelOption,
-    PromptOption,
-    SeedOption,
-    SizeOption,
     accepts_other,
     interventions_and_strengths,
     model_for,
@@ -49,22 +37,22 @@ KIND = FolderKind("a folder of lineas paint", "paint", STRIP)
 
 def paint(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the pictures into.")],
-    model: ModelArgument = None,
-    intervention: OptionalInterventionOption = None,
+    model: options.Model = None,
+    intervention: options.OptionalInterventions = None,
     strength: Annotated[list[str] | None, strengths_option(STRENGTHS)] = None,
-    prompt: PromptOption = None,
-    prompts: MorePromptsOption = None,
-    seed: SeedOption = 0,
+    prompt: options.Prompt = None,
+    prompts: options.MorePrompts = None,
+    seed: options.Seed = 0,
     inverse: Annotated[bool, typer.Option("--inverse", help="Apply the opposite of what was learned.")] = False,
-    denoising_steps: DenoisingStepsOption = None,
-    guidance_scale: GuidanceScaleOption = None,
-    guidance: GuidanceOption = None,
-    size: SizeOption = None,
+    denoising_steps: options.DenoisingSteps = None,
+    guidance_scale: options.GuidanceScale = None,
+    guidance: options.Guidance = None,
+    size: options.Size = None,
     batch_size: Annotated[int, number("--batch-size", TOGETHER, "Number of pictures to draw together.")] = 4,
-    dtype: DtypeOption = "auto",
-    json: JsonOption = None,
-    force: ForceOption = False,
-    other_model: OtherModelOption = False,
+    dtype: options.Dtype = "auto",
+    json: options.Json = None,
+    force: options.Force = False,
+    other_model: options.OtherModel = False,
 ) -> None:
     """Draw prompts at several strengths: single pictures, a strip with one row for each prompt, a GIF."""
     place = Output("--out", out, KIND)

@@ -8,21 +8,17 @@ from typing import Annotated
 import typer
 
 from lineas.checks import SHOWN
+from lineas.cli import options
 from lineas.cli.common import (
-    DtypeOption,
-    ForceOption,
-    JsonOption,
-    ModelArgument,
-    SeedOption,
-    TokensOption,
     as_strengths,
     load_interventions,
     model_for,
+    names_of,
+    parts_of,
     progress_bar,
     screen_for,
     write_json,
 )
-from lineas.cli.evaluation_options import names_of, parts_of
 from lineas.cli.number_options import number, strengths_option
 from lineas.cli.outputs import Output, check_outputs
 from lineas.errors import LineasError
@@ -37,7 +33,7 @@ def report(
         list[str],
         typer.Option(metavar="DIR ...", help="Interventions (folder, shipped name or hub id); a+b applies a, then b."),
     ],
-    model: ModelArgument = None,
+    model: options.Model = None,
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="File to write the page into.")] = Path("report.html"),
     prompts: Annotated[
         str | None,
@@ -52,11 +48,11 @@ def report(
         typer.Option(metavar="FILE", help="File evaluation.json of lineas evaluate, for effect and damage."),
     ] = None,
     neurons: Annotated[int, number("--neurons", SHOWN, "Number of neurons to show, the most changed ones.")] = 12,
-    max_new_tokens: TokensOption = 32,
-    seed: SeedOption = 0,
-    dtype: DtypeOption = "auto",
-    json: JsonOption = None,
-    force: ForceOption = False,
+    max_new_tokens: options.Tokens = 32,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = "auto",
+    json: options.Json = None,
+    force: options.Force = False,
 ) -> None:
     """Write one self-contained HTML page on interventions, which loads nothing from elsewhere."""
     place = Output("--out", out, HTML)

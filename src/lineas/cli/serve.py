@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from lineas.checks import PLACES, PORT
-from lineas.cli.common import OtherModelOption, accepts_other
+from lineas.cli import options
+from lineas.cli.common import accepts_other
 from lineas.cli.number_options import number
 from lineas.cli.terminal import print_aside
 from lineas.errors import LineasError
@@ -47,7 +48,7 @@ def serve(
         typer.Option(metavar="REGEX", help="Further modules where interventions that are added later may act."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", hidden=True, help="The old name of --other-model.")] = False,
-    other_model: OtherModelOption = False,
+    other_model: options.OtherModel = False,
 ) -> None:
     """Serve MODEL on vLLM; a request asks for MODEL:calm@0.7, or passes {"lineas": "calm:0.7"} in vllm_xargs.
 

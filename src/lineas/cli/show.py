@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lineas.cli.common import ForceOption, InterventionArgument, JsonOption, screen_for, write_json
+from lineas.cli import options
+from lineas.cli.common import screen_for, write_json
 from lineas.cli.outputs import check_outputs
 from lineas.intervention import model_card
 from lineas.intervention.intervention import Intervention
@@ -21,7 +22,7 @@ WIDE = 110
 """Smallest number of columns of a terminal on which the numbers behind the bars are shown too."""
 
 
-def show(intervention: InterventionArgument, json: JsonOption = None, force: ForceOption = False) -> None:
+def show(intervention: options.Intervention, json: options.Json = None, force: options.Force = False) -> None:
     """Show where an intervention acts, how much it changes, what folds, and what it was learned from."""
     check_outputs("show", json, force=force, inputs=[intervention])
     loaded = Intervention.load(intervention)

@@ -11,31 +11,12 @@ from rich.table import Table
 
 from lineas import signals
 from lineas.checks import LOSS, PROCESSES, SEEDS, STEPS, STRENGTH, WEIGHT
-from lineas.cli.common import DtypeOption, JsonOption, PlainModelArgument, progress_bar, screen_for, write_json
-from lineas.cli.evaluation_options import (
-    ClassifierOption,
-    JudgeOption,
-    LimitOption,
-    NeutralOption,
-    PromptsOption,
-    SeedsOption,
-    ShowsOption,
-    plan_of,
-)
-from lineas.cli.method_options import (
-    METHODS,
-    MaxLengthOption,
-    MemoryOption,
-    PoolingOption,
-    SamplesOption,
-    SitesOption,
-    SourceOption,
-    TargetOption,
-    method_of,
-    with_method_options,
-)
+from lineas.cli import options
+from lineas.cli.common import progress_bar, screen_for, write_json
+from lineas.cli.method_options import METHODS, method_of, with_method_options
 from lineas.cli.number_options import number
 from lineas.cli.outputs import Output, check_outputs
+from lineas.cli.plan import plan_of
 from lineas.cli.terminal import list_aside
 from lineas.errors import LineasError
 from lineas.evaluation.plan import Plan
@@ -55,10 +36,10 @@ from lineas.sweeping.sweep import sweep as run_sweep
 
 @with_method_options("lambda_1", "lambda_g")
 def sweep(
-    source: SourceOption,
-    target: TargetOption,
+    source: options.Source,
+    target: options.Target,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for results; an interrupted sweep goes on there.")],
-    model: PlainModelArgument = None,
+    model: options.PlainModel = None,
     gamma: Annotated[
         list[float] | None,
         number("--gamma", WEIGHT, "Weights of the penalty; default: 0 and nine from 1e-5 to 1e-2.", several="G"),
@@ -67,12 +48,12 @@ def sweep(
         str, typer.Option(help=f"Methods of learning, separated by commas: {', '.join(METHODS)}.")
     ] = "lineas",
     draws: Annotated[int, number("--draws", SEEDS, "Number of random draws of the prompts to learn from.")] = 1,
-    samples: SamplesOption = None,
+    samples: options.Samples = None,
     steps: Annotated[
         int, number("--steps", STEPS, "Optimizer steps for the first gamma; the others share twice as many.")
     ] = FIRST_STEPS,
     settings: Any = None,
-    sites: SitesOption = None,
+    sites: options.Sites = None,
     refit: Annotated[
         bool, typer.Option("--refit", help="Learn each result again without the penalty, on the same neurons.")
     ] = False,
@@ -80,19 +61,19 @@ def sweep(
         list[float] | None,
         number("--strength", STRENGTH, "Strengths to judge beside 0, the untouched model; default: 1.", several="S"),
     ] = None,
-    prompts: PromptsOption = None,
-    neutral: NeutralOption = None,
+    prompts: options.Prompts = None,
+    neutral: options.Neutral = None,
     measures: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES", help="Measures to take, separated by commas: columns, perplexity, concept; default: all."
         ),
     ] = None,
-    classifiers: ClassifierOption = None,
-    shows: ShowsOption = None,
-    picture_judge: JudgeOption = None,
-    seeds: SeedsOption = 1,
-    limit: LimitOption = None,
+    classifiers: options.Classifier = None,
+    shows: options.Shows = None,
+    picture_judge: options.Judge = None,
+    seeds: options.Seeds = 1,
+    limit: options.Limit = None,
     effect: Annotated[
         str | None,
         typer.Option(metavar="MEASURE", help="Measure to change, such as toxic_score; +NAME if it should rise."),
@@ -104,11 +85,11 @@ def sweep(
     where: Annotated[
         str, typer.Option(help="Place of the jobs: processes on this machine, or ray, a cluster that sees the folder.")
     ] = "processes",
-    pooling: PoolingOption = "mean",
-    max_length: MaxLengthOption = 128,
-    memory: MemoryOption = None,
-    dtype: DtypeOption = "auto",
-    json: JsonOption = None,
+    pooling: options.Pooling = "mean",
+    max_length: options.MaxLength = 128,
+    memory: options.Memory = None,
+    dtype: options.Dtype = "auto",
+    json: options.Json = None,
     force: Annotated[
         bool, typer.Option("--force", help="Start again in a folder that holds a sweep of other settings.")
     ] = False,
