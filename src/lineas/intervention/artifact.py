@@ -35,19 +35,10 @@ SHIPPED = Path(__file__).parents[1] / "data" / "interventions"
 
 
 def write(path: Path, parts: schema.Parts, overwrite: bool = False) -> Path:
-    """Write the folder completely or not at all; other files in it stay.
-
-    Args:
-        path: folder of the artifact.
-        parts: content of the artifact.
-        overwrite: whether an earlier artifact there may be replaced.
-
-    Returns:
-        The path.
+    """Write the folder completely or not at all, and return its path; other files in it stay.
 
     Raises:
-        LineasError: when the folder exists and may not be replaced, or `read` would refuse the content. Then nothing is
-            written.
+        LineasError: when the folder exists and may not be replaced, or `read` would refuse the content.
     """
     content = packed(parts)
     with writing.new_folder(path, KIND, overwrite) as temporary:
@@ -71,14 +62,7 @@ KIND = FolderKind("an intervention", "intervention", DESCRIPTION, _unmarked)
 
 
 def read(folder: Path) -> schema.Parts:
-    """Return the content of a folder, checked as docs/reference/artifact.md says.
-
-    Args:
-        folder: folder of the artifact.
-
-    Raises:
-        LineasError: when it holds no readable artifact; it says what is wrong.
-    """
+    """Return the content of a folder, checked as docs/reference/artifact.md says; an error says what is wrong."""
     try:
         return steadily(folder, _read)
     except LineasError as error:
@@ -143,13 +127,7 @@ def find(source: str | PathLike[str], revision: str | None = None) -> Path:
 
 
 def push(repo_id: str, parts: schema.Parts, private: bool) -> str:
-    """Upload the three files as a model repository, and return its address.
-
-    Args:
-        repo_id: hub id of the repository.
-        parts: content of the artifact.
-        private: whether a new repository is private.
-    """
+    """Upload the three files as a model repository, and return its address."""
     content = packed(parts)
     api = HfApi()
     with tempfile.TemporaryDirectory() as folder:
@@ -160,14 +138,7 @@ def push(repo_id: str, parts: schema.Parts, private: bool) -> str:
 
 
 def packed(parts: schema.Parts) -> tuple[str, str, dict[str, torch.Tensor]]:
-    """Return the JSON, the model card and the tensors of an artifact, if `read` can read them.
-
-    Args:
-        parts: content of the artifact.
-
-    Raises:
-        LineasError: when `read` would refuse them; it says why.
-    """
+    """Return the JSON, the model card and the tensors of an artifact; an error says why `read` would refuse them."""
     tensors: dict[str, torch.Tensor] = {}
     for name, map_ in parts.maps.items():
         tensors.update(_pack(name, map_))

@@ -73,14 +73,7 @@ class Facts(TypedDict, total=False):
 
 
 def check_facts(facts: Any) -> None:
-    """Refuse facts that are not of the types declared in `Facts`.
-
-    Args:
-        facts: a dict with texts as keys.
-
-    Raises:
-        LineasError: when a fact has another type; it names the fact.
-    """
+    """Refuse facts that are not of the types declared in `Facts`; the error names the fact."""
     _check(facts, Facts, "facts")
 
 
@@ -110,12 +103,7 @@ def _check(value: Any, kind: Any, place: str) -> None:
 
 
 def check_object(value: Any, place: str) -> None:
-    """Refuse anything but a dict with texts as keys.
-
-    Args:
-        value: value in JSON.
-        place: place of the value, for the sentence.
-    """
+    """Refuse anything but a dict with texts as keys; `place` is for the sentence."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise LineasError(f"{place} is {shown(value)}, not an object with texts as keys.")
 

@@ -1,4 +1,4 @@
-"""Fingerprint: which checkpoint a network's weights are, in some hundred bytes, whatever type they are stored in."""
+"""The fingerprint of a checkpoint: a few hundred bytes that identify its weights in any type."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from lineas.errors import LineasError, shown
 from lineas.modules import is_norm
 
 PREFIX = "v2:"
-"""Before a fingerprint of this form; without it, it is the sha256 of norm weights that lineas 0.1 wrote."""
+"""The beginning of a fingerprint; without it, it is a sha256 of norm weights, which lineas 0.1 wrote."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PROJECTIONS, SAMPLE = 2, 2**14
-"""Random projections of every kind of weight, and the entries of a tensor that are read for them."""
+"""Number of random projections of each kind of weight, and of the entries that are read of a tensor."""
 EXACT = 2e-6
-"""By which projections differ where float32 alone rounded them, relative to the root mean square of the weights."""
+"""Largest difference of projections by float32 rounding alone, relative to the root mean square of the weights."""
 ROUNDED = 5e-3
-"""By which they differ where weights were rounded to float16 on the way to bfloat16: a sixteenth of the entries moves
-by a unit in the last place, which makes 0.0014 on average."""
+"""Largest relative difference if weights were rounded to float16 on the way to bfloat16: a sixteenth of the entries
+moves by a unit in the last place, which makes 0.0014 on average."""
 HALF_TINY = 2.0**-24
 """The spacing of float16 below its normal numbers."""
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 HEADER, ENTRY = struct.Struct("<8s8s?"), struct.Struct("<IHBf")
 
 Grid = Literal["full", "bfloat16", "float16"]
-"""The coarsest type that holds all weights of a kind: what they were rounded to at some time."""
+"""The coarsest type that holds all weights of a kind, to which they were rounded at some time."""
 GRIDS: tuple[Grid, ...] = ("full", "bfloat16", "float16")
 Verdict = Literal["same", "close", "other", "unknown"]
-"""Equal as far as rounding lets one see; the same norms with other weights, or weights that differ by no more than
-rounding errors but not because of them; other norms; or not to be compared."""
+"""Equal up to rounding; the same norms with other weights, or weights that differ by as little as rounding errors;
+other norms; not comparable."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Kind:
     """The weights of one name and shape in all blocks together.
 
     Args:
-        count: how many tensors they are.
-        norms: whether they are weights of norms, by which checkpoints are told apart from fine-tunes.
-        grid: what they were rounded to.
-        size: their root mean square.
+        count: number of tensors.
+        norms: whether they are weights of norms, which distinguish another checkpoint from a fine-tune.
+        grid: type that they were rounded to.
+        size: root mean square.
         values: projections of the weights rounded to bfloat16; of full weights, then those of the weights rounded to
             float16 before.
     """
@@ -71,24 +71,23 @@ class Kind:
         return "same" if {self.grid, other.grid} == {"bfloat16", "float16"} else "close"
 
     def _ways(self) -> list[tuple[float, ...]]:
-        """The projections after each way of rounding."""
+        """Return the projections after each way of rounding."""
         return [self.values[start : start + PROJECTIONS] for start in range(0, len(self.values), PROJECTIONS)]
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The facts by which a checkpoint's weights are known.
+    """The facts that identify a checkpoint's weights.
 
-    Norms and other weights are projected on fixed random signs, kind by kind, after they were rounded to bfloat16: a
-    copy in another type has the same projections, and a change of weights by a share d of their size moves the
-    projections by about d of it.
+    Weights are rounded to bfloat16 and projected on fixed random signs, kind by kind. So a copy in another type has
+    the same projections, and a change of weights by a share d of their size moves the projections by about d of it.
 
     Args:
-        norms: the first 16 digits of the sha256 that lineas 0.1 made of the norms, with weights rounded to bfloat16
-            directly and by way of float16.
-        whole: whether every weight was there to be read; not where some are quantised.
-        kinds: by a number made of name and shape.
-        names: by the same number, a weight of that kind; not stored.
+        norms: first 16 digits of the sha256 of the norms that lineas 0.1 wrote, with weights rounded to bfloat16
+            directly, and to float16 before.
+        whole: whether every weight could be read; False if some are quantised.
+        kinds: kinds of weights by a number made of name and shape.
+        names: name of one weight of each kind, by the same number; not stored.
     """
 
     norms: tuple[str, str]
@@ -98,7 +97,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, network: nn.Module) -> Fingerprint:
-        """Read a network's weights; those that are elsewhere until they are used count, quantised ones do not."""
+        """Return the fingerprint of a network's weights, without quantised ones; it also reads offloaded weights."""
         weights, whole = _plain_weights(network)
         by_kind: dict[int, list[_Weight]] = {}
         for weight in weights:
@@ -118,11 +117,7 @@ class Fingerprint:
 
     @classmethod
     def read(cls, text: str) -> Fingerprint:
-        """Read what `str` wrote.
-
-        Raises:
-            LineasError: when it is no such thing.
-        """
+        """Return the fingerprint that `str` wrote."""
         try:
             packed = base64.b64decode(text.removeprefix(PREFIX), validate=True)
             directly, halved, whole = HEADER.unpack_from(packed)
@@ -142,15 +137,11 @@ class Fingerprint:
         return cls((directly.hex(), halved.hex()), whole, kinds)
 
     def compared(self, other: Fingerprint) -> tuple[Verdict, str]:
-        """Return how alike two networks are, and a weight that differs; "" where it is one that this network lacks.
+        """Return how alike two networks are, and a weight that differs; "" for one that this network lacks.
 
-        Other weights make a network a close one as long as the norms are not other ones: a fine-tune, or one that
-        carries an adapter.
-
-        Args:
-            other: the one that was learned on, or another that was.
+        A network with the same norms and other weights is close: a fine-tune, or one with an adapter.
         """
-        found: tuple[Verdict, str] = ("same", "")
+        result: tuple[Verdict, str] = ("same", "")
         whole = self.whole and other.whole
         for key in (*self.kinds, *(other.kinds.keys() - self.kinds.keys())):
             here, there = self.kinds.get(key), other.kinds.get(key)
@@ -160,17 +151,13 @@ class Fingerprint:
                 verdict = here.compared(there)
                 if verdict == "other" and here.norms:
                     return "other", self.names.get(key, "")
-            if verdict != "same" and not found[1]:
-                found = ("close", self.names.get(key, ""))
-        return found
+            if verdict != "same" and not result[1]:
+                result = ("close", self.names.get(key, ""))
+        return result
 
 
 def check(recorded: str) -> None:
-    """Refuse what no lineas recorded of a network.
-
-    Raises:
-        LineasError: when it is neither a fingerprint nor a sha256.
-    """
+    """Refuse a text that is neither a fingerprint nor a sha256 of norms."""
     if recorded.startswith(PREFIX):
         Fingerprint.read(recorded)
     elif not SHA256.fullmatch(recorded):
@@ -178,24 +165,19 @@ def check(recorded: str) -> None:
 
 
 def compared(recorded: str, network: nn.Module) -> tuple[Verdict, str]:
-    """Return how alike a network is to the one of a recorded fingerprint, and a weight that differs.
-
-    Args:
-        recorded: a fingerprint, or the sha256 of norms that lineas 0.1 wrote.
-        network: the network at hand.
-    """
+    """Return how alike a network is to that of a fingerprint (or sha256 of norms), and a weight that differs."""
     if recorded.startswith(PREFIX):
         return Fingerprint.of(network).compared(Fingerprint.read(recorded))
     if recorded in (norm_digest(network, False), norm_digest(network, True)):
         return "same", ""
     norms = [_kind([weight]) for weight in _plain_weights(network)[0] if weight.norm]
-    if any(kind.grid == "float16" for kind in norms):  # the bits that the digest was made of are gone
+    if any(kind.grid == "float16" for kind in norms):  # the bits of the digest are lost
         return "unknown", ""
     return "other", ""
 
 
 def same(one: str, other: str) -> bool:
-    """Return whether two recorded fingerprints are of one checkpoint, fine-tunes among it."""
+    """Return whether two recorded fingerprints are of one checkpoint or its fine-tunes."""
     news = [Fingerprint.read(text) for text in (one, other) if text.startswith(PREFIX)]
     if len(news) == 2:
         return news[0].compared(news[1])[0] != "other"
@@ -207,8 +189,8 @@ def norm_digest(network: nn.Module, halved: bool = False) -> str:
     """Return the sha256 that lineas 0.1 made of the norms' names and weights, rounded to bfloat16.
 
     Args:
-        network: in a denoiser whose norms have no weights (a time step modulates them), all biases count.
-        halved: round to float16 before, as a network that was loaded in float16 is.
+        network: a network; all biases of a denoiser whose norms have no weights (a time step modulates them) count.
+        halved: whether to round to float16 before, as in a network that was loaded in float16.
     """
     digest = hashlib.sha256()
     for name, vector in _norms(network):
@@ -219,10 +201,10 @@ def norm_digest(network: nn.Module, halved: bool = False) -> str:
 
 
 def _norms(network: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    known = [(name, _there(module, "weight")) for name, module in network.named_modules() if is_norm(module)]
-    known = [(name, vector) for name, vector in known if not vector.is_meta]
-    if known or not type(network).__module__.startswith("diffusers."):
-        return known
+    norms = [(name, _loaded(module, "weight")) for name, module in network.named_modules() if is_norm(module)]
+    norms = [(name, vector) for name, vector in norms if not vector.is_meta]
+    if norms or not type(network).__module__.startswith("diffusers."):
+        return norms
     return [(name, vector.data) for name, vector in network.named_parameters() if name.endswith(".bias")]
 
 
@@ -234,15 +216,15 @@ class _Weight:
 
     @property
     def key(self) -> int:
-        """A number for its name without the block's, and its shape."""
+        """A number made of the shape and of the name without the block's number."""
         kind = re.sub(r"(?<![^.])\d+(?![^.])", "N", self.name)
         return int.from_bytes(hashlib.sha256(f"{kind}{list(self.tensor.shape)}".encode()).digest()[:4], "little")
 
 
 def _plain_weights(network: nn.Module) -> tuple[list[_Weight], bool]:
-    """All weights that are numbers as they are, each once, and whether these are all."""
+    """Return all weights that are not quantised, each once, and whether these are all weights."""
     tied = _tied(network)
-    found: list[_Weight] = []
+    weights: list[_Weight] = []
     seen: set[int] = set()
     whole = True
     for prefix, module in network.named_modules():
@@ -251,35 +233,34 @@ def _plain_weights(network: nn.Module) -> tuple[list[_Weight], bool]:
             if parameter is None or name in tied or id(parameter) in seen or not parameter.numel():
                 continue
             seen.add(id(parameter))
-            tensor = _there(module, own)
+            tensor = _loaded(module, own)
             if type(parameter) is nn.Parameter and tensor.dtype in PLAIN and not tensor.is_meta:
-                found.append(_Weight(name, tensor.detach(), own == "weight" and is_norm(module)))
+                weights.append(_Weight(name, tensor.detach(), own == "weight" and is_norm(module)))
             else:
                 whole = False
-    if not any(weight.norm for weight in found) and type(network).__module__.startswith("diffusers."):
-        found = [_Weight(w.name, w.tensor, w.name.endswith(".bias")) for w in found]
-    return found, whole
+    if not any(weight.norm for weight in weights) and type(network).__module__.startswith("diffusers."):
+        weights = [_Weight(w.name, w.tensor, w.name.endswith(".bias")) for w in weights]
+    return weights, whole
 
 
 def _tied(network: nn.Module) -> set[str]:
-    """Names of weights that are others' by the network's config, also where each is elsewhere until it is used."""
+    """Return the names of weights that the config ties to others; offloading hides that they are the same."""
     config: Any = getattr(network, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     return set(getattr(network, "_tied_weights_keys", None) or ()) if getattr(text, "tie_word_embeddings", 0) else set()
 
 
-def _there(module: Any, name: str) -> torch.Tensor:
-    """A module's weight, also where accelerate keeps it elsewhere until it is used."""
+def _loaded(module: Any, name: str) -> torch.Tensor:
+    """Return a module's weight, also one that accelerate has offloaded."""
     weight = module._parameters.get(name)
     weight = getattr(module, name) if weight is None else weight
     hook = getattr(module, "_hf_hook", None)
     maps = [getattr(one, "weights_map", None) for one in getattr(hook, "hooks", [hook])]
-    elsewhere = next((one for one in maps if one is not None), None)
-    return elsewhere[name] if weight.is_meta and elsewhere is not None else weight
+    offloaded = next((one for one in maps if one is not None), None)
+    return offloaded[name] if weight.is_meta and offloaded is not None else weight
 
 
 def _kind(weights: list[_Weight]) -> Kind:
-    """Weights of one name and shape as one."""
     samples = [_sample(weight.tensor) for weight in weights]
     fits = {kind: all(torch.equal(s.to(kind).to(s.dtype), s) for s in samples) for kind in PLAIN[2:]}
     grid: Grid = "bfloat16" if fits[torch.bfloat16] else "float16" if fits[torch.float16] else "full"
@@ -299,26 +280,26 @@ def _kind(weights: list[_Weight]) -> Kind:
 
 
 def _sample(tensor: torch.Tensor) -> torch.Tensor:
-    """At most SAMPLE entries, `[n]`, in whole rows that are evenly spread, on the CPU."""
+    """Return at most SAMPLE entries `[n]` in evenly spread whole rows, on the CPU."""
     rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() else tensor.reshape(1, 1)
     return rows[:: math.ceil(tensor.numel() / SAMPLE)].reshape(-1)[:SAMPLE].cpu()
 
 
 @cache
 def _noise() -> torch.Tensor:
-    """Random signs that are always the same, float64 `[PROJECTIONS, SAMPLE]`."""
+    """Return fixed random signs, float64 `[PROJECTIONS, SAMPLE]`."""
     bits = np.frombuffer(hashlib.shake_256(b"lineas").digest(PROJECTIONS * SAMPLE // 8), np.uint8)
     return torch.from_numpy(np.unpackbits(bits)).double().view(PROJECTIONS, SAMPLE) * 2 - 1
 
 
 def _signs(name: str) -> torch.Tensor:
-    """A random sign a projection for one tensor, so that blocks which trade places are told apart."""
+    """Return one random sign for each projection, so that swapped blocks have another fingerprint."""
     digest = hashlib.sha256(name.encode()).digest()
     return torch.tensor([digest[i] % 2 * 2.0 - 1 for i in range(PROJECTIONS)], dtype=torch.float64)
 
 
 def _apart(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """The root mean square of differences; 0 of what is equal, also where it is not finite."""
+    """Return the root mean square of differences; 0 for equal numbers, also if they are not finite."""
     if all(a == b or (a != a and b != b) for a, b in zip(one, other)):
         return 0.0
     apart = math.sqrt(sum((a - b) ** 2 for a, b in zip(one, other)) / PROJECTIONS)

@@ -55,12 +55,7 @@ class AffineMap:
 
     @classmethod
     def unchecked(cls, scale: torch.Tensor, shift: torch.Tensor) -> AffineMap:
-        """Return a map without checks, for loops in which reading the numbers would wait for a GPU.
-
-        Args:
-            scale: factor of each neuron, float32 `[d]`.
-            shift: summand of each neuron, float32 `[d]`.
-        """
+        """Return a map of float32 tensors `[d]` without checks, for loops in which these would wait for a GPU."""
         map_ = object.__new__(cls)
         object.__setattr__(map_, "scale", scale)
         object.__setattr__(map_, "shift", shift)
@@ -195,15 +190,7 @@ def mix(weighted: Iterable[tuple[AffineMap, float]]) -> AffineMap:
 
 
 def as_number(value: Any, what: str = "the strength") -> float:
-    """Return a finite number as a float.
-
-    Args:
-        value: number of Python or numpy, or a tensor with one number.
-        what: name of the value, for the message.
-
-    Raises:
-        LineasError: when it is no finite number, such as a text, a bool or NaN.
-    """
+    """Return a finite number of Python, numpy or a tensor as a float; `what` is its name in the error."""
     if isinstance(value, torch.Tensor) and value.dim() == 0 and not value.is_meta:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -218,15 +205,7 @@ def as_number(value: Any, what: str = "the strength") -> float:
 
 
 def check_numbers(value: Any, what: str) -> None:
-    """Refuse anything but a plain tensor in memory, of one of FLOATS.
-
-    Args:
-        value: value to check.
-        what: name of the value, for the message.
-
-    Raises:
-        LineasError: when it is something else.
-    """
+    """Refuse anything but a plain tensor in memory, of one of FLOATS; `what` is its name in the error."""
     if not isinstance(value, torch.Tensor):
         raise LineasError(f"{what} is a tensor of numbers, not {_kind(value)}; torch.tensor(...) makes one.")
     if value.dtype not in FLOATS:
@@ -237,15 +216,7 @@ def check_numbers(value: Any, what: str) -> None:
 
 
 def in_float32(value: torch.Tensor, what: str) -> torch.Tensor:
-    """Return a tensor in float32, if its numbers are finite there.
-
-    Args:
-        value: tensor of any shape, of one of FLOATS.
-        what: name of the value, for the message.
-
-    Raises:
-        LineasError: when a number is not finite in float32.
-    """
+    """Return a tensor of one of FLOATS in float32, if it is finite there; `what` is its name in the error."""
     single = _each(torch.Tensor.float, value) if value.dim() == 1 else value.float()
     wrong = int((~_few(single).isfinite()).sum())
     if wrong:

@@ -17,11 +17,7 @@ HOW = ("method", "pooling", "seed", "drawing", "data", "versions", "made_by")
 
 
 def model_card(description: dict[str, Any]) -> str:
-    """Return the README.md of an artifact; its front matter is the hub's.
-
-    Args:
-        description: content of `intervention.json`.
-    """
+    """Return the README.md of an artifact, of which `description` is the JSON; its front matter is the hub's."""
     model, facts, sites = description["model"], description["facts"], description["sites"]
     touched = [site for site in sites if site["touched"]]
     on_the_hub = model and model["name"].count("/") == 1
@@ -60,11 +56,7 @@ def model_card(description: dict[str, Any]) -> str:
 
 
 def effect_and_damage(facts: Mapping[str, Any]) -> list[str]:
-    """Return the lines of Markdown with the measurements of an intervention and their judges; none without any.
-
-    Args:
-        facts: facts of an intervention.
-    """
+    """Return the lines of Markdown with the measurements among the facts and their judges; none without any."""
     if not facts.get("measurements"):
         return []
     calibration = facts.get("calibration", {})
@@ -91,9 +83,6 @@ def _results(facts: Mapping[str, Any]) -> list[EvalResult]:
 
 def unfinished(facts: Mapping[str, Any]) -> str | None:
     """Return the steps that were done if learning was interrupted, also that of a combined part; else None.
-
-    Args:
-        facts: facts of an intervention.
 
     >>> unfinished({"of": [{}, {"interrupted": {"done": 4, "of": 20}}]})
     '4 of 20 steps'

@@ -1,4 +1,4 @@
-"""Which network an intervention belongs to: its name, its fingerprint, and what to say when another one is given."""
+"""The identity of the network that an intervention was learned on, and the errors for another network."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class ModelIdentity:
     Args:
         name: hub id or folder name.
         architecture: class name of the network.
-        fingerprint: what is known of the weights, the same for every dtype and quantisation of one checkpoint (see
-            `lineas.intervention.fingerprint`); of what lineas 0.1 learned, the sha256 of the norm weights.
-        revision: the hub commit, where known.
+        fingerprint: fingerprint of the weights, the same for every dtype and quantisation of one checkpoint (see
+            `lineas.intervention.fingerprint`); lineas 0.1 recorded the sha256 of the norm weights.
+        revision: commit on the hub; None if it is not known.
 
     Raises:
-        LineasError: when one of them is no text, or the fingerprint is none.
+        LineasError: when one of them is no text, or the fingerprint is invalid.
     """
 
     name: str
@@ -44,15 +44,15 @@ class ModelIdentity:
 
     @classmethod
     def of(cls, network: nn.Module, name: str | None = None, revision: str | None = None) -> ModelIdentity:
-        """The facts of a network at hand; a pipeline is known by what denoises in it."""
+        """Return the identity of a network; that of a pipeline is its denoiser's."""
         network = identifying_module(network)
         return cls(name or type(network).__name__, type(network).__name__, fingerprint(network), revision)
 
     def check_is(self, network: nn.Module) -> None:
-        """Refuse a network of another class or with other norm weights; warn of one with the same norms alone.
+        """Refuse a network of another class or with other norm weights; warn if only its norms are the same.
 
         Raises:
-            LineasError: saying which of the two differs.
+            LineasError: when the network differs; it says how.
         """
         network = identifying_module(network)
         kind = type(network).__name__
@@ -80,7 +80,7 @@ class ModelIdentity:
             )
 
     def compared(self, network: nn.Module) -> tuple[Verdict, str]:
-        """Return how alike a network's weights are to those that were learned on, and one that differs."""
+        """Return how alike the weights of a network are to those learned on, and a weight that differs."""
         return fingerprints.compared(self.fingerprint, identifying_module(network))
 
     def is_same(self, other: ModelIdentity) -> bool:
@@ -89,28 +89,19 @@ class ModelIdentity:
 
 
 def accepts_other(other_model: bool, force: bool) -> bool:
-    """Return whether a network may be another than the learned one, and warn of the old name of that wish."""
+    """Return whether another network is accepted; warn if the old argument `force` says so."""
     if force:
         warnings.warn("force=True is called other_model=True now; the old name goes away.", stacklevel=3)
     return other_model or force
 
 
 def identifying_module(network: nn.Module) -> nn.Module:
-    """The part of a network that says which one it is: all of it, or the denoiser, whatever pipeline it is in."""
+    """Return the part that identifies a network: the denoiser of a pipeline, else the network itself."""
     return getattr(network, "denoiser", network)
 
 
 def check_sites(network: nn.Module, widths: Mapping[Site, int], base: ModelIdentity | None) -> None:
-    """Refuse a network that lacks a site, or has another number of neurons there.
-
-    Args:
-        network: the network whose submodules the sites should name.
-        widths: by site, the width of its map.
-        base: what the maps were learned on, for the message.
-
-    Raises:
-        LineasError: naming the first site that differs.
-    """
+    """Refuse a network that lacks a site, or has another number of neurons there; the error names the first one."""
     modules = dict(network.named_modules())
     missing = [site.module for site in widths if site.module not in modules]
     if missing:
@@ -129,7 +120,7 @@ def check_sites(network: nn.Module, widths: Mapping[Site, int], base: ModelIdent
 
 
 def other_width(site: Site, ours: int, here: int) -> LineasError:
-    """The error for a site where the network has another number of neurons than the map."""
+    """Return the error for a site where the network has another number of neurons than the map."""
     return LineasError(
         f"the intervention has {ours} neurons at {site.name!r}, this network has {here} there; "
         "it was learned on another network."
@@ -137,7 +128,7 @@ def other_width(site: Site, ours: int, here: int) -> LineasError:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Return what a network's weights are known by, as it is recorded."""
+    """Return the fingerprint of a network, as it is recorded."""
     return str(Fingerprint.of(network))
 
 
@@ -146,6 +137,6 @@ def _warn(sentence: str) -> None:
 
 
 def _called(network: nn.Module) -> str:
-    """Return what a network says that it was loaded from, and its class."""
+    """Return the name that a network was loaded from, if it knows it, and its class."""
     name = getattr(getattr(network, "config", None), "_name_or_path", "") or getattr(network, "name_or_path", "")
     return f"{name} ({type(network).__name__})" if name else f"this {type(network).__name__}"

@@ -83,10 +83,6 @@ class Outline:
 def check(description: Any, tensors: Mapping[str, torch.Tensor]) -> Parts:
     """Return the parts of an artifact, if its two files agree.
 
-    Args:
-        description: content of `intervention.json`.
-        tensors: content of `intervention.safetensors`, by name.
-
     Raises:
         LineasError: when something is missing, has a wrong type, or differs between the two files; it names that.
     """
@@ -97,14 +93,7 @@ def check(description: Any, tensors: Mapping[str, torch.Tensor]) -> Parts:
 
 
 def description(parts: Parts) -> dict[str, Any]:
-    """Return the JSON of an artifact without its format and operation.
-
-    Args:
-        parts: parts of the artifact.
-
-    Raises:
-        LineasError: when a fact has another type than declared.
-    """
+    """Return the JSON of an artifact without its format and operation, if its facts have the declared types."""
     check_facts(parts.facts)
     folds = parts.facts.get("folds", {})
     touched = {name: int(map_.support().sum()) for name, map_ in parts.maps.items()}
@@ -128,14 +117,7 @@ def description(parts: Parts) -> dict[str, Any]:
 
 
 def outline(description: Any) -> Outline:
-    """Return the content of the JSON of an artifact.
-
-    Args:
-        description: content of `intervention.json`.
-
-    Raises:
-        LineasError: when something is missing, has a wrong type or is too large; it names that.
-    """
+    """Return the content of `intervention.json`; an error names what is missing, of a wrong type or too large."""
     check_object(description, "intervention.json")
     version = member(description, "format", "intervention.json")
     if type(version) is not int:
@@ -199,15 +181,7 @@ def _base(model: Any) -> ModelIdentity | None:
 
 
 def filled(outlined: Outline, tensors: Mapping[str, torch.Tensor]) -> Parts:
-    """Return the parts of an artifact: its outline with the numbers of its tensors.
-
-    Args:
-        outlined: content of its JSON.
-        tensors: tensors by name, such as `SITE.scale`.
-
-    Raises:
-        LineasError: when a tensor belongs to no site, map or gate, or disagrees with the JSON.
-    """
+    """Return the parts of an artifact: its outline, and its tensors by name, such as `SITE.scale`, if they agree."""
     by_site: dict[str, dict[str, torch.Tensor]] = {name: {} for name in outlined.sites}
     for key, tensor in sorted(tensors.items()):
         name, _, kind = key.rpartition(".")
