@@ -1,4 +1,4 @@
-"""Shared parts of the verbs: common options, loading of models and interventions, JSON output, progress bars."""
+"""Shared parts of the verbs: loading of models and interventions, strengths, JSON output, progress bars."""
 
 from __future__ import annotations
 
@@ -39,11 +39,7 @@ SECONDS = 10.0
 def with_image_settings(
     model: TextModel | ImageModel, steps: int | None, scale: float | None, guidance: str | None, size: Any
 ) -> Any:
-    """Return a model with the image settings that are not None.
-
-    Raises:
-        LineasError: when the model is a language model, or a setting makes no sense.
-    """
+    """Return a model with the image settings that are not None; a language model takes none."""
     settings = {"steps": steps, "guidance_scale": scale, "guidance": guidance, "size": size}
     settings = {name: value for name, value in settings.items() if value is not None}
     if isinstance(model, ImageModel):

@@ -27,11 +27,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 def method_options(*only: str) -> dict[str, Any]:
-    """Return annotations of parameters by the name of the field, for the fields of all methods.
-
-    Args:
-        only: names of fields; none for all.
-    """
+    """Return annotations of parameters by the name of the field, for these fields of all methods, or all fields."""
     first_field: dict[str, Any] = {}
     methods: dict[str, list[str]] = {}
     for method, kind in METHODS.items():
@@ -44,11 +40,7 @@ def method_options(*only: str) -> dict[str, Any]:
 
 
 def with_method_options(*only: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that gives a verb the options of the methods, as a dict in its argument `settings`.
-
-    Args:
-        only: names of fields; none for all.
-    """
+    """Return a decorator that gives a verb the options of the methods, as a dict in its argument `settings`."""
     options = method_options(*only)
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
@@ -71,15 +63,7 @@ def with_method_options(*only: str) -> Callable[[Callable[..., None]], Callable[
 
 
 def method_of(name: str, settings: dict[str, Any]) -> Method:
-    """Return the method of a name with its settings.
-
-    Args:
-        name: key of METHODS, or MODULE:CLASS.
-        settings: values by field; None leaves the default.
-
-    Raises:
-        LineasError: when there is no such method, or it has no such setting.
-    """
+    """Return the method of a name (a key of METHODS, or MODULE:CLASS) with its settings; None leaves a default."""
     kind = _class_of(name)
     settings = {key: value for key, value in settings.items() if value is not None}
     names = [one.name for one in fields(kind)]

@@ -16,14 +16,7 @@ CALIBRATED = "calibrated"
 
 
 def number(name: str, bounds: Bounds, help: str, several: str = "") -> Any:
-    """Return an option of one number, or of several.
-
-    Args:
-        name: name on the command line, such as "--steps".
-        bounds: bounds of each number.
-        help: help text.
-        several: letter that stands for a value, if the option takes several; "" if it takes one.
-    """
+    """Return an option of one number, or of several, for each of which the letter `several` stands in the help."""
     metavar = f"{several} ({bounds.short}) ..." if several else bounds.short
     return _option(name, metavar, help, lambda text: bounds.read(name, text))
 
@@ -48,9 +41,6 @@ def size_option(help: str) -> Any:
 def as_size(text: str) -> tuple[int, int]:
     """Return the height and the width that a text such as "512x768" gives.
 
-    Raises:
-        LineasError: when the text is no size, or a side is out of bounds.
-
     >>> as_size("512x768"), as_size("512")
     ((512, 768), (512, 512))
     """
@@ -63,11 +53,7 @@ def as_size(text: str) -> tuple[int, int]:
 
 
 def as_strength_or_calibrated(text: str) -> str | float:
-    """Return the strength that a text gives: a number, or "calibrated" as it is.
-
-    Raises:
-        LineasError: when the text is neither, or the number is out of bounds.
-    """
+    """Return the strength that a text gives: a number, or "calibrated" as it is."""
     if text == CALIBRATED:
         return text
     try:

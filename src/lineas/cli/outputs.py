@@ -44,10 +44,6 @@ def check_outputs(
         outputs: its other outputs.
         force: whether earlier outputs of lineas may be replaced.
         inputs: its inputs as the user wrote them: files with or without a column, folders, names, None.
-
-    Raises:
-        LineasError: when a place cannot be written, is also an input or another output, or holds files that lineas did
-            not write.
     """
     written = [one for one in (*outputs, Output("--json", json, json_of(verb))) if one.is_written]
     read = {place for one in inputs for place in _places(one)}
@@ -73,11 +69,7 @@ def check_outputs(
 
 
 def save_or_rescue(learned: Intervention, out: Path, force: bool) -> None:
-    """Save an intervention; if that fails, save it in a temporary folder.
-
-    Raises:
-        LineasError: when it could not be saved in its place; the sentence names the temporary folder.
-    """
+    """Save an intervention; if that fails, save it in a temporary folder, which the error names."""
     try:
         learned.save(out, overwrite=force)
     except (LineasError, OSError) as error:

@@ -27,20 +27,7 @@ def plan_of(
 ) -> Plan:
     """Return the measurements that the options ask for: of pictures if `shows` names a concept, else of texts.
 
-    Args:
-        prompts: file of the prompts to continue or to draw.
-        neutral: file of the neutral sentences.
-        classifiers: values of --classifier.
-        positive: file of texts that show a concept, to fit a classifier.
-        negative: file of texts that do not show it.
-        shows: concept to look for in pictures; None for texts.
-        judge: name of the judge of pictures.
-        seeds: number of sampling seeds.
-        limit: number of prompts and sentences to use; None for all.
-        more: further fields of a plan for texts.
-
-    Raises:
-        LineasError: when options contradict each other, or a file cannot be read.
+    `more` are further fields of a plan for texts.
     """
     if shows is not None:
         refuse_beside_shows({"--neutral": neutral, "--positive": positive, "--negative": negative})

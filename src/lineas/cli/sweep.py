@@ -134,11 +134,7 @@ def sweep(
 
 
 def _restricted(plan: Plan, names: str | None) -> Plan:
-    """Return a plan that takes only these measures; None for all.
-
-    Raises:
-        LineasError: when a sweep cannot take one of them, or the option with its prompts is missing.
-    """
+    """Return a plan that takes only these measures, if a sweep can take them; None for all."""
     columns, pictures = list(plan.classifiers), plan.concept is not None
     possible = ["concept"] if pictures else [*columns, *(["perplexity"] if plan.neutral else [])]
     if names is None:
