@@ -48,15 +48,7 @@ class Bounds:
         return self.shown or f"{'0|' * self.or_zero}{'>' * self.above}{least}..{most}"
 
     def check(self, name: str, value: Any) -> Any:
-        """Return a number within the bounds: an int where they are whole, else a float.
-
-        Args:
-            name: of the option or argument, for the sentence.
-            value: as it was given.
-
-        Raises:
-            LineasError: when it is no number, not finite, or out of bounds.
-        """
+        """Return a number within the bounds: an int where they are whole, else a float."""
         if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
             raise LineasError(f"{name} must be {self}, not {shown(value)}.")
         number: Any = value  # of either kind, which a type checker cannot tell
@@ -78,11 +70,7 @@ class Bounds:
         return value
 
     def read(self, name: str, text: str) -> Any:
-        """Return the number that a text says, in plain digits.
-
-        Raises:
-            LineasError: as `check` does.
-        """
+        """Return the number that a text says, in plain digits."""
         try:
             value = whole(text) if self.whole else number(text)
         except ValueError:
@@ -93,9 +81,6 @@ class Bounds:
 def number(text: str) -> float:
     """Return the number that a text says in ASCII digits, without the underscores that Python allows.
 
-    Raises:
-        ValueError: when it says none.
-
     >>> number("1e-3"), number(" -.5")
     (0.001, -0.5)
     """
@@ -105,11 +90,7 @@ def number(text: str) -> float:
 
 
 def whole(text: str) -> int:
-    """Return the whole number that a text says in ASCII digits.
-
-    Raises:
-        ValueError: when it says none.
-    """
+    """Return the whole number that a text says in ASCII digits."""
     if not _WHOLE.fullmatch(text.strip(" ")):
         raise ValueError(f"{shortened(text)!r} is no whole number")
     return int(text)
@@ -128,7 +109,6 @@ def within(bounds: Bounds, option: str | None = None) -> dict[str, Any]:
     """Return the metadata of a field whose numbers are bounded.
 
     Args:
-        bounds: bounds of the number.
         option: name on the command line where it is not the field's.
     """
     return {"bounds": bounds, "option": option}
@@ -141,9 +121,6 @@ def check_settings(settings: Any) -> None:
 
     Args:
         settings: a dataclass whose fields have bounds (see `within`) or are declared as bool or Literal.
-
-    Raises:
-        LineasError: naming the field.
     """
     kinds = get_type_hints(type(settings))
     for one in fields(settings):
@@ -161,13 +138,7 @@ def as_texts(name: str, several: Any, kind: str = "prompts") -> list[str]:
     """Return texts as a list, read once.
 
     Args:
-        name: what they are, for the sentence.
-        several: a list of texts, or another iterable of them.
         kind: what each is, for the sentence.
-
-    Raises:
-        LineasError: when it is one string, nothing that can be gone through, or holds something that no tokenizer
-            reads: no text, or text that is no Unicode.
 
     >>> as_texts("the source", ["caf\\udce9"])
     Traceback (most recent call last):
@@ -191,11 +162,7 @@ def as_texts(name: str, several: Any, kind: str = "prompts") -> list[str]:
 
 
 def flag(name: str, text: str) -> bool:
-    """Return what a variable of the environment says of a switch; unset or empty is off.
-
-    Raises:
-        LineasError: for another word than 1, true, yes, on, 0, false, no, off.
-    """
+    """Return what a variable of the environment says of a switch; unset or empty is off."""
     said = text.strip().lower()
     if said in ("1", "true", "yes", "on"):
         return True
@@ -211,9 +178,6 @@ MOST = 2**60
 
 def as_bytes(text: str | int) -> int:
     """Return a size in bytes, as people write it.
-
-    Raises:
-        LineasError: when it is none.
 
     >>> as_bytes("8GiB"), as_bytes("1.5 GB"), as_bytes(1024)
     (8589934592, 1500000000, 1024)

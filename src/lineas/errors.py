@@ -58,10 +58,6 @@ def reading(failure: str, hint: str = "") -> Iterator[None]:
         failure: what could not be done, with the file or folder, such as "no model could be loaded from 'm'".
         hint: what to do about it, a sentence; "" for none.
 
-    Raises:
-        LineasError: `failure`, the first sentence of the library's error, and the hint. The library's error is its
-            cause, which `LINEAS_DEBUG=1` shows.
-
     >>> with reading("no number could be read from 'n'", "Write digits."):
     ...     float("one")
     Traceback (most recent call last):

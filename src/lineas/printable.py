@@ -79,9 +79,7 @@ def front_matter(library: str, base_model: str | None, name: str = "", results: 
     """Return the lines of YAML at the beginning of a model card.
 
     Args:
-        library: name of the library that reads the files.
         base_model: hub id of the base model; None for none.
-        name: name of the model, for its results.
         results: results as `huggingface_hub.EvalResult`.
 
     >>> front_matter("lineas", "me/a: b")[-2]

@@ -28,7 +28,6 @@ def processes(at_once: int, lock: int | None = None) -> Iterator[Callable[..., F
     this process is killed.
 
     Args:
-        at_once: number of processes.
         lock: file descriptor of a locked file, of which every worker holds a copy; None for no lock.
     """
     if os.name != "nt":

@@ -244,12 +244,7 @@ def _json(path: Path) -> list[Any]:
 
 
 def _parsed(text: str) -> Any:
-    """A value of JSON as the standard has it.
-
-    Raises:
-        JSONDecodeError: when it is none.
-        ValueError: when it is one that cannot be taken as it stands, saying why.
-    """
+    """A value of JSON as the standard has it."""
     try:
         return json.loads(text, parse_constant=_no_constant, parse_int=_whole, object_pairs_hook=_once)
     except RecursionError:

@@ -122,9 +122,6 @@ def running(alone: bool) -> Iterator[Command]:
     Args:
         alone: True if the process runs this command only. A signal outside `Command.interruptible`, for example while
             modules are imported, then ends the process at once.
-
-    Raises:
-        SystemExit: with `Command.exit_code`, when a signal has interrupted the command.
     """
     global _running
     before, _running = _running, Command()

@@ -86,9 +86,6 @@ class Site:
 def as_pooling(name: str) -> Pooling:
     """Check the name of a pooling.
 
-    Raises:
-        LineasError: when the name is neither "mean" nor "max".
-
     >>> as_pooling("max")
     'max'
     """
@@ -108,9 +105,6 @@ def find_sites(network: nn.Module, pattern: str | Sequence[str] | None = None) -
         pattern: a regular expression, or a list of them. It must match a module's whole name (`.*o_proj`) and may end
             in `:k` for the k-th output. None, the default, selects in every block the norm before the MLP, or both
             post norms in families that have them (Gemma, OLMo2).
-
-    Raises:
-        LineasError: when a pattern is empty, is no regular expression, or matches nothing; it names similar modules.
 
     >>> network = nn.ModuleDict({"norm": nn.LayerNorm(4), "out": nn.Linear(4, 4)})
     >>> [site.name for site in find_sites(network, "n.*")]
@@ -137,13 +131,6 @@ def norm_sites(network: nn.Module, part: str) -> list[Site]:
 
     An adaptive layer norm is one site, at its modulated output. Norms of single attention heads (`norm_q`, `norm_k`)
     are left out, and so is PixArt's `adaln_single`, which normalises nothing.
-
-    Args:
-        network: the root, whose module names the sites use.
-        part: the dotted name of the denoiser in the root.
-
-    Raises:
-        LineasError: when the denoiser has no norms.
     """
     sites: list[Site] = []
     for name, module in network.get_submodule(part).named_modules():

@@ -144,7 +144,6 @@ def progress_bar(label: str, total: int | None) -> Iterator[Any]:
     """Show a bar on standard error; where that is no terminal, print a line every ten seconds.
 
     Args:
-        label: name of the work.
         total: number of all steps; None if `advance` will pass it.
 
     Yields:

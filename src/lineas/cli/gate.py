@@ -57,11 +57,7 @@ def gate(
 
 
 def _source_prompts(learned: Intervention) -> list[str]:
-    """Read the source prompts again from the file that the artifact names.
-
-    Raises:
-        LineasError: when the artifact names no file, or the file is missing or has changed.
-    """
+    """Read the source prompts again from the file that the artifact names."""
     data = learned.facts.get("data", {}).get("source", {})
     file, remedy = data.get("file"), "name the prompts that need steering with --source FILE"
     if file is None:

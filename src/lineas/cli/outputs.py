@@ -39,9 +39,6 @@ def check_outputs(
     """Refuse outputs that the command cannot or should not write.
 
     Args:
-        verb: name of the verb.
-        json: value of its option --json.
-        outputs: its other outputs.
         force: whether earlier outputs of lineas may be replaced.
         inputs: its inputs as the user wrote them: files with or without a column, folders, names, None.
     """

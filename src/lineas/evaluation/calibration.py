@@ -126,11 +126,7 @@ def calibrate(
 
 
 def check_measured(plan: Plan, *goals: Any) -> list[Goal]:
-    """Return the goals that are not None.
-
-    Raises:
-        LineasError: when the plan does not take the measure of a goal.
-    """
+    """Return the goals that are not None."""
     set_goals = [goal for goal in goals if isinstance(goal, Goal)]
     for goal in set_goals:
         if goal.measure not in plan.measures:

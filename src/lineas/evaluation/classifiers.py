@@ -62,9 +62,6 @@ def by_column(names: Sequence[str]) -> dict[str, str]:
     Args:
         names: names that `classifier` knows, each perhaps with COLUMN= before it; or "none" alone for none.
 
-    Raises:
-        LineasError: when two would fill one column, or a column belongs to another measure.
-
     >>> by_column(["profanity-check", "judges:is_polite", "me/model@Formal", "kind=me/kindness"])
     {'toxic': 'profanity-check', 'is_polite': 'judges:is_polite', 'formal': 'me/model@Formal', 'kind': 'me/kindness'}
     """

@@ -12,11 +12,7 @@ from lineas.models.text import special_around
 
 
 def continuing(base: Any) -> Any:
-    """Return a subclass of lm-eval's HFLM that encodes contexts as `TextModel.token_ids` does.
-
-    Args:
-        base: class HFLM, or a subclass of it.
-    """
+    """Return a subclass of lm-eval's HFLM that encodes contexts as `TextModel.token_ids` does."""
 
     class Continuing(base):
         """HFLM that removes end-of-text tokens from contexts and refuses predictions that are not finite."""

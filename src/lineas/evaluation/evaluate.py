@@ -83,9 +83,6 @@ def settings_of(
     """Return all settings of an evaluation as JSON, which are equal only for the same evaluation.
 
     Args:
-        model: text or image model.
-        systems: systems to judge.
-        plan: measurements to make.
         excluded: folder of results, which is ignored if it is in the folder of task files.
     """
     judged = [{"name": system.name, "strength": system.strength, **system.identity()} for system in systems]

@@ -44,9 +44,6 @@ def judge(name: str) -> PictureJudge:
     Args:
         name: folder with `judge.safetensors`, such as that of the embedded image model, or hub ids or folders of two
             models of transformers as "CLIP+DINO", or "clip" for the two default ones.
-
-    Raises:
-        LineasError: when there is no such judge.
     """
     if (Path(name) / JUDGE).is_file():
         return WorldJudge(Path(name))
@@ -189,11 +186,7 @@ class WorldJudge:
 
     @torch.no_grad()
     def scores(self, pictures: torch.Tensor, concept: str) -> dict[str, list[float]]:
-        """Return `concept` of each picture.
-
-        Raises:
-            LineasError: when the concept is none of the labels.
-        """
+        """Return `concept` of each picture."""
         labels = self.labels
         if concept not in labels:
             raise LineasError(f"this judge does not know '{concept}'; it knows {', '.join(labels)}.")

@@ -36,7 +36,6 @@ def run_tasks(
     """Run tasks of lm-eval on a model as it is now, steered or not.
 
     Args:
-        model: text model.
         tasks: names of tasks of lm-eval, which downloads their data from the hub, or of tasks in `path`.
         path: folder with further task files (lm-eval's `--include_path`).
         limit: largest number of examples of each task; None for all.
@@ -45,9 +44,6 @@ def run_tasks(
 
     Returns:
         `metric`, its `value` and its standard `error` (or None) by task.
-
-    Raises:
-        LineasError: when lm-eval is not installed, or does not know a task.
     """
     evaluator, _ = _lm_eval()
     manager = check_tasks(tasks, path)
@@ -71,9 +67,6 @@ def check_tasks(tasks: Sequence[str], path: str | Path | None = None) -> Any:
 
     Returns:
         lm-eval's TaskManager, which knows the task files of the folder.
-
-    Raises:
-        LineasError: when a name is refused; the sentence names the right ones.
     """
     manager = _manager(None, ()) if path is None else _manager(str(path), _state(Path(path)))
     for task in tasks:

@@ -28,11 +28,7 @@ def check_model_args(arguments: Mapping[str, Any], of_hf: Sequence[str] = ()) ->
     """Refuse arguments that would have no effect: unknown ones, and those of `hf` that say how to load weights.
 
     Args:
-        arguments: arguments by name, without those of OWN.
         of_hf: names of all arguments of `hf`, for the sentence.
-
-    Raises:
-        LineasError: when one would have no effect; the sentence names the nearest right argument.
     """
     names = (*OWN, *ACTING)
     for name, value in arguments.items():

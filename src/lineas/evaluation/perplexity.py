@@ -21,16 +21,12 @@ def perplexities(model: TextModel, sentences: Sequence[str], max_length: int = 5
     The paper averages these over sentences (arXiv 2503.10679, section 4: Wikipedia sentences of at most 50 tokens).
 
     Args:
-        model: text model, steered or not.
         sentences: sentences; those with a single token are left out.
         max_length: largest number of tokens of a sentence, the rest of which is cut; default: 50.
         prefix: text before each sentence, which is not counted; "" for none.
 
     Returns:
         one number for each sentence, in order.
-
-    Raises:
-        LineasError: when no sentence has two tokens.
     """
     before = _prefix(model, prefix)
 
@@ -41,11 +37,7 @@ def perplexities(model: TextModel, sentences: Sequence[str], max_length: int = 5
 
 
 def perplexity(model: TextModel, sentences: Sequence[str], max_length: int = 50, prefix: str = "") -> float:
-    """Return the mean of `perplexities` over the sentences.
-
-    Raises:
-        LineasError: when no sentence has two tokens, or the model is destroyed.
-    """
+    """Return the mean of `perplexities` over the sentences."""
     values = perplexities(model, sentences, max_length, prefix)
     if not all(map(math.isfinite, values)):
         raise LineasError(DESTROYED)
@@ -62,7 +54,6 @@ def damages(
     in nats. Both need one pass of the changed and one of the untouched model.
 
     Args:
-        model: text model with the change in place.
         change: change of the model, such as the result of `steer`.
         sentences: sentences; those with a single token are left out.
         max_length: largest number of tokens of a sentence, the rest of which is cut; default: 50.
@@ -70,9 +61,6 @@ def damages(
 
     Returns:
         (perplexities, divergences), one number for each sentence, in order.
-
-    Raises:
-        LineasError: when no sentence has two tokens.
     """
     before = _prefix(model, prefix)
 

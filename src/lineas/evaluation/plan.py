@@ -164,11 +164,7 @@ def _is_classifier(value: Any) -> bool:
 
 
 def seeds_of(values: Any) -> tuple[int, ...]:
-    """Return seeds as a tuple of int.
-
-    Raises:
-        LineasError: when there is none, or torch does not take one.
-    """
+    """Return seeds as a tuple of int."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise LineasError(f"seeds is a list of whole numbers such as (0, 1), not {values!r}.")
     seeds = tuple(values)

@@ -49,7 +49,6 @@ class ResultCache:
 
         Args:
             folder: folder of the files; None for no cache.
-            model: model to measure.
             more: functions that give further parts of the key by name, called only if there is a cache.
         """
         if folder is None:
@@ -68,7 +67,6 @@ class ResultCache:
 
         Args:
             part_key: part of the key for this result alone; its entry `part` names the kind of result.
-            make: function that computes the result.
             fits: function that tells whether a cached result has the right form.
         """
         if self._folder is None:

@@ -45,15 +45,10 @@ def find_strength(
     lies between the two neighbours where that curve crosses the goal.
 
     Args:
-        measure: function from a strength to values by name.
         effect: goal to reach; None for no such goal.
         damage: goal not to exceed; None for no such goal.
         largest: largest strength to try; default: 1.
         tolerance: largest error of the strength; default: 0.02.
-
-    Raises:
-        LineasError: when there is no goal, a goal is not measured, the untouched model exceeds the damage, or the
-            effect is not reached at the largest strength and there is no goal for the damage.
     """
     _check(effect, damage, largest, tolerance)
     measured: dict[float, Values] = {}

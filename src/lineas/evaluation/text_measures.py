@@ -36,9 +36,6 @@ class TextMeasures:
         plan: measurements to make.
         folder: folder for finished parts; None for no cache.
         progress: function that is called with the number of prompts continued or read from the cache.
-
-    Raises:
-        LineasError: when the plan is about pictures, or a classifier cannot be loaded.
     """
 
     def __init__(
@@ -64,11 +61,6 @@ class TextMeasures:
 
     def measure(self, row: Row, system: System, change: Change) -> list[list[str]]:
         """Fill a row with all measures of the model as it is now; the reason of a failure is noted in the row.
-
-        Args:
-            row: row of the system.
-            system: system that is in place.
-            change: change of the model, which can be switched off.
 
         Returns:
             the continuations, one list for each seed.
@@ -148,8 +140,6 @@ def settings(plan: Plan, classifiers: Mapping[str, Classifier], excluded: Path |
     """Return the settings of a plan for texts as JSON.
 
     Args:
-        plan: measurements to make.
-        classifiers: loaded classifiers of the plan.
         excluded: folder of results, which is ignored if it is in the folder of task files.
     """
     return {

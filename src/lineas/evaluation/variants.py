@@ -58,9 +58,6 @@ def check_systems(systems: Sequence[Any], only: tuple[type, ...] = ()) -> None:
     Args:
         systems: list such as `[Untouched(), Steered("calm", calm)]`.
         only: allowed classes of systems; empty for all.
-
-    Raises:
-        LineasError: when the list is no list or empty, or holds something else.
     """
     if isinstance(systems, str) or not isinstance(systems, Sequence):
         raise LineasError(f"what to judge is a list of systems such as [Untouched()], not a {type(systems).__name__}.")
@@ -210,7 +207,6 @@ def systems_of(
     """Return the untouched model if 0 is among the strengths, and every intervention at every other strength.
 
     Args:
-        interventions: interventions by name.
         strengths: strengths of each intervention.
         other_model: whether the model may be another one than they were learned on.
 

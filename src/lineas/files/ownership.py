@@ -73,12 +73,7 @@ def check_folder(path: Path, overwrite: bool, kind: FolderKind) -> None:
     """Refuse to write a folder over something that is not one of its kind, as lineas wrote it, or without consent.
 
     Args:
-        path: the folder to be made.
         overwrite: whether one of its kind may be replaced.
-        kind: its kind.
-
-    Raises:
-        LineasError: saying what is there.
     """
     if not path.exists() and not path.is_symlink():
         return
@@ -91,12 +86,7 @@ def own_files(path: Path, kind: FolderKind, named: Path | None = None) -> frozen
     """Return the files in a folder that lineas wrote, by their names in it.
 
     Args:
-        path: the folder.
-        kind: its kind.
         named: the folder as the user calls it, where that is not the same.
-
-    Raises:
-        LineasError: when it is no folder of this kind, or such a file was changed by others.
     """
     named = path if named is None else named
     if not path.is_dir():
@@ -131,12 +121,7 @@ def check_file(path: Path, overwrite: bool, kind: FileKind) -> None:
     What is no regular file, such as a device or a pipe, is written to and needs no consent.
 
     Args:
-        path: the file to be written.
         overwrite: whether one of its kind may be replaced.
-        kind: its kind.
-
-    Raises:
-        LineasError: saying what is there.
     """
     if path.is_dir():
         raise LineasError(f"{path} is a folder; name a file.")
@@ -171,7 +156,6 @@ def mark_text(kind: str, files: Mapping[str, Any], settings: Mapping[str, Any] |
     """Return the text of a mark.
 
     Args:
-        kind: of the folder, as the mark calls it.
         files: by name, the facts of the file, or a list of them while it is being replaced.
         settings: of the work, in a folder that a command works in for long.
     """

@@ -20,7 +20,6 @@ def steadily(folder: Path, read: Callable[[Path], Read]) -> Read:
     """Return what a function reads of a folder, which may be replaced meanwhile: the old or the new, never of both.
 
     Args:
-        folder: to be read.
         read: from a path to the folder to what it holds; raises LineasError where it is not whole.
     """
     for _ in range(READS):

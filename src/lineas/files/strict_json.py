@@ -26,10 +26,6 @@ def loads(text: str | bytes) -> Any:
     Args:
         text: UTF-8 where it is bytes.
 
-    Raises:
-        LineasError: when it is no JSON, or has what readers take differently: NaN or Infinity, numbers too large for
-            64 bits, one key twice, half a surrogate pair, or lists nested too deeply.
-
     >>> loads('{"a": [1, null]}')
     {'a': [1, None]}
     >>> loads('{"a": 1, "a": 2}')
@@ -61,9 +57,6 @@ def dumps(value: Any, indent: int | None = 1, gaps: bool = False) -> str:
         value: dicts with texts as keys, lists and tuples, texts, numbers, bools and None.
         indent: spaces a level; None for one line.
         gaps: write null for a number that is not finite, instead of refusing it.
-
-    Raises:
-        LineasError: naming the place of what JSON cannot hold.
     """
     try:
         value = _with_gaps(value) if gaps else value
@@ -77,11 +70,7 @@ def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
     """Return the content of a file, which is a regular one of a bounded size.
 
     Args:
-        file: a link may lead to it.
         most: bytes that it may have.
-
-    Raises:
-        LineasError: when it is none, is larger, or cannot be read.
     """
     try:
         if not file.is_file():
@@ -98,11 +87,7 @@ def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def check(value: Any) -> None:
-    """Refuse a value that strict JSON cannot hold.
-
-    Raises:
-        LineasError: naming its place, such as `facts.method.classifier`.
-    """
+    """Refuse a value that strict JSON cannot hold."""
     left: list[tuple[Any, Any, int]] = [(value, None, 0)]  # a value, its place, its depth
     while left:
         one, place, depth = left.pop()

@@ -19,12 +19,7 @@ def check_claim(out: Path, kind: FolderKind, old_settings: Callable[[Path], Sett
     """Refuse, before any work, a folder that holds something else than work of this kind.
 
     Args:
-        out: the folder.
-        kind: of the work.
         old_settings: gives the settings of a folder that lineas 0.1.0 made, which had no mark; None of any other.
-
-    Raises:
-        LineasError: saying what is there.
     """
     if str(out) not in ("", "."):
         check_place(out)
@@ -48,16 +43,9 @@ def claimed(
     Gives whether it is new, and the open file that holds it, of which workers get a copy.
 
     Args:
-        out: the folder.
-        kind: of the work.
-        settings: everything that its results depend on.
-        force: take it from work of other settings.
         old_settings: as in `check_claim`.
         forget: removes what work of other settings has written, and nothing else.
         results: names of the files that will be written by `result`.
-
-    Raises:
-        LineasError: when something else is there, or another run works in it.
     """
     check_claim(out, kind, old_settings)
     out.mkdir(parents=True, exist_ok=True)
@@ -82,11 +70,7 @@ def claimed(
 
 @contextmanager
 def result(out: Path, name: str) -> Iterator[Path]:
-    """A result to write into a claimed folder, which takes its place at the end of the block.
-
-    Raises:
-        LineasError: when a file of others is there, or one that was changed since lineas wrote it.
-    """
+    """A result to write into a claimed folder, which takes its place at the end of the block."""
     marked = read_mark(out)
     if marked is None:
         raise LineasError(f"{out} lost its {MARK} while it was worked in; start again in another folder.")
@@ -121,11 +105,7 @@ def give_up(out: Path) -> None:
 def _settings_of(
     out: Path, marked: Settings | None, kind: FolderKind, old_settings: Callable[[Path], Settings | None]
 ) -> Settings | None:
-    """The settings of the work in a folder; None where the folder is not there or empty.
-
-    Raises:
-        LineasError: when it holds something else.
-    """
+    """The settings of the work in a folder; None where the folder is not there or empty."""
     if not out.is_dir() or not any(out.iterdir()):
         return None
     found = old_settings(out) if marked is None else marked.get("settings") if marked["kind"] == kind.mark else None

@@ -39,9 +39,6 @@ def check_place(path: Path) -> None:
 
     Args:
         path: the file or folder to be written later; the folders above it may be missing.
-
-    Raises:
-        LineasError: saying why nothing can be written there.
     """
     name = str(path)
     if name in ("", "."):
@@ -69,11 +66,7 @@ def check_place(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, and the folders it lies in where they are missing.
-
-    Raises:
-        OSError: when it cannot be written; what was there before is still there.
-    """
+    """Write a file, and the folders it lies in where they are missing."""
     with new_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
@@ -113,13 +106,7 @@ def new_folder(path: Path, kind: FolderKind, overwrite: bool = False) -> Iterato
     Where a folder of its kind is replaced, the two change places in one step; whatever lineas did not write stays.
 
     Args:
-        path: its place.
-        kind: its kind.
         overwrite: whether one of its kind may be replaced.
-
-    Raises:
-        LineasError: when something else is there, or files of others under names that are written.
-        OSError: when it cannot be written; what was there before is still there.
     """
     check_folder(path, overwrite, kind)
     named, path = path, path.resolve()  # a link goes on to lead to it
@@ -167,9 +154,6 @@ def locked(folder: Path) -> Iterator[int | None]:
     """Hold a folder until the end of the block or of the process, where the system has locks; nothing is written.
 
     Gives the open file that holds it: a process that has a copy of it holds the folder too. None without locks.
-
-    Raises:
-        LineasError: when another run holds it.
     """
     if fcntl is None:
         yield None
@@ -278,9 +262,6 @@ def _link_others(path: Path, new: Path, others: list[str]) -> bool:
     """Give a new folder the files of others that lie in the old one, as further names of the same files.
 
     False where the file system has no hard links, or something there can have none; then it has none of them.
-
-    Raises:
-        FileNotFoundError: when one of them has gone.
     """
     for folder in sorted(p for p in path.rglob("*") if p.is_dir() and not p.is_symlink()):
         made = new / folder.relative_to(path)
@@ -326,11 +307,7 @@ NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Let two folders change places in one step (renameat2 of Linux).
-
-    Raises:
-        OSError: when the system or the file system has no such step.
-    """
+    """Let two folders change places in one step (renameat2 of Linux)."""
     if not sys.platform.startswith("linux"):
         raise OSError(errno.ENOSYS, "no exchange of folders here")
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)

@@ -18,7 +18,6 @@ def with_biases(network: nn.Module, switches: Sequence[Switch] | None, undo: Exi
     """Return the network with additional zero biases; it computes the same.
 
     Args:
-        network: the network, which is changed.
         switches: the config's settings that add the biases; None to change to the Llama architecture instead.
         undo: stack for the calls that restore the network; None if it is never restored.
     """

@@ -29,12 +29,7 @@ def live_outputs(model: Any, network: nn.Module, intervention: Intervention) -> 
     """Return a steered network's outputs for a few fixed inputs; None, with a warning, if it cannot run them.
 
     Args:
-        model: the model, which determines the inputs.
-        network: the network to steer.
         intervention: the intervention, at strength 1.
-
-    Raises:
-        LineasError: when the outputs are not finite.
     """
     trial = trial_of(model)
     try:
@@ -59,13 +54,7 @@ def compare(model: Any, folded: nn.Module, live: torch.Tensor, written: Sequence
     The change of the outputs then shows how much difference rounding alone can cause.
 
     Args:
-        model: the model that is folded.
-        folded: the folded network.
         live: the outputs of the steered network, `[n, ...]`.
-        written: names of the modules with new tensors.
-
-    Raises:
-        LineasError: when they differ; it gives the difference and the bound.
     """
     trial, kind = trial_of(model), coarsest(folded)
     assert trial is not None

@@ -102,12 +102,7 @@ def slots(network: nn.Module, site: Site) -> Slots:
 
 
 def switches_for(network: nn.Module, biases: set[str]) -> list[Switch] | None:
-    """Return the config's switches that add the missing biases of some modules; None if there are none.
-
-    Args:
-        network: the network.
-        biases: names of the modules that need a bias.
-    """
+    """Return the config's switches that add the missing biases of some modules; None if there are none."""
     missing = {name for name in biases if getattr(network.get_submodule(name), "bias", None) is None}
     on = [switch for switch in _switchable(network) if switch.biases.keys() & missing]
     return on if missing <= {name for switch in on for name in switch.biases} else None

@@ -81,11 +81,7 @@ def new_weights(module: Any, maps: ModuleMaps, kind: torch.dtype) -> tuple[dict[
 
     Args:
         module: the module, which is not changed.
-        maps: the maps to fold into it.
         kind: the type of a new bias, if the module has none and needs one.
-
-    Raises:
-        LineasError: when a new value is not finite in its type.
     """
     device, bias = module.weight.device, getattr(module, "bias", None)
     if bias is None and maps.shifts:
@@ -130,8 +126,6 @@ def write_weights(network: Any, name: str, new: dict[str, torch.Tensor], undo: E
     """Write a module's new weight and bias; modules that shared the old ones keep them.
 
     Args:
-        network: the network.
-        name: the module's name.
         new: the new tensors, under "weight" and "bias".
         undo: stack for the calls that restore the network; None if it is never restored.
     """

@@ -35,11 +35,7 @@ SHIPPED = Path(__file__).parents[1] / "data" / "interventions"
 
 
 def write(path: Path, parts: schema.Parts, overwrite: bool = False) -> Path:
-    """Write the folder completely or not at all, and return its path; other files in it stay.
-
-    Raises:
-        LineasError: when the folder exists and may not be replaced, or `read` would refuse the content.
-    """
+    """Write the folder completely or not at all, and return its path; other files in it stay."""
     content = packed(parts)
     with writing.new_folder(path, KIND, overwrite) as temporary:
         _write_files(temporary, *content)
@@ -95,9 +91,6 @@ def find(source: str | PathLike[str], revision: str | None = None) -> Path:
     Args:
         source: folder, name of an artifact that ships with lineas, or hub id.
         revision: commit on the hub; None for the newest.
-
-    Raises:
-        LineasError: when there is no such artifact; it lists those that ship with lineas.
     """
     if not isinstance(source, (str, PathLike)) or not str(source):
         raise LineasError(f"an intervention is a folder, a name or a hub id, not {shown(source)}.")

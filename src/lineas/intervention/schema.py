@@ -81,11 +81,7 @@ class Outline:
 
 
 def check(description: Any, tensors: Mapping[str, torch.Tensor]) -> Parts:
-    """Return the parts of an artifact, if its two files agree.
-
-    Raises:
-        LineasError: when something is missing, has a wrong type, or differs between the two files; it names that.
-    """
+    """Return the parts of an artifact, if its two files agree."""
     return filled(outline(description), tensors)
 
 

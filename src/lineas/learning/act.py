@@ -84,7 +84,6 @@ def fit_layerwise(task: Task, fit_map: FitMap) -> Fit:
     activations of all steps so far. The last fit, on the samples of all steps, is the result.
 
     Args:
-        task: the prompts, the model and the sites.
         fit_map: function from one site's source and target activations to its map.
     """
     model, sites = task.model, task.sites

@@ -49,7 +49,6 @@ def warn_if_cut(samples: Samples[Any], side: str = "") -> None:
     """Warn when prompts were cut at the largest number of tokens.
 
     Args:
-        samples: encoded prompts.
         side: word before "prompts" in the warning, with a space, such as "source ".
     """
     if samples.truncated:
@@ -81,7 +80,6 @@ def capture(
     The forward pass ends at the last site. Gradients flow when they are enabled.
 
     Args:
-        model: model to run.
         batch: n samples, from `model.samples(prompts).batch()`.
         sites: sites to read, after the edits that are in place there.
         pooling: "mean" over a sample's tokens (the default), or "max".
@@ -89,9 +87,6 @@ def capture(
     Returns:
         Activations by site name, float32 `[n, d]`, rows in the order of the prompts; `[n, k, d]` at sites that run k
         times for a prompt, once in every denoising step.
-
-    Raises:
-        LineasError: when a site's module does not run in the forward pass.
     """
     rows: list[torch.Tensor] = []
     pooled: dict[str, list[torch.Tensor]] = {site.name: [] for site in sites}
@@ -121,7 +116,6 @@ def backpropagate(
     Args:
         model: model to run, with the edits that are learned in place.
         batch: n samples, from `model.samples(prompts).batch()`.
-        sites: sites to read.
         targets: quantiles of the target for n samples, by site name.
         pooling: "mean" over a sample's tokens (the default), or "max".
 

@@ -71,10 +71,6 @@ class Objective:
         measured in each neuron's unit (see `learning.trained_maps.units`), and divided by the length of the gradient at
         the identity.
 
-        Args:
-            learned: intervention with the maps.
-            method: method with gamma and the weights of the penalty.
-
         Returns:
             The cost, and the distance from the optimality conditions; 0 is optimal.
         """
@@ -230,10 +226,6 @@ def gamma_path(
 def later_steps(first: int, points: int) -> int:
     """Return the number of steps of every solution after the first.
 
-    Args:
-        first: number of steps of the first solution.
-        points: number of solutions.
-
     >>> later_steps(20, 10), later_steps(60, 10), later_steps(20, 1)
     (4, 13, 20)
     """
@@ -245,9 +237,6 @@ def check_gammas(gammas: Sequence[float]) -> list[float]:
 
     Args:
         gammas: weights of the penalty, in any order.
-
-    Raises:
-        LineasError: when there is none, one is negative, or one is given twice.
     """
     gammas = [WEIGHT.check("gamma", gamma) for gamma in gammas]
     if not gammas or len(set(gammas)) < len(gammas):

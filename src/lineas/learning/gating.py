@@ -123,14 +123,7 @@ def tokens(
     """Return the activations of tokens (or pixels) by site name, float32 `[t, d]`, at most MOST of them at random.
 
     Args:
-        model: model to run.
-        prompts: texts.
-        sites: sites to read.
         max_length: largest number of tokens of a prompt; the rest is cut.
-        seed: seed of the thinning.
-
-    Raises:
-        LineasError: when an activation is not finite.
     """
     encoded = model.samples(prompts, max_length)
     warn_if_cut(encoded)

@@ -33,13 +33,9 @@ def stoppable(done: Callable[[], int], steps: int) -> Iterator[Steps]:
 
     Args:
         done: function that returns the number of steps that are done.
-        steps: number of steps that were asked for.
 
     Yields:
         The steps, whose attribute `interrupted` says whether Ctrl-C came.
-
-    Raises:
-        KeyboardInterrupt: before the first step, and within `discard_partial`.
     """
     state = Steps(steps)
     try:
@@ -56,7 +52,6 @@ def place_of_unfinished(finished: Path, ending: str = "interrupted") -> Path:
     """Return a free place for unfinished work, beside the place of the finished one.
 
     Args:
-        finished: file or folder that the finished work would have.
         ending: word that is added to its name, followed by a number if that name is taken.
 
     >>> place_of_unfinished(Path("nowhere/good")).as_posix()

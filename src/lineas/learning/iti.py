@@ -50,10 +50,6 @@ def probe_map(source: torch.Tensor, target: torch.Tensor, alpha: float) -> Affin
     Args:
         source: activations of the source, `[n, d]`.
         target: activations of the target, `[m, d]`.
-        alpha: number of standard deviations to move.
-
-    Raises:
-        LineasError: when scikit-learn is not installed, or the samples or the shift are not finite.
     """
     try:
         from sklearn.linear_model import LogisticRegression

@@ -228,11 +228,7 @@ def _moves(model: Model, learned: Intervention, source: Sequence[str], max_lengt
 
 
 def _check_kinds(model: Any, method: Any, start: Any, on: Any) -> None:
-    """Refuse arguments of a wrong type.
-
-    Raises:
-        LineasError: when one has another type; it names the expected one.
-    """
+    """Refuse arguments of a wrong type."""
     if not all(hasattr(model, name) for name in ("network", "batch", "sites", "run")):
         raise LineasError(
             f"a {type(model).__name__} cannot be learned on as it is; wrap it in lineas.TextModel, or a pipeline of "
@@ -252,11 +248,7 @@ def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
     """Refuse prompts from which nothing can be learned; call it before loading a model, to fail early.
 
     Args:
-        source: prompts of the behaviour to leave.
         target: prompts of the behaviour to reach.
-
-    Raises:
-        LineasError: when a side is no list of texts or has fewer than 2 prompts.
     """
     for side, prompts in (("source", source), ("target", target)):
         if isinstance(prompts, Iterator):
@@ -267,11 +259,7 @@ def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
 
 
 def _on_sites(start: Intervention, sites: Sequence[Site], network: nn.Module) -> dict[str, AffineMap]:
-    """Return the maps to begin with, by site name.
-
-    Raises:
-        LineasError: when they are gated, or belong to another network, or to sites that are not learned.
-    """
+    """Return the maps to begin with, by site name."""
     start.check_affine("a start")
     start.check_fits(network)
     known = {site.name for site in sites}
@@ -290,7 +278,6 @@ def drawn_from(learned: Intervention, files: Mapping[str, str], samples: int | N
 
     Args:
         learned: intervention from `learn`.
-        files: file of the prompts, by side.
         samples: number of prompts that were drawn from each file; None for all.
     """
     data = {side: {"file": files[side], **one} if side in files else one for side, one in learned.facts["data"].items()}

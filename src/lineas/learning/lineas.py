@@ -186,16 +186,7 @@ class LinEAS:
 
 
 def freeze_unfoldable(network: nn.Module, sites: Sequence[Site], trained: TrainedMaps) -> None:
-    """Keep the scales and shifts that no weight can take at the identity.
-
-    Args:
-        network: network whose weights would take the maps.
-        sites: sites of the maps.
-        trained: maps while they are trained.
-
-    Raises:
-        DoesNotFoldError: when some sites fold nothing; it names them.
-    """
+    """Keep the scales and shifts that no weight can take at the identity."""
     by_site = {site.name: slots(network, site) for site in sites}
     unfoldable = {name: one.reason for name, one in by_site.items() if one.kind == "no"}
     if unfoldable:
@@ -231,11 +222,7 @@ class _Record:
             self.read()
 
     def read(self) -> None:
-        """Wait for the costs that are not read yet.
-
-        Raises:
-            DivergedError: when one is not finite or far too large.
-        """
+        """Wait for the costs that are not read yet."""
         unread, self._unread = self._unread, []
         for value in torch.stack(unread).tolist() if unread else []:
             if not math.isfinite(value) or (self.costs and value > BLOWN_UP * max(self.costs[0], self._negligible)):

@@ -56,17 +56,11 @@ def largest_part(
 
     Args:
         model: model to run, with the edits that are learned in place.
-        samples: prompts that will run.
-        sites: sites where activations are read.
-        neurons: number of neurons at all sites together.
         memory: number of bytes beside the weights; None for half of the free memory.
         backward: whether there is a backward pass. Without one only one or two blocks are in memory at a time.
 
     Returns:
         A limit for `samples.batch`, at least 1.
-
-    Raises:
-        LineasError: when the pooled activations alone do not fit.
     """
     device = input_device(model.network)
     total = memory if memory is not None else int(SHARE * free(device))

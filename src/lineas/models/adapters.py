@@ -29,11 +29,7 @@ PLAIN_FIELDS = (
 
 @contextmanager
 def temporary_adapters(network: nn.Module) -> Iterator[None]:
-    """Remove, at the end of the block, all adapters that were put on the network within it.
-
-    Raises:
-        LineasError: when the network carries adapters already, which would be removed too.
-    """
+    """Remove, at the end of the block, all adapters that were put on the network within it."""
     if _layers(network):
         raise LineasError(
             "this network carries an adapter of peft already; merge it (merge_and_unload()) or take it off (unload()) "
@@ -78,12 +74,7 @@ def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[Adap
     """Attach a LoRA adapter to a network within the block.
 
     Args:
-        network: a network of transformers.
-        folder: the folder in which peft saved the adapter.
         strength: factor on the adapter's change of every weight; 0 is exactly the network without it.
-
-    Raises:
-        LineasError: when there is no plain LoRA adapter, it is for another network, or the strength is not finite.
     """
     if not math.isfinite(strength):
         raise LineasError(f"the strength must be a finite number, not {strength}.")

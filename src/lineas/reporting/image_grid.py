@@ -56,10 +56,7 @@ def animate(rows: Sequence[Sequence[Any]], prompts: Sequence[str], columns: Sequ
     """Write a GIF that goes through the columns and back; all prompts are side by side in each frame.
 
     Args:
-        rows: by prompt, one picture a column.
         prompts: written above each.
-        columns: written above the frame they belong to.
-        path: of the file.
     """
     there = [strip([[row[j]] for row in rows], prompts, [label]) for j, label in enumerate(columns)]
     first, *others = [*there, *there[-2:0:-1]]

@@ -49,7 +49,6 @@ def site_sizes(intervention: Intervention, active: Mapping[str, torch.Tensor] = 
     """Return how far the map of each site moves its neurons.
 
     Args:
-        intervention: intervention that is measured.
         active: activations at each site, as `activity` returns them.
 
     Returns:
@@ -78,11 +77,7 @@ def largest_neurons(
     """Return the neurons that are changed most.
 
     Args:
-        intervention: intervention whose neurons they are.
-        count: number of neurons at most.
         active: activations of the prompts at each site, as `activity` returns them, [n, d].
-        prompts: n prompts.
-        each: number of prompts named for every neuron.
     """
     found: list[tuple[float, str, int]] = []
     levels: dict[str, torch.Tensor] = {}  # in deviations from the mean, [n, d]

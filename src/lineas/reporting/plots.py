@@ -38,17 +38,7 @@ def in_a_plot(text: str) -> str:
 
 
 def plot_effect_and_damage(rows: Sequence[Row], path: Path, effect: str = "toxic", damage: str = "perplexity") -> Path:
-    """One PNG: effect against damage, one curve a system with its strengths along it; then both over strength.
-
-    Args:
-        rows: those that lack a measure are left out.
-        path: of the PNG.
-        effect: the measure that should change.
-        damage: the measure that should not.
-
-    Raises:
-        LineasError: when matplotlib is not installed, or no row has both measures.
-    """
+    """One PNG: effect against damage, one curve a system with its strengths along it; then both over strength."""
     figure, (judged, effects, damages) = figure_of(3)
     whole = [row for row in rows if effect in row.values and damage in row.values]
     if not whole:
@@ -84,11 +74,7 @@ def plot_effect_and_damage(rows: Sequence[Row], path: Path, effect: str = "toxic
 
 
 def plot_learned(intervention: Intervention, rows: Sequence[Row], path: Path) -> Path:
-    """One PNG of three panels: the cost while learning, where the change sits, effect against damage.
-
-    Raises:
-        LineasError: when matplotlib is not installed.
-    """
+    """One PNG of three panels: the cost while learning, where the change sits, effect against damage."""
     figure, (learning, where, judged) = figure_of(3)
     cost, maps = intervention.facts.get("cost", []), intervention.maps
     learning.plot(range(1, len(cost) + 1), cost, marker="")
@@ -108,11 +94,7 @@ def plot_learned(intervention: Intervention, rows: Sequence[Row], path: Path) ->
 
 
 def figure_of(panels: int) -> tuple[Any, Any]:
-    """A figure and its axes, side by side.
-
-    Raises:
-        LineasError: when matplotlib is not installed.
-    """
+    """A figure and its axes, side by side."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -25,11 +25,8 @@ def texts_at(
     """Return the continuations of the prompts by strength.
 
     Args:
-        model: text model.
         intervention: intervention to apply; None for the untouched model.
         strengths: strengths, 0 for the untouched model.
-        prompts: n texts to continue.
-        tokens: which tokens are steered.
         other_model: apply it also to another model than it was learned on.
         sampling: arguments of `TextModel.generate`.
     """
@@ -53,12 +50,9 @@ def pictures_at(
     """Return for each prompt one picture (PIL) at each strength.
 
     Args:
-        model: image model.
         intervention: intervention to apply; None for the untouched model.
         strengths: strengths, 0 for the untouched model.
-        prompts: n prompts to draw.
         seed: noise of the first prompt; those of the others are counted on.
-        batch_size: number of pictures drawn together.
         other_model: apply it also to another model than it was learned on.
         progress: called with the number of pictures drawn.
     """

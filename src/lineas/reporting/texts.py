@@ -16,11 +16,7 @@ def free_boxes(
     """Return a box for each text beside its point: on no other text, on no point, and on as little line as can be.
 
     Args:
-        curves: places of the points, in pixels.
         texts: one for each point, in the order of all points.
-        letter: width of a letter, in pixels.
-        height: height of a letter, in pixels.
-        area: what holds all texts.
 
     Returns:
         None where there is no room, or where the same text stands beside the same point already.

@@ -31,22 +31,14 @@ class _Guard(contexts.Hook):
 
 
 def check_free(network: nn.Module) -> None:
-    """Refuse a network that another thread or task uses exclusively.
-
-    Raises:
-        LineasError: when another thread or task learns on it, evaluates it or folds it.
-    """
+    """Refuse a network that another thread or task uses exclusively."""
     if any(guard.key not in contexts.active() for guard in _guards(network)):
         raise _busy()
 
 
 @contextmanager
 def guarded(network: nn.Module) -> Iterator[None]:
-    """Refuse, within the block, the network's forward passes in other threads and tasks.
-
-    Raises:
-        LineasError: when another thread or task uses the network exclusively.
-    """
+    """Refuse, within the block, the network's forward passes in other threads and tasks."""
     with _lock:
         check_free(network)
         guard = None if _guards(network) else _Guard()
@@ -65,11 +57,7 @@ def guarded(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def exclusive(network: nn.Module) -> Iterator[None]:
-    """Reserve an unsteered network for this thread or task within the block; the block itself may steer it.
-
-    Raises:
-        LineasError: when any thread steers the network, or another one uses it exclusively.
-    """
+    """Reserve an unsteered network for this thread or task within the block; the block itself may steer it."""
     is_inner = bool(_guards(network))
     with guarded(network):
         if not is_inner and is_steered(network):

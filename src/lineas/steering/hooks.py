@@ -30,7 +30,6 @@ def edited(network: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
     """Replace each site's activation `z` by `edit(z)` within the block, in this thread or task.
 
     Args:
-        network: the module whose submodules the sites name.
         edits: for each site, a function from the activation to one of the same shape and type.
     """
     key = object()

@@ -51,11 +51,7 @@ class Place:
     past: int = 0
 
     def chosen(self, tokens: Tokens) -> torch.Tensor | None:
-        """Return a mask of the steered tokens, bool `[batch or 1, tokens]`; None for all.
-
-        Raises:
-            LineasError: when a part of the network was called alone, so that columns are unknown.
-        """
+        """Return a mask of the steered tokens, bool `[batch or 1, tokens]`; None for all."""
         if tokens == "all":
             return None
         if self.shape is None:
@@ -79,11 +75,6 @@ class Place:
 
         Args:
             x: one entry per prompt `[prompts, ...]`, or one for all `[1, ...]`.
-            n: number of rows of the activation.
-            what: name of the entries in the error message.
-
-        Raises:
-            LineasError: when x has neither one entry nor one per prompt.
         """
         prompts = self.prompts or n
         if x.shape[0] not in (1, prompts) or n % prompts:
@@ -219,11 +210,7 @@ class _Generate:
 
 
 def check_tokens(tokens: Any) -> None:
-    """Check that `tokens` is one of the four choices.
-
-    Raises:
-        LineasError: when it is not; it lists the choices.
-    """
+    """Check that `tokens` is one of the four choices."""
     if not isinstance(tokens, str) or tokens not in get_args(Tokens):
         raise LineasError(f"tokens must be 'all', 'prompt', 'generated' or 'answer', not {tokens!r}.")
 

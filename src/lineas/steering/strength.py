@@ -21,11 +21,7 @@ def warn_if_outside(strength: float | torch.Tensor) -> None:
 
 
 def as_strength(value: Any) -> float | torch.Tensor:
-    """Return a strength as a number, or as a new float32 tensor `[batch]`.
-
-    Raises:
-        LineasError: when it is neither a finite number nor one per row.
-    """
+    """Return a strength as a number, or as a new float32 tensor `[batch]`."""
     expected = "strength is a finite number, or one number per row [batch]"
     try:
         strength = None if isinstance(value, (str, bytes, bool)) else torch.as_tensor(value).detach()

@@ -167,7 +167,6 @@ def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None 
     """Run the unfinished part of a job, and return the number of all its points.
 
     Args:
-        job: job to run.
         model: loaded model; None to load it.
         progress: function that is called with 1 after each point.
     """

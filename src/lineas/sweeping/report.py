@@ -34,11 +34,7 @@ def plot(lines: Sequence[Line], path: Path, effect: str | None = None) -> Path:
 
     Args:
         lines: lines of the table, from `summary`.
-        path: file to write.
         effect: measure that should change; default: the first effect that was measured.
-
-    Raises:
-        LineasError: when matplotlib is not installed, or there is nothing to draw.
     """
     rows = [line.values for line in lines]
     main_effect, damage = measure(effect) if effect else first_of("effect", rows), first_of("damage", rows)

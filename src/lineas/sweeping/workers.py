@@ -40,7 +40,6 @@ def run_jobs(
     """Run the unfinished part of all jobs.
 
     Args:
-        jobs: jobs of one sweep.
         at_once: number of processes, each of which loads the model once; 1 (default) for this process. Ray decides by
             itself.
         where: "processes" on this machine (default), or "ray" for the cluster of `ray.init()`: that of `RAY_ADDRESS`,
@@ -48,9 +47,6 @@ def run_jobs(
         progress: function that is called with the number of points done since the last call.
         lock: open file that locks the sweep's folder (see `lineas.files.writing.locked`). The processes hold the lock
             too, until the last one has ended. Ray's workers do not, but Ray ends them with the first process.
-
-    Raises:
-        LineasError: when Ray is not installed, a job fails or leaves points out, or a worker is killed.
     """
     if where == "processes" and at_once == 1:
         model = None

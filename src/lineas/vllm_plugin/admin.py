@@ -129,11 +129,7 @@ class Interventions:
 
 
 def read_post(body: bytes) -> tuple[str, str]:
-    """Return the name and the folder from a request's body.
-
-    Raises:
-        LineasError: when the body is not a JSON object with both as strings.
-    """
+    """Return the name and the folder from a request's body."""
     try:
         posted = strict_json.loads(body)
     except LineasError:

@@ -50,11 +50,7 @@ class Registry:
         self.loaded = {name: Loaded.of(i, folder) for i, (name, folder) in enumerate(settings.folders.items())}
 
     def free_place(self, name: str) -> int:
-        """Return a free place for a new intervention.
-
-        Raises:
-            LineasError: when the name is taken or invalid, or no place is free.
-        """
+        """Return a free place for a new intervention."""
         check_name(name)
         if name in self.loaded:
             raise LineasError(f"there is an intervention {name!r} already; remove it first.")
@@ -89,15 +85,7 @@ class Registry:
         return request
 
     def read_model_name(self, request: Any, bases: list[str]) -> None:
-        """Split the model name `MODEL:calm@0.7` into the model and its steering, and check the steering.
-
-        Args:
-            request: a request to the API server, which is changed.
-            bases: names of the served models.
-
-        Raises:
-            LineasError: when the steering is invalid, or given twice, or this kind of request cannot be steered.
-        """
+        """Split the model name `MODEL:calm@0.7` into the model and its steering, and check the steering."""
         xargs = dict(getattr(request, "vllm_xargs", None) or {})
         can_steer = "vllm_xargs" in type(request).model_fields
         if ARGUMENT in xargs and not can_steer:
@@ -118,11 +106,7 @@ class Registry:
 
 
 def install(settings: Settings) -> Registry:
-    """Wrap methods of vLLM's API server in this process so that they read steering.
-
-    Raises:
-        LineasError: when this version of vLLM lacks a method, or an intervention cannot be read.
-    """
+    """Wrap methods of vLLM's API server in this process so that they read steering."""
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels  # pyright: ignore[reportMissingImports]
     from vllm.entrypoints.serve.engine.serving import BaseServing  # pyright: ignore[reportMissingImports]
     from vllm.exceptions import VLLMValidationError  # pyright: ignore[reportMissingImports]

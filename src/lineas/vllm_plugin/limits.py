@@ -23,11 +23,7 @@ def check_config(config: Any, force: bool) -> None:
     """Refuse a configuration with features that cannot be steered.
 
     Args:
-        config: vLLM's whole configuration.
         force: whether to accept a KV connector, which may mix up the cached prefixes of different steerings.
-
-    Raises:
-        LineasError: when there is such a feature; it says what to turn off.
     """
     features = [name for name, is_on in CANNOT.items() if is_on(config)]
     if features:
@@ -41,28 +37,14 @@ def check_config(config: Any, force: bool) -> None:
 
 
 def check_environment(environment: Any) -> None:
-    """Refuse environment variables with which requests would bypass the plugin.
-
-    Raises:
-        LineasError: when such a variable is set.
-    """
+    """Refuse environment variables with which requests would bypass the plugin."""
     for name in ("VLLM_USE_V2_MODEL_RUNNER", "VLLM_USE_RUST_FRONTEND"):
         if environment.get(name, "0").lower() not in ("", "0", "false"):
             raise LineasError(f"lineas does not steer with {name}={environment[name]}; leave it out.")
 
 
 def check_module(name: str, module: Any, width: int, hidden: int) -> None:
-    """Refuse a module whose output is not one complete row `[hidden]` per token on every rank.
-
-    Args:
-        name: name of the site.
-        module: the site's module in the engine.
-        width: number of neurons of the map.
-        hidden: number of neurons of the network's hidden states.
-
-    Raises:
-        LineasError: when the output is split, or has another width.
-    """
+    """Refuse a module whose output is not one complete row `[hidden]` per token on every rank."""
     if width != hidden:
         raise LineasError(
             f"the site {name!r} has {width} neurons, the network's rows have {hidden}; lineas serves maps on whole "

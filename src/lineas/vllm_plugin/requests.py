@@ -22,15 +22,8 @@ SALT = "lineas-"
 def parse(text: object, loaded: Collection[str]) -> dict[str, float]:
     """Read strengths by name from `"calm:0.7,brief:0.3"`; a name alone means strength 1, and `@` equals `:`.
 
-    Args:
-        text: the value that a client sent.
-        loaded: names of the loaded interventions.
-
     Returns:
         the strengths that are not 0, by name.
-
-    Raises:
-        LineasError: when a name is unknown or given twice, or a strength is not a number within bounds.
 
     >>> parse("calm:0.7,brief", ["brief", "calm"])
     {'calm': 0.7, 'brief': 1.0}

@@ -48,9 +48,6 @@ class Settings:
 
         Args:
             environment: the variables; None for those of this process.
-
-        Raises:
-            LineasError: when a variable is invalid.
         """
         variables = os.environ if environment is None else environment
         folders: dict[str, str] = {}
@@ -86,11 +83,7 @@ def _room(text: str, default: int) -> int:
 
 
 def check_name(name: str) -> None:
-    """Check that a name can be written in a request.
-
-    Raises:
-        LineasError: when it cannot; it says which characters are allowed.
-    """
+    """Check that a name can be written in a request."""
     if not NAME.fullmatch(name):
         raise LineasError(
             f"an intervention's name is letters, digits, '_', '-' and '.', at most 80 in all, not {shown(name)}."

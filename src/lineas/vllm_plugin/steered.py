@@ -33,9 +33,6 @@ class SteeredNetwork:
         places: maximum number of interventions at once.
         tokens: maximum number of tokens in a forward pass.
         device: the network's device.
-
-    Raises:
-        LineasError: when the network lacks a site, or it has another width.
     """
 
     def __init__(
@@ -64,11 +61,7 @@ class SteeredNetwork:
             module.__class__ = _steered_class(type(module))
 
     def put(self, place: int, intervention: Intervention) -> None:
-        """Write an intervention's maps into the buffers at a place.
-
-        Raises:
-            LineasError: when a site has no buffers, the intervention has a gate, or numbers are not finite.
-        """
+        """Write an intervention's maps into the buffers at a place."""
         intervention.check_affine("served by vLLM")
         self._check_sites(intervention)
         check_finite(intervention)
@@ -121,11 +114,7 @@ class SteeredNetwork:
 
 
 def check_finite(intervention: Intervention) -> None:
-    """Refuse numbers that are not finite in float32: they would destroy all tokens, since 0 * inf is NaN.
-
-    Raises:
-        LineasError: when a map has such numbers; it names the site.
-    """
+    """Refuse numbers that are not finite in float32: they would destroy all tokens, since 0 * inf is NaN."""
     for name, map_ in intervention.maps.items():
         if not all(bool(values.float().isfinite().all()) for values in (map_.scale, map_.shift)):
             raise LineasError(f"the map at {name!r} is not finite, so it is not served; learn it again.")

@@ -24,11 +24,7 @@ PLACES = "lineas_places"
 
 
 def install(settings: Settings) -> None:
-    """Wrap methods of vLLM's model runners in this process so that they steer.
-
-    Raises:
-        LineasError: when this version of vLLM lacks a method.
-    """
+    """Wrap methods of vLLM's model runners in this process so that they steer."""
     from vllm.v1.worker import gpu_model_runner, worker_base  # pyright: ignore[reportMissingImports]
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner  # pyright: ignore[reportMissingImports]
 
@@ -60,11 +56,7 @@ def install(settings: Settings) -> None:
 
 
 def wrap_method(owner: Any, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Replace a method of a class of vLLM by `wrapper(method)`.
-
-    Raises:
-        LineasError: when this version of vLLM has no such method.
-    """
+    """Replace a method of a class of vLLM by `wrapper(method)`."""
     if name not in vars(owner):
         import vllm  # pyright: ignore[reportMissingImports]
 
@@ -114,17 +106,7 @@ def _add_to_cache_key(config: Any, settings: Settings, interventions: Mapping[st
 
 
 def check_base(name: str, base: ModelIdentity, network: nn.Module, config: Any) -> None:
-    """Refuse a checkpoint that an intervention was not learned on.
-
-    Args:
-        name: name of the intervention, for the message.
-        base: identity of the model that it was learned on.
-        network: the engine's network, with the checkpoint's weights.
-        config: the checkpoint's config, as transformers reads it.
-
-    Raises:
-        LineasError: when the architecture or the norm weights differ.
-    """
+    """Refuse a checkpoint that an intervention was not learned on."""
     architectures = getattr(config, "architectures", None) or [base.architecture]
     if base.architecture not in architectures:
         raise LineasError(
