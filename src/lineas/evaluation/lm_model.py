@@ -98,7 +98,7 @@ def model_class() -> type:
                 self.live = steer(model, learned, strength, tokens, self._other_model)  # pyright: ignore[reportArgumentType]
 
         def set_cache_hook(self, cache_hook: Any) -> None:
-            """Make lm-eval cache answers (`--use_cache`) under a key of all they depend on, with the current strength."""
+            """Make lm-eval cache answers (`--use_cache`) under a key of all they depend on, also the strength."""
             super().set_cache_hook(cache_hook)
             answers = cache_hook.dbdict
             if answers is None:

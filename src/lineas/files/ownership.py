@@ -1,4 +1,4 @@
-"""Ownership of files: only what lineas wrote is ever replaced, and only with consent."""
+"""Ownership of files: lineas replaces only files that it wrote, and only with consent."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lineas.errors import LineasError
 from lineas.files.steady_reads import steadily
 
 MARK = ".lineas.json"
-"""In every folder that lineas writes: its kind, and the files it wrote there with their sizes and digests."""
+"""The file in each folder of lineas with its kind and its own files, with their sizes and digests."""
 BEGINNING = 2**16
-"""Bytes of a single file in which lineas says that it wrote it."""
+"""Number of bytes at the beginning of a file that hold the signature of lineas."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class FolderKind:
     """One kind of folder that lineas writes.
 
     Args:
-        name: as sentences call it, such as "an intervention".
-        mark: as the mark calls it.
-        last: the file that makes a folder one of this kind; it is written last.
-        unmarked: gives the files of a folder that lineas 0.1.0 wrote, before there were marks; none where it did not.
+        name: name in sentences, such as "an intervention".
+        mark: name in the mark.
+        last: file that identifies the kind; it is written last.
+        unmarked: function that returns the files of a folder by lineas 0.1.0, which wrote no marks.
     """
 
     name: str
@@ -42,8 +42,8 @@ class FileKind:
     """One kind of single file that lineas writes.
 
     Args:
-        name: as sentences call it, such as "a report of lineas".
-        sign: a pattern of what stands in the beginning of each.
+        name: name in sentences, such as "a report that lineas wrote".
+        sign: pattern of the signature of lineas at the beginning.
     """
 
     name: str
@@ -56,12 +56,12 @@ PNG = FileKind("a picture that lineas wrote", rb"Software\0lineas")
 
 
 def json_of(verb: str) -> FileKind:
-    """The JSON that a verb of the command line writes."""
+    """Return the kind of the JSON that a verb of the command line writes."""
     return FileKind(f"JSON that lineas {verb} wrote", rb'"written_by": "lineas [^"\n]*, %s"' % re.escape(verb).encode())
 
 
 def written_by(verb: str = "") -> str:
-    """Return how lineas signs what it writes."""
+    """Return the signature of lineas."""
     try:
         signed = f"lineas {version('lineas')}"
     except PackageNotFoundError:  # run from its sources
@@ -70,11 +70,7 @@ def written_by(verb: str = "") -> str:
 
 
 def check_folder(path: Path, overwrite: bool, kind: FolderKind) -> None:
-    """Refuse to write a folder over something that is not one of its kind, as lineas wrote it, or without consent.
-
-    Args:
-        overwrite: whether one of its kind may be replaced.
-    """
+    """Refuse to replace anything but an unchanged folder of this kind by lineas, and that too without `overwrite`."""
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:
@@ -83,23 +79,19 @@ def check_folder(path: Path, overwrite: bool, kind: FolderKind) -> None:
 
 
 def own_files(path: Path, kind: FolderKind, named: Path | None = None) -> frozenset[str]:
-    """Return the files in a folder that lineas wrote, by their names in it.
-
-    Args:
-        named: the folder as the user calls it, where that is not the same.
-    """
+    """Return the names of the files of lineas in a folder; `named` is the user's name of the folder."""
     named = path if named is None else named
     if not path.is_dir():
         raise LineasError(f"{named} exists and is not {kind.name}, so it is not overwritten; choose another folder.")
     marked = read_mark(path)
     if marked is None:
-        found = frozenset(kind.unmarked(path))
-        if not found and any(path.iterdir()):
+        unmarked = frozenset(kind.unmarked(path))
+        if not unmarked and any(path.iterdir()):
             like = " that lineas wrote" if (path / kind.last).exists() else ""
             raise LineasError(
                 f"{named} exists and is not {kind.name}{like}, so it is not overwritten; choose another folder."
             )
-        return found
+        return unmarked
     if marked.get("kind") != kind.mark:
         raise LineasError(f"{named} exists and is not {kind.name}, so it is not overwritten; choose another folder.")
     changed = [
@@ -116,12 +108,9 @@ def own_files(path: Path, kind: FolderKind, named: Path | None = None) -> frozen
 
 
 def check_file(path: Path, overwrite: bool, kind: FileKind) -> None:
-    """Refuse to write a file over one that lineas did not write, or without consent.
+    """Refuse to replace anything but a file of this kind by lineas, and that too without `overwrite`.
 
-    What is no regular file, such as a device or a pipe, is written to and needs no consent.
-
-    Args:
-        overwrite: whether one of its kind may be replaced.
+    Devices and pipes need no consent.
     """
     if path.is_dir():
         raise LineasError(f"{path} is a folder; name a file.")
@@ -135,18 +124,17 @@ def check_file(path: Path, overwrite: bool, kind: FileKind) -> None:
 
 
 def read_mark(folder: Path) -> dict[str, Any] | None:
-    """Return the mark of a folder, None where there is none or it is not lineas'."""
+    """Return the mark of a folder; None if there is no valid one."""
     try:
-        found = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    whole = isinstance(found, dict) and isinstance(found.get("kind"), str) and isinstance(found.get("files"), dict)
-    inside = whole and all(_is_inside(name) for name in found["files"])
-    return found if inside else None
+    is_whole = isinstance(mark, dict) and isinstance(mark.get("kind"), str) and isinstance(mark.get("files"), dict)
+    return mark if is_whole and all(_is_inside(name) for name in mark["files"]) else None
 
 
 def write_mark(folder: Path, kind: FolderKind) -> frozenset[str]:
-    """Write the mark of a folder in which lineas wrote everything; return the names of all its files."""
+    """Write the mark of a folder that lineas wrote completely, and return the names of all its files."""
     facts = {name: file_facts(folder / name) for name in files_in(folder) if name != MARK}
     (folder / MARK).write_text(mark_text(kind.mark, facts), encoding="utf-8")
     return frozenset(facts) | {MARK}
@@ -156,8 +144,8 @@ def mark_text(kind: str, files: Mapping[str, Any], settings: Mapping[str, Any] |
     """Return the text of a mark.
 
     Args:
-        files: by name, the facts of the file, or a list of them while it is being replaced.
-        settings: of the work, in a folder that a command works in for long.
+        files: facts of each file by name; two of them in a list while the file is replaced.
+        settings: settings of the work, for a working folder.
     """
     mark = {"written_by": written_by(), "kind": kind, "files": dict(files)}
     mark |= {} if settings is None else {"settings": dict(settings)}
@@ -165,28 +153,28 @@ def mark_text(kind: str, files: Mapping[str, Any], settings: Mapping[str, Any] |
 
 
 def files_in(folder: Path) -> list[str]:
-    """Return the names of all files below a folder, links and devices among them, relative to it."""
+    """Return the relative names of all files below a folder, also of links and devices."""
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
 
 
 def file_facts(file: Path) -> dict[str, Any]:
-    """Return the size and the sha256 by which a file is known again."""
-    found, size = hashlib.sha256(), 0
+    """Return the size and the sha256 of a file."""
+    digest, size = hashlib.sha256(), 0
     with file.open("rb") as opened:
         while piece := opened.read(2**20):
-            found.update(piece)
+            digest.update(piece)
             size += len(piece)
-    return {"bytes": size, "sha256": found.hexdigest()}
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def is_changed(file: Path, facts: Any) -> bool:
-    """Return whether a file is there and is not the one of these facts, or of one of several."""
+    """Return whether a file exists and differs from these facts, or from all facts in a list."""
     if file.is_symlink() or not file.exists():
         return file.is_symlink()
     size = file.stat().st_size
     several = facts if isinstance(facts, list) else [facts]
-    known = [one for one in several if isinstance(one, dict) and one.get("bytes") == size]
-    return not known or not file.is_file() or file_facts(file) not in known
+    possible = [one for one in several if isinstance(one, dict) and one.get("bytes") == size]
+    return not possible or not file.is_file() or file_facts(file) not in possible
 
 
 def _is_inside(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Folders that may be replaced while they are read: the old or the new is seen, never something of both."""
+"""Reads of folders that may be replaced meanwhile: they see the old or the new folder, never parts of both."""
 
 from __future__ import annotations
 
@@ -12,29 +12,25 @@ from typing import TypeVar
 from lineas.errors import LineasError
 
 READS = 50
-"""Attempts to read a folder that is being replaced meanwhile."""
+"""Number of attempts to read a folder that is replaced meanwhile."""
 Read = TypeVar("Read")
 
 
 def steadily(folder: Path, read: Callable[[Path], Read]) -> Read:
-    """Return what a function reads of a folder, which may be replaced meanwhile: the old or the new, never of both.
-
-    Args:
-        read: from a path to the folder to what it holds; raises LineasError where it is not whole.
-    """
+    """Return what a function reads from a folder that may be replaced meanwhile; it raises LineasError for parts."""
     for _ in range(READS):
         with pinned(folder) as place:
             try:
                 return read(place)
             except (LineasError, OSError):
                 if os.path.samestat(place.stat(), folder.stat()):
-                    raise  # it was not replaced meanwhile, so this is what it holds
+                    raise  # the folder was not replaced meanwhile
     return read(folder)
 
 
 @contextmanager
 def pinned(folder: Path) -> Iterator[Path]:
-    """A path to a folder that leads to the same one until the end of the block, also when it is replaced."""
+    """Yield a path that leads to the same folder until the end of the block, also when another one replaces it."""
     if not sys.platform.startswith("linux"):
         yield folder
         return

@@ -1,4 +1,4 @@
-"""Strict JSON: what every reader in every language takes; what is none is refused in a sentence that says where."""
+"""Strict JSON, which readers in all languages understand alike; an error names the place of what is refused."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from typing import Any
 from lineas.errors import LineasError, first_line, kind_of, shown
 
 DEEPEST = 400
-"""Lists and objects inside each other."""
+"""Maximum depth of lists and objects inside each other."""
 LARGEST = 2**64
-"""Whole numbers are smaller than this, and larger than the same below zero."""
+"""Bound of the absolute value of whole numbers."""
 NAME = re.compile(r"[\w-]{1,40}", re.ASCII)
 MOST_BYTES = 2**26
-"""Bytes of a file of JSON; 64 MiB."""
+"""Maximum number of bytes of a file of JSON: 64 MiB."""
 
 
 def loads(text: str | bytes) -> Any:
-    """Return what a JSON text says.
+    """Return the value of a JSON text, or of its UTF-8 bytes.
 
-    Args:
-        text: UTF-8 where it is bytes.
+    It refuses NaN, Infinity, whole numbers of more than 64 bits, a key twice, half a surrogate pair and deep nesting.
 
     >>> loads('{"a": [1, null]}')
     {'a': [1, None]}
@@ -33,7 +32,7 @@ def loads(text: str | bytes) -> Any:
     lineas.errors.LineasError: its JSON has the key 'a' twice in one object.
     """
     try:
-        found = json.loads(
+        value = json.loads(
             text.decode("utf-8") if isinstance(text, bytes) else text,
             parse_constant=_no_number,
             object_pairs_hook=_each_once,
@@ -46,8 +45,8 @@ def loads(text: str | bytes) -> Any:
         raise LineasError(f"it is no text in UTF-8 (byte {error.start} is {error.object[error.start]:#04x}).") from None
     except ValueError as error:
         raise LineasError(f"it is no JSON: {first_line(error)}.") from None
-    check(found)
-    return found
+    check(value)
+    return value
 
 
 def dumps(value: Any, indent: int | None = 1, gaps: bool = False) -> str:
@@ -55,8 +54,8 @@ def dumps(value: Any, indent: int | None = 1, gaps: bool = False) -> str:
 
     Args:
         value: dicts with texts as keys, lists and tuples, texts, numbers, bools and None.
-        indent: spaces a level; None for one line.
-        gaps: write null for a number that is not finite, instead of refusing it.
+        indent: number of spaces of each level; None for one line.
+        gaps: whether to write null for a number that is not finite, instead of refusing it.
     """
     try:
         value = _with_gaps(value) if gaps else value
@@ -67,11 +66,7 @@ def dumps(value: Any, indent: int | None = 1, gaps: bool = False) -> str:
 
 
 def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
-    """Return the content of a file, which is a regular one of a bounded size.
-
-    Args:
-        most: bytes that it may have.
-    """
+    """Return the content of a regular file of at most `most` bytes."""
     try:
         if not file.is_file():
             raise LineasError(f"{file.name} is {'no file' if file.exists() else 'missing'}.")
@@ -121,7 +116,7 @@ def _check_text(text: str, place: Any) -> None:
 
 
 def _written(place: Any) -> str:
-    """A place as one reads it, `facts.cost[3]`."""
+    """Return a place as a text, such as `facts.cost[3]`."""
     steps: list[str] = []
     while place is not None:
         place, step = place
@@ -130,7 +125,7 @@ def _written(place: Any) -> str:
 
 
 def step_to(key: str | int) -> str:
-    """Return the end of a place that a key or a number leads to; keys that are no names are quoted.
+    """Return the end of a place for a key or an index; keys that are no names are quoted.
 
     >>> "facts" + step_to("cost") + step_to(3) + step_to("a b")
     "facts.cost[3]['a b']"
@@ -139,7 +134,7 @@ def step_to(key: str | int) -> str:
 
 
 def _with_gaps(value: Any) -> Any:
-    """The same, with None for each number that is not finite."""
+    """Return the value with None for each number that is not finite."""
     if isinstance(value, Mapping):
         return {key: _with_gaps(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -152,9 +147,9 @@ def _no_number(name: str) -> Any:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in members:
             raise LineasError(f"its JSON has the key {shown(key)} twice in one object.")
-        found[key] = value
-    return found
+        members[key] = value
+    return members

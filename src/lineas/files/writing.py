@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all: written beside their place, then put there in one step."""
+"""Atomic writes: a file or folder is written under a temporary name, and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -26,20 +26,16 @@ except ImportError:  # on Windows
     fcntl = None
 
 TEMPORARY = ".lineas-"
-"""The beginning of the names of files and folders that are written beside their place, and locked meanwhile."""
+"""The beginning of temporary names; the files and folders are locked while they are written."""
 LEFTOVER = re.compile(rf"{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")
-"""The whole of such a name, as Python's tempfile makes it."""
+"""A whole temporary name, as Python's tempfile makes it."""
 
 
 # ---- before the work
 
 
 def check_place(path: Path) -> None:
-    """Refuse a place where nothing can be written, found out by trying; nothing stays of the attempt.
-
-    Args:
-        path: the file or folder to be written later; the folders above it may be missing.
-    """
+    """Refuse a path where nothing can be written, by trying; the folders above it may be missing."""
     name = str(path)
     if name in ("", "."):
         raise LineasError("an empty name, or this folder itself, is no place to write to; name a file or folder.")
@@ -66,31 +62,32 @@ def check_place(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, and the folders it lies in where they are missing."""
-    with new_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    """Write a file, and missing folders above it; after a failure the earlier file is still there."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A file to write, which takes its place at the end of the block, or is gone when the block fails.
+    """Yield the path of a file to write, which is renamed at the end of the block, or removed if the block fails.
 
-    What is no regular file, such as a device or a pipe, stays and is written to.
+    A device or a pipe is not replaced, but written to.
     """
-    named, path = path, path.resolve()  # a link goes on to lead to it
+    named, path = path, path.resolve()  # so that a link stays
     if path.exists() and not path.is_file():
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY) as elsewhere:
-            yield Path(elsewhere) / path.name
-            with (Path(elsewhere) / path.name).open("rb") as written, path.open("wb", buffering=0) as place:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
+            file = Path(folder) / path.name
+            yield file
+            with file.open("rb") as written, path.open("wb", buffering=0) as place:
                 shutil.copyfileobj(written, place)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path.parent)
     try:
-        with _temporary(path.parent, is_folder=False) as beside:
-            yield beside
-            beside.chmod(0o666 & ~_umask())
-            beside.replace(path)
+        with _temporary(path.parent, is_folder=False) as temporary:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
             signals.record_written(named)
     except OSError as error:
         raise _of_place(error, named) from None
@@ -101,26 +98,23 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path, kind: FolderKind, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to write into, which takes its place at the end of the block, or is gone when the block fails.
+    """Yield a folder to write into, which is renamed at the end of the block, or removed if the block fails.
 
-    Where a folder of its kind is replaced, the two change places in one step; whatever lineas did not write stays.
-
-    Args:
-        overwrite: whether one of its kind may be replaced.
+    It replaces a folder of its kind in one step, if `overwrite` is True; files that lineas did not write stay.
     """
     check_folder(path, overwrite, kind)
-    named, path = path, path.resolve()  # a link goes on to lead to it
+    named, path = path, path.resolve()  # so that a link stays
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path.parent)
     try:
-        with _temporary(path.parent, is_folder=True) as beside:
-            yield beside
-            names = write_mark(beside, kind)
-            _set_modes(beside)
-            if not path.exists() and not _moved(beside, path):  # another process may have been first
+        with _temporary(path.parent, is_folder=True) as temporary:
+            yield temporary
+            names = write_mark(temporary, kind)
+            _set_modes(temporary)
+            if not path.exists() and not _moved(temporary, path):  # another process may have been first
                 check_folder(path, overwrite, kind)
-            if beside.exists():
-                _replace(path, beside, kind, names)
+            if temporary.exists():
+                _replace(path, temporary, kind, names)
             signals.record_written(named)
     except OSError as error:
         raise _of_place(error, named) from None
@@ -128,22 +122,22 @@ def new_folder(path: Path, kind: FolderKind, overwrite: bool = False) -> Iterato
 
 @contextmanager
 def cached_folder(path: Path) -> Iterator[Path]:
-    """A folder of a cache to write into; where another process has made it meanwhile, that one stays."""
+    """Yield a folder of a cache to write into; if another process has made it meanwhile, that one stays."""
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path.parent)
-    with _temporary(path.parent, is_folder=True) as beside:
-        yield beside
-        _set_modes(beside)
+    with _temporary(path.parent, is_folder=True) as temporary:
+        yield temporary
+        _set_modes(temporary)
         try:
-            beside.rename(path)
+            temporary.rename(path)
         except OSError:  # another process was first
             if not path.exists():
                 raise
 
 
 def remove_own(folder: Path, kind: FolderKind) -> None:
-    """Remove from a folder what lineas wrote there, and the folder itself where nothing else is in it."""
+    """Remove the files of lineas from a folder, and the folder if it is empty then."""
     for name in own_files(folder, kind):
         (folder / name).unlink(missing_ok=True)
     _remove_empty(folder)
@@ -151,9 +145,11 @@ def remove_own(folder: Path, kind: FolderKind) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int | None]:
-    """Hold a folder until the end of the block or of the process, where the system has locks; nothing is written.
+    """Hold a folder until the end of the block or of the process; nothing is written.
 
-    Gives the open file that holds it: a process that has a copy of it holds the folder too. None without locks.
+    Yields:
+        the open file that holds it (a process with a copy of it holds the folder too), or None on a system without
+        locks.
     """
     if fcntl is None:
         yield None
@@ -177,10 +173,10 @@ def locked(folder: Path) -> Iterator[int | None]:
 
 
 def _replace(path: Path, new: Path, kind: FolderKind, names: frozenset[str]) -> None:
-    """Put a new folder where one of its kind is; files of others go along."""
+    """Replace a folder by a new one of its kind, which gets the files of others too."""
 
     def prepare(place: Path) -> tuple[frozenset[str], bool]:
-        """Return lineas' own files there, and whether the new folder has those of others as well by now."""
+        """Return the files of lineas in the old folder, and whether the new folder has the files of others now."""
         own = own_files(place, kind, path)
         others = [name for name in files_in(place) if name not in own]
         within = {above.as_posix() for name in names for above in Path(name).parents}
@@ -199,9 +195,9 @@ def _replace(path: Path, new: Path, kind: FolderKind, names: frozenset[str]) -> 
 
 @contextmanager
 def _alone_with(path: Path) -> Iterator[None]:
-    """Hold the folder at a path, which no other process replaces or clears up until the end of the block.
+    """Hold the folder at a path, so that no other process replaces it or removes it until the end of the block.
 
-    A process that replaced it holds it until it has cleared up the older one, so processes take turns.
+    A process holds its new folder until it has removed the old one, so processes take turns.
     """
     if fcntl is None:
         yield
@@ -219,7 +215,7 @@ def _alone_with(path: Path) -> Iterator[None]:
 
 
 def _exchanged(path: Path, new: Path) -> bool:
-    """Let a folder and its successor change places; False, and nothing done, where the file system has no such step."""
+    """Swap a folder and its successor; return False if the file system cannot do it."""
     mode = stat.S_IMODE(path.stat().st_mode)
     new.chmod(mode)
     try:
@@ -233,7 +229,7 @@ def _exchanged(path: Path, new: Path) -> bool:
 
 
 def _moved(new: Path, path: Path) -> bool:
-    """Put a new folder where nothing is; False where there is something by now."""
+    """Rename a new folder; return False if something has that name by now."""
     try:
         new.rename(path)
     except OSError:
@@ -244,7 +240,7 @@ def _moved(new: Path, path: Path) -> bool:
 
 
 def _replace_files(path: Path, new: Path, kind: FolderKind, own: frozenset[str], names: frozenset[str]) -> None:
-    """Replace the files of a folder one by one, the one that makes it one of its kind last."""
+    """Replace the files of a folder one by one, the one that identifies the kind last."""
     old, made = ((read_mark(folder) or {}).get("files", {}) for folder in (path, new))
     either = {name: [facts[name] for facts in (old, made) if name in facts] for name in {**old, **made}}
     order = sorted(names - {MARK}, key=lambda name: (name == kind.last, name))
@@ -259,9 +255,9 @@ def _replace_files(path: Path, new: Path, kind: FolderKind, own: frozenset[str],
 
 
 def _link_others(path: Path, new: Path, others: list[str]) -> bool:
-    """Give a new folder the files of others that lie in the old one, as further names of the same files.
+    """Give a new folder hard links to the files of others in the old one.
 
-    False where the file system has no hard links, or something there can have none; then it has none of them.
+    Return False, without any links, if the file system or a file allows none.
     """
     for folder in sorted(p for p in path.rglob("*") if p.is_dir() and not p.is_symlink()):
         made = new / folder.relative_to(path)
@@ -281,7 +277,7 @@ def _link_others(path: Path, new: Path, others: list[str]) -> bool:
 
 
 def _clear_old(old: Path, path: Path, own: frozenset[str]) -> None:
-    """Remove the folder that was exchanged; what somebody has put there meanwhile goes to the new one."""
+    """Remove the old folder; files that somebody has put there meanwhile move to the new one."""
     for name in sorted(files_in(old), key=MARK.__eq__):  # the mark last: a folder without it would be removed whole
         file, there = old / name, path / name
         if name in own or (os.path.lexists(there) and os.path.samestat(file.lstat(), there.lstat())):
@@ -293,7 +289,7 @@ def _clear_old(old: Path, path: Path, own: frozenset[str]) -> None:
 
 
 def _remove_empty(folder: Path) -> None:
-    """Remove a folder and those in it, as far as they are empty."""
+    """Remove the empty folders in a folder, and the folder itself if it is empty then."""
     for inner in sorted((p for p in folder.rglob("*") if p.is_dir() and not p.is_symlink()), reverse=True):
         with suppress(OSError):
             inner.rmdir()
@@ -303,11 +299,11 @@ def _remove_empty(folder: Path) -> None:
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
-"""Errors of `_exchange` where the system, the file system or a sandbox has no such step."""
+"""Errors of `_exchange` if the system, the file system or a sandbox does not support it."""
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Let two folders change places in one step (renameat2 of Linux)."""
+    """Swap two folders in one step (renameat2 of Linux)."""
     if not sys.platform.startswith("linux"):
         raise OSError(errno.ENOSYS, "no exchange of folders here")
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
@@ -323,47 +319,47 @@ def _exchange(one: Path, other: Path) -> None:
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """A folder within another to write into, gone at the end of the block with what is still in it."""
+    """Yield a temporary folder within another, which is removed at the end of the block."""
     with _temporary(folder, is_folder=True) as scratch:
         yield scratch
 
 
 @contextmanager
 def _temporary(folder: Path, is_folder: bool) -> Iterator[Path]:
-    """A new file or folder of a short name of its own, locked until the block ends; gone unless it was renamed."""
-    beside, lock = _begun(folder, is_folder)
+    """Yield a new file or folder with a temporary name, locked until the block ends; removed unless it was renamed."""
+    temporary, lock = _begun(folder, is_folder)
     try:
-        yield beside
+        yield temporary
     finally:
-        with suppress(FileNotFoundError):  # what was exchanged nobody holds: another process may clear it up
-            _remove_temporary(beside)
+        with suppress(FileNotFoundError):  # the old folder of a swap is not locked: another process may remove it
+            _remove_temporary(temporary)
         if lock is not None:
             os.close(lock)
 
 
 def _begun(folder: Path, is_folder: bool) -> tuple[Path, int | None]:
-    """Make a temporary file or folder and lock it; where another process has cleared it away in between, anew."""
+    """Make a temporary file or folder and lock it; try again if another process has removed it in between."""
     while True:
         if is_folder:
-            beside = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
+            temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
         else:
             with tempfile.NamedTemporaryFile(prefix=TEMPORARY, dir=folder, delete=False) as file:
-                beside = Path(file.name)
+                temporary = Path(file.name)
         if fcntl is None:
-            return beside, None
+            return temporary, None
         try:
-            lock = os.open(beside, os.O_RDONLY)
+            lock = os.open(temporary, os.O_RDONLY)
         except FileNotFoundError:
             continue
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if beside.exists():
-            return beside, lock
+        if temporary.exists():
+            return temporary, lock
         os.close(lock)
 
 
 def _clear_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left beside their places: temporary names that nobody holds any more."""
+    """Remove the temporary files and folders of killed processes, which nobody holds any more."""
     if fcntl is None:
         return
     for left in folder.glob(f"{TEMPORARY}*"):
@@ -376,21 +372,21 @@ def _clear_leftovers(folder: Path) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove_temporary(left)
-        except OSError:  # somebody is at work there
+        except OSError:  # another process holds it
             pass
         finally:
             os.close(lock)
 
 
 def _remove_temporary(left: Path) -> None:
-    """Remove a temporary file or folder; of a folder that was exchanged, whatever lineas did not write stays."""
+    """Remove a temporary file or folder; in the old folder of a swap, files that lineas did not write stay."""
     if not left.exists():
         return
     if not left.is_dir():
         left.unlink(missing_ok=True)
         return
     marked = read_mark(left)
-    if marked is None:  # it was never whole, so nothing in it is anybody's but lineas'
+    if marked is None:  # it was never complete, so all in it is of lineas
         shutil.rmtree(left, ignore_errors=True)
     else:
         for name in sorted(files_in(left), key=MARK.__eq__):
@@ -402,7 +398,7 @@ def _remove_temporary(left: Path) -> None:
 
 
 def _set_modes(folder: Path) -> None:
-    """Give a folder and all in it the modes that the user's umask asks for."""
+    """Set the modes of a folder and all in it to those of the user's umask."""
     umask = _umask()
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
@@ -420,7 +416,7 @@ def _umask() -> int:
 
 
 def _of_place(error: OSError, named: Path) -> OSError:
-    """The same error with the user's name in place of a temporary one."""
+    """Return an error with the user's name instead of a temporary one."""
     if TEMPORARY not in str(error.filename or ""):
         return error
     return OSError(error.errno or 0, error.strerror or str(error), str(named))
