@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from console import LEARN, SOURCE, TARGET, check_refused, run
@@ -66,12 +67,13 @@ def jobs(
     strengths: tuple[float, ...] = (1.0,),
 ) -> list[Job]:  # fmt: skip
     plan = Plan(SOURCE.splitlines(), TARGET.splitlines(), {"toxic": judge}, sampling={"max_new_tokens": 4})
-    sides = (SOURCE.splitlines(), TARGET.splitlines())
-    rest = {"plan": plan, "refit": refit, "strengths": strengths, "dtype": "float32"}
+    rest: dict[str, Any] = {"refit": refit, "strengths": strengths, "dtype": "float32", "gammas": GAMMAS}
+    rest |= {"source": SOURCE.splitlines(), "target": TARGET.splitlines()}
+    dense = LinEAS(steps=9)
     return [
-        Job(folder, "model", None, "untouched", (), (), 0, GAMMAS, plan, dtype="float32"),
-        *(Job(folder, "model", LinEAS(steps=9), "lineas", *sides, seed, GAMMAS, **rest) for seed in range(seeds)),
-        Job(folder, "model", LinAcT(), "lin-act", *sides, 0, GAMMAS, **rest),
+        Job(folder, "model", plan, dtype="float32"),
+        *(Job(folder, "model", plan, method=dense, name="lineas", seed=seed, **rest) for seed in range(seeds)),
+        Job(folder, "model", plan, method=LinAcT(), name="lin-act", **rest),
     ]
 
 
@@ -280,7 +282,7 @@ def test_processes_and_this_one_find_the_same(judged: Path) -> None:
 
 
 def test_a_process_that_fails_is_heard_of(judged: Path) -> None:
-    broken = Job(judged / "s", "nowhere", LinAcT(), "lin-act", ["a", "b"], ["c", "d"], 0, [], Plan())
+    broken = Job(judged / "s", "nowhere", Plan(), method=LinAcT(), name="lin-act", source=["a"], target=["b"])
     with pytest.raises(lineas.LineasError, match="no model could be loaded from 'nowhere'"):
         run_jobs([broken, broken], at_once=2)
 
@@ -301,7 +303,7 @@ def test_ray_goes_on_where_a_killed_worker_ended(judged: Path) -> None:
     try:
         these = jobs(judged / "ray", "judges_of_test:deadly", seeds=2)
         run_jobs(these, where="ray")
-        broken = Job(judged / "s", "nowhere", LinAcT(), "lin-act", ["a", "b"], ["c", "d"], 0, [], Plan())
+        broken = Job(judged / "s", "nowhere", Plan(), method=LinAcT(), name="lin-act", source=["a"], target=["b"])
         with pytest.raises(lineas.LineasError, match=r"^no model could be loaded from 'nowhere'"):
             run_jobs([broken], where="ray")
     finally:

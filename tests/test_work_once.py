@@ -71,6 +71,9 @@ def test_a_calibration_and_a_sweep_read_weights_once(counted: Callable[[Any, str
     found = lineas.calibrate(model, learned, plan, damage="ppl+1%", largest=2.0, cache=tmp_path / "parts")
     assert len(found.curve) > 3
     assert read[0] == 1
-    job = Job(tmp_path, None, lineas.LinEAS(steps=2), "lineas", SOURCE, TARGET, 0, (0.0, 1e-3), plan)
+    job = Job(
+        tmp_path, None, plan, method=lineas.LinEAS(steps=2), name="lineas", source=SOURCE, target=TARGET,
+        gammas=(0.0, 1e-3),
+    )  # fmt: skip
     assert run_job(job, model) == 2
     assert read[0] == 2

@@ -97,13 +97,14 @@ def plan(options: argparse.Namespace) -> list[tuple[Job, record.Part]]:
         "lin-act": lineas.LinAcT(),
     }
     folder = record.RUNS / "sparsity" / record.digest(asked(options))[:8]
-    jobs = [Job(folder, options.model, None, "untouched", (), (), 0, (), measures, dtype=options.dtype)]
+    jobs = [Job(folder, options.model, measures, dtype=options.dtype)]
     for draw in options.only or range(options.seeds):
         source, target = jigsaw("sparsity", draw, options.samples)
         jobs += [
             Job(
-                folder, options.model, recipe, name, source, target, draw, GAMMAS[name], measures,
-                refit=name == "lineas-neurons", options={} if name == "lin-act" else {"sites": UPPER_NORMS},
+                folder, options.model, measures, method=recipe, name=name, source=source, target=target, seed=draw,
+                gammas=GAMMAS[name], refit=name == "lineas-neurons",
+                options={} if name == "lin-act" else {"sites": UPPER_NORMS},
                 dtype=options.dtype, threads=1 if options.jobs > 1 else None,
             )
             for name, recipe in recipes.items()

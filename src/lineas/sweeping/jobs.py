@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -41,13 +41,13 @@ class Job:
     Args:
         folder: folder of the sweep, which all processes see.
         model: name that `lineas.load` knows; None for the default model.
-        method: method of learning; None for the untouched model.
+        plan: measurements at each point, with classifiers and judge by name.
+        method: method of learning; None (default) judges the untouched model.
         name: name of the method, as the user wrote it.
         source: source prompts of this draw.
         target: target prompts of this draw.
         seed: seed of the draw and of learning.
         gammas: weights of the penalty, which only LinEAS has.
-        plan: measurements at each point, with classifiers and judge by name.
         refit: whether each result with a penalty is learned again without it, on the same neurons.
         strengths: strengths at which each result is judged, each of them a point.
         options: further arguments of `lineas.learn`.
@@ -59,13 +59,14 @@ class Job:
 
     folder: Path
     model: str | None
-    method: Method | None
-    name: str
-    source: Sequence[str]
-    target: Sequence[str]
-    seed: int
-    gammas: Sequence[float]
     plan: Plan
+    _: KW_ONLY
+    method: Method | None = None
+    name: str = UNTOUCHED
+    source: Sequence[str] = ()
+    target: Sequence[str] = ()
+    seed: int = 0
+    gammas: Sequence[float] = ()
     refit: bool = False
     strengths: Sequence[float] = (1.0,)
     options: dict[str, Any] = field(default_factory=dict)
@@ -73,11 +74,6 @@ class Job:
     threads: int | None = None
     files: dict[str, str] = field(default_factory=dict)
     samples: int | None = None
-
-    @classmethod
-    def untouched(cls, folder: Path, model: str | None, gammas: Sequence[float], plan: Plan, dtype: str) -> Job:
-        """Return the job that judges the untouched model."""
-        return cls(folder, model, None, UNTOUCHED, (), (), 0, gammas, plan, dtype=dtype)
 
     @property
     def place(self) -> Path:

@@ -180,13 +180,14 @@ def sweep(
             name_of_model = str(Path(model).resolve()) if model is not None and Path(model).exists() else model
         learned = [
             Job(
-                place, name_of_model, recipe, name, *sides[seed], seed, gammas, plan, refit, strengths, options, dtype,
-                files=files, samples=samples,
+                place, name_of_model, plan, method=recipe, name=name, source=sides[seed][0], target=sides[seed][1],
+                seed=seed, gammas=gammas, refit=refit, strengths=strengths, options=options, dtype=dtype, files=files,
+                samples=samples,
             )
             for name, recipe in methods.items()
             for seed in range(draws)
         ]  # fmt: skip
-        jobs = [Job.untouched(place, name_of_model, gammas, plan, dtype), *learned]
+        jobs = [Job(place, name_of_model, plan, dtype=dtype), *learned]
         total = sum(job.count for job in jobs)
         try:
             run_jobs(jobs, processes, where, (lambda count: progress(count, total)) if progress else None, lock)
