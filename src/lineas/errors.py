@@ -49,6 +49,21 @@ def shown(value: object, most: int = LONGEST) -> str:
 
 
 @contextmanager
+def needing(sentence: str, extra: str) -> Iterator[None]:
+    """Turn a failed import within the block into an error that names the extra of lineas to install.
+
+    >>> with needing("plots need matplotlib", "plots"):
+    ...     raise ImportError
+    Traceback (most recent call last):
+    lineas.errors.LineasError: plots need matplotlib: pip install 'lineas[plots]'.
+    """
+    try:
+        yield
+    except ImportError:
+        raise LineasError(f"{sentence}: pip install 'lineas[{extra}]'.") from None
+
+
+@contextmanager
 def reading(failure: str, hint: str = "") -> Iterator[None]:
     """Turn whatever another library raises within the block into one sentence.
 

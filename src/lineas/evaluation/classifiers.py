@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lineas.checks import as_texts
-from lineas.errors import LineasError, reading
+from lineas.errors import LineasError, needing, reading
 from lineas.evaluation.result_cache import content_of
 from lineas.measures import measure
 from lineas.models.loader_report import load_weights
@@ -111,13 +111,11 @@ def fitted(concept: Sequence[str], other: Sequence[str], seed: int = 0) -> tuple
     for side, texts in (("concept", concept), ("other", other)):
         if len(texts) < 5:
             raise LineasError(f"fitting a classifier needs at least 5 texts a side, the {side} side has {len(texts)}.")
-    try:
+    with needing("fitting a classifier needs scikit-learn", "evaluate"):
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import StratifiedKFold, cross_val_score
         from sklearn.pipeline import make_pipeline, make_union
-    except ImportError:
-        raise LineasError("fitting a classifier needs scikit-learn: pip install 'lineas[evaluate]'.") from None
     texts, labels = [*concept, *other], [1] * len(concept) + [0] * len(other)
     words = TfidfVectorizer(sublinear_tf=True)
     pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
@@ -145,10 +143,8 @@ def fitted(concept: Sequence[str], other: Sequence[str], seed: int = 0) -> tuple
 
 
 def _profanity() -> Classifier:
-    try:
+    with needing("measuring rudeness needs a classifier", "evaluate"):
         from profanity_check import predict_prob
-    except ImportError:
-        raise LineasError("measuring rudeness needs a classifier: pip install 'lineas[evaluate]'.") from None
 
     def probabilities(texts: Sequence[str]) -> list[float]:
         return [float(p) for p in predict_prob(list(texts))] if texts else []

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, needing
 from lineas.files.ownership import written_by
 from lineas.files.writing import new_file
 from lineas.intervention.intervention import Intervention
@@ -82,10 +82,8 @@ class ControlVector:
         Raises:
             LineasError: when the package gguf is not installed.
         """
-        try:
+        with needing("writing a GGUF needs the package gguf", "embedded"):
             from gguf import GGUFWriter
-        except ImportError:
-            raise LineasError("writing a GGUF needs the package gguf; pip install 'lineas[embedded]'.") from None
         with new_file(path) as beside:
             writer: Any = GGUFWriter(beside, "controlvector")
             writer.add_string("controlvector.model_hint", re.sub(r"For\w+|LMHeadModel", "", architecture).lower())

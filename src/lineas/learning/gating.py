@@ -9,7 +9,7 @@ from statistics import mean
 import torch
 
 from lineas.checks import COUNT, SEED, TOKENS, as_texts
-from lineas.errors import DESTROYED, LineasError
+from lineas.errors import DESTROYED, LineasError, needing
 from lineas.intervention.gate import Gate
 from lineas.intervention.intervention import Intervention
 from lineas.learning.capture import SOME_TOKENS, Model, capture_part, stacked, warn_if_cut
@@ -69,11 +69,9 @@ def gate(
         LineasError: when scikit-learn is not installed, a side is empty, all tokens of a site are alike, or the
             intervention changes nothing or does not fit the model.
     """
-    try:
+    with needing("gates need scikit-learn", "evaluate"):
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import roc_auc_score
-    except ImportError:
-        raise LineasError("gates need scikit-learn: pip install 'lineas[evaluate]'.") from None
     source, control = as_texts("the source", source), as_texts("the control", control)
     for side, prompts in (("source", source), ("control", control)):
         if not prompts:

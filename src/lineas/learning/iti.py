@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from lineas.checks import DEVIATIONS, check_settings, within
-from lineas.errors import LineasError
+from lineas.errors import LineasError, needing
 from lineas.intervention.maps import AffineMap
 from lineas.learning.capture import stacked
 from lineas.learning.method import ATTENTION_OUT, Fit, Task
@@ -51,10 +51,8 @@ def probe_map(source: torch.Tensor, target: torch.Tensor, alpha: float) -> Affin
         source: activations of the source, `[n, d]`.
         target: activations of the target, `[m, d]`.
     """
-    try:
+    with needing("ITI-c needs scikit-learn", "evaluate"):
         from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise LineasError("ITI-c needs scikit-learn: pip install 'lineas[evaluate]'.") from None
     samples = torch.cat([source, target]).double().cpu()
     if not bool(samples.isfinite().all()):
         raise LineasError("the activations that ITI-c compares are not all finite.")

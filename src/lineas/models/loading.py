@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from lineas.errors import LineasError, reading
+from lineas.errors import LineasError, needing, reading
 from lineas.models import default_model
 from lineas.models.image import SETTINGS, ImageModel
 from lineas.models.loader_report import holds_pickles, load_weights, no_pickles
@@ -170,10 +170,8 @@ def is_pipeline(where: str | Path, revision: str | None = None) -> bool:
 
 
 def _load_pipeline(where: str, name: str, weights_dtype: Any, device: str, options: dict[str, Any]) -> ImageModel:
-    try:
+    with needing(f"{where} draws images, which needs diffusers", "images"):
         from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-    except ImportError:
-        raise LineasError(f"{where} draws images, which needs diffusers: pip install 'lineas[images]'.") from None
     failure = f"no pipeline could be loaded from '{where}'"
     newer = tuple(map(int, version("diffusers").split(".")[:2])) >= (0, 42)
     with reading(failure):

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, needing
 from lineas.evaluation.results import Row
 from lineas.files.ownership import written_by
 from lineas.files.writing import new_file
@@ -95,10 +95,8 @@ def plot_learned(intervention: Intervention, rows: Sequence[Row], path: Path) ->
 
 def figure_of(panels: int) -> tuple[Any, Any]:
     """A figure and its axes, side by side."""
-    try:
+    with needing("plots need matplotlib", "plots"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise LineasError("plots need matplotlib: pip install 'lineas[plots]'.") from None
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for one in axes:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
-from lineas.errors import LineasError, first_line
+from lineas.errors import LineasError, first_line, needing
 from lineas.models import load
 from lineas.models.quiet import no_bars
 from lineas.printable import in_a_line
@@ -115,11 +115,9 @@ def _is_done(running: Any) -> bool:
 
 @contextmanager
 def _on_ray(jobs: Sequence[Job]) -> Iterator[Callable[[], bool]]:
-    try:
+    with needing("--where ray needs Ray", "ray"):
         import ray
         from ray.exceptions import RayError, RayTaskError
-    except ImportError:
-        raise LineasError("--where ray needs Ray: pip install 'lineas[ray]'.") from None
     started = not ray.is_initialized()
     left: list[Any] = []
 
