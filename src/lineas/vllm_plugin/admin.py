@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from argparse import Namespace
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from lineas.errors import LineasError, first_line, shown
@@ -21,8 +21,8 @@ from lineas.vllm_plugin.frontend import Loaded
 from lineas.vllm_plugin.settings import ADMIN_KEY
 
 PATH = "/lineas/interventions"
-ON_THE_WAY = 0.2
-"""Seconds within which a request that was checked before a removal reaches the engine."""
+PAUSE = 0.05
+"""Seconds between two looks at the running requests."""
 LONGEST = 16_384
 """Maximum number of bytes of a request's body."""
 
@@ -121,10 +121,8 @@ class Interventions:
         if removed is None:
             names = ", ".join(sorted(registry().loaded)) or "none"
             raise LineasError(f"there is no intervention {shown(name)} here. Loaded: {names}.")
-        await asyncio.sleep(ON_THE_WAY)
-        waiting = set(self._engine.output_processor.request_states)  # running, queued and preempted alike
-        while waiting & self._engine.output_processor.request_states.keys():
-            await asyncio.sleep(ON_THE_WAY)
+        await _gone(registry().arriving)  # checked before the removal, and not yet in the engine
+        await _gone(self._engine.output_processor.request_states)  # running, queued and preempted alike
         await self._engine.collective_rpc("lineas_clear", args=(removed.place,))
 
 
@@ -139,6 +137,13 @@ def read_post(body: bytes) -> tuple[str, str]:
     if "\0" in posted["folder"]:
         raise LineasError(f"no folder has the name {shown(posted['folder'])}.")
     return posted["name"], posted["folder"]
+
+
+async def _gone(requests: Collection[Any]) -> None:
+    """Wait until none of the present requests is left in a collection that changes meanwhile."""
+    present = set(requests)
+    while not present.isdisjoint(requests):
+        await asyncio.sleep(PAUSE)
 
 
 async def _body(request: Any) -> bytes:

@@ -48,6 +48,7 @@ class Registry:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.loaded = {name: Loaded.of(i, folder) for i, (name, folder) in enumerate(settings.folders.items())}
+        self.arriving: set[object] = set()  # calls that are adding a request to the engine
 
     def free_place(self, name: str) -> int:
         """Return a free place for a new intervention."""
@@ -110,6 +111,7 @@ def install(settings: Settings) -> Registry:
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels  # pyright: ignore[reportMissingImports]
     from vllm.entrypoints.serve.engine.serving import BaseServing  # pyright: ignore[reportMissingImports]
     from vllm.exceptions import VLLMValidationError  # pyright: ignore[reportMissingImports]
+    from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
     from vllm.v1.engine.input_processor import InputProcessor  # pyright: ignore[reportMissingImports]
 
     registry = Registry(settings)
@@ -130,6 +132,17 @@ def install(settings: Settings) -> Registry:
                 raise VLLMValidationError(str(error), parameter=ARGUMENT) from None
 
         return process_inputs
+
+    def counted(add: Callable[..., Any]) -> Callable[..., Any]:
+        async def add_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+            call = object()
+            registry.arriving.add(call)
+            try:
+                return await add(self, *args, **kwargs)
+            finally:
+                registry.arriving.discard(call)
+
+        return add_request
 
     def by_name(check: Callable[..., Any]) -> Callable[..., Any]:
         async def _check_model(self: Any, request: Any) -> Any:
@@ -154,6 +167,7 @@ def install(settings: Settings) -> Registry:
 
     wrap_method(InputProcessor, "__init__", checked)
     wrap_method(InputProcessor, "process_inputs", steered)
+    wrap_method(AsyncLLM, "add_request", counted)
     wrap_method(BaseServing, "_check_model", by_name)
     wrap_method(OpenAIServingModels, "show_available_models", with_steered)
     return registry
