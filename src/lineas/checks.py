@@ -1,4 +1,4 @@
-"""Numbers within bounds: one declaration of each, for the command line, Python, requests and the environment."""
+"""Bounds of numbers, declared once for the command line, Python, requests and the environment."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,1000}")
 
 @dataclass(frozen=True)
 class Bounds:
-    """The numbers that something may be.
+    """The numbers that a setting may have.
 
     Args:
-        least: the smallest one.
-        most: the largest one.
-        whole: whether they are whole numbers.
-        above: whether the smallest one itself, 0, is left out.
-        or_zero: whether 0 is allowed besides.
-        shown: the bounds in the place of a value in a help text, where they are no round numbers.
+        least: smallest number.
+        most: largest number.
+        whole: whether only whole numbers are allowed.
+        above: whether the smallest number itself is excluded.
+        or_zero: whether 0 is allowed too.
+        shown: text for the bounds in a help text; by default the numbers.
     """
 
     least: float
@@ -36,22 +36,22 @@ class Bounds:
     shown: str = ""
 
     def __str__(self) -> str:
-        """The bounds as a sentence says them."""
+        """Return the bounds for a sentence."""
         kind = "a whole number" if self.whole else "a number"
         begin = f"above {_written(self.least)}, at most" if self.above else f"from {_written(self.least)} to"
         return f"{'0 or ' * self.or_zero}{kind} {begin} {_written(self.most)}"
 
     @property
     def short(self) -> str:
-        """The bounds as a help text shows them in the place of a value."""
+        """The bounds for a help text."""
         least, most = (f"{bound:g}".replace("e+0", "e").replace("e-0", "e-") for bound in (self.least, self.most))
         return self.shown or f"{'0|' * self.or_zero}{'>' * self.above}{least}..{most}"
 
     def check(self, name: str, value: Any) -> Any:
-        """Return a number within the bounds: an int where they are whole, else a float."""
+        """Return a number within the bounds, as an int if they are whole, else as a float."""
         if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
             raise LineasError(f"{name} must be {self}, not {shown(value)}.")
-        number: Any = value  # of either kind, which a type checker cannot tell
+        number: Any = value  # a type checker knows neither kind
         value = int(number) if self.whole else _as_float(number)
         if self.or_zero and value == 0:
             return value
@@ -70,7 +70,7 @@ class Bounds:
         return value
 
     def read(self, name: str, text: str) -> Any:
-        """Return the number that a text says, in plain digits."""
+        """Return the number within the bounds that a text gives in plain digits."""
         try:
             value = whole(text) if self.whole else number(text)
         except ValueError:
@@ -79,7 +79,7 @@ class Bounds:
 
 
 def number(text: str) -> float:
-    """Return the number that a text says in ASCII digits, without the underscores that Python allows.
+    """Return the number that a text gives in ASCII digits, without the underscores that Python allows.
 
     >>> number("1e-3"), number(" -.5")
     (0.001, -0.5)
@@ -90,14 +90,14 @@ def number(text: str) -> float:
 
 
 def whole(text: str) -> int:
-    """Return the whole number that a text says in ASCII digits."""
+    """Return the whole number that a text gives in ASCII digits."""
     if not _WHOLE.fullmatch(text.strip(" ")):
         raise ValueError(f"{shortened(text)!r} is no whole number")
     return int(text)
 
 
 def as_seed(number: int) -> int:
-    """Return a number as a seed: itself, or, beyond the largest seed, counted on from 0.
+    """Return a number as a seed; beyond the largest seed, counting continues from 0.
 
     >>> as_seed(5), as_seed(-1), as_seed(2**64 + 1)
     (5, -1, 1)
@@ -106,21 +106,14 @@ def as_seed(number: int) -> int:
 
 
 def within(bounds: Bounds, option: str | None = None) -> dict[str, Any]:
-    """Return the metadata of a field whose numbers are bounded.
-
-    Args:
-        option: name on the command line where it is not the field's.
-    """
+    """Return the metadata of a field with bounds; `option` is its option on the command line if it has another name."""
     return {"bounds": bounds, "option": option}
 
 
 def check_settings(settings: Any) -> None:
-    """Hold the fields of a frozen dataclass against their bounds and choices, and keep numbers as plain ones.
+    """Check the fields of a frozen dataclass against their bounds (see `within`), bool or Literal.
 
-    A field whose type names None may be None.
-
-    Args:
-        settings: a dataclass whose fields have bounds (see `within`) or are declared as bool or Literal.
+    Numbers become int or float. A field whose type includes None may be None.
     """
     kinds = get_type_hints(type(settings))
     for one in fields(settings):
@@ -135,10 +128,7 @@ def check_settings(settings: Any) -> None:
 
 
 def as_texts(name: str, several: Any, kind: str = "prompts") -> list[str]:
-    """Return texts as a list, read once.
-
-    Args:
-        kind: what each is, for the sentence.
+    """Return texts as a list; `name` and `kind` are for the sentence of an error.
 
     >>> as_texts("the source", ["caf\\udce9"])
     Traceback (most recent call last):
@@ -147,10 +137,10 @@ def as_texts(name: str, several: Any, kind: str = "prompts") -> list[str]:
     if isinstance(several, (str, bytes)):
         raise LineasError(f"{name} must be a list of {kind}, not one string; write ['...'].")
     try:
-        found = list(several)
+        texts = list(several)
     except TypeError:
         raise LineasError(f"{name} must be a list of {kind}, not {kind_of(several)}.") from None
-    for i, text in enumerate(found):
+    for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise LineasError(f"{name} must be a list of {kind}, and number {i + 1} of it is {kind_of(text)}.")
         try:
@@ -158,26 +148,26 @@ def as_texts(name: str, several: Any, kind: str = "prompts") -> list[str]:
         except UnicodeEncodeError as error:
             where = f"character {error.start + 1} of {shown(text)}"
             raise LineasError(f"number {i + 1} of {name}: {where} is no UTF-8; mend or remove it.") from None
-    return found
+    return texts
 
 
 def flag(name: str, text: str) -> bool:
-    """Return what a variable of the environment says of a switch; unset or empty is off."""
-    said = text.strip().lower()
-    if said in ("1", "true", "yes", "on"):
+    """Return the value of a switch in the environment; an empty text is False."""
+    word = text.strip().lower()
+    if word in ("1", "true", "yes", "on"):
         return True
-    if said in ("", "0", "false", "no", "off"):
+    if word in ("", "0", "false", "no", "off"):
         return False
     raise LineasError(f"{name} is 1 (true, yes, on) or 0 (false, no, off), not {shown(text)}.")
 
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 MOST = 2**60
-"""Bytes that no machine has."""
+"""More bytes than any machine has."""
 
 
 def as_bytes(text: str | int) -> int:
-    """Return a size in bytes, as people write it.
+    """Return a number of bytes from a size such as "8GiB".
 
     >>> as_bytes("8GiB"), as_bytes("1.5 GB"), as_bytes(1024)
     (8589934592, 1500000000, 1024)
@@ -197,45 +187,45 @@ def _as_float(value: Any) -> float:
 
 
 def _written(value: float) -> str:
-    """A number in a sentence: whole ones in digits, unless there are many of them."""
+    """Return a number for a sentence, a whole one in digits unless it is long."""
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e16):
         return str(int(value))
     return f"{value:g}"
 
 
 FLAT = 10**9
-"""More of anything than fits anywhere: a number above it is a slip of the hand."""
+"""A larger number is a typing error."""
 COUNT = Bounds(1, FLAT, whole=True)
 PAIR = Bounds(2, FLAT, whole=True)
 SEED = Bounds(-(2**63), 2**64 - 1, whole=True, shown="-2^63..2^64-1")
-"""Seeds that torch's generators take."""
+"""The seeds of torch's generators."""
 STEPS = Bounds(1, 10**7, whole=True)
 SEEDS = Bounds(1, 10_000, whole=True)
 TOKENS = Bounds(1, 10**6, whole=True)
-"""Tokens of a prompt, or added to one."""
+"""Numbers of tokens of a prompt, or added to it."""
 TOGETHER = Bounds(1, 10**6, whole=True)
-"""Prompts that run at once; more than there are make no difference."""
+"""Numbers of prompts that run at once."""
 DENOISING_STEPS = Bounds(1, 1000, whole=True)
 """Noise schedules have a thousand steps."""
 SIDE = Bounds(8, 8192, whole=True)
-"""Pixels of a picture's side."""
+"""Numbers of pixels of a side."""
 PROCESSES = Bounds(1, 1024, whole=True)
 PLACES = Bounds(0, 1000, whole=True)
 PORT = Bounds(1, 65535, whole=True)
 SHOTS = Bounds(0, 1000, whole=True)
 SHOWN = Bounds(0, 10_000, whole=True)
 STRENGTH = Bounds(-3e38, 3e38, shown="NUMBER")
-"""Strengths that float32 holds; the model's predictions tell which of them destroy it."""
+"""The strengths that float32 can hold."""
 WEIGHT = Bounds(0, 1e9)
 """Weights of a penalty."""
 RATE = Bounds(0, 1e30, above=True)
 DEVIATIONS = Bounds(0, 1e6, above=True)
 GUIDANCE = Bounds(0, 1000)
 TEMPERATURE = Bounds(1e-6, 1e6, or_zero=True)
-"""Logits over a smaller one are no longer finite."""
+"""Logits divided by a smaller one are not finite."""
 PROBABILITY = Bounds(1e-6, 1)
 REPETITION = Bounds(1e-3, 1000)
 LOSS = Bounds(0, 1)
-"""A share that may be lost; 1 itself, all of it, is refused where it makes no sense."""
+"""The share that may be lost."""
 LARGEST = Bounds(0, 1e6, above=True)
-"""The largest of the strengths that are tried."""
+"""The largest strength to try."""

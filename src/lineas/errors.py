@@ -1,4 +1,4 @@
-"""LineasError: the one error type, a sentence for the user; and how others' errors become part of one."""
+"""LineasError: the only error type, one sentence for the user; errors of other libraries become part of it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from lineas.printable import LONGEST, shortened
 
 DESTROYED = "the model is destroyed: its predictions are not finite; a smaller strength may do."
-"""For texts and pictures of a network whose outputs are no numbers any more."""
+"""The error for a network whose outputs are not finite."""
 
 
 class LineasError(ValueError):
-    """What was given, what was expected, what to do, in one sentence."""
+    """An error in one sentence: what was given, what was expected, what to do."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error, without its full stop; its type's name where it says nothing.
+    """Return the first line of another library's error without its full stop; the name of its type if it is empty.
 
     >>> first_line(ValueError("no such key: 'a'.\\nIf you ...")), first_line(KeyError())
     ("no such key: 'a'", 'KeyError')
@@ -36,14 +36,14 @@ def kind_of(value: object) -> str:
 
 
 def shown(value: object, most: int = LONGEST) -> str:
-    """Return the beginning of a value as one writes it in Python; its type where that cannot be written.
+    """Return the beginning of a value as Python writes it, or its type if Python cannot write it.
 
     >>> shown("calm"), shown("x" * 10**7, 5), shown(10**5000)
     ("'calm'", "'xxxx...", 'an int')
     """
     try:
         text = repr(value[:most] if isinstance(value, (str, bytes)) else value)
-    except Exception:  # numbers of too many digits, and whatever a foreign class raises
+    except Exception:  # a number of too many digits, or an error of a foreign class
         return kind_of(value)
     return shortened(" ".join(text.split()), most)  # tensors are written over several lines
 
@@ -65,13 +65,13 @@ def needing(sentence: str, extra: str) -> Iterator[None]:
 
 @contextmanager
 def reading(failure: str, hint: str = "") -> Iterator[None]:
-    """Turn whatever another library raises within the block into one sentence.
+    """Turn an error of another library within the block into one sentence.
 
-    The block holds the library's call alone, so that a fault of ours is not taken for one of a file's.
+    The block should hold only the library's call, so that a bug of lineas is not reported as a bad file.
 
     Args:
-        failure: what could not be done, with the file or folder, such as "no model could be loaded from 'm'".
-        hint: what to do about it, a sentence; "" for none.
+        failure: beginning of the sentence, such as "no model could be loaded from 'm'".
+        hint: sentence on what to do; "" for none.
 
     >>> with reading("no number could be read from 'n'", "Write digits."):
     ...     float("one")
@@ -86,6 +86,6 @@ def reading(failure: str, hint: str = "") -> Iterator[None]:
         speaks = isinstance(error, (OSError, ValueError, RuntimeError)) or not str(error).strip()
         kind = "" if speaks else f"{type(error).__name__}: "
         lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [first_line(error)]
-        told = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-        reason = told.split(". ")[0].rstrip(".:")[:300]
+        line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        reason = line.split(". ")[0].rstrip(".:")[:300]
         raise LineasError(f"{failure}: {kind}{reason}.{hint and f' {hint}'}") from error

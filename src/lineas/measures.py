@@ -1,4 +1,4 @@
-"""Measures: what each number of an evaluation means, how it is written, and which way is better."""
+"""Measures: the meaning of each number of an evaluation, its unit, and which way is better."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ Unit = Literal["share", "percent", "points", "number"]
 Role = Literal["effect", "damage", "variety"]
 Better = Literal["higher", "lower", "either"]
 SHARES = ("acc", "acc_norm", "exact_match", "em", "f1", "mcc")
-"""Metrics of lm-eval that are shares."""
+"""The metrics of lm-eval that are shares."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number that an evaluation gives.
+    """One number of an evaluation.
 
     Args:
         name: key in rows, in JSON and in goals.
         label: heading for people.
         unit: "share" for 0 to 1, which is written in percent; "percent" for 0 to 100; "points" for 0 to 100
             without a sign; "number" for everything else.
-        better: which way is better; "either" where the user decides.
-        role: "effect" for what an intervention should change, "damage" for what it should leave, "variety" for how
-            continuations look.
-        digits: digits after the decimal point.
+        better: direction that is better; "either" if the user decides.
+        role: "effect" if an intervention should change it, "damage" if not, "variety" for the form of continuations.
+        digits: number of digits after the decimal point.
         aliases: other names in goals and on the command line.
     """
 
@@ -38,12 +37,7 @@ class Measure:
     aliases: tuple[str, ...] = ()
 
     def text(self, value: float, spread: float | None = None, between: tuple[float, float] | None = None) -> str:
-        """Return a value as people read it.
-
-        Args:
-            value: as an evaluation gives it; a share from 0 to 1.
-            spread: standard deviation over seeds or draws, in the same unit.
-            between: both ends of its interval, in the same unit.
+        """Return a value with its unit, and the standard deviation and the interval, which are in the same unit.
 
         >>> measure("toxic").text(0.058), measure("clip_score").text(25.1), measure("ppl").text(20.04, 0.31)
         ('5.8 %', '25.1', '20.0 ± 0.3')
@@ -70,7 +64,7 @@ class Measure:
 
 
 LEARNED = ("support", "sites", "cost", "unmet", "seconds", "steps")
-"""Numbers that tell how an intervention was learned."""
+"""Numbers about learning."""
 BESIDE = ("strength", "seed", "gamma", *LEARNED)
 """Numbers beside measures in a row."""
 KNOWN = (
@@ -91,11 +85,11 @@ _BY_NAME = {name: one for one in KNOWN for name in (one.name, *one.aliases)}
 
 
 def measure(name: str, metric: str | None = None) -> Measure:
-    """Return a measure by its name or another name of it; of a name that is not known, a classifier's or a task's.
+    """Return the measure of a name: a known one, the column of a classifier, or a task of lm-eval.
 
     Args:
-        name: such as "perplexity", "ppl", "toxic", the column of a classifier, or a task of lm-eval.
-        metric: of a task: what lm-eval counts, such as "acc".
+        name: name or alias, such as "perplexity" or "ppl".
+        metric: metric of the task, such as "acc"; None for other measures.
 
     >>> measure("likeness").name, measure("polite").unit, measure("polite_score").unit, measure("mmlu", "acc").role
     ('img_score', 'share', 'number', 'damage')
@@ -108,7 +102,7 @@ def measure(name: str, metric: str | None = None) -> Measure:
 
 
 def first_of(role: Role, rows: Iterable[Mapping[str, Any]]) -> Measure | None:
-    """Return the measure of a role that matters most, of those that any row of values has: shares before scores.
+    """Return the most important measure of a role in rows of values: a share before a score.
 
     >>> first_of("effect", [{"perplexity": 20.0, "polite_score": 0.4, "polite": 0.5}]).name
     'polite'
@@ -120,9 +114,7 @@ def first_of(role: Role, rows: Iterable[Mapping[str, Any]]) -> Measure | None:
 
 
 def value_text(row: Mapping[str, Any], name: str) -> str:
-    """Return one number of a row of measurements as people read it, "" where it is missing.
-
-    What is no measure that is known, such as a task, has four digits.
+    """Return one number of a row with its unit, or "" if it is missing; an unknown measure has four digits.
 
     >>> row = {"strength": 0.5, "toxic": 0.058, "polite": 0.25, "polite_score": 0.3, "some_task": 25.125}
     >>> [value_text(row, name) for name in row]
@@ -136,7 +128,7 @@ def value_text(row: Mapping[str, Any], name: str) -> str:
 
 
 def _in_row(name: str, row: Mapping[str, Any]) -> Measure | None:
-    """Return the measure of this name in a row, None of other numbers: a classifier's share has its score beside it."""
+    """Return the measure of this name in a row, or None; the share of a classifier has its score beside it."""
     if name in BESIDE:
         return None
     is_known = name in _BY_NAME or name.endswith(("_score", "_share")) or f"{name}_score" in row

@@ -1,4 +1,4 @@
-"""Text from elsewhere, made fit for where it is shown: a terminal, a line, a Markdown page, JSON."""
+"""Foreign text, made safe for a terminal, a line, Markdown or JSON."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 LONGEST = 80
-"""Characters of a foreign text that a sentence repeats."""
+"""Maximum number of characters of a foreign text in a sentence."""
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
-"""C0 and C1 controls and DEL (which terminals obey), line separators, embeddings and isolates of the text's direction,
-halves of characters (which cannot be encoded); the tab and the line feed are not among them."""
+"""C0 and C1 controls and DEL (which terminals obey), line separators, changes of the text's direction, and halves of
+characters (which cannot be encoded), without the tab and the line feed."""
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~]|(?<![^\W_])_|_(?![^\W_])")
-"""Characters that Markdown reads as more than themselves; an underscore within a word is none."""
+"""Characters with a meaning in Markdown; an underscore within a word has none."""
 
 
 def printable(text: str) -> str:
-    r"""Return a text whose control characters are shown; its lines and tabs stay.
+    r"""Return a text with its control characters made visible; line feeds and tabs stay.
 
     >>> printable("a\x1b[2Jb\u202ec")
     'a\\x1b[2Jb\\u202ec'
@@ -26,7 +26,7 @@ def printable(text: str) -> str:
 
 
 def in_a_line(text: str) -> str:
-    r"""Return the same in one line, with line feeds and tabs shown as well.
+    r"""Return a text in one line, with all control characters made visible.
 
     >>> in_a_line("a\nb\tc")
     'a\\nb\\tc'
@@ -35,7 +35,7 @@ def in_a_line(text: str) -> str:
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
-    """Return the beginning of a text, for a sentence that repeats it.
+    """Return the beginning of a text, for a sentence.
 
     >>> shortened("abcdef", 3)
     'abc...'
@@ -44,7 +44,7 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 def as_label(strength: float) -> str:
-    """Return a number as short as tells it from every other.
+    """Return the shortest text that identifies a number.
 
     >>> as_label(1.0), as_label(0.1234567), as_label(-0.0)
     ('1', '0.1234567', '0')
@@ -53,7 +53,7 @@ def as_label(strength: float) -> str:
 
 
 def in_markdown(text: str) -> str:
-    r"""Return a text as Markdown shows it, in a paragraph, a heading or a cell of a table.
+    r"""Return a text that Markdown shows as it is, in a paragraph, a heading or a cell of a table.
 
     >>> in_markdown("a|b <i> *c* toxic_score")
     'a\\|b \\<i\\> \\*c\\* toxic_score'
@@ -62,7 +62,7 @@ def in_markdown(text: str) -> str:
 
 
 def as_code(text: str) -> str:
-    """Return a text as a span of code in Markdown, fenced by more backticks than it has.
+    """Return a text as code in Markdown.
 
     >>> as_code("x"), as_code("a`b")
     ('`x`', '`` a`b ``')
@@ -76,11 +76,7 @@ def as_code(text: str) -> str:
 
 
 def front_matter(library: str, base_model: str | None, name: str = "", results: Sequence[Any] = ()) -> list[str]:
-    """Return the lines of YAML at the beginning of a model card.
-
-    Args:
-        base_model: hub id of the base model; None for none.
-        results: results as `huggingface_hub.EvalResult`.
+    """Return the lines of YAML at the beginning of a model card; the results are `huggingface_hub.EvalResult`.
 
     >>> front_matter("lineas", "me/a: b")[-2]
     "base_model: 'me/a: b'"
@@ -96,12 +92,12 @@ def front_matter(library: str, base_model: str | None, name: str = "", results: 
 
 
 def as_json(content: Any) -> str:
-    """Return JSON, indented and with its letters as they are, in which no control character is raw."""
+    """Return indented JSON with all letters as they are, but with escaped control characters."""
     return escaped(json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def escaped(json_text: str) -> str:
-    """Return a text of JSON with every control character in its strings escaped."""
+    """Return a JSON text with escaped control characters."""
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text)
 
 

@@ -21,7 +21,7 @@ HUB = "hf://datasets/"
 SHIPPED = "lineas:"
 DATA = Path(__file__).parent / "data"
 GIVEN = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
-"""Files that a shell hands over are read although they are no regular files; another pipe would never end."""
+"""Pipes of a shell that are read; another pipe might never end."""
 FILES = "txt, csv, tsv, jsonl, json or parquet"
 OTHERS = {
     **dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), "is a spreadsheet; save it as .csv"),
@@ -34,21 +34,20 @@ OTHERS = {
         "is no text; save its rows as .parquet or .jsonl",
     ),
 }
-"""Suffixes of files that are no lines of text, and what to do with them."""
+"""Suffixes of files of other kinds, and what to do with them."""
 
 
 def read_prompts(source: str | Path) -> list[str]:
-    """The prompts of `FILE[:column]`, in order; blank ones are left out.
+    """Return the prompts of `FILE[:column]` in order, without empty ones.
 
     Args:
-        source: a txt file (a prompt a line), or a csv, tsv, jsonl (ndjson), json (a list) or parquet file with a column
-            of text; a column of nested JSON is written with dots (`prompt.text`); without a column "text", or the only
-            one, is taken.
-            `hf://datasets/OWNER/NAME/FILE[:column]` is fetched from the hub, `lineas:polite/source` ships with lineas.
+        source: txt file (one prompt on each line), or csv, tsv, jsonl (ndjson), json (a list) or parquet file with a
+            column of text. A column of nested JSON is written with dots (`prompt.text`). The default column is "text",
+            or the only one. `hf://datasets/OWNER/NAME/FILE[:column]` is downloaded from the hub, and
+            `lineas:polite/source` ships with lineas.
 
     Raises:
-        LineasError: when the file is missing, empty, not UTF-8, of another kind or not what its suffix says, or has no
-            such column.
+        LineasError: when the file is missing, empty, not UTF-8, of another kind than its suffix, or has no such column.
     """
     path, column = _located(str(source))
     suffix = path.suffix.lower()
@@ -69,17 +68,17 @@ def read_prompts(source: str | Path) -> list[str]:
         raise LineasError(f"{path} is read as plain text and has no columns; leave out ':{column}'.")
     else:
         prompts = _text(path).split("\n")
-    kept = [prompt.strip() for prompt in prompts if prompt.strip()]
-    if not kept:
+    prompts = [prompt.strip() for prompt in prompts if prompt.strip()]
+    if not prompts:
         raise LineasError(f"{path} holds no prompts; put one on each line.")
-    for prompt in kept:
+    for prompt in prompts:
         if any("\ud800" <= character <= "\udfff" for character in prompt):
             raise LineasError(f"{path} holds half of a character (a lone surrogate) in {prompt[:40]!a}; mend it.")
-    return kept
+    return prompts
 
 
 def draw(prompts: Sequence[str], count: int | None, seed: int) -> list[str]:
-    """`count` of the prompts at random without repetition, the same for the same seed; None takes all in order.
+    """Return `count` random prompts without repetition, the same for the same seed; None for all, in order.
 
     >>> draw(["a", "b", "c"], 2, seed=0) == draw(["a", "b", "c"], 2, seed=0)
     True
@@ -95,12 +94,12 @@ def draw(prompts: Sequence[str], count: int | None, seed: int) -> list[str]:
 
 
 def described(prompts: Sequence[str]) -> dict[str, Any]:
-    """What is recorded of prompts instead of themselves: how many, and the sha256 of their lines."""
+    """Return the facts to record about prompts: their number, and the sha256 of their lines."""
     return {"count": len(prompts), "sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest()}
 
 
 def _located(source: str) -> tuple[Path, str | None]:
-    """The file on disk and the column, of `FILE[:column]`."""
+    """Return the file on disk and the column of `FILE[:column]`."""
     if source.startswith(SHIPPED):
         path = DATA / f"{source.removeprefix(SHIPPED)}.txt"
         if not path.is_file():
@@ -124,7 +123,7 @@ def _located(source: str) -> tuple[Path, str | None]:
 
 
 def _kind(path: Path) -> int | None:
-    """Return what is at a place, as `stat` says it; None where nothing is, and where nothing can be."""
+    """Return the mode of a file or folder; None if there is none."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:
@@ -148,7 +147,7 @@ def _from_hub(address: str) -> Path:
 
 
 def _text(path: Path, newline: str | None = None) -> str:
-    """A file's text; its ends of lines as they are for newline="", else each as a line feed."""
+    """Return the text of a file; `newline=""` leaves the ends of lines as they are."""
     try:
         with path.open(encoding="utf-8-sig", newline=newline) as file:
             return file.read()
@@ -159,7 +158,7 @@ def _text(path: Path, newline: str | None = None) -> str:
 
 
 def _csv(path: Path) -> list[Any]:
-    """The rows of a table, each with exactly the fields that the first line names."""
+    """Return the rows of a table; each must have the fields that the first line names."""
     name, delimiter = ("tsv", "\t") if path.suffix.lower() == ".tsv" else ("csv", ",")
     text = _text(path, newline="")
     rows = list(_table_rows(path, name, text, delimiter))
@@ -179,10 +178,10 @@ def _csv(path: Path) -> list[Any]:
 
 
 def _table_rows(path: Path, name: str, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not empty, each with the number of its last line."""
+    """Yield the rows that are not empty, each with the number of its last line."""
     longest = csv.field_size_limit()
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    csv.field_size_limit(max(longest, len(text) + 1))  # of the whole process; a long text is no mistake
+    csv.field_size_limit(max(longest, len(text) + 1))  # this limit is the process's; a long text is no mistake
     try:
         for row in reader:
             if row:
@@ -233,7 +232,7 @@ def _jsonl(path: Path) -> list[Any]:
 
 
 def _json(path: Path) -> list[Any]:
-    """A list in one piece, or, as many call their files so, one object a line."""
+    """Return a list, or the objects of a file that has one on each line, as many json files do."""
     try:
         whole = _parsed(_text(path))
     except json.JSONDecodeError:
@@ -244,7 +243,6 @@ def _json(path: Path) -> list[Any]:
 
 
 def _parsed(text: str) -> Any:
-    """A value of JSON as the standard has it."""
     try:
         return json.loads(text, parse_constant=_no_constant, parse_int=_whole, object_pairs_hook=_once)
     except RecursionError:
@@ -263,13 +261,12 @@ def _whole(digits: str) -> int:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys come once each."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {shortened(twice)!r} comes twice in one object")
-    return found
+    return members
 
 
 def _parquet(path: Path) -> list[Any]:
@@ -318,5 +315,5 @@ def _column(path: Path, rows: list[Any], column: str | None) -> list[str]:
 
 
 def _names(row: dict[str, Any]) -> str:
-    """The columns of a row, so far as a sentence holds them."""
+    """Return the columns of a row, for a sentence."""
     return shortened(", ".join(row), 400) or "none"
