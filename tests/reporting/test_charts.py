@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from lineas import AffineMap, Intervention
 from lineas.evaluation.results import Evaluation, Row
-from lineas.reporting import Content, charts, page
+from lineas.reporting import Content, charts, colours, page
 from lineas.reporting.plots import plot_effect_and_damage
 from lineas.reporting.tables import markdown, saturated
 from lineas.reporting.texts import Box, free_boxes, overlap
@@ -120,8 +120,8 @@ def test_colours_stand_out_from_the_paper_and_marks_from_each_other() -> None:
     made = page(content(curve((0, 0.1, 20), (1, 0.5, 21)), *"abcdef"))
     light, dark = re.findall(r"--paper: (#\w+)", made)
     light = light if len(light) == 7 else "#" + "".join(2 * c for c in light[1:])
-    assert all(contrast(colour, light) >= 3 for colour in charts.COLOURS)  # WCAG 1.4.11
-    assert all(contrast(colour, dark) >= 3 for colour in charts.DARK)
+    assert all(contrast(colour, light) >= 3 for colour in colours.CURVES)  # WCAG 1.4.11
+    assert all(contrast(colour, dark) >= 3 for colour in colours.CURVES_IN_THE_DARK)
     assert len(set(charts.SHAPES)) == len(charts.SHAPES) > 3
     key = re.findall(r'class="key"><svg[^>]*><path d="([^"]*)" class="mark (c\d)"', str(charts.legend("abcdef")))
     assert len(set(key)) == 6

@@ -1,4 +1,4 @@
-"""Curves as inline SVG; their colours come from the page, so that they read in light and in dark."""
+"""Curves as inline SVG; the page colours them by their CSS classes, for light and dark."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from markupsafe import Markup
 from markupsafe import escape as escaped
 
 from lineas.printable import in_a_line
+from lineas.reporting.colours import CURVES
 from lineas.reporting.texts import Place, free_boxes
 
 WIDTH, HEIGHT, RIGHT, TOP, BOTTOM = 340, 220, 26, 12, 26
 FONT, LETTER = 13, 0.65 * 13
-"""Height and width of a letter in units of the drawing, rather too wide than too narrow."""
-COLOURS = ("#0068a8", "#c24e00", "#00785a", "#a8488f", "#856600", "#4a5568")
-DARK = ("#56b4e9", "#f4935a", "#3cc9a0", "#e59aca", "#e3bd2f", "#b9c2cf")
-"""The same on black; both after Okabe and Ito, for readers who see red and green alike."""
+"""Height and largest width of a letter, in units of the drawing."""
 SHAPES = ("M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-4-4h8v8h-8z", "M0-5L5 4h-10z", "M0-5L5 0 0 5-5 0z")
-"""Marks of the points, which tell curves apart without colour: a circle, a square, a triangle and a diamond."""
+"""Marks of the points, which distinguish curves without colour: a circle, a square, a triangle and a diamond."""
 MOST = 30
-"""Marks on a curve."""
+"""Maximum number of marks on a curve."""
 RIM = 0.04
-"""Room beyond the lowest and the highest number, in parts of what lies between."""
+"""Space beyond the lowest and the highest number, as a share of their difference."""
 
 
 class _Point(NamedTuple):
@@ -43,16 +41,16 @@ def lines(
     spans: Iterable[tuple[float, float] | None] = repeat(None),
     hint: str = "",
 ) -> Markup:
-    """A figure of curves with points.
+    """Return a figure of curves with points.
 
     Args:
-        series: by label, points (x, y); those that are not finite are left out. The order decides the colours.
-        zero: whether the side begins at 0.
-        notes: texts beside the points, one each, in the order of all points; left out where there is no room.
-        spans: intervals of y around the points, one each, in the order of all points; None where there is none.
+        series: points (x, y) by label, without those that are not finite; the order determines the colours.
+        zero: whether the axis of y begins at 0.
+        notes: text for each of all points in order; left out if there is no space.
+        spans: interval of y for each of all points in order; None for none.
     """
-    beside = zip(notes, spans)
-    curves = [[_Point(*p, *more) for p, more in zip(ps, beside) if _finite(p)] for ps in series.values()]
+    more = zip(notes, spans)
+    curves = [[_Point(*p, *own) for p, own in zip(ps, more) if _finite(p)] for ps in series.values()]
     points = [p for curve in curves for p in curve]
     if not points:
         return Markup()
@@ -83,14 +81,14 @@ def lines(
 
 
 def legend(labels: Iterable[str]) -> Markup:
-    """The mark of each curve, in the order of `lines`; nothing for one curve alone."""
+    """Return the mark of each curve, in the order of `lines`; nothing for a single curve."""
     sign = '<span class="key"><svg viewBox="-6 -6 12 12" aria-hidden="true"><path {}/></svg>{}</span>'
     keys = [sign.format(_mark(i), escape(label)) for i, label in enumerate(labels)]
     return Markup(f'<div class="legend">{"".join(keys)}</div>' if len(keys) > 1 else "")
 
 
 def escape(text: str) -> str:
-    """Return a text as SVG and HTML show it, its control characters visible."""
+    """Return a text for SVG and HTML, with its control characters made visible."""
     return str(escaped(in_a_line(text)))
 
 
@@ -99,7 +97,7 @@ def _finite(numbers: Iterable[float]) -> bool:
 
 
 def _axis(values: Sequence[float], begin: float, end: float, zero: bool = False) -> tuple[list[float], Callable]:
-    """Return the ticks of an axis, and the function from a number to its place."""
+    """Return the ticks of an axis, and the function from a number to its coordinate."""
     low, high = (min(0.0, *values), max(0.0, *values)) if zero else (min(values), max(values))
     rim = RIM * (high - low) or abs(high) or 1.0
     first, last = low - rim * (not zero or low < 0), high + rim
@@ -107,7 +105,7 @@ def _axis(values: Sequence[float], begin: float, end: float, zero: bool = False)
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """At most five round numbers from the lowest to the highest."""
+    """Return at most five round numbers from the lowest to the highest."""
     raw = (high - low) / 4
     if not 0 < raw < math.inf:
         return [low]
@@ -118,7 +116,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _label(tick: float) -> str:
-    return f"{tick:.10g}"  # ticks are round: these digits tell them apart and leave the error of floats out
+    return f"{tick:.10g}"  # ticks are round, so ten digits hide the errors of floats
 
 
 def _grid(left: float, across: list[float], along: Callable, up: list[float], rise: Callable) -> str:
@@ -136,7 +134,7 @@ def _path(places: Sequence[Place]) -> str:
 
 
 def _colour(i: int) -> str:
-    return f"c{i % len(COLOURS)}"
+    return f"c{i % len(CURVES)}"
 
 
 def _mark(i: int) -> str:

@@ -1,4 +1,4 @@
-"""The page: sections of what is known, in one file without anything from elsewhere, in light and in dark."""
+"""The HTML page: one self-contained file with a light and a dark theme."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lineas.intervention import model_card
 from lineas.intervention.intervention import Intervention
 from lineas.measures import Measure, first_of, measure, value_text
 from lineas.printable import as_label, printable
-from lineas.reporting import charts
+from lineas.reporting import charts, colours
 from lineas.reporting.neurons import Neuron, overlap, site_sizes
 from lineas.reporting.tables import saturated
 
@@ -60,7 +60,7 @@ def page(content: Content) -> str:
     return environment.get_template("report.html.jinja").render(
         written_by=written_by(),
         heads=[_head(name, one) for name, one in these.items()],
-        colours=zip(charts.COLOURS, charts.DARK),
+        colours=colours,
         learning=charts.lines({name: cost if len(cost) > 1 else [] for name, cost in costs.items()}, "step", "cost"),
         legend=charts.legend(order),
         judged=_judged({name: content.curves.get(name, ()) for name in order}),
@@ -75,33 +75,37 @@ def page(content: Content) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """Return what the template puts in, with control characters shown; it is escaped after this."""
+    """Return a value for the template with its control characters made visible; the template escapes it."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _head(name: str, intervention: Intervention) -> dict[str, str]:
-    """What is said first and last of an intervention."""
+    """Return the first sentences about an intervention, and how it was made."""
     facts, maps = intervention.facts, intervention.maps
     touched = sum(not m.is_identity() for m in maps.values())
     neurons = sum(int(m.support().sum()) for m in maps.values())
-    said = [
+    sentences = [
         f"{neurons} of {sum(m.width for m in maps.values())} neurons ({intervention.support():.2%}) at {touched} of "
         f"{len(maps)} sites are changed."
     ]
     if intervention.gates:
-        said.append(f"Gated at {len(intervention.gates)} sites: each token gets its own share of the change.")
+        sentences.append(f"Gated at {len(intervention.gates)} sites: each token gets its own share of the change.")
     if intervention.base:
-        said.append(f"Learned on {intervention.base.name} ({intervention.base.architecture}).")
+        sentences.append(f"Learned on {intervention.base.name} ({intervention.base.architecture}).")
     if "method" in facts:
-        said.append(f"{model_card.recipe(facts)}.")
+        sentences.append(f"{model_card.recipe(facts)}.")
     if "calibration" in facts:
-        said.append(f"Calibrated strength {facts['calibration']['strength']:.3g}.")
-    made = {key: value for key, value in facts.items() if key not in ("cost", "folds", "measurements")}
-    return {"name": name, "said": " ".join(said), "made": json.dumps(made, indent=1, ensure_ascii=False, default=str)}
+        sentences.append(f"Calibrated strength {facts['calibration']['strength']:.3g}.")
+    facts = {key: value for key, value in facts.items() if key not in ("cost", "folds", "measurements")}
+    return {
+        "name": name,
+        "said": " ".join(sentences),
+        "made": json.dumps(facts, indent=1, ensure_ascii=False, default=str),
+    }
 
 
 def _judged(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
-    """Effect against damage, both over the strength, and everything as a table."""
+    """Return the charts of effect and damage, and all measures as a table."""
     rows = [(name, row) for name, curve in curves.items() for row in curve]
     effect, damage = (first_of(role, (row for _, row in rows)) for role in ("effect", "damage"))
     if effect is None and damage is None:
@@ -138,7 +142,7 @@ def _judged(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
 
 
 def _where(content: Content) -> dict[str, Any]:
-    """Return a row for each site: name, and of each intervention the part of its largest size, size and neurons."""
+    """Return for each site its name, and for each intervention the relative size, the size and the neurons."""
     these = content.interventions
     sizes = {name: content.sizes.get(name) or site_sizes(one) for name, one in these.items()}
     sites = list(dict.fromkeys(site for one in these.values() for site in one.maps))
@@ -161,7 +165,7 @@ def _where(content: Content) -> dict[str, Any]:
 
 
 def _digits(number: float, start: float = 0) -> str:
-    """Return a number with three digits, or with as many more as tell it from where it starts, up to eight.
+    """Return a number with three digits, or with up to eight, until it differs from `start`.
 
     >>> _digits(0.000123456), _digits(1.234567, 1), _digits(1.000012, 1), _digits(1.0, 1)
     ('0.000123', '1.23', '1.00001', '1')

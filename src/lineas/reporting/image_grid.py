@@ -1,4 +1,4 @@
-"""Strips: pictures side by side, a row a prompt and a column a strength, with labels; and the same in motion."""
+"""Strips of pictures, one row for each prompt and one column for each strength, and animations of them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,22 @@ from lineas.files.strict_json import dumps
 from lineas.printable import in_a_line
 
 LEAST = 160
-"""Sides of a picture in a strip; smaller ones are enlarged."""
+"""Smallest side of a picture in a strip, in pixels; smaller pictures are enlarged."""
 MARGIN = 12
 TEXT = 15
-"""Height of the letters at least; in a wide strip they are larger."""
+"""Smallest height of the letters, in pixels; in a wide strip they are larger."""
 MILLISECONDS = 350
-"""That a frame of the animation stands."""
+"""Time of each frame of an animation."""
 INK, PAPER = (30, 30, 30), (255, 255, 255)
 
 
 def strip(rows: Sequence[Sequence[Any]], prompts: Sequence[str], columns: Sequence[str]) -> Any:
-    """One picture of many.
+    """Return one picture (PIL) of many.
 
     Args:
-        rows: by prompt, one picture a column, all of one size.
-        prompts: written above each row.
-        columns: written above the first row.
-
-    Returns:
-        a PIL image.
+        rows: pictures of one size, by prompt and column.
+        prompts: text above each row.
+        columns: text above each column.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -53,22 +50,14 @@ def strip(rows: Sequence[Sequence[Any]], prompts: Sequence[str], columns: Sequen
 
 
 def animate(rows: Sequence[Sequence[Any]], prompts: Sequence[str], columns: Sequence[str], path: Path) -> None:
-    """Write a GIF that goes through the columns and back; all prompts are side by side in each frame.
-
-    Args:
-        prompts: written above each.
-    """
+    """Write a GIF that goes through the columns and back; all prompts are side by side in each frame."""
     there = [strip([[row[j]] for row in rows], prompts, [label]) for j, label in enumerate(columns)]
     first, *others = [*there, *there[-2:0:-1]]
     first.save(path, format="GIF", save_all=True, append_images=others, duration=MILLISECONDS, loop=0)
 
 
 def png_text(facts: Mapping[str, Any]) -> Any:
-    """Return texts to save in a PNG: the facts as JSON under "lineas", and the prompt under "Description".
-
-    Args:
-        facts: facts of a picture; "prompt" is its prompt.
-    """
+    """Return texts to save in a PNG: the facts as JSON under "lineas", and their "prompt" under "Description"."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -79,7 +68,7 @@ def png_text(facts: Mapping[str, Any]) -> Any:
 
 
 def _enlarged(picture: Any) -> Any:
-    """A picture whose sides are whole multiples of its own, at least LEAST."""
+    """Return a picture enlarged by a whole factor, so that its sides are at least LEAST."""
     from PIL import Image
 
     times = max(1, -(-LEAST // min(picture.size)))
@@ -87,7 +76,6 @@ def _enlarged(picture: Any) -> Any:
 
 
 def _fitted(text: str, pen: Any, font: Any, width: int) -> str:
-    """A text cut to a width."""
     if pen.textlength(text, font) <= width:
         return text
     while text and pen.textlength(f"{text}...", font) > width:

@@ -1,4 +1,4 @@
-"""What a report says of interventions: supports, largest neurons and what moves them, overlaps."""
+"""The neurons of interventions: the largest ones, the prompts that excite them, and what interventions share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lineas.learning.capture import activations
 
 NONE: Mapping[str, torch.Tensor] = MappingProxyType({})
 LONG = 200
-"""Characters of a prompt that are shown beside a neuron."""
+"""Maximum number of characters of a prompt beside a neuron."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class Neuron:
     """One neuron of an intervention.
 
     Args:
-        site: its name.
-        index: among the site's neurons.
-        scale: of its map.
-        shift: of its map, in units of the activation.
-        change: how far the map moves it, mean over prompts, in standard deviations of the neuron; without prompts,
+        site: name of the site.
+        index: index among the site's neurons.
+        scale: scale of the map.
+        shift: shift of the map, in units of the activation.
+        change: mean distance over prompts that the map moves the neuron, in its standard deviations; without prompts,
             `|scale - 1| + |shift|`.
-        excited: the prompts at which it is furthest from its mean, with by how many standard deviations.
+        excited: prompts at which it is furthest from its mean, with the distance in standard deviations.
     """
 
     site: str
@@ -46,14 +46,9 @@ def activity(intervention: Intervention, model: Any, prompts: Sequence[str]) -> 
 
 
 def site_sizes(intervention: Intervention, active: Mapping[str, torch.Tensor] = NONE) -> dict[str, float]:
-    """Return how far the map of each site moves its neurons.
+    """Return the size of each site's change: its root mean square, relative to that of the prompts about their mean.
 
-    Args:
-        active: activations at each site, as `activity` returns them.
-
-    Returns:
-        by site, the root mean square of the move, where 1 is that of the prompts' distances from their mean; without
-        activations the mean of `|scale - 1| + |shift|` over neurons.
+    Without activations (see `activity`) it is the mean of `|scale - 1| + |shift|` over neurons.
     """
     sizes = {}
     for name, map_ in intervention.maps.items():
@@ -74,12 +69,8 @@ def largest_neurons(
     prompts: Sequence[str] = (),
     each: int = 3,
 ) -> list[Neuron]:
-    """Return the neurons that are changed most.
-
-    Args:
-        active: activations of the prompts at each site, as `activity` returns them, [n, d].
-    """
-    found: list[tuple[float, str, int]] = []
+    """Return the `count` most changed neurons; `active` are the activations of the prompts (see `activity`)."""
+    candidates: list[tuple[float, str, int]] = []
     levels: dict[str, torch.Tensor] = {}  # in deviations from the mean, [n, d]
     for name, map_ in intervention.maps.items():
         scale, shift = map_.scale.float().cpu(), map_.shift.float().cpu()
@@ -93,9 +84,9 @@ def largest_neurons(
             size = (scale - 1).abs().double() + shift.abs().double()
         size = torch.where(map_.support().cpu(), size, 0.0)
         top = size.topk(min(count, len(size)))
-        found += [(float(v), name, int(i)) for v, i in zip(top.values, top.indices) if v > 0]
+        candidates += [(float(v), name, int(i)) for v, i in zip(top.values, top.indices) if v > 0]
     neurons = []
-    for change, name, i in sorted(found, reverse=True)[:count]:
+    for change, name, i in sorted(candidates, reverse=True)[:count]:
         excited: list[tuple[str, float]] = []
         if name in levels:
             column = levels[name][:, i]
@@ -107,14 +98,13 @@ def largest_neurons(
 
 
 def _beginning(prompt: str) -> str:
-    """So much of a prompt as tells it from others."""
     return prompt if len(prompt) <= LONG else f"{prompt[:LONG].rstrip()}…"
 
 
 def overlap(one: Intervention, other: Intervention) -> float:
-    """Of the neurons that either touches, the share that both do (Jaccard index), 0 to 1.
+    """Return the share of neurons that both touch, among those that one of them touches (Jaccard index, 0 to 1).
 
-    Sites of the same name and different width, of networks of different size, share none.
+    Sites of the same name and different widths share none.
     """
     both = either = 0
     for name in {*one.maps, *other.maps}:

@@ -1,4 +1,4 @@
-"""Plots of evaluations: effect against damage, strength along the curve, and how an intervention was learned."""
+"""Plots of evaluations (effect against damage, by strength) and of learning."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from lineas.files.writing import new_file
 from lineas.intervention.intervention import Intervention
 from lineas.measures import measure
 from lineas.printable import as_label, in_a_line
-from lineas.reporting.charts import COLOURS
+from lineas.reporting.colours import CURVES, UNTOUCHED
 from lineas.reporting.neurons import site_sizes
 from lineas.reporting.texts import Place, free_boxes
 
 FAR_APART = 10
-"""Perplexities that differ by this factor are drawn on a logarithmic axis."""
+"""Ratio of perplexities from which the axis is logarithmic."""
 FONT = 12
-"""Points of the letters: 12 pixels where a page shows the picture 860 pixels wide."""
+"""Size of the letters in points; 12 pixels if a page shows the picture 860 pixels wide."""
 MARKERS = "osD^vP"
-"""Marks of the points, which tell curves apart without colour."""
+"""Marks of the points, which distinguish curves without colour."""
 
 
 def in_a_plot(text: str) -> str:
-    """Return a text as matplotlib draws it: in one line, without mathematics in it, and not hidden from the legend.
+    """Return a text for matplotlib: in one line, without mathematics, and visible in the legend.
 
     >>> in_a_plot("a$b"), in_a_plot("_hidden")
     ('a\\\\$b', ' _hidden')
@@ -38,7 +38,7 @@ def in_a_plot(text: str) -> str:
 
 
 def plot_effect_and_damage(rows: Sequence[Row], path: Path, effect: str = "toxic", damage: str = "perplexity") -> Path:
-    """One PNG: effect against damage, one curve a system with its strengths along it; then both over strength."""
+    """Write a PNG of effect against damage, a curve for each system, and of both over strength; return its path."""
     figure, (judged, effects, damages) = figure_of(3)
     whole = [row for row in rows if effect in row.values and damage in row.values]
     if not whole:
@@ -52,7 +52,7 @@ def plot_effect_and_damage(rows: Sequence[Row], path: Path, effect: str = "toxic
             curve = [untouched, *curve]
         strengths = [row.strength for row in curve]
         x, y = [wanted.on_axis(row.values[effect]) for row in curve], [row.values[damage] for row in curve]
-        style = {"color": "#888888", "marker": "o", "zorder": 5} if curve == [untouched] else {}
+        style = {"color": UNTOUCHED, "marker": "o", "zorder": 5} if curve == [untouched] else {}
         judged.plot(x, y, label=in_a_plot(name), clip_on=False, **style)
         for axis, one, values in ((effects, wanted, x), (damages, spared, y)):
             (line,) = axis.plot(strengths, values, **style)
@@ -74,13 +74,13 @@ def plot_effect_and_damage(rows: Sequence[Row], path: Path, effect: str = "toxic
 
 
 def plot_learned(intervention: Intervention, rows: Sequence[Row], path: Path) -> Path:
-    """One PNG of three panels: the cost while learning, where the change sits, effect against damage."""
+    """Write a PNG of the cost while learning, of where the change sits, and of effect against damage."""
     figure, (learning, where, judged) = figure_of(3)
     cost, maps = intervention.facts.get("cost", []), intervention.maps
     learning.plot(range(1, len(cost) + 1), cost, marker="")
     learning.set(title="Distance to the target", xlabel="step", ylabel="cost", ylim=(0, None))
     layers = [next((part for part in name.split(".") if part.isdigit()), str(i)) for i, name in enumerate(maps)]
-    where.bar(range(len(maps)), site_sizes(intervention).values(), color=COLOURS[0])
+    where.bar(range(len(maps)), site_sizes(intervention).values(), color=CURVES[0])
     where.set(title="Where the change sits", xlabel="layer", ylabel="mean of |scale - 1| + |shift|")
     every = max(1, -(-len(layers) // 6))
     where.set_xticks(range(0, len(layers), every), layers[::every])
@@ -94,21 +94,21 @@ def plot_learned(intervention: Intervention, rows: Sequence[Row], path: Path) ->
 
 
 def figure_of(panels: int) -> tuple[Any, Any]:
-    """A figure and its axes, side by side."""
+    """Return a figure and its axes, side by side."""
     with needing("plots need matplotlib", "plots"):
         from matplotlib.figure import Figure
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
-        one.set_prop_cycle(color=COLOURS, marker=[*MARKERS])
+        one.set_prop_cycle(color=CURVES, marker=[*MARKERS])
         one.tick_params(labelsize=FONT)
         one.locator_params(nbins=5)
     return figure, axes
 
 
 def annotate(axis: Any, curves: Sequence[Sequence[Place]], texts: Sequence[str]) -> None:
-    """Write texts beside the points of curves, one each, where there is room; to be called when all limits are set."""
+    """Write one text beside each point of curves, if there is space; call it when all limits are set."""
     _enlarge(axis.figure)
     axis.figure.draw_without_rendering()
     places = [[(float(a), float(b)) for a, b in axis.transData.transform(points)] for points in curves]
@@ -120,10 +120,10 @@ def annotate(axis: Any, curves: Sequence[Sequence[Place]], texts: Sequence[str])
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure as a PNG that is known to be lineas', whole or not at all."""
+    """Write a figure as a PNG with the signature of lineas."""
     _enlarge(figure)
-    with new_file(path) as beside:
-        figure.savefig(beside, dpi=figure.dpi, format="png", metadata={"Software": written_by()})
+    with new_file(path) as temporary:
+        figure.savefig(temporary, dpi=figure.dpi, format="png", metadata={"Software": written_by()})
 
 
 def _enlarge(figure: Any) -> None:

@@ -27,7 +27,6 @@ def texts_at(
     Args:
         intervention: intervention to apply; None for the untouched model.
         strengths: strengths, 0 for the untouched model.
-        other_model: apply it also to another model than it was learned on.
         sampling: arguments of `TextModel.generate`.
     """
     texts = {}
@@ -52,9 +51,7 @@ def pictures_at(
     Args:
         intervention: intervention to apply; None for the untouched model.
         strengths: strengths, 0 for the untouched model.
-        seed: noise of the first prompt; those of the others are counted on.
-        other_model: apply it also to another model than it was learned on.
-        progress: called with the number of pictures drawn.
+        seed: seed of the first prompt; the next prompt has the next seed.
     """
     rows: list[list[Any]] = [[] for _ in prompts]
     for strength in strengths:

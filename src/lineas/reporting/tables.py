@@ -11,16 +11,16 @@ from lineas.measures import measure
 from lineas.printable import as_label, in_markdown
 
 NEARLY_ALL, NEARLY_NONE = 0.95, 0.01
-"""Shares from and to which a judge says the same of everything."""
+"""A judge says yes to nearly everything from the first share on, and no up to the second."""
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
-    """The measures of any row, in the order in which they were taken."""
+    """Return the measures of all rows, in the order in which they were taken."""
     return list(dict.fromkeys(name for row in rows for name in row.values))
 
 
 def cell(row: Row, name: str) -> str:
-    """A measure with its deviation over seeds and its 95 % interval; "-" where it is missing."""
+    """Return a measure with its deviation over seeds and its 95 % interval; "-" if it is missing."""
     if name not in row.values:
         return "-"
     one, by_seed = measure(name, row.metrics.get(name)), row.by_seed.get(name, [])
@@ -29,34 +29,33 @@ def cell(row: Row, name: str) -> str:
 
 
 def failures(rows: Sequence[Row]) -> list[str]:
-    """Return what could not be measured and why, a sentence each."""
+    """Return one sentence for each measure that failed."""
     return [
         f"{row.system} at {as_label(row.strength)}, {name}: {why}" for row in rows for name, why in row.errors.items()
     ]
 
 
 def saturated(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each judge that says yes, or no, to nearly everything, also from the untouched model.
+    """Return one sentence for each judge that says yes, or no, to nearly everything, also from the untouched model.
 
-    Args:
-        rows: measurements with their "strength"; a judge's share is "concept", or has its score beside it.
+    Rows have a "strength"; a judge's share is "concept", or has its score beside it.
 
     >>> saturated([{"strength": s, "polite": 0.97 + 0.03 * s, "polite_score": 0.9} for s in (0.0, 1.0)])[0][:68]
     'polite: this judge says yes to nearly everything (97.0 % to 100.0 %)'
     """
-    rows, found = list(rows), []
+    rows, sentences = list(rows), []
     for name in dict.fromkeys(name for row in rows for name in row if name == "concept" or f"{name}_score" in row):
         low, high = (end(row[name] for row in rows if name in row) for end in (min, max))
         answer = "yes" if low >= NEARLY_ALL else "no" if high <= NEARLY_NONE else None
         if answer and {0} < {row["strength"] for row in rows if name in row}:  # also at another strength than 0
             between = f"{measure(name).text(low)} to {measure(name).text(high)}"
-            said = f"{measure(name).label}: this judge says {answer} to nearly everything ({between}), also from the"
-            found.append(f"{said} untouched model; its numbers tell little.")
-    return found
+            begin = f"{measure(name).label}: this judge says {answer} to nearly everything ({between}), also from the"
+            sentences.append(f"{begin} untouched model; its numbers tell little.")
+    return sentences
 
 
 def markdown(evaluation: Evaluation) -> str:
-    """The table, one row a system and strength, and what it was measured on."""
+    """Return the table, one row for each system and strength, and what it was measured on."""
     rows, facts = evaluation.rows, evaluation.facts
     names = columns(rows)
     lines = [
@@ -73,7 +72,6 @@ def markdown(evaluation: Evaluation) -> str:
 
 
 def _cells(row: Row, names: Sequence[str]) -> list[str]:
-    """A row of the table in Markdown."""
     return [in_markdown(row.system), as_label(row.strength), *(cell(row, name) for name in names)]
 
 

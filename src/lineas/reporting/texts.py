@@ -7,25 +7,21 @@ from itertools import pairwise
 
 Place = tuple[float, float]
 Box = tuple[float, float, float, float]
-"""Least x, least y, largest x, largest y."""
+"""Smallest x, smallest y, largest x, largest y."""
 
 
 def free_boxes(
     curves: Sequence[Sequence[Place]], texts: Iterable[str], letter: float, height: float, area: Box
 ) -> list[Box | None]:
-    """Return a box for each text beside its point: on no other text, on no point, and on as little line as can be.
+    """Return a box for the text of each point, which covers no other text, no point, and as little line as possible.
 
-    Args:
-        texts: one for each point, in the order of all points.
-
-    Returns:
-        None where there is no room, or where the same text stands beside the same point already.
+    It is None if there is no space, or if the same text is already beside the same point.
     """
     points = [place for curve in curves for place in curve]
     pairs = [pair for curve in curves for pair in pairwise(curve)]
     lines = [(a + (c - a) * t / 20, b + (d - b) * t / 20) for (a, b), (c, d) in pairs for t in range(21)]
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
-    seen, found = set(), []
+    seen, boxes_by_text = set(), []
     for (x, y), text in zip(points, texts):
         wide, key = letter * len(text), (round(x), round(y), text)
         corners = [(a, b) for b in (y - height - 6, y + 6, y - height / 2) for a in (x + 6, x - wide - 6, x - wide / 2)]
@@ -35,9 +31,9 @@ def free_boxes(
             free, key=lambda box: sum(box[0] < a < box[2] and box[1] < b < box[3] for a, b in lines), default=None
         )
         seen.add(key)
-        found.append(best)
+        boxes_by_text.append(best)
         taken += [best] if best else []
-    return found
+    return boxes_by_text
 
 
 def overlap(one: Box, other: Box) -> bool:
