@@ -81,6 +81,15 @@ def test_sites_of_a_kind_stand_together() -> None:
     ]
 
 
+def test_sizes_are_called_what_they_are(tmp_path: Path, stories: TextModel) -> None:
+    """Without prompts nothing is known of their distances from the mean."""
+    one = Intervention({stories.sites()[0].name: sparse(1)})
+    for prompts, by_prompts in (((), False), (PROMPTS, True)):
+        options = {"model": stories, "prompts": prompts} if prompts else {}
+        made = lineas.report({"calm": one}, tmp_path / "page.html", examples=0, overwrite=True, **options).read_text()
+        assert ("as far as the prompts lie from their mean" in made) == by_prompts
+
+
 def test_small_numbers_keep_their_digits() -> None:
     map_ = sparse(3, shift=0.000123456)
     map_.scale[3] = 1.000012

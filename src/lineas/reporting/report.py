@@ -71,7 +71,8 @@ def report(
         if model is not None:
             one.check_fits(model.network)
         active = activity(one, model, prompts) if prompts else {}
-        largest[name], sizes[name] = largest_neurons(one, neurons, active, prompts), site_sizes(one, active)
+        largest[name] = largest_neurons(one, neurons, active, prompts)
+        sizes |= {name: site_sizes(one, active)} if active else {}
         few, labels = prompts[:examples], [as_label(s) for s in strengths]
         if few and isinstance(model, ImageModel):
             strips[name] = strip(pictures_at(model, one, strengths, few, seed), few, labels)
