@@ -12,7 +12,19 @@ if TYPE_CHECKING:
     from lineas.folding.fold import DoesNotFoldError, fold
     from lineas.intervention.intervention import Intervention, mix
     from lineas.intervention.maps import AffineMap
-    from lineas.learning import CAA, AurA, DivergedError, GaussianAcT, ITIc, LinAcT, LinEAS, LoFITRL, MeanAcT, learn
+    from lineas.learning import (
+        CAA,
+        AurA,
+        DivergedError,
+        GaussianAcT,
+        ITIc,
+        LinAcT,
+        LinEAS,
+        LoFITRL,
+        LoRA,
+        MeanAcT,
+        learn,
+    )
     from lineas.models import load
     from lineas.models.image import ImageModel
     from lineas.models.text import TextModel
@@ -34,6 +46,7 @@ __all__ = [
     "LinEAS",
     "LineasError",
     "LoFITRL",
+    "LoRA",
     "MeanAcT",
     "Plan",
     "TextModel",
@@ -56,7 +69,8 @@ _HOMES = {
     "lineas.folding.fold": ("DoesNotFoldError", "fold"),
     "lineas.intervention.intervention": ("Intervention", "mix"),
     "lineas.learning": (
-        "CAA", "AurA", "DivergedError", "GaussianAcT", "ITIc", "LinAcT", "LinEAS", "LoFITRL", "MeanAcT", "learn",
+        "CAA", "AurA", "DivergedError", "GaussianAcT", "ITIc", "LinAcT", "LinEAS", "LoFITRL", "LoRA", "MeanAcT",
+        "learn",
     ),
     "lineas.intervention.maps": ("AffineMap",),
     "lineas.models": ("load",),

@@ -9,6 +9,7 @@ from lineas.learning.iti import ITIc
 from lineas.learning.learn import check_sides, learn
 from lineas.learning.lineas import DivergedError, LinEAS
 from lineas.learning.lofit_rl import LoFITRL
+from lineas.learning.lora import LoRA
 from lineas.learning.method import Fit, Method, Task
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "LinAcT",
     "LinEAS",
     "LoFITRL",
+    "LoRA",
     "MeanAcT",
     "Method",
     "Solution",
