@@ -21,7 +21,7 @@ from torch import nn
 
 from lineas import AffineMap, Intervention, LineasError, TextModel, steer
 from lineas.intervention.maps import affine
-from lineas.steering.live_maps import SPARSE_NUMEL
+from lineas.steering.strength import SPARSE_NUMEL
 
 
 @pytest.mark.parametrize("tokens", ["all", "prompt"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lineas.steering.live_maps import Setting
+from lineas.steering.strength import Setting
 
 running_again: dict[int, dict[object, Pass]] = {}
 """For each backward pass, by its id in autograd: the steered forward passes whose blocks it runs again, by key."""

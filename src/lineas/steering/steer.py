@@ -30,10 +30,9 @@ from lineas.steering.compiled import (
 )
 from lineas.steering.exclusive import check_free
 from lineas.steering.hooks import ChoosesRows, Placed, install
-from lineas.steering.live_maps import LiveMap, Setting, keeps_addresses, mapped
 from lineas.steering.passes import Backward, Pass, running_again, tensors_in
 from lineas.steering.positions import HasPositions, Positions, Tokens, check_tokens
-from lineas.steering.strength import as_strength, warn_if_outside
+from lineas.steering.strength import LiveMap, Setting, as_strength, keeps_addresses, mapped, warn_if_outside
 
 P = ParamSpec("P")
 R = TypeVar("R")
