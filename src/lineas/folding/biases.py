@@ -18,7 +18,6 @@ def with_biases(network: nn.Module, switches: Sequence[Switch] | None, undo: Exi
     """Return the network with additional zero biases; it computes the same.
 
     Args:
-        network: the network, which is changed.
         switches: the config's settings that add the biases; None to change to the Llama architecture instead.
         undo: stack for the calls that restore the network; None if it is never restored.
     """
@@ -57,9 +56,8 @@ def _as_llama(network: Any, undo: ExitStack | None) -> nn.Module:
         linear = network.get_submodule(name)
         _add_bias(linear, [linear.out_features], network.dtype, undo)
         llama.set_submodule(name, linear)
-    others = {
-        key: value for key, value in network.state_dict().items() if not key.startswith(tuple(f"{n}." for n in linears))
-    }
+    moved = tuple(f"{name}." for name in linears)
+    others = {key: value for key, value in network.state_dict().items() if not key.startswith(moved)}
     llama.load_state_dict(others, strict=False, assign=True)
     for attribute in ("hf_quantizer", "is_quantized", "quantization_method"):
         if attribute in vars(network):

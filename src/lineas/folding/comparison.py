@@ -26,16 +26,7 @@ NOISE = 2
 
 
 def live_outputs(model: Any, network: nn.Module, intervention: Intervention) -> torch.Tensor | None:
-    """Return a steered network's outputs for a few fixed inputs; None, with a warning, if it cannot run them.
-
-    Args:
-        model: the model, which determines the inputs.
-        network: the network to steer.
-        intervention: the intervention, at strength 1.
-
-    Raises:
-        LineasError: when the outputs are not finite.
-    """
+    """Return a steered network's outputs for a few inputs of its model; None, with a warning, if it cannot run them."""
     trial = trial_of(model)
     try:
         if trial is None:
@@ -59,19 +50,14 @@ def compare(model: Any, folded: nn.Module, live: torch.Tensor, written: Sequence
     The change of the outputs then shows how much difference rounding alone can cause.
 
     Args:
-        model: the model that is folded.
-        folded: the folded network.
         live: the outputs of the steered network, `[n, ...]`.
         written: names of the modules with new tensors.
-
-    Raises:
-        LineasError: when they differ; it gives the difference and the bound.
     """
     trial, kind = trial_of(model), coarsest(folded)
     assert trial is not None
-    outputs, finite, eps = trial(folded), live.isfinite(), torch.finfo(kind).eps
+    outputs, finite = trial(folded), live.isfinite()
     on_gpu = kind == torch.float32 and live.device.type != "cpu"
-    eps = TF32 if on_gpu else eps
+    eps = TF32 if on_gpu else torch.finfo(kind).eps
     same = torch.equal(outputs.isfinite(), finite)
     difference, size = (_size(values, finite, kind) for values in (outputs - live, live))
     allowed = (TF32 if on_gpu else ROUNDING.get(kind, eps / 8)) * size
