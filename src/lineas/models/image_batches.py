@@ -21,11 +21,9 @@ AREA = 16
 
 @dataclass(frozen=True)
 class DrawnPart:
-    """Prompts that are drawn together.
+    """A batch's b prompts that are drawn together, with a seed for the noise of each.
 
     Args:
-        prompts: the b prompts.
-        seeds: seed of each prompt's noise.
         rows: indices of these prompts in the whole batch, `[b]`.
         denoiser: name of the module that runs once per step.
         tokens: number of tokens that one image counts as.
@@ -56,9 +54,6 @@ class DrawnPart:
         """Return the mean (or maximum) over each image's pixels or tokens, float32 `[b, d]`.
 
         With guidance, the activation's last b rows are those with prompts; the rows without come first.
-
-        Raises:
-            LineasError: when the number of rows does not fit the number of prompts.
         """
         b = len(self.prompts)
         if activation.dim() < 2 or activation.shape[0] % b:

@@ -15,11 +15,7 @@ class Finite(LogitsProcessor):
     """A check that logits are finite: from NaN, greedy decoding would generate token 0 for ever."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the logits unchanged, `[b, vocabulary]`; minus infinity is allowed for forbidden tokens.
-
-        Raises:
-            LineasError: when a row's largest logit is not finite.
-        """
+        """Return the logits unchanged, `[b, vocabulary]`; minus infinity is allowed for forbidden tokens."""
         if not bool(scores.amax(-1).isfinite().all()):
             raise LineasError(DESTROYED)
         return scores
