@@ -37,18 +37,14 @@ def likelihoods(
     Continuations of one token after the same context share one run.
 
     Args:
-        model: the model, steered or not.
         pairs: token ids of each context and its continuation, at least one token each.
         longest: maximum number of tokens that run; longer texts lose their beginning.
-        rows: number of texts that run together, default 16.
+        rows: number of texts that run together.
         progress: function that is called with the number of finished continuations.
 
     Returns:
         a pair for each continuation, in order: the log-likelihood in nats, summed over its tokens, and whether each
         token is the likeliest.
-
-    Raises:
-        LineasError: when the network's predictions are not finite, or a text has more tokens than it reads.
     """
     runs: dict[tuple[int, ...], list[int]] = {}  # for each text that runs, the indices of its pairs
     for i, (context, continuation) in enumerate(pairs):

@@ -17,12 +17,8 @@ def scored_parts(model: TextModel, encoded: Sequence[Sequence[int]], logits: int
     """Cut texts into parts of similar length with a limited number of logits.
 
     Args:
-        model: the model, whose vocabulary counts.
         encoded: token ids of each text, at least one.
         logits: maximum number of logits in a part; a longer text is a part of its own.
-
-    Raises:
-        LineasError: when a text has more tokens than the network reads.
     """
     model.check_length(max(map(len, encoded), default=0))
     vocabulary: int = model.network.config.get_text_config().vocab_size  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
@@ -33,12 +29,8 @@ def predictions(model: TextModel, part: PaddedPart, prefix: torch.Tensor | None 
     """Return the logits for each token after the first, float32 `[b, t - 1, vocabulary]`.
 
     Args:
-        model: the model, steered or not.
         part: b texts of at most t tokens.
         prefix: token ids put before each text (but after a token such as `<s>`), `[p]`; None for none.
-
-    Raises:
-        LineasError: when the texts with the prefix have more tokens than the network reads.
     """
     ids, mask = part.ids, part.mask
     if prefix is not None:
