@@ -33,8 +33,7 @@ class Modulation:
     """The chunks of a linear's output that modulate a norm.
 
     Args:
-        linear: the linear's name in the network.
-        chunks: number of equal parts of its output.
+        chunks: number of equal parts of the output.
         scale: index of the part that is s.
         shift: index of the part that is t.
         after: True if a map acts on the modulated activation, False if it acts on the norm's output before that.
@@ -53,19 +52,16 @@ def modulation(network: nn.Module, name: str) -> Modulation | None:
     parent, _, own = name.rpartition(".")
     parent_kind = type(network.get_submodule(parent)).__name__
     if kind in CHUNKS:
-        return _modulation(network, name, *CHUNKS[kind], after=True)
-    if own == "norm" and parent_kind in CHUNKS and parent_kind != "SD35AdaLayerNormZeroX":
-        return _modulation(network, parent, *CHUNKS[parent_kind], after=False)
-    if own.startswith("norm2") and parent_kind in BLOCKS:
-        first = f"{parent}.{own.replace('norm2', 'norm1')}"
-        chunks = CHUNKS[type(network.get_submodule(first)).__name__][0]
-        return _modulation(network, first, chunks, *SECOND, after=False)
-    return None
-
-
-def _modulation(network: nn.Module, norm: str, chunks: int, scale: int, shift: int, after: bool) -> Modulation | None:
+        norm, chunks = name, CHUNKS[kind]
+    elif own == "norm" and parent_kind in CHUNKS and parent_kind != "SD35AdaLayerNormZeroX":
+        norm, chunks = parent, CHUNKS[parent_kind]
+    elif own.startswith("norm2") and parent_kind in BLOCKS:
+        norm = f"{parent}.{own.replace('norm2', 'norm1')}"
+        chunks = (CHUNKS[type(network.get_submodule(norm)).__name__][0], *SECOND)
+    else:
+        return None
     linear: Any = network.get_submodule(f"{norm}.linear")
-    return None if linear.bias is None else Modulation(f"{norm}.linear", chunks, scale, shift, after)
+    return None if linear.bias is None else Modulation(f"{norm}.linear", *chunks, after=kind in CHUNKS)
 
 
 def with_map(

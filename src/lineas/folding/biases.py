@@ -56,9 +56,8 @@ def _as_llama(network: Any, undo: ExitStack | None) -> nn.Module:
         linear = network.get_submodule(name)
         _add_bias(linear, [linear.out_features], network.dtype, undo)
         llama.set_submodule(name, linear)
-    others = {
-        key: value for key, value in network.state_dict().items() if not key.startswith(tuple(f"{n}." for n in linears))
-    }
+    moved = tuple(f"{name}." for name in linears)
+    others = {key: value for key, value in network.state_dict().items() if not key.startswith(moved)}
     llama.load_state_dict(others, strict=False, assign=True)
     for attribute in ("hf_quantizer", "is_quantized", "quantization_method"):
         if attribute in vars(network):

@@ -26,11 +26,7 @@ NOISE = 2
 
 
 def live_outputs(model: Any, network: nn.Module, intervention: Intervention) -> torch.Tensor | None:
-    """Return a steered network's outputs for a few fixed inputs; None, with a warning, if it cannot run them.
-
-    Args:
-        intervention: the intervention, at strength 1.
-    """
+    """Return a steered network's outputs for a few inputs of its model; None, with a warning, if it cannot run them."""
     trial = trial_of(model)
     try:
         if trial is None:
@@ -55,12 +51,13 @@ def compare(model: Any, folded: nn.Module, live: torch.Tensor, written: Sequence
 
     Args:
         live: the outputs of the steered network, `[n, ...]`.
+        written: names of the modules with new tensors.
     """
     trial, kind = trial_of(model), coarsest(folded)
     assert trial is not None
-    outputs, finite, eps = trial(folded), live.isfinite(), torch.finfo(kind).eps
+    outputs, finite = trial(folded), live.isfinite()
     on_gpu = kind == torch.float32 and live.device.type != "cpu"
-    eps = TF32 if on_gpu else eps
+    eps = TF32 if on_gpu else torch.finfo(kind).eps
     same = torch.equal(outputs.isfinite(), finite)
     difference, size = (_size(values, finite, kind) for values in (outputs - live, live))
     allowed = (TF32 if on_gpu else ROUNDING.get(kind, eps / 8)) * size

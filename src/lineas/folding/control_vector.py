@@ -55,11 +55,9 @@ class ControlVector:
             else:
                 directions[int(block[1])] = map_.shift
                 scaled = (map_.scale - 1).abs()
-                if bool((scaled > SUPPORT_TOLERANCE).any()):
-                    count = int((scaled > SUPPORT_TOLERANCE).sum())
-                    lost[name] = (
-                        f"the scales of {count} of {map_.width} neurons, up to {float(scaled.max()):.3g} from 1"
-                    )
+                if count := int((scaled > SUPPORT_TOLERANCE).sum()):
+                    largest = float(scaled.max())
+                    lost[name] = f"the scales of {count} of {map_.width} neurons, up to {largest:.3g} from 1"
         if directions and not any(bool(direction.any()) for direction in directions.values()):
             raise LineasError(
                 "every shift at the outputs of blocks is 0 (the strength is 0, or only scales were learned), and a "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import reduce
@@ -98,8 +99,14 @@ def fold(
     _check_plain(model, network)
     scaled = intervention.at(strength)
     scaled.check_fits(network, accepts_other(other_model, force))
-    places = _places(network, scaled)
-    reasons = _reasons(scaled, places)
+    moving = [name for name, map_ in scaled.maps.items() if not map_.is_identity()]
+    places = {name: slots(network, scaled.sites[name]) for name in moving}  # where weights can hold the maps
+    reasons = {
+        name: place.reason
+        for name, place in places.items()
+        if (not place.scale and (scaled.maps[name].scale != 1).any())
+        or (not place.shift and scaled.maps[name].shift.any())
+    }
     if reasons:
         raise DoesNotFoldError(reasons, len(scaled.maps))
     if not places:
@@ -125,10 +132,10 @@ def fold(
             compare(model, folded, live, written)
         stack.pop_all()
     if str(lost):
+        result = ", so the folded model is the untouched one" if lost.everything else ""
         warnings.warn(
-            f"{lost} are lost to {type_name(coarsest(folded))}"
-            + (", so the folded model is the untouched one; " if lost.everything else "; ")
-            + 'a model loaded in float32 keeps them (dtype="float32", --dtype float32).',
+            f"{lost} are lost to {type_name(coarsest(folded))}{result}; a model loaded in float32 keeps them "
+            '(dtype="float32", --dtype float32).',
             stacklevel=4,
         )
     if isinstance(model, nn.Module):
@@ -136,11 +143,6 @@ def fold(
     folded_model = model.with_network(folded)
     folded_model.provenance = _provenance(network, folded_model, intervention, strength, places, lost)
     return cast(Foldable, folded_model)
-
-
-def unfoldable_sites(network: nn.Module, intervention: Intervention) -> dict[str, str]:
-    """Return the sites whose maps do not fold into this network's weights, with the reasons."""
-    return _reasons(intervention, _places(network, intervention))
 
 
 def _as_number(strength: Any, intervention: Intervention) -> float:
@@ -155,8 +157,7 @@ def _as_number(strength: Any, intervention: Intervention) -> float:
 
 def _check_plain(model: Any, network: nn.Module) -> None:
     """Refuse a network that computes more than its own weights say, or whose weights are not all in memory."""
-    reason = reason_not_plain(network)
-    if reason:
+    if reason := reason_not_plain(network):
         raise LineasError(f"{reason}.")
     if any(weight.is_meta for weight in network.parameters()):
         raise LineasError("some weights of this model are not in memory; load it whole to fold it, without offloading.")
@@ -167,43 +168,24 @@ def _check_plain(model: Any, network: nn.Module) -> None:
         )
 
 
-def _places(network: nn.Module, intervention: Intervention) -> dict[str, Slots]:
-    """Return, by site name, where weights can hold the map; sites whose map is the identity are left out."""
-    moving = [name for name, map_ in intervention.maps.items() if not map_.is_identity()]
-    return {name: slots(network, intervention.sites[name]) for name in moving}
-
-
-def _reasons(intervention: Intervention, places: dict[str, Slots]) -> dict[str, str]:
-    """Return the reason for each site whose scale or shift no weights can hold."""
-    return {
-        name: place.reason
-        for name, place in places.items()
-        if (not place.scale and (intervention.maps[name].scale != 1).any())
-        or (not place.shift and intervention.maps[name].shift.any())
-    }
-
-
 def _maps_by_module(intervention: Intervention, places: dict[str, Slots]) -> dict[str, ModuleMaps]:
     """Return, by module name, the maps that its weights will hold."""
-    parts: dict[str, dict[str, Any]] = {}
-
-    def part(module: str, site: str) -> dict[str, Any]:
-        fields = parts.setdefault(module, {"modulated": [], "sites": []})
-        fields["sites"].append(site)
-        return fields
-
+    by_module: defaultdict[str, ModuleMaps] = defaultdict(ModuleMaps)
     for name, place in places.items():
         map_, module = intervention.maps[name], intervention.sites[name].module
+        readers = [reader for reader in place.shift if reader != module] if map_.shift.any() else []
         if place.modulation is not None:
-            part(place.modulation.linear, name)["modulated"].append((place.modulation, map_))
-            continue
-        part(module, name)["own"] = map_ if module in place.shift else AffineMap(map_.scale, 0 * map_.shift)
-        for reader in place.shift if map_.shift.any() else ():
-            if reader != module:
-                part(reader, name)["arriving"] = map_.shift
-    for fields in parts.values():
-        fields["modulated"].sort(key=lambda pair: pair[0].after)  # in the order in which the maps act
-    return {module: ModuleMaps(**fields) for module, fields in parts.items()}
+            module, readers = place.modulation.linear, []
+            by_module[module].modulated.append((place.modulation, map_))
+        else:
+            by_module[module].own = map_ if module in place.shift else AffineMap(map_.scale, 0 * map_.shift)
+        for reader in readers:
+            by_module[reader].arriving = map_.shift
+        for holder in (module, *readers):
+            by_module[holder].sites.append(name)
+    for maps in by_module.values():
+        maps.modulated.sort(key=lambda pair: pair[0].after)  # in the order in which the maps act
+    return by_module
 
 
 def _copy(network: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ import copy
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,11 +70,7 @@ def norm_offset(norm: nn.Module) -> float | None:
 
     def output_with(weight: float) -> torch.Tensor | None:
         probe.weight.fill_(weight)
-        try:
-            output = type(probe).forward(probe, z)  # without hooks
-        except Exception:  # it needs other inputs than an activation
-            return None
-        return output if isinstance(output, torch.Tensor) else None
+        return _output(partial(type(probe).forward, probe), z)  # without hooks
 
     for offset in (0.0, 1.0):
         zero, normalised = output_with(-offset), output_with(1 - offset)
@@ -121,10 +118,7 @@ def _snake_case(maker: Any) -> str:
 
 
 def _stand_in(module: nn.Module) -> Any:
-    """Return a copy of a module with the same weights, its own buffers, and without lineas' hooks.
-
-    None if the weights are on no device.
-    """
+    """Return a copy of a module with the same weights and without lineas' hooks; None if its weights have no values."""
     weight: Any = module._parameters["weight"]
     if weight is None or (weight.is_meta and not hasattr(module, "_hf_hook")):
         return None
@@ -132,19 +126,16 @@ def _stand_in(module: nn.Module) -> Any:
         stand_in: Any = copy.copy(module)
     except Exception:  # a class that does not allow copies
         return module
-    for hooks in ("_forward_hooks", "_forward_pre_hooks"):
-        foreign = ((key, hook) for key, hook in getattr(module, hooks).items() if not _is_own(hook))
-        vars(stand_in)[hooks] = OrderedDict(foreign)
+    for name in ("_forward_hooks", "_forward_pre_hooks"):
+        hooks: dict[int, Any] = getattr(module, name)
+        own = [key for key, hook in hooks.items() if str(getattr(hook, "__module__", "")).startswith("lineas.")]
+        vars(stand_in)[name] = OrderedDict((key, hook) for key, hook in hooks.items() if key not in own)
     try:
         vars(stand_in)["_buffers"] = {key: b if b is None else b.clone() for key, b in module._buffers.items()}
         vars(stand_in)["_modules"] = copy.deepcopy(module._modules)
     except Exception:  # parts that cannot be copied are shared
         vars(stand_in)["_buffers"], vars(stand_in)["_modules"] = module._buffers, module._modules
     return stand_in
-
-
-def _is_own(hook: Any) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith("lineas.")
 
 
 def _value(module: nn.Module, key: str) -> torch.Tensor | None:
@@ -178,16 +169,12 @@ def _is_affine(probe: Any, module: Any, bias: torch.Tensor | None) -> bool:
     if outputs is None:
         return False
     of_zero, of_a, of_b, of_sum = outputs.float()
-    expected = torch.zeros_like(of_zero) if bias is None else bias.float()
-    size = outputs.float().abs().max()
-    return all(
-        bool((one - other).abs().max() <= _tolerance(kind, outputs) * size)
-        for one, other in ((of_zero, expected), (of_sum, of_a + of_b - of_zero))
-    )
+    differences = torch.stack([of_zero - (0 if bias is None else bias.float()), of_sum - (of_a + of_b - of_zero)])
+    return bool(differences.abs().max() <= _tolerance(kind, outputs) * outputs.float().abs().max())
 
 
 def _output(probe: Any, x: torch.Tensor) -> torch.Tensor | None:
-    """Return a module's output; None if it fails or returns no tensor."""
+    """Return the output of a module or function; None if it fails or returns no tensor."""
     try:
         with torch.random.fork_rng(devices=[]):
             output = probe(x)

@@ -23,12 +23,7 @@ AS_LLAMA = {f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2")}
 
 @dataclass(frozen=True)
 class Switch:
-    """Settings of a config that add biases to modules.
-
-    Args:
-        names: names of the settings, which are switched on together.
-        biases: for each module that gets a bias, the shape of the bias.
-    """
+    """Settings of a config that, switched on together, add biases of these shapes to modules."""
 
     names: tuple[str, ...]
     biases: dict[str, torch.Size]
@@ -102,7 +97,7 @@ def slots(network: nn.Module, site: Site) -> Slots:
 
 
 def switches_for(network: nn.Module, biases: set[str]) -> list[Switch] | None:
-    """Return the config's switches that add the missing biases of some modules; None if there are none."""
+    """Return the config's switches that add the missing ones of these modules' biases; None if there are none."""
     missing = {name for name in biases if getattr(network.get_submodule(name), "bias", None) is None}
     on = [switch for switch in _switchable(network) if switch.biases.keys() & missing]
     return on if missing <= {name for switch in on for name in switch.biases} else None
@@ -115,31 +110,21 @@ def _no_slot(network: nn.Module, biased: bool, name: str) -> str:
 def _readers(network: nn.Module, norm: str) -> list[tuple[str, nn.Module]]:
     """Return the linears that read a bias-free norm's output; none if other modules read it."""
     parent, _, own = norm.rpartition(".")
-    block = network.get_submodule(parent)
-    siblings = dict(block.named_children())
-    if own == "input_layernorm":
-        if not {"post_attention_layernorm", "pre_feedforward_layernorm"} & siblings.keys():
-            return []  # attention and MLP in parallel (Cohere): the MLP reads it too
+    siblings = dict(network.get_submodule(parent).named_children())
+    before_mlp = {"post_attention_layernorm", "pre_feedforward_layernorm"} & siblings.keys()
+    if own == "input_layernorm" and before_mlp:  # else attention and MLP are parallel (Cohere), and both read it
         reader = "self_attn"
-    elif own == "pre_feedforward_layernorm" or (
-        own == "post_attention_layernorm"
-        and "input_layernorm" in siblings
-        and "pre_feedforward_layernorm" not in siblings
-    ):
+    elif own == "pre_feedforward_layernorm" or (before_mlp == {own} and "input_layernorm" in siblings):
         reader = "mlp"
     else:
         return []
+    parts = dict(siblings[reader].named_children()) if reader in siblings else {}
     inputs = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
-    linears = [(f"{parent}.{reader}.{name}", part) for name, part in _children(siblings.get(reader)) if name in inputs]
-    outputs = ("o_proj", "down_proj")
-    if any(is_linear(part) and name not in inputs + outputs for name, part in _children(siblings.get(reader))):
+    if any(is_linear(part) and name not in (*inputs, "o_proj", "down_proj") for name, part in parts.items()):
         return []  # other linears read it too, or are in between (DeepSeek's latent attention)
-    expert_mixture = any(name in ("gate", "router", "experts") for name, _ in _children(siblings.get(reader)))
-    return [] if expert_mixture else linears
-
-
-def _children(module: nn.Module | None) -> list[tuple[str, nn.Module]]:
-    return list(module.named_children()) if module is not None else []
+    if parts.keys() & {"gate", "router", "experts"}:  # a mixture of experts
+        return []
+    return [(f"{parent}.{reader}.{name}", part) for name, part in parts.items() if name in inputs]
 
 
 def _takes_bias(network: nn.Module, name: str, linear: nn.Module) -> bool:
@@ -193,8 +178,6 @@ def _switch(network: nn.Module, names: tuple[str, ...]) -> Switch | None:
     except Exception:  # the class needs more than a config
         return None
     before, after = (dict(one.named_parameters(remove_duplicate=False)).keys() for one in (network, twin))
-    added = after - before
-    if not all(key.endswith(".bias") for key in added):
-        return Switch(names, {})
-    modules = [key.rpartition(".")[0] for key in added]
+    only_biases = all(key.endswith(".bias") for key in after - before)
+    modules = [key.removesuffix(".bias") for key in after - before] if only_biases else []
     return Switch(names, {name: twin.get_submodule(name).bias.shape for name in modules})

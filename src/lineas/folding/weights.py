@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
+from operator import add
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from lineas.intervention.maps import AffineMap
 from lineas.modules import is_linear, is_quantised, type_name, width_of
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModuleMaps:
     """The maps that are folded into one module's weight and bias.
 
@@ -30,8 +31,8 @@ class ModuleMaps:
 
     arriving: torch.Tensor | None = None
     own: AffineMap | None = None
-    modulated: Sequence[tuple[Modulation, AffineMap]] = ()
-    sites: Sequence[str] = ()
+    modulated: list[tuple[Modulation, AffineMap]] = field(default_factory=list)
+    sites: list[str] = field(default_factory=list)
 
     @property
     def shifts(self) -> bool:
@@ -42,16 +43,7 @@ class ModuleMaps:
 
 @dataclass(frozen=True)
 class RoundingLoss:
-    """The number of scales and shifts that are lost because weights are rounded.
-
-    A change is lost if less than half of it is left after rounding.
-
-    Args:
-        scales: number of rows of weights whose change is lost.
-        shifts: number of entries of biases whose change is lost.
-        of_scales: number of rows of weights with a change.
-        of_shifts: number of entries of biases with a change.
-    """
+    """The numbers of scales and shifts whose change is lost (less than half is left after rounding), and of all."""
 
     scales: int = 0
     shifts: int = 0
@@ -59,12 +51,7 @@ class RoundingLoss:
     of_shifts: int = 0
 
     def __add__(self, other: RoundingLoss) -> RoundingLoss:
-        return RoundingLoss(
-            self.scales + other.scales,
-            self.shifts + other.shifts,
-            self.of_scales + other.of_scales,
-            self.of_shifts + other.of_shifts,
-        )
+        return RoundingLoss(*map(add, astuple(self), astuple(other)))
 
     @property
     def everything(self) -> bool:
@@ -80,7 +67,6 @@ def new_weights(module: Any, maps: ModuleMaps, kind: torch.dtype) -> tuple[dict[
     """Return a module's new weight and bias, as far as they change, and what rounding takes away from them.
 
     Args:
-        module: the module, which is not changed.
         kind: the type of a new bias, if the module has none and needs one.
     """
     device, bias = module.weight.device, getattr(module, "bias", None)
@@ -88,8 +74,8 @@ def new_weights(module: Any, maps: ModuleMaps, kind: torch.dtype) -> tuple[dict[
         width = width_of(module)
         assert width is not None, "only linears need a new bias"
         bias = torch.zeros(width, dtype=kind, device=device)
-    before: dict[str, torch.Tensor] = {"bias": bias} if bias is not None else {}
-    exact = {"bias": bias.float()} if bias is not None else {}
+    before = {"weight": module.weight, "bias": bias}
+    exact = {} if bias is None else {"bias": bias.float()}
     if maps.arriving is not None:
         exact["bias"] = exact["bias"] + _times_weight(module, maps.arriving.to(device), kind)
     if maps.own is not None:
@@ -97,12 +83,10 @@ def new_weights(module: Any, maps: ModuleMaps, kind: torch.dtype) -> tuple[dict[
         if bias is not None:
             exact["bias"] = exact["bias"] * scale + maps.own.shift.to(device)
         if bool((scale != 1).any()):
-            before["weight"], exact["weight"] = module.weight, _scaled(module, scale)
-    if maps.modulated:
-        before["weight"], weight = module.weight, exact.get("weight", module.weight.float())
-        for place, map_ in maps.modulated:
-            weight, exact["bias"] = with_map(weight, exact["bias"], place, map_)
-        exact["weight"] = weight
+            exact["weight"] = _scaled(module, scale)
+    for place, map_ in maps.modulated:
+        weight = exact.get("weight", module.weight.float())
+        exact["weight"], exact["bias"] = with_map(weight, exact["bias"], place, map_)
     new = {key: value.to(before[key].dtype) for key, value in exact.items()}
     for key, value in new.items():
         if not bool(value.isfinite().all()):
@@ -110,25 +94,17 @@ def new_weights(module: Any, maps: ModuleMaps, kind: torch.dtype) -> tuple[dict[
                 f"the {key} that takes the map at {maps.sites[0]} is not finite in {type_name(value.dtype)}, so "
                 "nothing was folded; choose a smaller strength, or load the model in a type with a larger range."
             )
-    lost = RoundingLoss()
+    scales = shifts = (0, 0)
     if "weight" in new:
         axis = 1 if is_linear(module) and not isinstance(module, (nn.Linear, nn.Conv2d)) else 0
-        scales, of_scales = _count(*(one["weight"].movedim(axis, 0).flatten(1) if one["weight"].dim() > 1 else
-                                     one["weight"].unsqueeze(1) for one in (before, exact, new)))  # fmt: skip
-        lost += RoundingLoss(scales=scales, of_scales=of_scales)
+        scales = _count(*(one["weight"].movedim(axis, 0) for one in (before, exact, new)))
     if bias is not None and maps.shifts:
-        shifts, of_shifts = _count(*(one["bias"].unsqueeze(1) for one in (before, exact, new)))
-        lost += RoundingLoss(shifts=shifts, of_shifts=of_shifts)
-    return new, lost
+        shifts = _count(*(one["bias"] for one in (before, exact, new)))
+    return new, RoundingLoss(scales[0], shifts[0], scales[1], shifts[1])
 
 
 def write_weights(network: Any, name: str, new: dict[str, torch.Tensor], undo: ExitStack | None) -> None:
-    """Write a module's new weight and bias; modules that shared the old ones keep them.
-
-    Args:
-        new: the new tensors, under "weight" and "bias".
-        undo: stack for the calls that restore the network; None if it is never restored.
-    """
+    """Write a module's new weight and bias, with the calls that undo it; modules that shared the old ones keep them."""
     module: Any = network.get_submodule(name)
     for key, value in new.items():
         _unshare(network, module, key, undo)
@@ -151,8 +127,7 @@ def _unshare(network: Any, module: Any, key: str, undo: ExitStack | None) -> Non
     on_undo(undo, setattr, module, key, shared)
     setattr(module, key, nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad))
     config: Any = getattr(network, "config", None)
-    parts = [config, config.get_text_config()] if hasattr(config, "get_text_config") else [config]
-    for part in parts:
+    for part in [config, config.get_text_config()] if hasattr(config, "get_text_config") else [config]:
         if getattr(part, "tie_word_embeddings", False):
             on_undo(undo, setattr, part, "tie_word_embeddings", True)
             part.tie_word_embeddings = False
@@ -180,8 +155,8 @@ def _times_weight(linear: Any, shift: torch.Tensor, kind: torch.dtype) -> torch.
 
 
 def _count(before: torch.Tensor, exact: torch.Tensor, new: torch.Tensor) -> tuple[int, int]:
-    """Count the rows of `[n, k]` whose change is lost to rounding, and all rows with a change."""
-    change = exact - before.float()
+    """Count the rows of `[n, ...]` whose change is lost to rounding, and all rows with a change."""
+    change = (exact - before.float()).reshape(len(exact), -1)
     size = change.square().sum(1)
-    left = ((new.float() - before.float()) * change).sum(1) if new.dtype != torch.float32 else size
+    left = size if new.dtype == torch.float32 else ((new.float() - before.float()).reshape_as(change) * change).sum(1)
     return int(((size > 0) & (left < size / 2)).sum()), int((size > 0).sum())

@@ -26,11 +26,10 @@ def adapters(network: nn.Module) -> list[str]:
     """Return the names of peft's adapters in a network, also of those that are merged temporarily."""
     named: dict[str, None] = {}
     for module in network.modules():
-        classes = {kind.__name__ for kind in type(module).__mro__}
-        if classes & {"BaseTunerLayer", "PeftModel"}:
-            named |= dict.fromkeys(adapters_of(module) or ["default"])
-        elif getattr(module, "_hf_peft_config_loaded", False):
-            named |= dict.fromkeys(getattr(module, "peft_config", None) or ["default"])
+        names = adapters_of(module)
+        if not names and getattr(module, "_hf_peft_config_loaded", False):
+            names = getattr(module, "peft_config", None) or ["default"]
+        named |= dict.fromkeys(names)
     return list(named)
 
 

@@ -43,12 +43,7 @@ def temporary_adapters(network: nn.Module) -> Iterator[None]:
 
 
 class Adapter:
-    """An adapter that is attached to a network.
-
-    Args:
-        network: the network with the adapter.
-        on: whether the adapter acts.
-    """
+    """An adapter that is attached to a network, and acts if it is on."""
 
     def __init__(self, network: nn.Module, on: bool) -> None:
         self._layers, self._on = list(_layers(network).values()), on
@@ -74,6 +69,7 @@ def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[Adap
     """Attach a LoRA adapter to a network within the block.
 
     Args:
+        folder: the folder in which peft saved the adapter.
         strength: factor on the adapter's change of every weight; 0 is exactly the network without it.
     """
     if not math.isfinite(strength):
@@ -118,11 +114,8 @@ def _check_plain(folder: Path, config: Any) -> None:
     """Refuse an adapter that changes more than low-rank parts of linears, or cannot be scaled or removed."""
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     default: Any = type(config)()
-    extras = [
-        field.name
-        for field in fields(config)
-        if field.name not in PLAIN_FIELDS and getattr(config, field.name) not in (None, getattr(default, field.name))
-    ]
+    names = [field.name for field in fields(config) if field.name not in PLAIN_FIELDS]
+    extras = [name for name in names if getattr(config, name) not in (None, getattr(default, name))]
     if kind == "LORA" and config.init_lora_weights not in PLAIN_STARTS:
         extras.append("init_lora_weights")
     if kind != "LORA" or extras:

@@ -36,14 +36,15 @@ _digests: ContextVar[dict[int, tuple[nn.Module, str]] | None] = ContextVar("dige
 def description(model: TextModel | ImageModel) -> dict[str, Any]:
     """Return everything that a model's results depend on, as JSON: weights, settings, tokenizers, schedulers.
 
-    Two models with equal descriptions give the same results.
+    Raises:
+        Unknowable: when something acts on the model that the description cannot cover, such as a hook.
     """
     check_unchanged(model.network)
     if isinstance(model, ImageModel):
-        for part in model.pipeline.components.values():
-            if isinstance(part, nn.Module):
-                check_unchanged(part)
-        parts = {name: describe_part(part) for name, part in sorted(model.pipeline.components.items())}
+        components = sorted(model.pipeline.components.items())
+        for network in (part for _, part in components if isinstance(part, nn.Module)):
+            check_unchanged(network)
+        parts = {name: describe_part(part) for name, part in components}
         parts |= {"pipeline": _digest(_plain(dict(model.pipeline.config))), **_plain(model.facts)}
     else:
         parts = {"network": describe_part(model.network), "tokenizer": describe_part(model.tokenizer)}
@@ -51,7 +52,7 @@ def description(model: TextModel | ImageModel) -> dict[str, Any]:
 
 
 def describe_part(thing: Any) -> Any:
-    """Return a JSON-serialisable description of a part of a model or of a judge."""
+    """Return a JSON-serialisable description of a part of a model or of a judge, or raise `Unknowable`."""
     if inspect.ismethod(getattr(thing, "identity", None)):  # a judge with a description of its own
         return {"class": _kind(thing), **thing.identity()}
     if isinstance(thing, nn.Module):
@@ -78,18 +79,16 @@ def describe_part(thing: Any) -> Any:
 @contextmanager
 def reading_weights_once() -> Iterator[None]:
     """Compute each network's `weights_digest` once within the block, in which weights must not change."""
-    if _digests.get() is not None:  # within another such block
-        yield
-        return
-    before = _digests.set({})
+    outer = _digests.get()
+    token = _digests.set({} if outer is None else outer)
     try:
         yield
     finally:
-        _digests.reset(before)
+        _digests.reset(token)
 
 
 def weights_digest(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
-    """Return the sha256 over the names, types, shapes and bytes of all parameters and buffers."""
+    """Return the sha256 over all parameters' and buffers' names, types, shapes and bytes, or raise `Unknowable`."""
     digests = _digests.get()
     if digests is None or not isinstance(network, nn.Module):
         return _weights_digest(network)
@@ -183,9 +182,9 @@ def files_digest(folder: Path, pattern: str = "*", others: Iterable[Path] = (), 
     """Return the sha256 over the names and bytes of files.
 
     Args:
-        folder: the folder; files in its subfolders count too.
-        pattern: pattern of the names of files that count; default all.
-        excluded: a subfolder whose files do not count; None for none.
+        folder: the folder; files in its subfolders count too, but not those in the subfolder `excluded`.
+        pattern: pattern of the names of files that count.
+        others: files outside the folder that count too.
     """
     files = {str(file.relative_to(folder)): file for file in folder.rglob(pattern) if file.is_file()}
     files |= {str(file): file for file in others}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class ImageModel:
         self.name = name or str(getattr(pipeline, "name_or_path", "") or type(pipeline).__name__)
         self.revision = revision
         defaults = inspect.signature(type(pipeline).__call__).parameters
-        few = _few_steps(self.name)
+        few = next((steps for word, steps in FEW_STEPS.items() if word in self.name.lower()), None)
         self.steps = steps if steps is not None else few or int(defaults["num_inference_steps"].default)
         if guidance == "none" or (guidance_scale is None and few):
             guidance_scale = 0.0
@@ -87,9 +87,8 @@ class ImageModel:
             SIDE.check("a side of the size", side)
 
     def __repr__(self) -> str:
-        return (
-            f"ImageModel({self.name}, {type(self.pipeline).__name__}, {self.steps} steps, {self.dtype}, {self.device})"
-        )
+        kind = type(self.pipeline).__name__
+        return f"ImageModel({self.name}, {kind}, {self.steps} steps, {self.dtype}, {self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -104,10 +103,9 @@ class ImageModel:
     @property
     def facts(self) -> dict[str, Any]:
         """The settings that determine a prompt's activations."""
-        settings: dict[str, Any] = {"steps": self.steps, "guidance_scale": self.guidance_scale}
-        settings["guidance"] = self.guidance
-        settings |= {"size": self.size, "seed": self.seed, **self.options}
-        return {"drawing": {**settings, "pipeline": type(self.pipeline).__name__, "diffusers": version("diffusers")}}
+        settings = {name: getattr(self, name) for name in ("steps", "guidance_scale", "guidance", "size", "seed")}
+        versions = {"pipeline": type(self.pipeline).__name__, "diffusers": version("diffusers")}
+        return {"drawing": settings | self.options | versions}
 
     def sites(self, pattern: str | Sequence[str] | None = None) -> list[Site]:
         """Return the sites that match a pattern, in denoiser and text encoders; None for all norms of the denoiser."""
@@ -159,8 +157,7 @@ class ImageModel:
             settings = {"steps": self.steps, "guidance_scale": self.guidance_scale}
             writing.write_text(beside / SETTINGS, strict_json.dumps(settings) + "\n")
             if self.provenance:
-                text = strict_json.dumps(self.provenance) + "\n"
-                writing.write_text(beside / checkpoint.PROVENANCE, text)
+                writing.write_text(beside / checkpoint.PROVENANCE, strict_json.dumps(self.provenance) + "\n")
                 writing.write_text(beside / checkpoint.CARD, checkpoint.card(self.provenance, "diffusers"))
         return folder
 
@@ -194,13 +191,11 @@ class ImageModel:
         seeds, tokens = seeds_of(prompts, self.seed), self._tokens
 
         def in_parts(rows: Sequence[int], limit: int | None) -> list[DrawnPart]:
-            at_once = len(rows) if limit is None else max(1, limit // tokens)
             parts = []
-            for start in range(0, len(rows), at_once):
-                some = rows[start : start + at_once]
-                at = torch.arange(start, start + len(some), device=self.device)
-                some_prompts, some_seeds = [prompts[i] for i in some], [seeds[i] for i in some]
-                parts.append(DrawnPart(some_prompts, some_seeds, at, self.network.denoiser_name, tokens))
+            for at in torch.arange(len(rows)).split(len(rows) if limit is None else max(1, limit // tokens)):
+                some: list[int] = [rows[i] for i in at.tolist()]
+                drawn = [prompts[i] for i in some], [seeds[i] for i in some]
+                parts.append(DrawnPart(*drawn, at.to(self.device), self.network.denoiser_name, tokens))
             return parts
 
         return Samples(prompts, *self._read(prompts), in_parts)
@@ -250,7 +245,13 @@ class ImageModel:
     def _drawn(self, prompts: list[str], seeds: Sequence[int], output_type: str) -> list[Any]:
         """Draw prompts, and refuse values that are not finite, which an image would show as one colour."""
         array_type = "np" if output_type == "pil" else output_type
-        with reading(f"{self.name} could not draw"), _recording_finite(self.network.denoiser) as finite:
+        finite: list[torch.Tensor] = []  # for each prediction of the denoiser
+
+        def record(module: nn.Module, args: Any, result: Any) -> None:
+            values = result.values() if isinstance(result, dict) else result if isinstance(result, tuple) else [result]
+            finite.extend(value.isfinite().all() for value in values if isinstance(value, torch.Tensor))
+
+        with reading(f"{self.name} could not draw"), self.network.denoiser.register_forward_hook(record):
             arrays = self._call(prompts, seeds, array_type)
         if not all(map(bool, finite)) or not all(bool(torch.as_tensor(one).isfinite().all()) for one in arrays):
             raise LineasError(DESTROYED)
@@ -296,25 +297,3 @@ class ImageModel:
         tokenizer: Any = getattr(self.pipeline, "tokenizer", None)
         longest = int(getattr(tokenizer, "model_max_length", 0))
         return sum(len(tokenizer(prompt).input_ids) > longest for prompt in prompts) if longest else 0, longest
-
-
-@contextmanager
-def _recording_finite(denoiser: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Record, within the block, whether each prediction of a denoiser is finite."""
-    finite: list[torch.Tensor] = []
-
-    def record(module: nn.Module, args: Any, result: Any) -> None:
-        values = result.values() if isinstance(result, dict) else result if isinstance(result, tuple) else [result]
-        finite.extend(value.isfinite().all() for value in values if isinstance(value, torch.Tensor))
-
-    handle = denoiser.register_forward_hook(record)
-    try:
-        yield finite
-    finally:
-        handle.remove()
-
-
-def _few_steps(name: str) -> int | None:
-    """Return the number of steps of a distilled model, by its name; None for other models."""
-    words = name.lower()
-    return next((steps for word, steps in FEW_STEPS.items() if word in words), None)

@@ -21,11 +21,9 @@ AREA = 16
 
 @dataclass(frozen=True)
 class DrawnPart:
-    """Prompts that are drawn together.
+    """A batch's b prompts that are drawn together, with a seed for the noise of each.
 
     Args:
-        prompts: the b prompts.
-        seeds: seed of each prompt's noise.
         rows: indices of these prompts in the whole batch, `[b]`.
         denoiser: name of the module that runs once per step.
         tokens: number of tokens that one image counts as.

@@ -39,7 +39,7 @@ def likelihoods(
     Args:
         pairs: token ids of each context and its continuation, at least one token each.
         longest: maximum number of tokens that run; longer texts lose their beginning.
-        rows: number of texts that run together, default 16.
+        rows: number of texts that run together.
         progress: function that is called with the number of finished continuations.
 
     Returns:

@@ -23,7 +23,7 @@ def load_weights(kind: Any, where: str | Path, unused: str | None = None, **opti
     """Call `kind.from_pretrained` and refuse a checkpoint whose weights do not fit the network.
 
     Args:
-        kind: a class of transformers or diffusers, or one of their auto classes.
+        where: hub id or folder.
         unused: regular expression for weights that are not used, so that they may be missing; None for none.
         options: arguments of `from_pretrained`.
     """
@@ -78,9 +78,8 @@ def check_report(network: nn.Module, report: Mapping[str, Any], where: str, unus
         unused: regular expression for weights that may be missing; None for none.
     """
     kind = type(network).__name__
-    missing = [key for key in report["missing_keys"] if not MASKS.search(key)]
-    missing = [key for key in missing if not (unused and re.search(unused, key))]
-    if missing:
+    absent = (key for key in report["missing_keys"] if not MASKS.search(key))
+    if missing := [key for key in absent if not (unused and re.search(unused, key))]:
         raise LineasError(
             f"{where} lacks {_some(missing)} of its {kind}, which would be random; get the whole checkpoint, or the "
             "config.json that belongs to it."
@@ -93,8 +92,7 @@ def check_report(network: nn.Module, report: Mapping[str, Any], where: str, unus
     if report.get("error_msgs"):
         raise LineasError(f"{where} could not be read into a {kind}: {str(next(iter(report['error_msgs'])))[:200]}.")
     extra = sorted(key for key in report["unexpected_keys"] if not MASKS.search(key))
-    dropped = [key for key in extra if _computes(network, key)]
-    if dropped:
+    if dropped := [key for key in extra if _computes(network, key)]:
         raise LineasError(
             f"{where} has {_some(dropped)} that its {kind} has no place for, so it would compute something else; its "
             "config.json does not belong to these weights."
@@ -111,9 +109,8 @@ def _computes(network: nn.Module, key: str) -> bool:
     """Return whether an extra weight belongs to the network's computation, rather than to an extra part."""
     if type(network).__module__.startswith("diffusers."):
         return True
-    if getattr(getattr(network, "config", None), "quantization_config", None) and not key.endswith(
-        (".weight", ".bias")
-    ):
+    quantised = getattr(getattr(network, "config", None), "quantization_config", None)
+    if quantised and not key.endswith((".weight", ".bias")):
         return False  # additional tensors of the quantisation
     modules = {name for name, _ in network.named_modules()}
     for name in (key, f"{getattr(network, 'base_model_prefix', '')}.{key}"):

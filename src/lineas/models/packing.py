@@ -164,31 +164,19 @@ def attend(module: nn.Module, *tensors: Any, **others: Any) -> tuple[torch.Tenso
 
 def _attend(
     module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query: torch.Tensor,  # [1, heads, tokens, width]
+    key: torch.Tensor,  # [1, key heads, tokens, width]; groups of heads share a key head if there are fewer
+    value: torch.Tensor,  # as key
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    softcap: float | None = None,
-    sliding_window: int | None = None,
+    softcap: float | None = None,  # the bound c of the products, as c tanh(x / c) (Gemma 2)
+    sliding_window: int | None = None,  # the number of tokens that a token sees, itself included
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Compute attention over a pack.
-
-    Args:
-        query: queries, `[1, heads, tokens, width]`.
-        key: keys, `[1, key heads, tokens, width]`; groups of heads share a key head if there are fewer.
-        value: values, of the same shape as keys.
-        scaling: factor on the products; by default `width ** -0.5`.
-        softcap: bound c of the products, as `c tanh(x / c)` (Gemma 2); None for none.
-        sliding_window: number of tokens that a token sees, itself included; None for all before it.
-
-    Returns:
-        the outputs, `[1, tokens, heads, width]`, and None for the attention weights.
-    """
-    unknown = [name for name in ("s_aux", "position_bias", "head_mask") if others.get(name) is not None]
-    if unknown:
-        raise NotImplementedError(f"attention with {unknown[0]}")
+    """Compute attention over a pack, `[1, tokens, heads, width]`, and return None for the attention weights."""
+    for name in ("s_aux", "position_bias", "head_mask"):
+        if others.get(name) is not None:
+            raise NotImplementedError(f"attention with {name}")
     if (calls := _calls.get(None)) is not None:
         calls.append(type(module).__name__)
     if "sdpa" in _replaced.get():

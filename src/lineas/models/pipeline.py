@@ -80,10 +80,6 @@ class PipelineNetwork(nn.Module):
         """The U-Net or transformer, which identifies the network in any pipeline."""
         return self.get_submodule(self.denoiser_name)
 
-    def is_in_denoiser(self, site: Site) -> bool:
-        """Return whether a site is in the denoiser, which runs once per step."""
-        return f"{site.module}.".startswith(f"{self.denoiser_name}.")
-
     def forward(self, **inputs: Any) -> torch.Tensor:
         """Call the pipeline with its own arguments, such as `prompt`, and return the latents."""
         return call(self.pipeline, **{"num_inference_steps": 2, "output_type": "latent"} | inputs)
@@ -99,13 +95,14 @@ class PipelineNetwork(nn.Module):
 
         With two rows per image, the last half is conditional; else all rows are, since guidance may end early.
         """
-        if self.guidance != "conditional" or not self.is_in_denoiser(site):
+        in_denoiser = f"{site.module}.".startswith(f"{self.denoiser_name}.")  # else in a text encoder
+        if self.guidance != "conditional" or not in_denoiser:
             return edit(z)
         images, rows = self.prompts.images, z.shape[0]
         if images is None or rows not in (images, 2 * images):
-            known = "no prompt was encoded" if images is None else f"{images} images"
+            drawn = "no prompt was encoded" if images is None else f"{images} images"
             raise LineasError(
-                f"guidance='conditional' cannot tell which of the {rows} rows at {site.name} have a prompt ({known}); "
+                f"guidance='conditional' cannot tell which of the {rows} rows at {site.name} have a prompt ({drawn}); "
                 "draw through the pipeline, or steer with guidance='both'."
             )
         if rows == images:
@@ -124,11 +121,7 @@ class PipelineNetwork(nn.Module):
 
 
 class Prompts:
-    """A wrapper of a pipeline's `encode_prompt` that counts the images to draw and can cache embeddings.
-
-    Args:
-        pipeline: the pipeline whose method is wrapped.
-    """
+    """A wrapper of a pipeline's `encode_prompt` that counts the images to draw and can cache embeddings."""
 
     def __init__(self, pipeline: Any) -> None:
         self.steered: list[Rows] = []
@@ -178,9 +171,6 @@ class Rows:
     """The image that each row of an activation belongs to; with guidance, rows without the prompt come first.
 
     It replaces `lineas.steering.positions.Positions` and, being the same in every pass, `Place`.
-
-    Args:
-        network: the network whose pipeline runs.
     """
 
     prompt_length = None
@@ -242,14 +232,12 @@ def call(pipeline: Any, **arguments: Any) -> Any:
     if "clean_caption" in inspect.signature(type(pipeline).__call__).parameters:  # PixArt warns if this is not set
         arguments.setdefault("clean_caption", find_spec("bs4") is not None and find_spec("ftfy") is not None)
     key = object()
-    handle = denoiser.register_forward_hook(contexts.Scoped(key, _detached))
     bar_config = getattr(pipeline, "_progress_bar_config", None)
     pipeline.set_progress_bar_config(disable=True)
     try:
-        with contexts.activated(key):
+        with denoiser.register_forward_hook(contexts.Scoped(key, _detached)), contexts.activated(key):
             return inspect.unwrap(type(pipeline).__call__)(pipeline, **arguments, return_dict=False)[0]
     finally:
-        handle.remove()
         pipeline._progress_bar_config = bar_config or {}
 
 

@@ -76,8 +76,8 @@ def use_one_dtype(folder: Path, pipeline: Any) -> None:
 def _stores(stored: dict[str, Path], ours: dict[str, torch.Tensor], network: nn.Module) -> bool:
     """Return whether a folder stores all tensors under the network's own names, and one of each tied group."""
     tied = {name: group for group in _ties(network) for name in group}
-    missing = [key for key in ours if key not in stored and not any(name in stored for name in tied.get(key, ()))]
-    return bool(stored) and not missing and stored.keys() <= ours.keys()
+    whole = all(key in stored or not stored.keys().isdisjoint(tied.get(key, ())) for key in ours)
+    return bool(stored) and whole and stored.keys() <= ours.keys()
 
 
 def _twin(folder: Path, network: Any) -> nn.Module | None:
@@ -102,11 +102,9 @@ def _compare_loaded(folder: Path, network: Any, ours: dict[str, torch.Tensor]) -
     except Exception as error:
         raise LineasError(f"the written {kind} cannot be read back ({first_line(error)}); nothing was saved.") from None
     theirs = reloaded.state_dict()
-    if ours.keys() ^ theirs.keys():
-        raise _differs(sorted(ours.keys() ^ theirs.keys())[0], kind)
-    for key, value in ours.items():
-        if not _equal(theirs[key], value.to(theirs[key].dtype)):  # all may be loaded in one type
-            raise _differs(key, kind)
+    for key in (*sorted(ours.keys() ^ theirs.keys()), *ours):
+        if not (key in ours and key in theirs and _equal(theirs[key], ours[key].to(theirs[key].dtype))):
+            raise _differs(key, kind)  # by more than the type, since all may be loaded in one
 
 
 def _differs(key: str, kind: str) -> LineasError:

@@ -48,7 +48,7 @@ class Batch(Generic[PartT]):
 
     Args:
         parts: the prompts, cut into parts; texts are sorted by length.
-        size: number of prompts, n.
+        size: number of prompts.
         limit: largest number of tokens in a part; None for no limit.
     """
 
@@ -67,7 +67,6 @@ class Samples(Generic[PartT]):
     """Prompts encoded once, for any number of batches.
 
     Args:
-        prompts: the n prompts.
         truncated: number of prompts that were cut.
         longest: number of tokens after which a prompt is cut.
         in_parts: function from indices of prompts, and the maximum number of tokens in a part, to parts.

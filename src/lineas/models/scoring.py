@@ -29,6 +29,7 @@ def predictions(model: TextModel, part: PaddedPart, prefix: torch.Tensor | None 
     """Return the logits for each token after the first, float32 `[b, t - 1, vocabulary]`.
 
     Args:
+        part: b texts of at most t tokens.
         prefix: token ids put before each text (but after a token such as `<s>`), `[p]`; None for none.
     """
     ids, mask = part.ids, part.mask

@@ -18,7 +18,7 @@ from lineas.models import checkpoint
 from lineas.models.packing import reason_not_packable
 from lineas.models.samples import Batch, Samples
 from lineas.models.sampling import Finite, Nucleus
-from lineas.models.text_batches import PackedPart, PaddedPart, pack, pad
+from lineas.models.text_batches import PackedPart, PaddedPart, pack, pad, padded
 from lineas.modules import input_device, non_text_modules, weights_type
 from lineas.sites import Site, find_sites
 
@@ -61,7 +61,7 @@ class TextModel:
     @property
     def facts(self) -> dict[str, Any]:
         """The settings that determine a prompt's activations: whether the tokenizer's end of text was left out."""
-        return {"end_of_text": "left out"} if self._around[1] else {}
+        return {"end_of_text": "left out"} if special_around(self.tokenizer)[1] else {}
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False, max_shard_size: str | int = "5GB") -> Path:
         """Write a checkpoint that transformers and every engine read: weights, config, tokenizer.
@@ -118,11 +118,9 @@ class TextModel:
         if not self._packs:
             return self.padded_samples(prompts, max_length)
         ids, truncated = self.encode(prompts, max_length)
-
-        def in_parts(rows: Sequence[int], limit: int | None) -> list[PackedPart]:
-            return pack([ids[row] for row in rows], limit, self.device)
-
-        return Samples(prompts, truncated, max_length, in_parts, ids)
+        return Samples(
+            prompts, truncated, max_length, lambda rows, limit: pack([ids[i] for i in rows], limit, self.device), ids
+        )
 
     def padded_samples(self, prompts: Sequence[str], max_length: int = 128) -> Samples[PaddedPart]:
         """Encode prompts with a row for each, padded on the right; batches of them run slower than packs."""
@@ -164,18 +162,13 @@ class TextModel:
         as_texts("the prompts", texts)
         with reading(f"the tokenizer of {self.name} could not read a text"):
             encoded = [list(self.tokenizer(text, add_special_tokens=special).input_ids) for text in texts]
-            after = self._around[1] if special else 0
+            after = special_around(self.tokenizer)[1] if special else 0
         return [ids[: len(ids) - after] for ids in encoded]
 
     @property
     def special_before(self) -> int:
         """The number of tokens such as `<s>` that the tokenizer puts before every text."""
-        return self._around[0]
-
-    @property
-    def _around(self) -> tuple[int, int]:
-        """The numbers of tokens that the tokenizer puts before and after every text."""
-        return special_around(self.tokenizer)
+        return special_around(self.tokenizer)[0]
 
     def check_length(self, longest: int, new: int = 0) -> None:
         """Check that the network can read texts of a length; warn once if it was only trained for shorter ones.
@@ -208,7 +201,7 @@ class TextModel:
         names = ("max_position_embeddings", "n_positions", "max_seq_len")
         values = (getattr(text, name, None) for name in names)
         configured = next((n for n in values if isinstance(n, int) and n > 0), None)
-        excluded = non_text_modules(self.network)
+        excluded = tuple(f"{part}." for part in non_text_modules(self.network))
         tables = [
             (name, module.num_embeddings)
             for name, module in self.network.named_modules()
@@ -217,8 +210,8 @@ class TextModel:
         tables += [
             (name, len(buffer)) for name, buffer in self.network.named_buffers() if name.endswith(".embed_positions")
         ]
-        rows = [rows for name, rows in tables if not any(name.startswith(f"{part}.") for part in excluded)]
-        return (min([*rows, *([configured] if configured else [])]), True) if rows else (configured, False)
+        rows = [rows for name, rows in tables if not name.startswith(excluded)]
+        return (min(n for n in (*rows, configured) if n is not None), True) if rows else (configured, False)
 
     @property
     def _packs(self) -> bool:
@@ -227,16 +220,11 @@ class TextModel:
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
         attention = getattr(text, "_attn_implementation", None)
         if attention not in self._packs_by_attention:
-            self._packs_by_attention[attention] = self._can_pack()
+            if reason := reason_not_packable(self.network):
+                slower = f"prompts of {self.name} are padded instead of packed, which is slower: {reason}."
+                warnings.warn(slower, stacklevel=4)
+            self._packs_by_attention[attention] = reason is None
         return self._packs_by_attention[attention]
-
-    def _can_pack(self) -> bool:
-        reason = reason_not_packable(self.network)
-        if reason:
-            warnings.warn(
-                f"prompts of {self.name} are padded instead of packed, which is slower: {reason}.", stacklevel=5
-            )
-        return reason is None
 
     def run(self, part: PackedPart | PaddedPart) -> None:
         """Run one forward pass over a part; hooks read the activations."""
@@ -311,12 +299,7 @@ class TextModel:
         with torch.no_grad():
             for start in range(0, len(order), batch_size):
                 rows = sorted(order[start : start + batch_size])  # in the prompts' order, like strengths per row
-                width = max(len(encoded[i]) for i in rows)
-                ids = torch.full((len(rows), width), self.pad_id)
-                mask = torch.zeros(len(rows), width, dtype=torch.long)
-                for at, i in enumerate(rows):  # padded on the left, so that all continue at the same column
-                    ids[at, width - len(encoded[i]) :] = torch.tensor(encoded[i])
-                    mask[at, width - len(encoded[i]) :] = 1
+                ids, mask = padded([encoded[i] for i in rows], self.pad_id, "left")  # all continue at the same column
                 with reading(f"{self.name} could not continue the texts"):
                     output = self.network.generate(  # pyright: ignore[reportCallIssue]
                         input_ids=ids.to(self.device),
@@ -325,7 +308,7 @@ class TextModel:
                         pad_token_id=self.pad_id,
                         **sampling,
                     )
-                for i, new in zip(rows, output[:, width:].tolist()):
+                for i, new in zip(rows, output[:, ids.shape[1] :].tolist()):
                     results[i] = new
                 if progress:
                     progress(len(rows))
@@ -355,10 +338,8 @@ class TextModel:
     @property
     def pad_id(self) -> int:
         """The id of the token that pads shorter rows."""
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return token
-        return 0
+        tokens = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((token for token in tokens if token is not None), 0)
 
 
 def special_around(tokenizer: Any) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from lineas.errors import LineasError
 from lineas.models.packing import Layout, length_buckets, packed
@@ -122,8 +123,19 @@ def pack(encoded: Sequence[Sequence[int]], limit: int | None, device: torch.devi
 def pad(encoded: Sequence[Sequence[int]], limit: int | None, device: torch.device, filler: int) -> list[PaddedPart]:
     """Pad token ids with `filler` into parts with little padding, of at most `limit` tokens with it."""
     order = _by_length(encoded)
-    runs = length_buckets([len(encoded[row]) for row in order], limit)
-    return [_padded_part(encoded, [order[i] for i in run], device, filler) for run in runs]
+    parts = []
+    for run in length_buckets([len(encoded[row]) for row in order], limit):
+        rows = [order[i] for i in run]
+        ids, mask = padded([encoded[row] for row in rows], filler)
+        parts.append(PaddedPart(ids.to(device), mask.to(device), torch.tensor(rows, device=device)))
+    return parts
+
+
+def padded(encoded: Sequence[Sequence[int]], filler: int, side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids padded to the longest text, and a mask that is 0 for the padding, both int64 `[b, t]`."""
+    texts = [torch.tensor(ids, dtype=torch.long) for ids in encoded]
+    mask = pad_sequence([torch.ones_like(text) for text in texts], True, 0, side)
+    return pad_sequence(texts, True, filler, side), mask
 
 
 def _by_length(encoded: Sequence[Sequence[int]]) -> list[int]:
@@ -134,23 +146,11 @@ def _packed_part(encoded: Sequence[Sequence[int]], rows: list[int], device: torc
     lengths = [len(encoded[row]) for row in rows]
     ids = torch.tensor([token for row in rows for token in encoded[row]])
     positions = torch.cat([torch.arange(length) for length in lengths])
-    owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(lengths))  # [t]
-    weights = torch.zeros(len(rows), len(ids))
-    weights[owner, torch.arange(len(ids))] = 1 / torch.tensor(lengths).float()[owner]
+    weights = torch.block_diag(*(torch.full((1, length), 1 / length) for length in lengths))
     return PackedPart(
         ids[None].to(device), positions[None].to(device), weights.to(device), torch.tensor(rows, device=device),
         Layout.of(lengths, device),
     )  # fmt: skip
-
-
-def _padded_part(encoded: Sequence[Sequence[int]], rows: list[int], device: torch.device, filler: int) -> PaddedPart:
-    width = max(len(encoded[row]) for row in rows)
-    ids = torch.full((len(rows), width), filler)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for at, row in enumerate(rows):
-        ids[at, : len(encoded[row])] = torch.tensor(encoded[row])
-        mask[at, : len(encoded[row])] = 1
-    return PaddedPart(ids.to(device), mask.to(device), torch.tensor(rows, device=device))
 
 
 def _as_tokens(activation: torch.Tensor, ids: torch.Tensor, site: Site) -> torch.Tensor:

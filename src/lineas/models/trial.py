@@ -28,12 +28,11 @@ def trial_of(model: TextModel | ImageModel | nn.Module) -> Trial | None:
 
     A language model reads a few token ids. A pipeline draws an empty prompt, and its denoiser's first output counts.
     """
-    network = model if isinstance(model, nn.Module) else model.network
+    network: Any = model if isinstance(model, nn.Module) else model.network
     if isinstance(model, ImageModel):
         return lambda other: _first_prediction(model, other)
     if hasattr(network, "pipeline") and hasattr(network, "denoiser"):
-        pipeline: Any = network.pipeline
-        return lambda other: _first_prediction(ImageModel(pipeline), other)
+        return lambda other: _first_prediction(ImageModel(network.pipeline), other)
     ids = _token_ids(network)
     return None if ids is None else lambda other: _logits(other, ids)
 
@@ -41,13 +40,10 @@ def trial_of(model: TextModel | ImageModel | nn.Module) -> Trial | None:
 def outputs(model: Any, prompts: Sequence[str], max_length: int) -> torch.Tensor | None:
     """Return the network's outputs for prompts, flattened; None if the network itself is not called (pipelines)."""
     seen: list[torch.Tensor] = []
-    hook = model.network.register_forward_hook(lambda _, __, result: seen.append(Site("network").pick(result)))
-    try:
-        with torch.no_grad():
-            for part in model.batch(prompts, max_length).parts:
-                model.run(part)
-    finally:
-        hook.remove()
+    see = model.network.register_forward_hook(lambda _, __, result: seen.append(Site("network").pick(result)))
+    with see, torch.no_grad():
+        for part in model.batch(prompts, max_length).parts:
+            model.run(part)
     return torch.cat([one.flatten() for one in seen]) if seen else None
 
 
@@ -82,15 +78,12 @@ def _first_prediction(model: ImageModel, network: Any) -> torch.Tensor:
         seen.append(Site("denoiser").pick(result).float().clone())
         raise _SeenError
 
-    hook = network.denoiser.register_forward_hook(see)
-    try:
+    with network.denoiser.register_forward_hook(see):
         with suppress(Exception):  # the pipeline may not support this size
             plain.set(size=(side, side)).generate([""], output_type="latent")
         if not seen:
             with suppress(_SeenError):
                 plain.generate([""], output_type="latent")
-    finally:
-        hook.remove()
     return seen[0]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -21,11 +20,7 @@ class Unknowable(LineasError):
 
 
 def refuse_steered(network: nn.Module, what: str) -> None:
-    """Refuse a network that is steered.
-
-    Args:
-        what: the operation that needs it unsteered, such as "evaluate", for the message.
-    """
+    """Refuse a network that any thread or task steers; `what` needs it unsteered, such as "evaluate"."""
     if is_steered(network):
         raise LineasError(
             f"this network is being steered, and {what} needs it untouched; end the block of steer (or call detach()) "
@@ -34,27 +29,25 @@ def refuse_steered(network: nn.Module, what: str) -> None:
 
 
 def check_unchanged(network: nn.Module) -> None:
-    """Refuse a network whose results are changed by code that the digests do not cover."""
-    everywhere = (*every_module._global_forward_hooks.values(), *every_module._global_forward_pre_hooks.values())
-    for hook in everywhere:
+    """Refuse a network whose results are changed by code that the digests do not cover.
+
+    Raises:
+        Unknowable: when there is such a hook, parametrization or replaced method; it names the module.
+    """
+    for hook in (*every_module._global_forward_hooks.values(), *every_module._global_forward_pre_hooks.values()):
         raise Unknowable(f"{_name(hook)} is a hook on all modules.")
     for name, module in network.named_modules():
         place = name or type(network).__name__
-        for hook in _hooks(module):
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
             if _package(hook) not in LIBRARIES:
                 raise Unknowable(f"{_name(hook)} is a hook on {place}.")
         for replaced in ("forward", "generate"):
             if replaced in vars(module) and not hasattr(module, "_hf_hook"):
                 raise Unknowable(f"{place}.{replaced} was replaced.")
         for changes in module.parametrizations.values() if parametrize.is_parametrized(module) else ():  # pyright: ignore[reportCallIssue]
-            for change in changes:
-                if _package(type(change)) not in LIBRARIES:
-                    raise Unknowable(f"{type(change).__name__} is a parametrization of {place}.")
-
-
-def _hooks(module: nn.Module) -> Iterator[Any]:
-    yield from list(module._forward_hooks.values())
-    yield from list(module._forward_pre_hooks.values())
+            for kind in map(type, changes):
+                if _package(kind) not in LIBRARIES:
+                    raise Unknowable(f"{kind.__name__} is a parametrization of {place}.")
 
 
 def _package(code: Any) -> str:
