@@ -31,14 +31,8 @@ class PipelineNetwork(nn.Module):
     The modules are the pipeline's own, so a hook on one acts whenever the pipeline is called.
 
     Args:
-        pipeline: a text-to-image pipeline of diffusers.
         guidance: the halves of a guided batch that are edited: "both" (default), "conditional", or "none".
-
-    Raises:
-        LineasError: when the pipeline has no denoiser or cannot encode a prompt, or the guidance is unknown.
     """
-
-    guidance: Guidance
 
     def __init__(self, pipeline: Any, guidance: Guidance = "both") -> None:
         super().__init__()
@@ -50,7 +44,7 @@ class PipelineNetwork(nn.Module):
                 f"a {type(pipeline).__name__} is no text-to-image pipeline with a U-Net or a transformer that denoises."
             )
         self.denoiser_name = names[0]
-        self.guidance = guidance
+        self.guidance: Guidance = guidance
         if not isinstance(pipeline.encode_prompt, Prompts):
             vars(pipeline)["encode_prompt"] = Prompts(pipeline)
         self.prompts: Prompts = pipeline.encode_prompt
@@ -190,11 +184,9 @@ class Rows:
         return self
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rows:
-        """Return this object, for every pass."""
         return self
 
     def called_alone(self) -> Rows:
-        """Return this object, for every part."""
         return self
 
     def check_parts(self) -> None:
