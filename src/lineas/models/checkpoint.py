@@ -54,12 +54,7 @@ KIND = FolderKind("a checkpoint", "checkpoint", "config.json", _unmarked)
 
 
 def skeleton(config: Any, weight_of: Callable[[str], torch.Tensor | None]) -> nn.Module:
-    """Return a network with no weights but those of its norms, which identify the checkpoint.
-
-    Args:
-        config: the checkpoint's config, as transformers reads it.
-        weight_of: a function from a norm's dotted name to its weight `[d]`, or to None if there is none.
-    """
+    """Return a network with no weights but its norms' `weight_of(name)`, `[d]` or None, which identify a checkpoint."""
     with torch.device("meta"):
         try:
             network: nn.Module = AutoModelForCausalLM.from_config(config)

@@ -86,8 +86,7 @@ def _downloaded_gguf(scratch: Path) -> Path:
 
 def _convert(gguf: Path, stored: Path) -> Path:
     """Convert the GGUF to bfloat16 safetensors in the folder `stored`."""
-    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]:
         raise LineasError(
             f"reading the default model's package needs {' and '.join(missing)}: pip install 'lineas[embedded]'."
         )

@@ -68,12 +68,7 @@ class Layout:
 
 
 def length_buckets(lengths: Sequence[int], limit: int | None = None) -> list[list[int]]:
-    """Cut rows that are sorted by length into runs with little padding.
-
-    Args:
-        lengths: number of tokens of each row, ascending.
-        limit: maximum number of tokens in a run, with padding; None for no limit.
-    """
+    """Cut rows of ascending lengths into runs with little padding, of at most `limit` tokens with it."""
     runs: list[list[int]] = [[]]
     real = 0
     for row, length in enumerate(lengths):

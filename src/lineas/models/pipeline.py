@@ -29,9 +29,6 @@ class PipelineNetwork(nn.Module):
     """The parts of a pipeline that sites can name: `unet.` or `transformer.`, and `text_encoder.`, `text_encoder_2.`...
 
     The modules are the pipeline's own, so a hook on one acts whenever the pipeline is called.
-
-    Args:
-        guidance: the halves of a guided batch that are edited: "both" (default), "conditional", or "none".
     """
 
     def __init__(self, pipeline: Any, guidance: Guidance = "both") -> None:
@@ -134,8 +131,7 @@ class Prompts:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for rows in tuple(self.steered):
             rows.check_parts()
-        cache = contexts.active().get(self._cache_key)
-        if cache is None:
+        if (cache := contexts.active().get(self._cache_key)) is None:
             encoded = self._original(*args, **kwargs)
         else:
             call_args = self._signature.bind(*args, **kwargs)
@@ -191,8 +187,7 @@ class Rows:
 
     def check_parts(self) -> None:
         """Refuse to draw with a part that was put into the pipeline after it was steered."""
-        replaced = [name for name, part in self._parts.items() if getattr(self._pipeline, name, None) is not part]
-        if replaced:
+        if replaced := [name for name, part in self._parts.items() if getattr(self._pipeline, name, None) is not part]:
             raise LineasError(
                 f"the pipeline has another {replaced[0]} than the one that is steered; detach, and steer it again."
             )
