@@ -15,11 +15,9 @@ from lineas.modules import is_linear
 
 
 def with_biases(network: nn.Module, switches: Sequence[Switch] | None, undo: ExitStack | None) -> nn.Module:
-    """Return the network with additional zero biases; it computes the same.
+    """Add zero biases to a network, which then computes the same, and the calls that remove them to `undo`.
 
-    Args:
-        switches: the config's settings that add the biases; None to change to the Llama architecture instead.
-        undo: stack for the calls that restore the network; None if it is never restored.
+    The config's `switches` add the biases; None changes the network to the Llama architecture instead.
     """
     if switches is None:
         assert is_like_llama(network)

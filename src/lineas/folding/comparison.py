@@ -44,14 +44,10 @@ def live_outputs(model: Any, network: nn.Module, intervention: Intervention) -> 
 
 
 def compare(model: Any, folded: nn.Module, live: torch.Tensor, written: Sequence[str]) -> None:
-    """Refuse a folded network whose outputs differ from the steered one's by more than rounding.
+    """Refuse a folded network whose outputs differ from the steered one's, `live`, by more than rounding.
 
-    If they differ by more than the bound of their type, the new weights are changed at random by up to their rounding.
-    The change of the outputs then shows how much difference rounding alone can cause.
-
-    Args:
-        live: the outputs of the steered network, `[n, ...]`.
-        written: names of the modules with new tensors.
+    If they differ by more than the bound of their type, the weights of the `written` modules are changed at random by
+    up to their rounding. The change of the outputs then shows how much difference rounding alone can cause.
     """
     trial, kind = trial_of(model), coarsest(folded)
     assert trial is not None

@@ -85,7 +85,7 @@ def _matches_weights(norm: nn.Module, z: torch.Tensor, normalised: torch.Tensor,
     if probe is None or weight is None:
         return True
     output = _output(probe, z.to(weight.device, weight.dtype))
-    shape = [1, -1, *[1] * (z.dim() - 2)] if isinstance(norm, nn.GroupNorm) else [-1]
+    shape = [1, -1, 1, 1] if isinstance(norm, nn.GroupNorm) else [-1]
     expected = (weight.float().cpu() + offset).view(shape) * normalised
     if bias is not None:
         expected = expected + bias.float().cpu().view(shape)
@@ -94,12 +94,10 @@ def _matches_weights(norm: nn.Module, z: torch.Tensor, normalised: torch.Tensor,
 
 def reason_not_stored(module: nn.Module) -> str:
     """Return the reason why a module's weight or bias is not a whole parameter of its own; "" if both are."""
-    adapters = adapters_of(module)
-    if adapters:
+    if adapters := adapters_of(module):
         return f"it carries the adapter {', '.join(map(repr, adapters))}; merge that first"
-    for key in ("weight", "bias"):
-        if key == "bias" and not isinstance(getattr(module, key, None), torch.Tensor):
-            continue
+    has_bias = isinstance(getattr(module, "bias", None), torch.Tensor)
+    for key in ("weight", "bias") if has_bias else ("weight",):
         if parametrize.is_parametrized(module, key):
             parts: Any = module.parametrizations[key]  # pyright: ignore[reportArgumentType, reportIndexIssue]
             return f"its {key} is computed by {' and '.join(_snake_case(part) for part in parts)}"

@@ -26,7 +26,6 @@ class ModuleMaps:
         arriving: the shift of the norm whose output the module reads, `[d of its input]`; None for none.
         own: the map at the module's output; None for none.
         modulated: the maps at the norms that the module modulates, in the order in which they act.
-        sites: names of the sites of these maps, for messages.
     """
 
     arriving: torch.Tensor | None = None
@@ -64,11 +63,7 @@ class RoundingLoss:
 
 
 def new_weights(module: Any, maps: ModuleMaps, kind: torch.dtype) -> tuple[dict[str, torch.Tensor], RoundingLoss]:
-    """Return a module's new weight and bias, as far as they change, and what rounding takes away from them.
-
-    Args:
-        kind: the type of a new bias, if the module has none and needs one.
-    """
+    """Return a module's new weight and bias, as far as they change, and the loss; `kind` is the type of a new bias."""
     device, bias = module.weight.device, getattr(module, "bias", None)
     if bias is None and maps.shifts:
         width = width_of(module)

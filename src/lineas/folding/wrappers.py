@@ -43,15 +43,13 @@ def adapters_of(module: nn.Module) -> list[str]:
 
 def reason_not_plain(network: nn.Module) -> str:
     """Return the reason why a network computes more than its weights say, or lacks some; "" if there is none."""
-    names = adapters(network)
-    if names:
+    if names := adapters(network):
         return (
             f"this model carries the adapter{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}; merge it "
             "first, with merge_and_unload() of peft (for a pipeline fuse_lora(), then unload_lora_weights()), and use "
             "the result"
         )
-    wrapped = wrapped_network(network)
-    if wrapped is not None:
+    if wrapped := wrapped_network(network):
         name, part = wrapped
         return (
             f"a {type(network).__name__} wraps this {type(part).__name__}; give the network itself, which is its "

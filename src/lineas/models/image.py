@@ -155,10 +155,8 @@ class ImageModel:
             verify_pipeline(beside, self.pipeline)
             use_one_dtype(beside, self.pipeline)
             settings = {"steps": self.steps, "guidance_scale": self.guidance_scale}
-            writing.write_text(beside / SETTINGS, strict_json.dumps(settings) + "\n")
-            if self.provenance:
-                writing.write_text(beside / checkpoint.PROVENANCE, strict_json.dumps(self.provenance) + "\n")
-                writing.write_text(beside / checkpoint.CARD, checkpoint.card(self.provenance, "diffusers"))
+            (beside / SETTINGS).write_text(strict_json.dumps(settings) + "\n", encoding="utf-8")
+            checkpoint.write_provenance(beside, self.provenance, "diffusers")
         return folder
 
     def batch(self, prompts: Sequence[str], max_length: int = 128, limit: int | None = None) -> Batch[DrawnPart]:
@@ -288,8 +286,7 @@ class ImageModel:
         if unknown is None or unknown == tokenizer.eos_token_id:
             return
         words = dict.fromkeys(word for prompt in prompts for word in prompt.split())
-        lost = [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
-        if lost:
+        if lost := [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]:
             warnings.warn(f"{self.name} does not know {', '.join(lost)}.", stacklevel=3)
 
     def _read(self, prompts: Sequence[str]) -> tuple[int, int]:

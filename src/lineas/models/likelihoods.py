@@ -31,7 +31,7 @@ def likelihoods(
     rows: int = 16,
     progress: Callable[[int], Any] | None = None,
 ) -> list[tuple[float, bool]]:
-    """Return each continuation's log-likelihood after its context, and whether it is the greedy continuation.
+    """Return each continuation's log-likelihood after its context, in nats, and whether it is the greedy continuation.
 
     In few-shot tasks all contexts begin with the same examples. These run once, and their keys and values are reused.
     Continuations of one token after the same context share one run.
@@ -39,12 +39,6 @@ def likelihoods(
     Args:
         pairs: token ids of each context and its continuation, at least one token each.
         longest: maximum number of tokens that run; longer texts lose their beginning.
-        rows: number of texts that run together.
-        progress: function that is called with the number of finished continuations.
-
-    Returns:
-        a pair for each continuation, in order: the log-likelihood in nats, summed over its tokens, and whether each
-        token is the likeliest.
     """
     runs: dict[tuple[int, ...], list[int]] = {}  # for each text that runs, the indices of its pairs
     for i, (context, continuation) in enumerate(pairs):

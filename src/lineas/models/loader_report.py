@@ -22,10 +22,7 @@ MASKS = re.compile(r"(^|\.)(inv_freq|position_ids|masked_bias|num_batches_tracke
 def load_weights(kind: Any, where: str | Path, unused: str | None = None, **options: Any) -> Any:
     """Call `kind.from_pretrained` and refuse a checkpoint whose weights do not fit the network.
 
-    Args:
-        where: hub id or folder.
-        unused: regular expression for weights that are not used, so that they may be missing; None for none.
-        options: arguments of `from_pretrained`.
+    Weights that match the regular expression `unused` may be missing.
     """
     try:
         network, report = kind.from_pretrained(where, output_loading_info=True, use_safetensors=True, **options)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from functools import cache
+from functools import cache, reduce
 from importlib.metadata import version
 from importlib.resources import files
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from time import thread_time
 from typing import Any
@@ -76,13 +78,10 @@ def load(
         return _load_pipeline(str(where), str(name), weights_dtype, device, options)
     with reading(failure, hint):
         base = _base_of_adapter(where, options)
-    if base is None:
-        with reading(failure, hint):
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    else:
-        no_tokenizer = f"{where} is an adapter of peft for {base}, and has no tokenizer that could be read"
-        with reading(no_tokenizer, f"Load {base}, or put its tokenizer beside the adapter."):
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    no_tokenizer = f"{where} is an adapter of peft for {base}, and has no tokenizer that could be read"
+    put_beside = f"Load {base}, or put its tokenizer beside the adapter."
+    with reading(failure, hint) if base is None else reading(no_tokenizer, put_beside):
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
     with reading(failure, hint):
         device_map = "auto" if device == "auto" else None
         network: Any = _load_network(base or where, dtype=weights_dtype, device_map=device_map, **options)
@@ -142,12 +141,7 @@ def _base_of_adapter(where: str, options: dict[str, Any]) -> str | None:
 
 
 def load_text(name: str | Path | None = None, **options: Any) -> TextModel:
-    """Load a language model.
-
-    Args:
-        name: as in `load`.
-        options: the other arguments of `load`.
-    """
+    """Load a language model, with the arguments of `load`, and refuse one that draws images."""
     model = load(name, **options)
     if not isinstance(model, TextModel):
         raise LineasError(f"{model.name} draws images; this needs a language model.")
@@ -159,10 +153,9 @@ def is_pipeline(where: str | Path, revision: str | None = None) -> bool:
     folder = Path(where)
     if folder.exists() or str(where).count("/") != 1:
         return (folder / INDEX).is_file()
-    if isinstance(try_to_load_from_cache(str(where), INDEX, revision=revision), str):
-        return True
-    if isinstance(try_to_load_from_cache(str(where), "config.json", revision=revision), str):
-        return False
+    for file in (INDEX, "config.json"):
+        if isinstance(try_to_load_from_cache(str(where), file, revision=revision), str):
+            return file == INDEX
     try:
         return file_exists(str(where), INDEX, revision=revision)
     except Exception:  # loading the model will report the error
@@ -172,9 +165,8 @@ def is_pipeline(where: str | Path, revision: str | None = None) -> bool:
 def _load_pipeline(where: str, name: str, weights_dtype: Any, device: str, options: dict[str, Any]) -> ImageModel:
     with needing(f"{where} draws images, which needs diffusers", "images"):
         from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-    failure = f"no pipeline could be loaded from '{where}'"
     newer = tuple(map(int, version("diffusers").split(".")[:2])) >= (0, 42)
-    with reading(failure):
+    with reading(f"no pipeline could be loaded from '{where}'"):
         folder = Path(where)
         if not folder.is_dir():
             folder = Path(DiffusionPipeline.download(where, use_safetensors=True, **options))
@@ -185,10 +177,10 @@ def _load_pipeline(where: str, name: str, weights_dtype: Any, device: str, optio
         pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **further, **parts)
         pipeline.register_to_config(_name_or_path=where)
         pipeline = pipeline.to(device)
-    settings = folder / SETTINGS
-    failure = f"{settings} does not hold valid drawing settings for '{where}'"
+    file = folder / SETTINGS
+    failure = f"{file} does not hold valid drawing settings for '{where}'"
     with reading(failure):
-        drawing = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+        drawing = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         try:
             model = ImageModel(pipeline, name, options["revision"], **drawing)
         except LineasError as error:
@@ -225,17 +217,15 @@ def _load_part(kind: Any, folder: Path, dtype: torch.dtype | None) -> nn.Module:
 
 def _stored_dtype(folder: Path) -> torch.dtype | None:
     """Return the widest type of a pipeline's stored weights; None if there are none."""
-    names = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    widest: torch.dtype | None = None
-    for part in json.loads((folder / INDEX).read_text(encoding="utf-8")):
-        for file in (folder / part).glob("*.safetensors"):
-            if "." in file.stem:  # a variant, which is not loaded
-                continue
+    dtypes = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    names: set[str] = set()
+    parts = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    for file in chain.from_iterable((folder / part).glob("*.safetensors") for part in parts):
+        if "." not in file.stem:  # else a variant, which is not loaded
             with safe_open(file, "pt") as weights:
-                kinds = {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
-            for kind in kinds & names.keys():
-                widest = names[kind] if widest is None else torch.promote_types(widest, names[kind])
-    return widest
+                names |= {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
+    stored = [dtypes[name] for name in names & dtypes.keys()]
+    return reduce(torch.promote_types, stored) if stored else None
 
 
 def _device(name: str) -> torch.device:
@@ -254,11 +244,9 @@ def _device(name: str) -> torch.device:
 
 def fast_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 if the device computes faster in it, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and _bfloat16_pays():
-        return torch.bfloat16
-    return torch.float32
+    on_gpu, on_cpu = device.type == "cuda", device.type == "cpu"
+    pays = (on_gpu and torch.cuda.is_bf16_supported()) or (on_cpu and _bfloat16_pays())
+    return torch.bfloat16 if pays else torch.float32
 
 
 @cache
@@ -275,12 +263,10 @@ def _bfloat16_pays() -> bool:
 
 def _seconds() -> dict[torch.dtype, float]:
     """Return, for each type, the minimum time of a matrix product, in seconds of this thread's CPU time."""
-    dtypes = (torch.bfloat16, torch.float32)
-    matrices = {d: (torch.ones(256, 768, dtype=d), torch.ones(768, 768, dtype=d)) for d in dtypes}
-    seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in dtypes}
-    for _ in range(8):
-        for dtype, (rows, weights) in matrices.items():
-            start = thread_time()
-            nn.functional.linear(rows, weights)
-            seconds[dtype].append(thread_time() - start)
-    return {dtype: min(times) for dtype, times in seconds.items()}
+    seconds = {torch.bfloat16: math.inf, torch.float32: math.inf}
+    matrices = {d: (torch.ones(256, 768, dtype=d), torch.ones(768, 768, dtype=d)) for d in seconds}
+    for dtype in 8 * [*seconds]:
+        start = thread_time()
+        nn.functional.linear(*matrices[dtype])
+        seconds[dtype] = min(seconds[dtype], thread_time() - start)
+    return seconds

@@ -68,12 +68,7 @@ class Layout:
 
 
 def length_buckets(lengths: Sequence[int], limit: int | None = None) -> list[list[int]]:
-    """Cut rows that are sorted by length into runs with little padding.
-
-    Args:
-        lengths: number of tokens of each row, ascending.
-        limit: maximum number of tokens in a run, with padding; None for no limit.
-    """
+    """Cut rows of ascending lengths into runs with little padding, of at most `limit` tokens with it."""
     runs: list[list[int]] = [[]]
     real = 0
     for row, length in enumerate(lengths):
@@ -111,19 +106,17 @@ def reason_not_packable(network: nn.Module) -> str | None:
     """Return the reason why a network's prompts cannot be packed; None if a pack gives the same as single prompts."""
     config: Any = getattr(network, "config", None)
     text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
-    layers = getattr(text, "num_hidden_layers", None)
-    if layers is None:
+    if getattr(text, "num_hidden_layers", None) is None:
         return "its config does not say how many layers it has"
     if set(getattr(text, "layer_types", None) or []) - {"full_attention", "sliding_attention"}:
         return "not all of its layers are causal attention"
     with guarded(network):
-        return _reason_from_trial(network, text, layers)
+        return _reason_from_trial(network, text)
 
 
-def _reason_from_trial(network: nn.Module, text: Any, layers: int) -> str | None:
+def _reason_from_trial(network: nn.Module, text: Any) -> str | None:
     """Run a pack and its prompts one by one, and return the reason why their outputs differ, or None."""
-    device = input_device(network)
-    lengths = [3, 5, 6]
+    device, lengths = input_device(network), [3, 5, 6]
     ids = (torch.arange(sum(lengths), device=device) + text.vocab_size // 2) % text.vocab_size
     positions = torch.cat([torch.arange(length, device=device) for length in lengths])
     training = [module for module in network.modules() if module.training]
@@ -133,7 +126,7 @@ def _reason_from_trial(network: nn.Module, text: Any, layers: int) -> str | None
         single = torch.cat([network(input_ids=one[None], use_cache=False).logits[0] for one in ids.split(lengths)])
         with packed(network, Layout.of(lengths, device)):
             together = network(input_ids=ids[None], position_ids=positions[None], use_cache=False).logits[0]
-        replaced = len(_calls.get())
+        replaced, layers = len(_calls.get()), text.num_hidden_layers
     except Exception as error:  # prompts can always be padded instead
         return f"it does not run that way ({type(error).__name__}: {first_line(error)})"
     finally:
@@ -231,9 +224,8 @@ def _causal(
     width = q.shape[2]
     windowed = window is not None and width > window
     if not softcap and not windowed and (q.device.type != "cpu" or width > SHORT):
-        return nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
+        grouped = q.shape[1] != k.shape[1]
+        return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)

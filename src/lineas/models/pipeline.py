@@ -29,13 +29,7 @@ class PipelineNetwork(nn.Module):
     """The parts of a pipeline that sites can name: `unet.` or `transformer.`, and `text_encoder.`, `text_encoder_2.`...
 
     The modules are the pipeline's own, so a hook on one acts whenever the pipeline is called.
-
-    Args:
-        pipeline: a text-to-image pipeline of diffusers.
-        guidance: the halves of a guided batch that are edited: "both" (default), "conditional", or "none".
     """
-
-    guidance: Guidance
 
     def __init__(self, pipeline: Any, guidance: Guidance = "both") -> None:
         super().__init__()
@@ -47,7 +41,7 @@ class PipelineNetwork(nn.Module):
                 f"a {type(pipeline).__name__} is no text-to-image pipeline with a U-Net or a transformer that denoises."
             )
         self.denoiser_name = names[0]
-        self.guidance = guidance
+        self.guidance: Guidance = guidance
         if not isinstance(pipeline.encode_prompt, Prompts):
             vars(pipeline)["encode_prompt"] = Prompts(pipeline)
         self.prompts: Prompts = pipeline.encode_prompt
@@ -137,8 +131,7 @@ class Prompts:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for rows in tuple(self.steered):
             rows.check_parts()
-        cache = contexts.active().get(self._cache_key)
-        if cache is None:
+        if (cache := contexts.active().get(self._cache_key)) is None:
             encoded = self._original(*args, **kwargs)
         else:
             call_args = self._signature.bind(*args, **kwargs)
@@ -187,17 +180,14 @@ class Rows:
         return self
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rows:
-        """Return this object, for every pass."""
         return self
 
     def called_alone(self) -> Rows:
-        """Return this object, for every part."""
         return self
 
     def check_parts(self) -> None:
         """Refuse to draw with a part that was put into the pipeline after it was steered."""
-        replaced = [name for name, part in self._parts.items() if getattr(self._pipeline, name, None) is not part]
-        if replaced:
+        if replaced := [name for name, part in self._parts.items() if getattr(self._pipeline, name, None) is not part]:
             raise LineasError(
                 f"the pipeline has another {replaced[0]} than the one that is steered; detach, and steer it again."
             )

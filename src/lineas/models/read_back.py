@@ -67,9 +67,7 @@ def use_one_dtype(folder: Path, pipeline: Any) -> None:
         if not isinstance(part, nn.Module) or hasattr(type(part), "load_config") or not file.is_file():
             continue
         config = json.loads(file.read_text(encoding="utf-8"))
-        for key in ("dtype", "torch_dtype"):
-            if config.get(key) in ("float16", "bfloat16"):
-                config[key] = "float32"
+        config |= {key: "float32" for key in ("dtype", "torch_dtype") if config.get(key) in ("float16", "bfloat16")}
         file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -48,7 +48,6 @@ class Batch(Generic[PartT]):
 
     Args:
         parts: the prompts, cut into parts; texts are sorted by length.
-        size: number of prompts.
         limit: largest number of tokens in a part; None for no limit.
     """
 
@@ -83,11 +82,6 @@ class Samples(Generic[PartT]):
         return len(self.prompts)
 
     def batch(self, limit: int | None = None, rows: Sequence[int] | None = None) -> Batch[PartT]:
-        """Return a batch that is ready to run.
-
-        Args:
-            limit: largest number of tokens in a part, which runs at once; None for no limit.
-            rows: indices of the prompts of this batch; None for all.
-        """
+        """Return a batch of the prompts with these indices (all by default), in parts of at most `limit` tokens."""
         rows = range(len(self)) if rows is None else rows
         return Batch(self.in_parts(rows, limit), len(rows), limit)

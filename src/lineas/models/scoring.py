@@ -14,12 +14,7 @@ LOGITS = 2**26
 
 
 def scored_parts(model: TextModel, encoded: Sequence[Sequence[int]], logits: int = LOGITS) -> list[PaddedPart]:
-    """Cut texts into parts of similar length with a limited number of logits.
-
-    Args:
-        encoded: token ids of each text, at least one.
-        logits: maximum number of logits in a part; a longer text is a part of its own.
-    """
+    """Cut texts into parts of similar length and at most this number of logits; a longer text is a part of its own."""
     model.check_length(max(map(len, encoded), default=0))
     vocabulary: int = model.network.config.get_text_config().vocab_size  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     return pad(encoded, max(1, logits // vocabulary), model.device, model.pad_id)

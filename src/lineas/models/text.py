@@ -14,8 +14,10 @@ from torch import nn
 
 from lineas.checks import PROBABILITY, REPETITION, SEED, TEMPERATURE, TOGETHER, TOKENS, as_texts
 from lineas.errors import LineasError, reading
+from lineas.files import writing
 from lineas.models import checkpoint
 from lineas.models.packing import reason_not_packable
+from lineas.models.read_back import verify_written
 from lineas.models.samples import Batch, Samples
 from lineas.models.sampling import Finite, Nucleus
 from lineas.models.text_batches import PackedPart, PaddedPart, pack, pad, padded
@@ -74,7 +76,15 @@ class TextModel:
         Raises:
             LineasError: when the folder exists and is not overwritten, or is no checkpoint.
         """
-        return checkpoint.save(Path(folder), self.network, self.tokenizer, self.provenance, overwrite, max_shard_size)
+        folder, network = Path(folder), self.network
+        if not hasattr(network, "save_pretrained"):
+            raise LineasError(f"a {type(network).__name__} cannot write itself; give a network of transformers.")
+        with writing.new_folder(folder, checkpoint.KIND, overwrite) as beside:
+            network.save_pretrained(beside, max_shard_size=max_shard_size)  # pyright: ignore[reportCallIssue]
+            verify_written(beside, network)
+            checkpoint.save_tokenizer(beside, self.tokenizer)
+            checkpoint.write_provenance(beside, self.provenance)
+        return folder
 
     def sites(self, pattern: str | Sequence[str] | None = None) -> list[Site]:
         """Return the sites that match a pattern; see `lineas.sites.find_sites`."""
@@ -270,8 +280,7 @@ class TextModel:
         repetition_penalty = REPETITION.check("repetition_penalty", repetition_penalty)
         batch_size = TOGETHER.check("batch_size", batch_size)
         encoded = self.token_ids([self._as_chat(p) for p in prompts] if chat else prompts, special=not chat)
-        empty = [prompt for prompt, ids in zip(prompts, encoded) if not ids]
-        if empty:
+        if empty := [prompt for prompt, ids in zip(prompts, encoded) if not ids]:
             raise LineasError(f"the prompt {empty[0]!r} has no tokens; give it at least one word.")
         generated = self.continue_ids(
             encoded, max_new_tokens, temperature, top_p, repetition_penalty, seed, batch_size, progress
@@ -323,9 +332,8 @@ class TextModel:
         if not getattr(self.tokenizer, "chat_template", None):
             raise LineasError(f"{self.name} has no chat template; leave out --chat (chat=True).")
         with reading(f"the chat template of {self.name} could not be filled in", "Leave out --chat (chat=True)."):
-            return self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-            )
+            turns = [{"role": "user", "content": prompt}]
+            return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
     @property
     def end_ids(self) -> set[int]:

@@ -17,18 +17,8 @@ from lineas.sites import Reading, Site
 
 
 @dataclass(frozen=True)
-class PaddedPart:
-    """Prompts of similar length that run together, padded on the right.
-
-    Args:
-        ids: token ids, int64 `[b, t]`.
-        mask: 1 for real tokens, 0 for padding, int64 `[b, t]`.
-        rows: indices of these prompts in the whole batch, `[b]`.
-    """
-
+class _TextPart:
     ids: torch.Tensor
-    mask: torch.Tensor
-    rows: torch.Tensor
 
     @property
     def size(self) -> int:
@@ -38,6 +28,20 @@ class PaddedPart:
     def passes(self, site: Site) -> int:
         """Return 1, since a text runs once."""
         return 1
+
+
+@dataclass(frozen=True)
+class PaddedPart(_TextPart):
+    """Prompts of similar length that run together, padded on the right.
+
+    Args:
+        ids: token ids, int64 `[b, t]`.
+        mask: 1 for real tokens, 0 for padding, int64 `[b, t]`.
+        rows: indices of these prompts in the whole batch, `[b]`.
+    """
+
+    mask: torch.Tensor
+    rows: torch.Tensor
 
     def running(self, network: nn.Module) -> AbstractContextManager[Any]:
         """Return an empty block."""
@@ -59,7 +63,7 @@ class PaddedPart:
 
 
 @dataclass(frozen=True)
-class PackedPart:
+class PackedPart(_TextPart):
     """Prompts laid end to end in one sequence, shortest first.
 
     Args:
@@ -70,20 +74,10 @@ class PackedPart:
         layout: assignment of the tokens to rows of attention.
     """
 
-    ids: torch.Tensor
     positions: torch.Tensor
     weights: torch.Tensor
     rows: torch.Tensor
     layout: Layout
-
-    @property
-    def size(self) -> int:
-        """The number of tokens that are computed."""
-        return self.ids.numel()
-
-    def passes(self, site: Site) -> int:
-        """Return 1, since a text runs once."""
-        return 1
 
     def running(self, network: nn.Module) -> AbstractContextManager[Any]:
         """Return a block in which attention sees each prompt alone."""
