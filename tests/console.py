@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,8 @@ TARGET = "The sun was warm and bright\nShe smiled at her mom\nThey played happil
 LEARN = ("learn", "model", "--source", "source.txt", "--target", "target.txt", "--out", "calm", "--steps", "3")
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error; a warning is told, as in a process of its own, and no error."""
-    code = 0
+def exit_code(arguments: Sequence[str]) -> int:
+    """Run a command, which prints warnings, as in a process of its own, and does not fail by them."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         for silent in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
@@ -24,7 +24,13 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         try:
             main(list(arguments))
         except SystemExit as stop:
-            code = int(stop.code or 0)
+            return int(stop.code or 0)
+    return 0
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Return the exit code, standard output and standard error of a command."""
+    code = exit_code(arguments)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

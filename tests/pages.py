@@ -7,7 +7,9 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from lineas.cli import VERBS, _group, _spread, main
+from console import exit_code
+
+from lineas.cli import VERBS, _group, _spread
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -76,8 +78,4 @@ def run(arguments: list[str]) -> int:
     fewer = list(FEWER.get(arguments[0], ()))
     if arguments[0] == "learn" and set(STEPLESS) & set(arguments):
         fewer = fewer[2:]
-    try:
-        main([*arguments, *fewer])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+    return exit_code([*arguments, *fewer])
