@@ -1,4 +1,4 @@
-"""What tests share: the folder of real data and models, a small trained model, no network, no file outside."""
+"""Shared parts of the tests: the folder of real data and models, a small trained model, no network, no file outside."""
 
 from __future__ import annotations
 

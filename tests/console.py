@@ -16,7 +16,7 @@ LEARN = ("learn", "model", "--source", "source.txt", "--target", "target.txt", "
 
 
 def exit_code(arguments: Sequence[str]) -> int:
-    """Run a command, which prints warnings, as in a process of its own, and does not fail by them."""
+    """Run a command and return its exit code; warnings are printed, as in a process of its own, and fail no test."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         for silent in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):

@@ -173,7 +173,7 @@ def model(family: str, bos: bool = True, seed: int = 0, **settings: Any) -> line
 
 
 def width(model: lineas.TextModel) -> int:
-    """How many neurons its blocks put out."""
+    """Return the number of neurons at the output of its blocks."""
     network: Any = model.network
     return network.config.hidden_size
 
@@ -184,7 +184,7 @@ def blocks(made: nn.Module) -> list[nn.Module]:
 
 
 def hook_count(made: nn.Module) -> int:
-    """How many forward hooks and pre-hooks hang on a network and all that is in it."""
+    """Return the number of forward hooks and pre-hooks on a network and its modules."""
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in made.modules())
 
 
@@ -196,7 +196,7 @@ def count_calls(module: nn.Module) -> Callable[[], int]:
 
 
 def outputs(model: lineas.TextModel, prompts: list[str], site: Site) -> list[torch.Tensor]:
-    """What a site gives for each prompt run alone, `[tokens, d]` each, by a plain hook."""
+    """Return the output at a site for each prompt run alone, `[tokens, d]` each, by a plain hook."""
     seen: list[torch.Tensor] = []
     module = model.network.get_submodule(site.module)
     handle = module.register_forward_hook(lambda _, __, result: seen.append(site.pick(result).flatten(0, -2)))

@@ -1,4 +1,4 @@
-"""What is dear and made once, whatever number of processes the tests run in."""
+"""Folders that take long to make, made once for all processes of a test run."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from filelock import FileLock
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return a folder that the first process that asks fills, while others wait; leave it as it is.
+    """Return a folder that one process makes while the others wait; tests only read it.
 
     Args:
-        factory: of the temporary folders of the session.
-        name: of the folder, one of its own.
-        make: fills the folder that it is given, which does not exist yet.
+        factory: factory of the session's temporary folders.
+        name: name of the folder.
+        make: function that makes a folder at the path it gets.
     """
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             begun = folder.with_suffix(".begun")
-            shutil.rmtree(begun, ignore_errors=True)  # of one that failed
+            shutil.rmtree(begun, ignore_errors=True)  # of an attempt that failed
             make(begun)
             begun.rename(folder)
     return folder

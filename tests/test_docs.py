@@ -224,7 +224,7 @@ def test_the_commands_on_the_small_image_model_run(loaded_once: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_block_says_what_it_is(name: str) -> None:
-    """Whatever is neither run nor read by a test is marked as output."""
+    """A block that no test runs or reads is marked as output."""
     assert {block.language for block in pages.blocks(ROOT / name)} <= {"python", "bash", "text"}
 
 

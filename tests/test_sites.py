@@ -33,7 +33,7 @@ def names(sites: list[Site]) -> list[str]:
 
 @dataclass
 class Pair(ModelOutput):
-    """What an encoder might return."""
+    """A possible output of an encoder."""
 
     hidden: torch.Tensor | None = None
     extra: torch.Tensor | None = None

@@ -42,7 +42,7 @@ def vowels_or_nothing(texts):
     return vowels(texts)
 
 def glad(texts):
-    """As much as two words of joy in a text make of 1."""
+    """Return the share of two words of joy in a text, up to 1."""
     return [min(1.0, sum(word in text for word in ("sun", "smiled", "played", "happy")) / 2) for text in texts]
 
 def heard(texts):
@@ -75,6 +75,12 @@ def jobs(
         *(Job(folder, "model", plan, method=dense, name="lineas", seed=seed, **rest) for seed in range(seeds)),
         Job(folder, "model", plan, method=LinAcT(), name="lin-act", **rest),
     ]
+
+
+def nowhere(judged: Path) -> Job:
+    """Return a job whose model does not exist."""
+    source, target = ["a", "b"], ["c", "d"]
+    return Job(judged / "s", "nowhere", Plan(), method=LinAcT(), name="lin-act", source=source, target=target)
 
 
 @pytest.fixture
@@ -246,7 +252,7 @@ def test_a_point_of_which_a_measure_failed_is_judged_again_and_nothing_learned_a
 def test_what_a_sweep_learned_says_which_sentences_of_which_file(
     judged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """So that gates, for one, are learned from them without being told."""
+    """Gates, for example, can then be learned from them without further options."""
     code, _, err = run(capsys, *SWEEP, "--effect", "glad_score", "--gamma", "0", "--samples", "2", "--draws", "2")
     assert code == 0, err
     data = lineas.Intervention.load("s/lineas-1/gamma-0.0").facts["data"]["source"]
@@ -282,7 +288,7 @@ def test_processes_and_this_one_find_the_same(judged: Path) -> None:
 
 
 def test_a_process_that_fails_is_heard_of(judged: Path) -> None:
-    broken = Job(judged / "s", "nowhere", Plan(), method=LinAcT(), name="lin-act", source=["a"], target=["b"])
+    broken = nowhere(judged)
     with pytest.raises(lineas.LineasError, match="no model could be loaded from 'nowhere'"):
         run_jobs([broken, broken], at_once=2)
 
@@ -303,7 +309,7 @@ def test_ray_goes_on_where_a_killed_worker_ended(judged: Path) -> None:
     try:
         these = jobs(judged / "ray", "judges_of_test:deadly", seeds=2)
         run_jobs(these, where="ray")
-        broken = Job(judged / "s", "nowhere", Plan(), method=LinAcT(), name="lin-act", source=["a"], target=["b"])
+        broken = nowhere(judged)
         with pytest.raises(lineas.LineasError, match=r"^no model could be loaded from 'nowhere'"):
             run_jobs([broken], where="ray")
     finally:

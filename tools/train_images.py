@@ -35,14 +35,14 @@ SCENES = 48_000
 WORDS = 24
 """Tokens of a prompt, filled up."""
 STEPS, STEPS_BEFORE = 4, 16
-"""Of the finished model, and of the one it learns them from."""
+"""The steps of the finished model, and of the one that teaches it."""
 SHARES = {"classifier": 0.04, "autoencoder": 0.12, "decoder": 0.2, "denoiser": 0.43, "few steps": 0.14}
-"""Of the time; the rest goes to drawing the world."""
+"""The shares of the time; the rest goes to drawing the world."""
 BATCH = 64
 DROPPED = 0.1
 """Prompts that are left empty, for guidance."""
 GUIDANCE = 2.0
-"""Of the pictures that the second round learns from."""
+"""The guidance of the pictures that the second round learns from."""
 EMBEDDING, LATENT = 96, 6
 
 
@@ -211,7 +211,7 @@ def train_decoder(
 
 @torch.no_grad()
 def signal_to_noise(autoencoder: Any, latents: torch.Tensor, pictures: np.ndarray) -> float:
-    """Of 1,000 pictures, dB."""
+    """Return the signal-to-noise ratio of 1,000 pictures, in dB."""
     wanted = as_numbers(pictures[:1000])
     made = torch.cat([autoencoder.decode(part).sample for part in latents[:1000].split(100)])
     return float(-10 * (made - wanted).div(2).square().mean((1, 2, 3)).log10().mean())
@@ -242,7 +242,7 @@ def whiten(autoencoder: Any, pictures: np.ndarray) -> None:
 
 
 class Denoiser:
-    """What the U-Net says, from latents, times and token ids."""
+    """Return the U-Net's output for latents, times and token ids."""
 
     def __init__(self, encoder: Any, unet: Any) -> None:
         self.encoder, self.unet = encoder, unet
@@ -319,7 +319,7 @@ LABELS = (*world.SHAPES, *world.COLOURS, *(t for t in world.TEXTURES if t), "sun
 
 
 def labels(scene: world.Scene) -> list[float]:
-    """What a picture shows, 1 or 0 a label."""
+    """Return the content of a picture, 1 or 0 for each label."""
     words = str(scene)
     shown = {word for thing in scene.things for word in (thing.shape, thing.colour, thing.texture)}
     shown |= ({"sun"} if scene.sun else set()) | {style for style in world.STYLES if style in words}
@@ -329,7 +329,7 @@ def labels(scene: world.Scene) -> list[float]:
 def train_judge(
     judge: WorldNetwork, pictures: np.ndarray, shown: list[world.Scene], minutes: float, chance: np.random.Generator
 ) -> None:
-    """What every picture shows, by its scene."""
+    """Return the content of each picture, by its scene."""
     truth = torch.tensor([labels(scene) for scene in shown])
     trainer = Trainer("classifier", [judge], minutes, 2e-3, 0.99, 1e-2)
     for _ in trainer.until_over():
@@ -400,7 +400,7 @@ def main() -> None:
 
 
 def measured(pipeline: Any, judge: WorldNetwork, seed: int) -> dict[str, Any]:
-    """How true the autoencoder is, and how often the classifier is right, on 1,000 other scenes."""
+    """Return the quality of the autoencoder and the accuracy of the classifier, on 1,000 other scenes."""
     held_out, told = scenes(1000, seed)
     pipeline.set_progress_bar_config(disable=True)
     drawn = []

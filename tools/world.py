@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 SIDE = 64
-"""Of a picture, in pixels."""
+"""The side of a picture, in pixels."""
 FINE = 4
 """Times finer while it is drawn."""
 COLOURS = {
@@ -78,7 +78,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows.
+    """The content of a picture.
 
     Args:
         things: one or two.
@@ -176,7 +176,7 @@ def _filled(thing: Thing, side: int) -> Image.Image:
 
 
 def _mask(shape: str, x: float, y: float, r: float, chance: np.random.Generator) -> Image.Image:
-    """Where a shape is."""
+    """Return the place of a shape."""
     mask = Image.new("L", (SIDE * FINE, SIDE * FINE), 0)
     pen = ImageDraw.Draw(mask)
     turn = math.radians(chance.uniform(-6, 6))

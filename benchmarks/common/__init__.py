@@ -1,1 +1,1 @@
-"""What benchmarks share: results and who made them, prompts, curves, comparisons of methods, a second model."""
+"""Shared parts of benchmarks: results and who made them, prompts, curves, comparisons of methods, a second model."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NORMS = r".*\.post_attention_layernorm"
 MEASURES = ("toxic", "toxic_score", "concept", "concept_score", "perplexity", "kl", "distinct_2", "repetition", "mmlu")
 MEASURED = ("system", "strength", "values", "by_seed", "intervals", "metrics", "errors")
-"""What is kept of an evaluation's row."""
+"""The parts of an evaluation's row that are recorded."""
 CURVE = (0.25, 0.5, 0.75)
 """Strengths below 1 at which every draw is judged, by the first sampling seed."""
 UNTOUCHED, PROMPT = "untouched", "prompt"
@@ -58,7 +58,7 @@ does by itself)."""
 
 @dataclass(frozen=True)
 class Sides:
-    """What a draw learns from.
+    """The prompts that a draw learns from.
 
     Args:
         source: sentences of the behaviour to leave.

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 RESULTS = ROOT / "benchmarks" / "results"
 RUNS = ROOT / "benchmarks" / "runs"
-"""What is learned on the way; not part of the repository."""
+"""The folder of what is learned meanwhile; not part of the repository."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from lineas.errors import LineasError
 from lineas.prompts import read_prompts
 
 UPPER_NORMS = r"model\.layers\.[12]\d\.post_attention_layernorm"
-"""Of SmolLM2-135M's 30 layers the upper two thirds; the lower third costs the most (docs/evidence/recipes.md)."""
+"""The upper two thirds of SmolLM2-135M's 30 layers; the lower third costs the most (docs/evidence/recipes.md)."""
 UPPER_HALF = r"model\.layers\.(1[5-9]|2\d)\.post_attention_layernorm"
 FOLDER = Path(os.environ.get("LINEAS_SHARED", ROOT.parent / "shared")) / "data"
 Purpose = Literal["learning", "judging"]

@@ -1,4 +1,4 @@
-"""What the rows of a comparison of methods say: sums over draws, tables, a plot."""
+"""The result of a comparison of methods: sums over draws, tables, a plot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CEILING = 1.6
 FAR_OFF = 0.4
 """Divergence, in nats a token, from which it is."""
 UNBOUNDED = 1e8
-"""Of numbers from here on the size alone is written."""
+"""The smallest number of which only the size is written."""
 
 
 def ordered(rows: Sequence[dict]) -> list[dict]:

@@ -1,4 +1,4 @@
-"""How many steps a recipe needs, and what its result is worth: the published recipe against others.
+"""The steps that a recipe needs, and the worth of its result: the published recipe against others.
 
     python -m benchmarks.comparison.recipes [--model NAME] [--draws 4] [--prompts 600] [--recipes paper default sgd]
 

@@ -1,4 +1,4 @@
-"""What `lineas demo --images` prints and draws, recorded: benchmarks/results/demo-images.json and docs/images.
+"""The output and the pictures of `lineas demo --images`, recorded: benchmarks/results/demo-images.json and docs/images.
 
 python -m benchmarks.images.demo_images
 

@@ -1,1 +1,1 @@
-"""What the demo prints, and the interventions that come with the package."""
+"""The output of the demo, and the interventions that come with the package."""

@@ -1,4 +1,4 @@
-"""What `lineas demo` prints and draws, recorded: benchmarks/results/demo.txt, demo.json and docs/demo.png.
+"""The output and the plot of `lineas demo`, recorded: benchmarks/results/demo.txt, demo.json and docs/demo.png.
 
 python -m benchmarks.showcase.demo
 """

@@ -1,1 +1,1 @@
-"""How small an intervention may be, how two of them compose, and where gates pay."""
+"""Benchmarks of small interventions, of two composed ones, and of gates."""

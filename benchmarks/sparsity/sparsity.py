@@ -1,4 +1,4 @@
-"""How sparse an intervention may be: LinEAS along gamma on Jigsaw, judged by toxicity and perplexity.
+"""The sparsity that an intervention may have: LinEAS along gamma on Jigsaw, judged by toxicity and perplexity.
 
     python -m benchmarks.sparsity.sparsity [--seeds 4] [--prompts 500] [--neutral 200] [--jobs 1] [--only 0 1 ...]
 
@@ -34,14 +34,14 @@ GAMMAS = {
     "lineas-neurons": (5e-4, 1e-3, 1.5e-3),
     "lin-act": (),
 }
-"""Of every method, weights of its penalty: from the dense end to where little is left."""
+"""The weights of each method's penalty, from dense to nearly empty."""
 DENSE = "dense"
 STRENGTHS = (0.5, 0.75, 1.0)
-"""Of the dense run: turned down it is to be compared at equal effect."""
+"""The strengths of the dense run, which is compared at equal effect."""
 EFFECT = "toxic_score"
 """The mean, not the share above 0.5: of the untouched model's texts few are above it, so that a share is noise."""
 ENOUGH = 0.8
-"""What of the dense intervention's effect a smaller one has to keep."""
+"""The share of the dense intervention's effect that a smaller one has to keep."""
 
 
 def main() -> None:

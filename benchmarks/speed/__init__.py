@@ -1,1 +1,1 @@
-"""What learning, steering and serving cost."""
+"""The costs of learning, steering and serving."""

@@ -1,4 +1,4 @@
-"""What per-request steering costs on vLLM: stock, a folded checkpoint and the plugin side by side, on SmolLM2.
+"""The cost of per-request steering on vLLM: stock, a folded checkpoint and the plugin side by side, on SmolLM2.
 
     .venv-serving/bin/python -m benchmarks.speed.serving [--rounds 7] [--requests 64] [--load 200]
 

@@ -1,4 +1,4 @@
-"""What a steered generate costs over an untouched one: 64 prompts, 32 tokens each, SmolLM2-135M-Instruct.
+"""The cost of a steered generate over an untouched one: 64 prompts, 32 tokens each, SmolLM2-135M-Instruct.
 
     python -m benchmarks.speed.steering [--rounds 15] [--batch 64]
 

@@ -12,19 +12,8 @@ if TYPE_CHECKING:
     from lineas.folding.fold import DoesNotFoldError, fold
     from lineas.intervention.intervention import Intervention, mix
     from lineas.intervention.maps import AffineMap
-    from lineas.learning import (
-        CAA,
-        AurA,
-        DivergedError,
-        GaussianAcT,
-        ITIc,
-        LinAcT,
-        LinEAS,
-        LoFITRL,
-        LoRA,
-        MeanAcT,
-        learn,
-    )
+    from lineas.learning import CAA, AurA, DivergedError, GaussianAcT, ITIc, LinAcT, LinEAS, LoFITRL, MeanAcT, learn
+    from lineas.learning.lora import LoRA
     from lineas.models import load
     from lineas.models.image import ImageModel
     from lineas.models.text import TextModel

@@ -15,7 +15,7 @@ from lineas.errors import LineasError, shown
 from lineas.modules import blocks, is_norm, is_norm_layer, text_modules
 
 Pooling = Literal["mean", "max"]
-"""How the tokens (or pixels) of one sample become one activation `[d]`."""
+"""The reduction of a sample's tokens (or pixels) to one activation `[d]`."""
 Reading = Literal["mean", "max", "none"]
 """A pooling, or "none" for every token's own activation, `[t, d]`."""
 LAST_OUTPUT = 9999

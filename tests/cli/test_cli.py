@@ -44,7 +44,7 @@ def test_learn_then_show_then_generate(desk: Path, capsys: pytest.CaptureFixture
 
 
 def test_learn_on_top_and_compose(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What was learned on top of another, composed with it, is that one and then this one."""
+    """An intervention learned on top of another, composed with it, is that one and then this one."""
     run(capsys, *LEARN, "--dtype", "float32")
     code, _, _ = run(capsys, *LEARN, "--dtype", "float32", "--on", "calm", "--out", "second")
     assert code == 0

@@ -18,7 +18,7 @@ from lineas.prompts import read_prompts
 
 
 def count_no(texts: list[str]) -> list[float]:
-    """What MODULE:FUNCTION names in these tests."""
+    """The classifier that MODULE:FUNCTION names in these tests."""
     return [min(1.0, text.count("no") / 2) for text in texts]
 
 

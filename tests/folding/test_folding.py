@@ -245,7 +245,7 @@ def test_an_earlier_checkpoint_is_kept_unless_asked_and_a_full_disk_leaves_nothi
 
 @pytest.mark.parametrize("family", ["gemma2", "olmo2", "qwen3", "llama"])
 def test_what_is_learned_foldable_folds(family: str) -> None:
-    """Where no bias takes a shift, scales alone are learned, and they carry part of the way."""
+    """Scales alone are learned if no bias takes a shift, and they go part of the way."""
     model = families.model(family)
     recipe = lineas.LinEAS(steps=10, foldable=True)
     learned = lineas.learn(model, families.PROMPTS, families.OTHER_PROMPTS, recipe, progress=False)

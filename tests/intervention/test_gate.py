@@ -139,7 +139,7 @@ def test_of_many_tokens_some_are_taken_and_never_many_more_held(
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_the_gate_is_a_logistic_regression_on_principal_components(family: str) -> None:
-    """As scikit-learn's own pipeline makes it, on tokens gathered prompt by prompt."""
+    """The gate is that of scikit-learn's own pipeline, on tokens gathered prompt by prompt."""
     model = families.model(family)
     learned = lineas.learn(model, PROMPTS, OTHER_PROMPTS, MeanAcT(), progress=False)
     gated = gate(model, learned, PROMPTS, OTHER_PROMPTS, components=3)

@@ -60,7 +60,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone_in_the_order_of_the_prompts(
 
 
 def read_alone(model: TextModel, prompt: str, sites: list[Site]) -> dict[str, torch.Tensor]:
-    """As transformers runs one prompt on its own, without anything of ours but the mean."""
+    """Return the mean activations of one prompt that transformers runs on its own."""
     with torch.no_grad():
         batch = model.padded_samples([prompt]).batch()
         assert bool(batch.parts[0].mask.all())

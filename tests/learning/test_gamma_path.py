@@ -117,7 +117,7 @@ def test_a_path_costs_three_runs_and_its_points_are_what_a_run_of_their_own_find
 def test_a_solution_that_begins_with_a_denser_one_keeps_neurons_that_it_would_not_have_taken(
     stories: TextModel,
 ) -> None:
-    """So a path goes from sparse to dense: by the other way its sparse end is not sparse."""
+    """The reason why a path goes from sparse to dense: the other way its sparse end is not sparse."""
     gammas = [*GAMMAS[:-1], 1.6e-2]
     first, last = LinEAS(steps=20, gamma=gammas[0]), LinEAS(steps=later_steps(20, 10), gamma=gammas[-1])
     from_the_dense_side = learn(stories, last, start=learn(stories, first))
@@ -171,7 +171,7 @@ def test_a_path_takes_no_start(stories: TextModel) -> None:
 
 
 def test_what_folds_is_judged_by_the_numbers_that_may_move() -> None:
-    """Of Gemma 2's norms only the scales fold; that shifts would still lower the cost is not missing."""
+    """Only the scales of Gemma 2's norms fold, so shifts that would lower the cost are not counted as unmet."""
     method = LinEAS(steps=30, foldable=True)
     one = next(gamma_path(families.model("gemma2"), PROMPTS, OTHER_PROMPTS, [0.0], method, progress=False))
     assert not any(map_.shift.any() for map_ in one.intervention.maps.values())

@@ -107,7 +107,7 @@ def test_value_is_the_papers_formula() -> None:
 @settings(max_examples=40)
 @given(one_step | a_step_a_neuron, weights, weights, st.booleans())
 def test_what_is_missing_is_the_smallest_subgradient(given_: tuple, l1: float, lg: float, at_zero: bool) -> None:
-    """As a convex solver finds it among all `gradient + l1 s + lg sqrt(d) t`, s and t subgradients of both norms."""
+    """A convex solver finds the same smallest `gradient + l1 s + lg sqrt(d) t`, s and t subgradients of both norms."""
     z, _ = given_
     z = torch.zeros_like(z) if at_zero else z
     gradient = torch.linspace(-2, 1.5, len(z), dtype=torch.float64)

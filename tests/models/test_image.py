@@ -207,7 +207,7 @@ def test_one_map_is_fitted_on_the_samples_of_all_steps() -> None:
         target = capture(model, model.batch(OTHER_PROMPTS), [site])[site.name]
 
         def as_fitted(z: torch.Tensor) -> torch.Tensor:
-            """What reaches the second step has passed the first step's own fit."""
+            """The second step's input has passed the first step's own fit."""
             before.append(z[-len(PROMPTS) :].mean((2, 3)))
             return transport.linear_map(torch.cat(before), stacked(target[:, : len(before)]))(z, 1)
 

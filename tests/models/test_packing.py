@@ -25,7 +25,7 @@ from lineas.steering.hooks import edited
 
 
 def logits(network: Any, lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of random prompts of these lengths in one pack, and one by one as transformers runs them."""
+    """Return the activations of random prompts of these lengths in one pack, and one by one in transformers."""
     ids = torch.randint(3, 60, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
     positions = torch.cat([torch.arange(length) for length in lengths])
     with torch.no_grad():

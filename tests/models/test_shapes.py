@@ -40,7 +40,7 @@ def test_it_is_small_and_says_where_it_came_from(shapes: Any) -> None:
 
 
 def test_it_draws_what_it_is_told(shapes: Any) -> None:
-    """Of what its judge can tell, what a prompt names is there and what it does not name is not."""
+    """The judge sees each thing that a prompt names, and none that it does not name."""
     judge = WorldJudge(FOLDER)
     prompts = [*read_prompts("lineas:night/target"), *read_prompts("lineas:sun/source")]
     pictures = torch.stack(shapes.generate(prompts, batch_size=32, output_type="pt"))
@@ -55,7 +55,7 @@ def test_it_draws_what_it_is_told(shapes: Any) -> None:
 
 @pytest.fixture(scope="session")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `lineas demo --images` leaves: a folder a lesson, what it printed, and its numbers."""
+    """Return the folder that `lineas demo --images` writes: a folder for each lesson, the printed text, the numbers."""
 
     def teach(folder: Path) -> None:
         folder.mkdir()

@@ -37,7 +37,7 @@ def svg(drawn: Any) -> ET.Element:
 
 
 def boxes(chart: ET.Element) -> list[Box]:
-    """Where the texts of a chart are, from their anchors and rather too wide."""
+    """Return the boxes of a chart's texts by their anchors, a little wider than the letters."""
     found = []
     for text in chart.iter("text"):
         x, y, wide = float(text.get("x", "")), float(text.get("y", "")), WIDE * charts.FONT * len(text.text or "")

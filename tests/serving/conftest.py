@@ -37,7 +37,7 @@ STARTS_WITHIN = 300
 
 @dataclass
 class Server:
-    """Where a server listens, and how a request reaches it.
+    """The address of a server, and the requests to it.
 
     Args:
         port: on this machine.
@@ -124,7 +124,7 @@ def continued(
     interventions: str | None = None,
     **variables: str,
 ) -> list[dict]:
-    """What a process of its own makes of the prompts; stock vLLM where there are no interventions."""
+    """Return the texts of a process of its own; it is stock vLLM without interventions."""
     environment = os.environ | QUIET | {"VLLM_CACHE_ROOT": str(graphs), "VLLM_USE_V2_MODEL_RUNNER": "0"} | variables
     if interventions:
         environment["LINEAS_INTERVENTIONS"] = interventions

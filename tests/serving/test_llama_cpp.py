@@ -12,7 +12,7 @@ from typing import Any
 import lineas
 
 LLAMA_CPP = Path(sys.prefix) / "llama.cpp"
-"""What `make test-serving` takes out of the source of llama-cpp-python: the conversion of checkpoints."""
+"""The conversion of checkpoints, which `make test-serving` takes out of the source of llama-cpp-python."""
 PROMPTS = ["You are a", "My neighbour said that", "Dear Sir, I am writing", "The referee was"]
 CONTINUE = """
 import json, sys, xllamacpp

@@ -1,4 +1,4 @@
-"""Which tokens are steered: resolved from positions, compared with one pass without a cache and with masks by hand."""
+"""The steered tokens: resolved from positions, compared with one pass without a cache and with masks by hand."""
 
 from __future__ import annotations
 

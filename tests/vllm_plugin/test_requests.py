@@ -1,4 +1,4 @@
-"""What requests say, and the salts of their cached prefixes."""
+"""The steering in requests, and the salts of their cached prefixes."""
 
 from __future__ import annotations
 

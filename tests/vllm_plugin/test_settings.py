@@ -1,4 +1,4 @@
-"""What the environment of a server says, and what a front end knows of its interventions."""
+"""The settings in a server's environment, and the interventions of its front end."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def generate(
     other_model: options.OtherModel = False,
 ) -> None:
     """Continue prompts at several strengths and print the texts side by side."""
-    check_outputs("generate", json, force=force, inputs=[*(intervention or []), model, prompts])
+    check_outputs("generate", json, force=force, inputs=[intervention, model, prompts])
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not texts:
         raise LineasError("there is nothing to continue; give --prompt TEXT or --prompts FILE.")

@@ -56,7 +56,7 @@ def paint(
 ) -> None:
     """Draw prompts at several strengths: single pictures, a strip with one row for each prompt, a GIF."""
     place = Output("--out", out, KIND)
-    check_outputs("paint", json, place, force=force, inputs=[*(intervention or []), model, prompts])
+    check_outputs("paint", json, place, force=force, inputs=[intervention, model, prompts])
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not texts:
         raise LineasError("there is nothing to draw; give --prompt TEXT or --prompts FILE.")

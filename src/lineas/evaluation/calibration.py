@@ -126,7 +126,7 @@ def calibrate(
 
 
 def check_measured(plan: Plan, *goals: Any) -> list[Goal]:
-    """Return the goals that are not None."""
+    """Return the goals that are not None, if the plan takes their measures."""
     set_goals = [goal for goal in goals if isinstance(goal, Goal)]
     for goal in set_goals:
         if goal.measure not in plan.measures:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lineas.errors import LineasError
-from lineas.evaluation.lm_model import NOT_INSTALLED, model_class
+from lineas.errors import LineasError, needing
+from lineas.evaluation.lm_model import LM_EVAL, model_class
 from lineas.models.text import TextModel
 
 BOOTSTRAP = 1000
@@ -97,11 +97,9 @@ def _state(folder: Path) -> tuple[Any, ...]:
 
 
 def _lm_eval() -> tuple[Any, Any]:
-    try:
+    with needing(*LM_EVAL):
         from lm_eval import evaluator
         from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise LineasError(NOT_INSTALLED) from None
     return evaluator, TaskManager
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lineas.errors import LineasError
+from lineas.errors import LineasError, needing
 from lineas.evaluation.continuing import continuing
 from lineas.evaluation.model_args import as_strength, check_batch_size, check_model_args
 from lineas.intervention.intervention import Intervention
@@ -28,7 +28,8 @@ from lineas.versions import packages, version_of
 
 BATCH = 16
 MODEL_TYPE = "lineas"
-NOT_INSTALLED = "tasks need lm-eval: pip install 'lineas[evaluate]'."
+LM_EVAL = "tasks need lm-eval", "evaluate"
+"""The arguments of `needing` for lm-eval."""
 
 
 def model_class() -> type:
@@ -40,11 +41,9 @@ def model_class() -> type:
     by default), `dtype` ("auto" by default), `revision`, `device`, `batch_size`, and those of lm-eval's own `hf` in
     ACTING. Any other argument is refused.
     """
-    try:
+    with needing(*LM_EVAL):
         from lm_eval.models.huggingface import HFLM
         from lm_eval.utils import simple_parse_args_string
-    except ImportError:
-        raise LineasError(NOT_INSTALLED) from None
 
     base: Any = continuing(HFLM)
     of_hf = tuple(inspect.signature(base.__init__).parameters)

@@ -81,19 +81,22 @@ def check_folder(path: Path, overwrite: bool, kind: FolderKind) -> None:
 def own_files(path: Path, kind: FolderKind, named: Path | None = None) -> frozenset[str]:
     """Return the names of the files of lineas in a folder; `named` is the user's name of the folder."""
     named = path if named is None else named
+
+    def other(like: str = "") -> LineasError:
+        return LineasError(
+            f"{named} exists and is not {kind.name}{like}, so it is not overwritten; choose another folder."
+        )
+
     if not path.is_dir():
-        raise LineasError(f"{named} exists and is not {kind.name}, so it is not overwritten; choose another folder.")
+        raise other()
     marked = read_mark(path)
     if marked is None:
         unmarked = frozenset(kind.unmarked(path))
         if not unmarked and any(path.iterdir()):
-            like = " that lineas wrote" if (path / kind.last).exists() else ""
-            raise LineasError(
-                f"{named} exists and is not {kind.name}{like}, so it is not overwritten; choose another folder."
-            )
+            raise other(" that lineas wrote" if (path / kind.last).exists() else "")
         return unmarked
     if marked.get("kind") != kind.mark:
-        raise LineasError(f"{named} exists and is not {kind.name}, so it is not overwritten; choose another folder.")
+        raise other()
     changed = [
         name
         for name, facts in marked["files"].items()

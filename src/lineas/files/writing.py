@@ -129,11 +129,7 @@ def cached_folder(path: Path) -> Iterator[Path]:
     with _temporary(path.parent, is_folder=True) as temporary:
         yield temporary
         _set_modes(temporary)
-        try:
-            temporary.rename(path)
-        except OSError:  # another process was first
-            if not path.exists():
-                raise
+        _moved(temporary, path)  # another process may be first
 
 
 def remove_own(folder: Path, kind: FolderKind) -> None:

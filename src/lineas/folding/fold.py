@@ -185,7 +185,7 @@ def _maps_by_module(intervention: Intervention, places: dict[str, Slots]) -> dic
             by_module[holder].sites.append(name)
     for maps in by_module.values():
         maps.modulated.sort(key=lambda pair: pair[0].after)  # in the order in which the maps act
-    return by_module
+    return dict(by_module)
 
 
 def _copy(network: nn.Module) -> nn.Module:

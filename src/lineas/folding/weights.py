@@ -95,7 +95,7 @@ def new_weights(module: Any, maps: ModuleMaps, kind: torch.dtype) -> tuple[dict[
         scales = _count(*(one["weight"].movedim(axis, 0) for one in (before, exact, new)))
     if bias is not None and maps.shifts:
         shifts = _count(*(one["bias"] for one in (before, exact, new)))
-    return new, RoundingLoss(scales[0], shifts[0], scales[1], shifts[1])
+    return new, RoundingLoss(scales=scales[0], of_scales=scales[1], shifts=shifts[0], of_shifts=shifts[1])
 
 
 def write_weights(network: Any, name: str, new: dict[str, torch.Tensor], undo: ExitStack | None) -> None:

@@ -28,7 +28,7 @@ Ranked = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Separation:
-    """How well one site's gate separates source and control, on the tokens it was fitted on.
+    """The separation of source and control by one site's gate, on the tokens it was fitted on.
 
     Args:
         area: area under the ROC curve, 0 to 1; 0.5 is chance.

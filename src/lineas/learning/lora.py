@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from lineas.checks import COUNT, RATE, SEED, STEPS, TOGETHER, TOKENS, as_texts, check_settings, within
-from lineas.errors import LineasError
+from lineas.errors import LineasError, needing
 from lineas.files.ownership import FolderKind
 from lineas.files.writing import new_folder
 from lineas.learning.interruption import place_of_unfinished, stoppable
-from lineas.models.adapters import NOT_INSTALLED, temporary_adapters
+from lineas.models.adapters import PEFT, temporary_adapters
 from lineas.models.scoring import predictions, scored_parts
 from lineas.models.text import TextModel
 from lineas.modules import non_text_modules
@@ -79,10 +79,8 @@ class LoRA:
                 finite.
             KeyboardInterrupt: when it is interrupted; if a step was done, the adapter is then in FOLDER.interrupted.
         """
-        try:
+        with needing(*PEFT):
             from peft import LoraConfig, get_peft_model
-        except ImportError:
-            raise LineasError(NOT_INSTALLED) from None
         sentences = as_texts("the sentences", sentences)
         seed, max_length = SEED.check("seed", seed), TOKENS.check("max_length", max_length)
         folder = Path(folder)

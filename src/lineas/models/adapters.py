@@ -11,11 +11,12 @@ from typing import Any
 
 from torch import nn
 
-from lineas.errors import LineasError, first_line
+from lineas.errors import LineasError, first_line, needing
 from lineas.models.frozen import frozen
 from lineas.models.loader_report import holds_pickles, no_pickles
 
-NOT_INSTALLED = "adapters need peft: pip install 'lineas[evaluate]'."
+PEFT = "adapters need peft", "evaluate"
+"""The arguments of `needing` for peft."""
 PLAIN_STARTS = (True, False, "gaussian")
 """Values of `init_lora_weights` with which peft does not change the weights under an adapter."""
 PLAIN_FIELDS = (
@@ -72,11 +73,9 @@ def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[Adap
     """
     if not math.isfinite(strength):
         raise LineasError(f"the strength must be a finite number, not {strength}.")
-    try:
+    with needing(*PEFT):
         from peft import PeftConfig, PeftModel, get_peft_model_state_dict
         from peft.utils import load_peft_weights
-    except ImportError:
-        raise LineasError(NOT_INSTALLED) from None
     if not (folder / "adapter_config.json").exists():
         raise LineasError(f"{folder} holds no adapter of peft (adapter_config.json).")
     if holds_pickles(folder):

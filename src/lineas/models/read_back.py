@@ -100,9 +100,11 @@ def _compare_loaded(folder: Path, network: Any, ours: dict[str, torch.Tensor]) -
     except Exception as error:
         raise LineasError(f"the written {kind} cannot be read back ({first_line(error)}); nothing was saved.") from None
     theirs = reloaded.state_dict()
-    for key in (*sorted(ours.keys() ^ theirs.keys()), *ours):
-        if not (key in ours and key in theirs and _equal(theirs[key], ours[key].to(theirs[key].dtype))):
-            raise _differs(key, kind)  # by more than the type, since all may be loaded in one
+    if ours.keys() ^ theirs.keys():
+        raise _differs(min(ours.keys() ^ theirs.keys()), kind)
+    for key, value in ours.items():
+        if not _equal(theirs[key], value.to(theirs[key].dtype)):  # all may be loaded in one type
+            raise _differs(key, kind)
 
 
 def _differs(key: str, kind: str) -> LineasError:

@@ -72,7 +72,8 @@ def report(
             one.check_fits(model.network)
         active = activity(one, model, prompts) if prompts else {}
         largest[name] = largest_neurons(one, neurons, active, prompts)
-        sizes |= {name: site_sizes(one, active)} if active else {}
+        if active:
+            sizes[name] = site_sizes(one, active)
         few, labels = prompts[:examples], [as_label(s) for s in strengths]
         if few and isinstance(model, ImageModel):
             strips[name] = strip(pictures_at(model, one, strengths, few, seed), few, labels)
