@@ -43,12 +43,7 @@ def free(device: torch.device) -> int:
 
 
 def largest_part(
-    model: Model,
-    samples: Samples[Any],
-    sites: Sequence[Site],
-    neurons: int,
-    memory: int | None,
-    backward: bool = True,
+    model: Model, samples: Samples[Any], sites: Sequence[Site], neurons: int, memory: int | None, backward: bool = True
 ) -> int:
     """Return the size of the largest part of a batch with which learning stays within its memory.
 

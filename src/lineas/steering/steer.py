@@ -21,13 +21,7 @@ from lineas.intervention.model_identity import accepts_other, other_width
 from lineas.modules import input_device
 from lineas.sites import Site
 from lineas.steering import contexts
-from lineas.steering.compiled import (
-    is_compiled,
-    refuse_compiled,
-    refuse_compiled_with_another,
-    refuse_parallel,
-    warn_if_compiled_before,
-)
+from lineas.steering.compiled import is_compiled, refuse_unsteerable, warn_if_compiled_before
 from lineas.steering.exclusive import check_free
 from lineas.steering.hooks import ChoosesRows, Placed, install
 from lineas.steering.passes import Backward, Pass, running_again, tensors_in
@@ -115,9 +109,7 @@ class Steering:
         check_tokens(tokens)
         strength = as_strength(strength)
         check_free(network)
-        refuse_compiled(network)
-        refuse_compiled_with_another(network)
-        refuse_parallel(network)
+        refuse_unsteerable(network)
         intervention.check_fits(network, other_model)
         warn_if_compiled_before(network)
         self._network = network

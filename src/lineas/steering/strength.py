@@ -95,7 +95,8 @@ class LiveMap:
                 for buffer, value in zip(self._buffers[device], values):
                     buffer.copy_(value)
             else:
-                self._buffers[device] = _copies(values)
+                with torch.inference_mode(False):
+                    self._buffers[device] = tuple(value.clone() for value in values)
 
     def buffers(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         """Return the buffers on a device."""
@@ -115,11 +116,6 @@ class LiveMap:
         if not self._is_sparse or device.type != "cpu" or scale.dim() > 1:
             return scale, shift
         return scale, shift, self._touched, scale[self._touched], shift[self._touched]
-
-
-@torch.inference_mode(False)
-def _copies(values: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(value.clone() for value in values)
 
 
 def mapped(z: torch.Tensor, values: tuple[torch.Tensor, ...], axis: int) -> torch.Tensor:
