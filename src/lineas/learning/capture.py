@@ -32,16 +32,11 @@ class Model(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]: ...
-
     @property
     def network(self) -> nn.Module: ...
-
     def sites(self, pattern: str | Sequence[str] | None = None) -> list[Site]: ...
-
     def default_sites(self, pattern: str | None) -> list[Site]: ...
-
     def samples(self, prompts: Sequence[str], max_length: int = ...) -> Samples[Any]: ...
-
     def run(self, part: Any) -> None: ...
 
 
@@ -80,9 +75,7 @@ def capture(
     The forward pass ends at the last site. Gradients flow when they are enabled.
 
     Args:
-        batch: n samples, from `model.samples(prompts).batch()`.
         sites: sites to read, after the edits that are in place there.
-        pooling: "mean" over a sample's tokens (the default), or "max".
 
     Returns:
         Activations by site name, float32 `[n, d]`, rows in the order of the prompts; `[n, k, d]` at sites that run k
@@ -115,12 +108,7 @@ def backpropagate(
 
     Args:
         model: model to run, with the edits that are learned in place.
-        batch: n samples, from `model.samples(prompts).batch()`.
-        targets: quantiles of the target for n samples, by site name.
-        pooling: "mean" over a sample's tokens (the default), or "max".
-
-    Returns:
-        The cost, a scalar without gradient, on the network's device.
+        targets: quantiles of the target for as many samples as the batch has, by site name.
     """
     if batch.at_once:
         moved = capture(model, batch, sites, pooling)

@@ -38,12 +38,6 @@ class Objective:
     """The penalised cost of any maps; what does not depend on the maps is computed once, at the first use.
 
     Args:
-        model: model to steer.
-        source: prompts of the behaviour to leave.
-        target: prompts of the behaviour to reach.
-        sites: modules whose outputs carry maps.
-        max_length: largest number of tokens of a prompt; the rest is cut.
-        pooling: how the tokens or pixels of a prompt become one activation, "mean" or "max".
         memory: memory beside the weights, such as "8GiB" or a number of bytes; None for half of the free memory.
         on: intervention that is in place meanwhile; None for none.
     """
@@ -69,10 +63,7 @@ class Objective:
 
         At an optimum `gradient of the cost + gamma d(penalty)` contains 0. The distance from that (`penalty.unmet`) is
         measured in each neuron's unit (see `learning.trained_maps.units`), and divided by the length of the gradient at
-        the identity.
-
-        Returns:
-            The cost, and the distance from the optimality conditions; 0 is optimal.
+        the identity; 0 is optimal.
         """
         scale = self._gradient_at_identity
         with self._in_place():
@@ -233,11 +224,7 @@ def later_steps(first: int, points: int) -> int:
 
 
 def check_gammas(gammas: Sequence[float]) -> list[float]:
-    """Return gammas in ascending order.
-
-    Args:
-        gammas: weights of the penalty, in any order.
-    """
+    """Return gammas, the weights of the penalty, in ascending order."""
     gammas = [WEIGHT.check("gamma", gamma) for gamma in gammas]
     if not gammas or len(set(gammas)) < len(gammas):
         raise LineasError("a path needs at least one gamma, and each gamma once.")

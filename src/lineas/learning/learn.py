@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import fields
 from typing import Any
 
@@ -101,11 +101,10 @@ def learn(
         )
     chosen = model.sites(sites) if sites is not None else model.default_sites(method.default_sites)
     check_sides(source, target)
-    samples = {side: model.samples(prompts, max_length) for side, prompts in (("source", source), ("target", target))}
-    for side, encoded in samples.items():
-        warn_if_cut(encoded, f"{side} ")
+    encoded = model.samples(source, max_length), model.samples(target, max_length)
+    warn_if_cut(encoded[0], "source ")
+    warn_if_cut(encoded[1], "target ")
     bar = tqdm(desc=type(method).__name__, disable=progress is not True)
-
     reported = 0
 
     def report(done: int, steps: int, cost: float) -> None:
@@ -119,7 +118,7 @@ def learn(
 
     settings = {one.name: getattr(method, one.name) for one in fields(method)}
     begin = None if start is None else _on_sites(start, chosen, model.network)
-    known = {  # before the work, since some of it can fail
+    environment = {  # before the work, since some of it can fail
         "dtype": type_name(weights_type(model.network)),
         **model.facts,
         "data": {"source": described(source), "target": described(target)},
@@ -127,17 +126,7 @@ def learn(
         **stamp(),
     }
     base = _base(model)
-    task = Task(
-        model,
-        **samples,
-        sites=chosen,
-        seed=seed,
-        pooling=pooling,
-        memory=limit,
-        progress=report,
-        start=begin,
-        within=within_support,
-    )
+    task = Task(model, *encoded, chosen, seed, pooling, limit, report, begin, within_support)
     with bar, frozen(model.network), nullcontext() if on is None else steer(model, on):
         fit = method.fit(task)
         if not reported and fit.costs:  # a method without steps
@@ -151,7 +140,8 @@ def learn(
             "take smaller steps, or a smaller alpha with ITI-c."
         )
     chosen = [site for site in chosen if site.name in fit.maps]
-    maps = {site.name: _stored(fit.maps[site.name]) for site in chosen}
+    fitted = [(site.name, fit.maps[site.name]) for site in chosen]
+    maps = {name: AffineMap(map_.scale.float().cpu(), map_.shift.float().cpu()) for name, map_ in fitted}
     facts: dict[str, Any] = {
         "method": {"name": type(method).__name__, **settings, **fit.settings},
         "steps_done": len(fit.costs),
@@ -161,9 +151,9 @@ def learn(
         "pooling": pooling,
         **({} if start is None else {"start": {"facts": start.facts, "within_support": within_support}}),
         **({} if on is None else {"on": on.facts}),
-        **known,
+        **environment,
         "cost": fit.costs,
-        "folds": {site.name: known["folds"][site.name] for site in chosen},
+        "folds": {site.name: environment["folds"][site.name] for site in chosen},
     }
     learned = Intervention(maps, {site.name: site for site in chosen}, base, facts)
     if learned.support() == 0 and not getattr(method, "gamma", 0):  # a penalty may well leave nothing
@@ -177,14 +167,11 @@ def learn(
 
 def _folds(network: nn.Module, sites: Sequence[Site]) -> dict[str, str]:
     """Return by site name how a map there would fold; "unknown" where that fails."""
-
-    def kind_at(site: Site) -> str:
-        try:
-            return folding(network, site)
-        except Exception:  # learning does not need it
-            return "unknown"
-
-    return {site.name: kind_at(site) for site in sites}
+    folds = {site.name: "unknown" for site in sites}
+    for site in sites:
+        with suppress(Exception):  # learning does not need it
+            folds[site.name] = folding(network, site)
+    return folds
 
 
 def _base(model: Model) -> ModelIdentity | None:
@@ -245,11 +232,7 @@ def _check_kinds(model: Any, method: Any, start: Any, on: Any) -> None:
 
 
 def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
-    """Refuse prompts from which nothing can be learned; call it before loading a model, to fail early.
-
-    Args:
-        target: prompts of the behaviour to reach.
-    """
+    """Refuse prompts from which nothing can be learned; call it before loading a model, to fail early."""
     for side, prompts in (("source", source), ("target", target)):
         if isinstance(prompts, Iterator):
             raise LineasError(f"the {side} is an iterator, which can be read only once; give a list of prompts.")
@@ -262,22 +245,17 @@ def _on_sites(start: Intervention, sites: Sequence[Site], network: nn.Module) ->
     """Return the maps to begin with, by site name."""
     start.check_affine("a start")
     start.check_fits(network)
-    known = {site.name for site in sites}
-    other = [name for name, map_ in start.maps.items() if name not in known and not map_.is_identity()]
+    names = {site.name for site in sites}
+    other = [name for name, map_ in start.maps.items() if name not in names and not map_.is_identity()]
     if other:
-        raise LineasError(f"the start has a map at {other[0]}, which is none of the {len(known)} sites to learn.")
-    return {name: map_ for name, map_ in start.maps.items() if name in known}
-
-
-def _stored(map_: AffineMap) -> AffineMap:
-    return AffineMap(map_.scale.float().cpu(), map_.shift.float().cpu())
+        raise LineasError(f"the start has a map at {other[0]}, which is none of the {len(names)} sites to learn.")
+    return {name: map_ for name, map_ in start.maps.items() if name in names}
 
 
 def drawn_from(learned: Intervention, files: Mapping[str, str], samples: int | None) -> Intervention:
     """Return the intervention with the files of its prompts among its facts, so that `lineas gate` can read them.
 
     Args:
-        learned: intervention from `learn`.
         samples: number of prompts that were drawn from each file; None for all.
     """
     data = {side: {"file": files[side], **one} if side in files else one for side, one in learned.facts["data"].items()}

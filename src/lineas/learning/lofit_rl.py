@@ -80,7 +80,7 @@ class LoFITRL:
         encoded = task.source.ids
         costs: list[float] = []
         learned = trained.maps()  # after the last whole step, so that an interruption leaves no half step
-        with stoppable(lambda: len(costs), self.steps) as steps:
+        with stoppable(lambda: len(costs), self.steps) as ending:
             for step in range(self.steps):
                 drawn = torch.randperm(len(encoded), generator=generator)[: self.prompts].tolist()
                 prompts = [encoded[i] for i in drawn for _ in range(self.samples)]
@@ -97,7 +97,7 @@ class LoFITRL:
                 if task.progress:
                     task.progress(step + 1, self.steps, costs[-1])
         name = getattr(self.classifier, "__name__", type(self.classifier).__name__)
-        return Fit(learned, costs, {"classifier": name}, steps.of if steps.interrupted else None)
+        return Fit(learned, costs, {"classifier": name}, self.steps if ending.interrupted else None)
 
     def _backward(
         self,
@@ -130,12 +130,7 @@ class LoFITRL:
                 (-gain.sum() / len(prompts)).backward()
 
     def _advantages(self, unwanted: torch.Tensor, divergences: torch.Tensor) -> torch.Tensor:
-        """Return each sampled token's return minus the mean of its prompt's other samples at the same place, `[n, T]`.
-
-        Args:
-            unwanted: probabilities of the unwanted behaviour, `[n]`, the samples of a prompt next to each other.
-            divergences: divergence at every sampled token, `[n, T]`, 0 after the end.
-        """
+        """Return from `[n]` and `[n, T]` each token's return minus the mean of its prompt's other samples there."""
         to_come = divergences.flip(1).cumsum(1).flip(1) - divergences
         returns = (1 - unwanted.unsqueeze(1) - self.kl * to_come).view(-1, self.samples, self.max_new_tokens)
         others = (returns.sum(1, keepdim=True) - returns) / (self.samples - 1)

@@ -53,9 +53,6 @@ def largest_part(
         model: model to run, with the edits that are learned in place.
         memory: number of bytes beside the weights; None for half of the free memory.
         backward: whether there is a backward pass. Without one only one or two blocks are in memory at a time.
-
-    Returns:
-        A limit for `samples.batch`, at least 1.
     """
     device = input_device(model.network)
     total = memory if memory is not None else int(SHARE * free(device))

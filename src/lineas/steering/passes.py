@@ -19,7 +19,6 @@ class Pass:
 
     Args:
         setting: the strength of the whole pass, also if the strength changes during it.
-        place: the pass's position in its texts.
         outer: the pass within which this one runs; None for none.
         active: the keys that were active when the pass began, with their values.
     """
@@ -50,8 +49,6 @@ class Backward:
     """A gradient hook on a pass's outputs, so that checkpointed blocks are steered again as they were in that pass.
 
     Args:
-        key: the key of the intervention.
-        done: the finished forward pass.
         others: the keys of all interventions that steered the same forward pass.
     """
 

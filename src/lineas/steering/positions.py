@@ -91,7 +91,6 @@ class Positions:
 
     Args:
         network: the root module; its `generate`, if there is one, is wrapped to learn the prompt length.
-        tokens: the tokens that are steered.
 
     Attributes:
         roots: the modules before whose forward passes `begin` must be called.

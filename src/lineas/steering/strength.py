@@ -50,7 +50,7 @@ class Setting:
 
     Args:
         strength: a number, or one per row, `[batch]`.
-        maps: the maps by site; their values are computed at once for the devices that they have been used on.
+        maps: the maps; their values are computed at once for the devices that they have been used on.
     """
 
     def __init__(self, strength: float | torch.Tensor, maps: Mapping[Site, LiveMap]) -> None:
