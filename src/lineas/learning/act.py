@@ -1,7 +1,4 @@
-"""Mean-AcT, Gaussian-AcT and Lin-AcT: maps fitted layer by layer, each on activations that the earlier maps moved.
-
-Rodriguez et al. 2024, arXiv 2410.23054.
-"""
+"""Mean-AcT, Gaussian-AcT and Lin-AcT: maps fitted layer by layer (Rodriguez et al. 2024, arXiv 2410.23054)."""
 
 from __future__ import annotations
 

@@ -1,13 +1,10 @@
-"""Capture: the pooled activations of a batch at chosen sites, and gradients through them.
-
-Only this file has hooks that read activations.
-"""
+"""Capture: pooled activations at chosen sites, and gradients through them; no other module has hooks that read."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol
@@ -41,11 +38,7 @@ class Model(Protocol):
 
 
 def warn_if_cut(samples: Samples[Any], side: str = "") -> None:
-    """Warn when prompts were cut at the largest number of tokens.
-
-    Args:
-        side: word before "prompts" in the warning, with a space, such as "source ".
-    """
+    """Warn when prompts were cut at the largest number of tokens; `side` is "" or their side and a space."""
     if samples.truncated:
         sentence = f"{samples.truncated} of {len(samples)} {side}prompts were cut at {samples.longest} tokens."
         warnings.warn(sentence, stacklevel=3)
@@ -163,13 +156,12 @@ def _read(
 
         return hook
 
-    handles: list[Any] = []
     key = object()
-    try:
+    with ExitStack() as stack:
         for site in sites:
             hook = contexts.Scoped(key, reader(site))
-            handles.append(model.network.get_submodule(site.module).register_forward_hook(hook))
-        contexts.activate(key)
+            stack.enter_context(model.network.get_submodule(site.module).register_forward_hook(hook))
+        stack.enter_context(contexts.activated(key))
         with suppress(_AllSeen):
             model.run(part)
         reading = False
@@ -179,18 +171,12 @@ def _read(
                 f"{missing[0]} takes no part in the forward pass, so it cannot carry a map; leave it out."
             )
         yield {name: torch.stack(steps, 1) if len(steps) > 1 else steps[0] for name, steps in pooled.items()}
-    finally:
-        contexts.deactivate(key)
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
 def _checkpointed(model: Model, part: Part, last: str) -> Iterator[None]:
-    """Make the network's blocks store only their inputs and run again in the backward pass.
-
-    The block of the site `last` is not changed, since its forward pass ends early.
-    """
+    """Make the network's blocks store only their inputs and run again in the backward pass."""
+    # but not the block of the site `last`, whose forward pass ends early
     blocks = [block for name, block in smallest_blocks(model.network) if not last.startswith(f"{name}.")]
     patched = [block for block in blocks if "forward" not in vars(block)]
     key = object()

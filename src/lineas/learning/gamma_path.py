@@ -35,12 +35,7 @@ WARM = 0.2
 
 
 class Objective:
-    """The penalised cost of any maps; what does not depend on the maps is computed once, at the first use.
-
-    Args:
-        memory: memory beside the weights, such as "8GiB" or a number of bytes; None for half of the free memory.
-        on: intervention that is in place meanwhile; None for none.
-    """
+    """The penalised cost of any maps; what does not depend on the maps is computed once, at the first use."""
 
     def __init__(
         self,

@@ -103,11 +103,7 @@ def gate(
 def tokens(
     model: Model, prompts: Sequence[str], sites: Sequence[Site], max_length: int = 128, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Return the activations of tokens (or pixels) by site name, float32 `[t, d]`, at most MOST of them at random.
-
-    Args:
-        max_length: largest number of tokens of a prompt; the rest is cut.
-    """
+    """Return the activations of tokens (or pixels) by site name, float32 `[t, d]`, at most MOST of them at random."""
     encoded = model.samples(prompts, max_length)
     warn_if_cut(encoded)
     ranked: dict[str, list[Ranked]] = {site.name: [] for site in sites}

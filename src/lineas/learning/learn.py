@@ -188,14 +188,11 @@ def _base(model: Model) -> ModelIdentity | None:
 
 
 def _moves(model: Model, learned: Intervention, source: Sequence[str], max_length: int) -> bool:
-    """Return False, with a warning, if the maps change nothing in the network's output, as at a router's gate.
-
-    Two short prompts are tried first, and all prompts before the warning. Norms and linears are not tried, since the
-    network always uses their only output. A pipeline is not tried, since drawing takes long.
-    """
+    """Return False, with a warning, if the maps change nothing in the network's output, as at a router's gate."""
     modules = [model.network.get_submodule(site.module) for site in learned.sites.values()]
-    always_read = all(is_norm(module) or is_linear(module) for module in modules)
-    if learned.is_identity() or always_read or identifying_module(model.network) is not model.network:
+    always_read = all(is_norm(module) or is_linear(module) for module in modules)  # the only output is used
+    is_pipeline = identifying_module(model.network) is not model.network  # drawing takes long
+    if learned.is_identity() or always_read or is_pipeline:
         return True
     try:
         for prompts, length in ((source[:2], min(max_length, SHORT)), (source, max_length)):
@@ -253,10 +250,6 @@ def _on_sites(start: Intervention, sites: Sequence[Site], network: nn.Module) ->
 
 
 def drawn_from(learned: Intervention, files: Mapping[str, str], samples: int | None) -> Intervention:
-    """Return the intervention with the files of its prompts among its facts, so that `lineas gate` can read them.
-
-    Args:
-        samples: number of prompts that were drawn from each file; None for all.
-    """
+    """Record the files of the prompts, for `lineas gate`, and how many prompts were drawn from each (None for all)."""
     data = {side: {"file": files[side], **one} if side in files else one for side, one in learned.facts["data"].items()}
     return learned.with_facts(data=data, samples=samples)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,9 @@ def largest_part(
         )
     longest = max(samples.prompts, key=len)
     probe = model.samples([longest], min(samples.longest, PROBE)).batch().parts[0]
-    with nullcontext() if backward else edited(model.network, {site: _leaf for site in sites}):
+    # without gradients nothing is trained, so leaves make the probing pass save the tensors that training would save
+    leaves = {} if backward else {site: lambda z: z.detach().requires_grad_() for site in sites}
+    with edited(model.network, leaves):
         saved = saved_bytes(model, probe, sites) / (1 if backward else max(1, len(smallest_blocks(model.network)) / 2))
     return max(1, int(for_parts / MARGIN / (saved / probe.size)))
 
@@ -84,8 +85,3 @@ def saved_bytes(model: Model, part: Part, sites: Sequence[Site]) -> int:
         pooled = capture_part(model, part, sites)
     del pooled  # alive until here, so that no two storages were counted under one address
     return sum(sizes.values())
-
-
-def _leaf(z: torch.Tensor) -> torch.Tensor:
-    """Make a probing pass save the tensors that training would save."""
-    return z.detach().requires_grad_()

@@ -134,11 +134,7 @@ class Method(Protocol):
 
 
 def fit_untouched(task: Task, fit_map: FitMap, pooling: Pooling | None = None) -> Fit:
-    """Fit every site's map on activations of the untouched network.
-
-    Args:
-        pooling: how the tokens of a prompt become one activation; None for the task's pooling.
-    """
+    """Fit every site's map on activations of the untouched network; a pooling of None is the task's."""
     source, target = task.source_activations(pooling), task.target_activations(pooling)
     maps = {name: task.fitted(name, fit_map, stacked(u), stacked(target[name])) for name, u in source.items()}
     return Fit(maps, [task.cost(maps, target if pooling is None else None)])

@@ -53,13 +53,11 @@ def prox(z: torch.Tensor, step: float | torch.Tensor, lambda_1: float, lambda_g:
         raise LineasError(f"the step of the penalty is a finite number from 0 on, not {shown(step)}.")
     soft = z.sign() * (z.abs() - step * lambda_1).clamp_min(0)
     strength = lambda_g * z.numel() ** 0.5
-    if isinstance(step, torch.Tensor):
-        return _shrunk(soft, step * strength) if strength else soft
-    if strength == 0 or step == 0:
+    if strength == 0:
         return soft
-    norm = soft.norm()
-    shrink = (1 - step * strength / norm.clamp_min(torch.finfo(z.dtype).tiny)).clamp_min(0)
-    return shrink * soft
+    if isinstance(step, torch.Tensor):
+        return _shrunk(soft, step * strength)
+    return (1 - step * strength / soft.norm().clamp_min(torch.finfo(z.dtype).tiny)).clamp_min(0) * soft
 
 
 def _shrunk(z: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:

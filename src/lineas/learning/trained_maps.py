@@ -68,9 +68,7 @@ class TrainedMaps:
 def units(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
     """Return the unit of every scale, SCALE_UNIT, then of every shift, the neuron's standard deviation over both sides.
 
-    Args:
-        source: activations of the source by site name, `[n, d]`; of `[n, k, d]` the k passes are averaged.
-        target: activations of the target by site name, `[m, d]` or `[m, k, d]`.
+    The activations are `[n, d]` and `[m, d]` by site name; of `[n, k, d]` and `[m, k, d]` the k passes are averaged.
     """
     deviations = [_deviation(source[name], v) for name, v in target.items()]
     return [torch.full_like(d, SCALE_UNIT) for d in deviations] + deviations

@@ -58,11 +58,7 @@ class Quantiles:
 
     @classmethod
     def of(cls, v: torch.Tensor, n: int) -> Quantiles:
-        """Return the quantiles of a target for n source samples, computed in float64.
-
-        Args:
-            v: target activations, `[m, d]`; `[m, k, d]` counts as k d neurons, so that the cost averages over k.
-        """
+        """Return the quantiles of a target `[m, d]` for n source samples; `[m, k, d]` counts as k d neurons."""
         ordered = v.flatten(1).sort(dim=0).values
         if len(v) == n:
             return cls(ordered, ordered.new_zeros(()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from threading import RLock
 from typing import Any, ParamSpec, TypeVar
@@ -40,18 +40,15 @@ def check_free(network: nn.Module) -> None:
 @contextmanager
 def guarded(network: nn.Module) -> Iterator[None]:
     """Refuse, within the block, the network's forward passes in other threads and tasks."""
-    with _lock:
-        check_free(network)
-        outer = _guards(network)  # those of this thread
-        guard = outer[0] if outer else _Guard()
-        entries = [] if outer else [network, *(child for child in network.children() if any(child.children()))]
-        handles = [entry.register_forward_pre_hook(guard) for entry in entries]
-    try:
-        with contexts.activated(guard.key):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack:
+        with _lock:
+            check_free(network)
+            outer = _guards(network)  # those of this thread
+            guard = outer[0] if outer else _Guard()
+            for entry in [] if outer else [network, *(child for child in network.children() if any(child.children()))]:
+                stack.enter_context(entry.register_forward_pre_hook(guard))
+        stack.enter_context(contexts.activated(guard.key))
+        yield
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from lineas.sites import Site
 from lineas.steering import contexts
 from lineas.steering.compiled import is_compiled, refuse_unsteerable, warn_if_compiled_before
 from lineas.steering.exclusive import check_free
-from lineas.steering.hooks import ChoosesRows, Placed, install
+from lineas.steering.hooks import ChoosesRows, Placed
 from lineas.steering.passes import Backward, Pass, running_again, tensors_in
 from lineas.steering.positions import HasPositions, Positions, Tokens, check_tokens
 from lineas.steering.strength import LiveMap, Setting, as_strength, keeps_addresses, mapped, warn_if_outside
@@ -139,7 +139,9 @@ class Steering:
                     root.register_forward_pre_hook(_SteeringHook(self, self._begin), with_kwargs=True),
                     root.register_forward_hook(_SteeringHook(self, self._end), always_call=True),
                 ]
-            self._hooks = install(network, {site: _SteeringHook(self, self._writer(site)) for site in moving})
+            for site in moving:
+                hook = _SteeringHook(self, self._writer(site))
+                self._hooks.append(Placed(network.get_submodule(site.module), hook))
             check_free(network)  # another thread may have reserved it meanwhile
             warn_if_outside(strength)
             self._set(strength)
@@ -345,23 +347,19 @@ class Steering:
             LineasError: when the output does not change although the intervention is not the identity, or when it is
                 not finite.
         """
-        uses_default = not inputs
-        if uses_default:
+        strength, length = self._setting.strength, self.prompt_length
+        if not inputs:
             vocabulary = getattr(getattr(self._network, "config", None), "vocab_size", None)
             if vocabulary is None:
                 raise LineasError(
                     "this is not a language model, so verify needs the network's inputs as keyword arguments."
                 )
-            device = input_device(self._network)
-            inputs = {"input_ids": (torch.arange(8, device=device) % vocabulary).unsqueeze(0)}
-        strength, length = self._setting.strength, self.prompt_length
-        if uses_default and self._tokens != "all" and length is None:
-            self.prompt_length = 4  # so that there are tokens of both kinds
-        rows = len(strength) if isinstance(strength, torch.Tensor) else 1
-        inputs = {
-            k: v.repeat(rows, *[1] * (v.dim() - 1)) if k == "input_ids" and len(v) == 1 else v
-            for k, v in inputs.items()
-        }
+            inputs = {"input_ids": (torch.arange(8, device=input_device(self._network)) % vocabulary).unsqueeze(0)}
+            if self._tokens != "all" and length is None:
+                self.prompt_length = 4  # so that there are tokens of both kinds
+        ids = inputs.get("input_ids")
+        if ids is not None and len(ids) == 1 and isinstance(strength, torch.Tensor):
+            inputs["input_ids"] = ids.repeat(len(strength), *[1] * (ids.dim() - 1))
         try:
             with torch.no_grad():
                 with self._same_randomness(), contexts.activated(self._key):

@@ -46,12 +46,7 @@ def as_strength(value: Any) -> float | torch.Tensor:
 
 
 class Setting:
-    """A strength, and every map's scale and shift at this strength.
-
-    Args:
-        strength: a number, or one per row, `[batch]`.
-        maps: the maps; their values are computed at once for the devices that they have been used on.
-    """
+    """A strength, a number or one per row `[batch]`, and every map's scale and shift at this strength."""
 
     def __init__(self, strength: float | torch.Tensor, maps: Mapping[Site, LiveMap]) -> None:
         self.strength = strength
