@@ -32,10 +32,8 @@ def blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the blocks of a transformer with their names: the longest list of modules that contain norms."""
     best: list[tuple[str, nn.Module]] = []
     for name, module in text_modules(network):
-        if isinstance(module, nn.ModuleList) and len(module) > len(best):
-            children = [(f"{name}.{i}" if name else str(i), child) for i, child in enumerate(module)]
-            if any(is_norm(part) for part in children[0][1].children()):
-                best = children
+        if isinstance(module, nn.ModuleList) and len(module) > len(best) and any(map(is_norm, module[0].children())):
+            best = [(f"{name}.{i}" if name else str(i), child) for i, child in enumerate(module)]
     return best
 
 

@@ -150,9 +150,8 @@ def _matching(network: nn.Module, pattern: str) -> list[Site]:
         compiled = re.compile(expression)
     except re.error as error:
         raise LineasError(f"'{pattern}' is not a regular expression: {error}.") from None
-    return [
-        Site(name, output, _axis(module)) for name, module in _callable_modules(network) if compiled.fullmatch(name)
-    ]
+    modules = _callable_modules(network)
+    return [Site(name, output, _axis(module)) for name, module in modules if compiled.fullmatch(name)]
 
 
 def _callable_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:

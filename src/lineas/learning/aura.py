@@ -29,7 +29,7 @@ class AurA:
 
 
 def auroc(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return for each neuron, `[d]`, the probability that a sample of `[n, d]` exceeds one of `[m, d]`; a tie is half.
+    """Return each neuron's probability, `[d]`, that a sample of `[n, d]` exceeds one of `[m, d]`; ties count half.
 
     >>> auroc(torch.tensor([[2.0], [3.0]]), torch.tensor([[1.0], [2.0]]))
     tensor([0.8750], dtype=torch.float64)

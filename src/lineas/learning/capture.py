@@ -20,6 +20,9 @@ from lineas.modules import smallest_blocks
 from lineas.sites import Pooling, Reading, Site
 from lineas.steering import contexts
 
+Activations = dict[str, torch.Tensor]
+"""The activations of a batch by site name, each `[n, d]` (see `capture`)."""
+
 
 class Model(Protocol):
     """The attributes and methods of a model that learning uses; only these differ between text and images."""
@@ -53,16 +56,12 @@ class _AllSeen(Exception):
 
 
 @torch.no_grad()
-def activations(
-    model: Model, samples: Samples[Any], sites: Sequence[Site], pooling: Pooling = "mean"
-) -> dict[str, torch.Tensor]:
+def activations(model: Model, samples: Samples[Any], sites: Sequence[Site], pooling: Pooling = "mean") -> Activations:
     """Return the activations of samples as `capture` does, without gradients and in small parts."""
     return capture(model, samples.batch(SOME_TOKENS), sites, pooling)
 
 
-def capture(
-    model: Model, batch: Batch[Any], sites: Sequence[Site], pooling: Pooling = "mean"
-) -> dict[str, torch.Tensor]:
+def capture(model: Model, batch: Batch[Any], sites: Sequence[Site], pooling: Pooling = "mean") -> Activations:
     """Return the activation of every sample at every site, pooled over its tokens (or pixels).
 
     The forward pass ends at the last site. Gradients flow when they are enabled.
@@ -74,14 +73,9 @@ def capture(
         Activations by site name, float32 `[n, d]`, rows in the order of the prompts; `[n, k, d]` at sites that run k
         times for a prompt, once in every denoising step.
     """
-    rows: list[torch.Tensor] = []
-    pooled: dict[str, list[torch.Tensor]] = {site.name: [] for site in sites}
-    for part in batch.parts:
-        rows.append(part.rows)
-        for name, activation in capture_part(model, part, sites, pooling).items():
-            pooled[name].append(activation)
-    order = torch.cat(rows).argsort()
-    return {name: torch.cat(parts)[order] for name, parts in pooled.items()}
+    pooled = [capture_part(model, part, sites, pooling) for part in batch.parts]
+    order = torch.cat([part.rows for part in batch.parts]).argsort()
+    return {site.name: torch.cat([of_part[site.name] for of_part in pooled])[order] for site in sites}
 
 
 def stacked(pooled: torch.Tensor) -> torch.Tensor:
@@ -124,7 +118,7 @@ def backpropagate(
     return torch.stack(costs).sum()
 
 
-def capture_part(model: Model, part: Part, sites: Sequence[Site], pooling: Reading = "mean") -> dict[str, torch.Tensor]:
+def capture_part(model: Model, part: Part, sites: Sequence[Site], pooling: Reading = "mean") -> Activations:
     """Return the activations of one part as `capture` does, rows in the part's order, sites in the order they ran.
 
     With pooling "none" a row is one token (or pixel).
@@ -134,9 +128,7 @@ def capture_part(model: Model, part: Part, sites: Sequence[Site], pooling: Readi
 
 
 @contextmanager
-def _read(
-    model: Model, part: Part, sites: Sequence[Site], pooling: Reading = "mean"
-) -> Iterator[dict[str, torch.Tensor]]:
+def _read(model: Model, part: Part, sites: Sequence[Site], pooling: Reading) -> Iterator[Activations]:
     """Run a part and yield its activations by site; the hooks stay for blocks that the backward pass runs again."""
     passes = {site.name: part.passes(site) for site in sites}
     pooled: dict[str, list[torch.Tensor]] = {}
@@ -165,11 +157,9 @@ def _read(
         with suppress(_AllSeen):
             model.run(part)
         reading = False
-        missing = [site.name for site in sites if site.name not in pooled]
-        if missing:
-            raise LineasError(
-                f"{missing[0]} takes no part in the forward pass, so it cannot carry a map; leave it out."
-            )
+        unread = [site.name for site in sites if site.name not in pooled]
+        if unread:
+            raise LineasError(f"{unread[0]} takes no part in the forward pass, so it cannot carry a map; leave it out.")
         yield {name: torch.stack(steps, 1) if len(steps) > 1 else steps[0] for name, steps in pooled.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -52,6 +52,7 @@ class Objective:
         encoded = [model.samples(prompts, max_length) for prompts in (source, target)]
         self._task = Task(model, encoded[0], encoded[1], sites, pooling=pooling, memory=limit)
         self._on = on
+        self._gradient_at_identity: float | None = None
 
     def at(self, learned: Intervention, method: LinEAS) -> tuple[float, float]:
         """Return the cost of maps, and how far they are from the optimum of the penalised cost.
@@ -60,9 +61,12 @@ class Objective:
         measured in each neuron's unit (see `learning.trained_maps.units`), and divided by the length of the gradient at
         the identity; 0 is optimal.
         """
-        scale = self._gradient_at_identity
-        with self._in_place():
+        network = self._task.model.network
+        with frozen(network), nullcontext() if self._on is None else steer(network, self._on):
+            if self._gradient_at_identity is None:
+                self._gradient_at_identity = self._distance({}, LinEAS())[1]
             cost, distance = self._distance(learned.maps, method)
+            scale = self._gradient_at_identity
         return cost, distance / scale if scale > 0 else distance
 
     @cached_property
@@ -71,11 +75,6 @@ class Objective:
         target = self._task.target_activations()
         quantiles = {name: Quantiles.of(v, len(self._task.source)) for name, v in target.items()}
         return target, quantiles, units(self._task.source_activations(), target)
-
-    @cached_property
-    def _gradient_at_identity(self) -> float:
-        with self._in_place():
-            return self._distance({}, LinEAS(gamma=0.0))[1]
 
     @cached_property
     def _batch(self) -> Any:
@@ -100,12 +99,6 @@ class Objective:
                 violation = method.gamma * penalty.unmet(z, violation / method.gamma, method.lambda_1, method.lambda_g)
             total += float((unit * violation).square().sum())
         return float(cost), total**0.5
-
-    @contextmanager
-    def _in_place(self) -> Iterator[None]:
-        network = self._task.model.network
-        with frozen(network), nullcontext() if self._on is None else steer(network, self._on):
-            yield
 
 
 @dataclass(frozen=True)

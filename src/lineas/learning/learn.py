@@ -190,7 +190,7 @@ def _base(model: Model) -> ModelIdentity | None:
 def _moves(model: Model, learned: Intervention, source: Sequence[str], max_length: int) -> bool:
     """Return False, with a warning, if the maps change nothing in the network's output, as at a router's gate."""
     modules = [model.network.get_submodule(site.module) for site in learned.sites.values()]
-    always_read = all(is_norm(module) or is_linear(module) for module in modules)  # the only output is used
+    always_read = all(is_norm(module) or is_linear(module) for module in modules)  # their one output is used
     is_pipeline = identifying_module(model.network) is not model.network  # drawing takes long
     if learned.is_identity() or always_read or is_pipeline:
         return True
@@ -219,12 +219,12 @@ def _check_kinds(model: Any, method: Any, start: Any, on: Any) -> None:
             "diffusers in lineas.ImageModel."
         )
     if isinstance(method, type) or not callable(getattr(method, "fit", None)):
-        given = method.__name__ if isinstance(method, type) else shortened(repr(method))
-        raise LineasError(f"the method is an object such as lineas.LinEAS(), not {given}.")
-    for name, given in (("start", start), ("on", on)):
-        if given is not None and not isinstance(given, Intervention):
+        name = method.__name__ if isinstance(method, type) else shortened(repr(method))
+        raise LineasError(f"the method is an object such as lineas.LinEAS(), not {name}.")
+    for name, value in (("start", start), ("on", on)):
+        if value is not None and not isinstance(value, Intervention):
             raise LineasError(
-                f"{name} must be an intervention, such as lineas.Intervention.load(...), not {shortened(repr(given))}."
+                f"{name} must be an intervention, such as lineas.Intervention.load(...), not {shortened(repr(value))}."
             )
 
 
@@ -250,6 +250,6 @@ def _on_sites(start: Intervention, sites: Sequence[Site], network: nn.Module) ->
 
 
 def drawn_from(learned: Intervention, files: Mapping[str, str], samples: int | None) -> Intervention:
-    """Record the files of the prompts, for `lineas gate`, and how many prompts were drawn from each (None for all)."""
+    """Return the intervention with the files that `lineas gate` reads, and the prompts drawn from each (None: all)."""
     data = {side: {"file": files[side], **one} if side in files else one for side, one in learned.facts["data"].items()}
     return learned.with_facts(data=data, samples=samples)

@@ -114,7 +114,7 @@ class LoFITRL:
         if self.kl > 0:
             for part in parts:
                 with torch.no_grad():
-                    per_token, _ = self._divergence(model, edits, part)
+                    per_token, _ = _divergence(model, edits, part)
                 columns = torch.arange(self.max_new_tokens, device=model.device) + starts[part.rows].unsqueeze(1) - 1
                 inside = columns < per_token.shape[1]
                 sampled = (per_token * _sampled(part, starts)).gather(1, columns.clamp_max(per_token.shape[1] - 1))
@@ -122,7 +122,7 @@ class LoFITRL:
         advantages = self._advantages(unwanted, divergences).to(model.device)  # [n, max_new_tokens]
         for part in parts:
             with torch.enable_grad():
-                per_token, steered = self._divergence(model, edits, part)
+                per_token, steered = _divergence(model, edits, part)
                 chosen = steered.gather(-1, part.ids[:, 1:].unsqueeze(-1)).squeeze(-1)  # [b, t - 1]
                 index = torch.arange(chosen.shape[1], device=model.device) - starts[part.rows].unsqueeze(1) + 1
                 weights = advantages[part.rows].gather(1, index.clamp(0, self.max_new_tokens - 1))
@@ -130,21 +130,20 @@ class LoFITRL:
                 (-gain.sum() / len(prompts)).backward()
 
     def _advantages(self, unwanted: torch.Tensor, divergences: torch.Tensor) -> torch.Tensor:
-        """Return from `[n]` and `[n, T]` each token's return minus the mean of its prompt's other samples there."""
+        """Return each token's return minus the mean of its prompt's other samples at the same place, `[n, T]`."""
         to_come = divergences.flip(1).cumsum(1).flip(1) - divergences
         returns = (1 - unwanted.unsqueeze(1) - self.kl * to_come).view(-1, self.samples, self.max_new_tokens)
         others = (returns.sum(1, keepdim=True) - returns) / (self.samples - 1)
         return (returns - others).flatten(0, 1)
 
-    def _divergence(
-        self, model: TextModel, edits: dict[Site, Edit], part: PaddedPart
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return KL(steered || untouched) of every predicted token, `[b, t - 1]`, and the steered log-probabilities."""
-        with torch.no_grad():
-            untouched = predictions(model, part).log_softmax(-1)
-        with edited(model.network, edits):
-            steered = predictions(model, part).log_softmax(-1)
-        return (steered.exp() * (steered - untouched)).sum(-1), steered
+
+def _divergence(model: TextModel, edits: dict[Site, Edit], part: PaddedPart) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return KL(steered || untouched) of every predicted token, `[b, t - 1]`, and the steered log-probabilities."""
+    with torch.no_grad():
+        untouched = predictions(model, part).log_softmax(-1)
+    with edited(model.network, edits):
+        steered = predictions(model, part).log_softmax(-1)
+    return (steered.exp() * (steered - untouched)).sum(-1), steered
 
 
 def _sampled(part: PaddedPart, starts: torch.Tensor) -> torch.Tensor:

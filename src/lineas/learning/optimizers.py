@@ -33,10 +33,8 @@ class DeviationAdam:
         rate: largest learning rate.
     """
 
-    def __init__(
-        self, parameters: Sequence[nn.Parameter], units: Sequence[torch.Tensor], rate: float, steps: int
-    ) -> None:
-        self._parameters = list(parameters)
+    def __init__(self, parameters: list[nn.Parameter], units: list[torch.Tensor], rate: float, steps: int) -> None:
+        self._parameters = parameters
         self._units = [unit.clamp_min(TINY) for unit in units]
         self._means = [torch.zeros_like(p) for p in parameters]
         self._squares = [torch.zeros_like(p) for p in parameters]

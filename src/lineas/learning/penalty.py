@@ -57,7 +57,8 @@ def prox(z: torch.Tensor, step: float | torch.Tensor, lambda_1: float, lambda_g:
         return soft
     if isinstance(step, torch.Tensor):
         return _shrunk(soft, step * strength)
-    return (1 - step * strength / soft.norm().clamp_min(torch.finfo(z.dtype).tiny)).clamp_min(0) * soft
+    shrink = (1 - step * strength / soft.norm().clamp_min(torch.finfo(z.dtype).tiny)).clamp_min(0)
+    return shrink * soft
 
 
 def _shrunk(z: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,8 @@ def guarded(network: nn.Module) -> Iterator[None]:
             check_free(network)
             outer = _guards(network)  # those of this thread
             guard = outer[0] if outer else _Guard()
-            for entry in [] if outer else [network, *(child for child in network.children() if any(child.children()))]:
+            entries = [network, *(child for child in network.children() if any(child.children()))]
+            for entry in [] if outer else entries:
                 stack.enter_context(entry.register_forward_pre_hook(guard))
         stack.enter_context(contexts.activated(guard.key))
         yield

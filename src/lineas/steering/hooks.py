@@ -27,7 +27,7 @@ class ChoosesRows(Protocol):
 
 @contextmanager
 def edited(network: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
-    """Replace each site's activation `z` by `edit(z)`, of its shape and type, in this thread or task."""
+    """Replace each site's output `z` by `edit(z)` of its shape and type within the block, in this thread or task."""
     key = object()
     with ExitStack() as stack:
         for site, edit in edits.items():

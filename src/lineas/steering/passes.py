@@ -51,9 +51,8 @@ class Backward:
             engine: Any = torch.autograd.Variable._execution_engine
             engine.queue_callback(partial(running_again.pop, backward, None))
         before = running_again.get(backward, {})  # the gradient may come from a later forward pass
-        running_again[backward] = {key: now for key, now in before.items() if key in self._keys} | {
-            self._key: self._done
-        }
+        others = {key: done for key, done in before.items() if key in self._keys}
+        running_again[backward] = {**others, self._key: self._done}
 
 
 def tensors_in(result: Any) -> Iterator[torch.Tensor]:

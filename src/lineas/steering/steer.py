@@ -80,9 +80,9 @@ def steer(
     return Steering(network, intervention, strength, tokens, accepts_other(other_model, force))
 
 
-def _as_one(given: Any) -> Intervention:
-    """Return one intervention that applies the given ones in order."""
-    several: list[Any] = list(given) if isinstance(given, Sequence) and not isinstance(given, (str, bytes)) else [given]
+def _as_one(value: Any) -> Intervention:
+    """Return one intervention that applies those of a list in order."""
+    several: list[Any] = list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
     if not several:
         raise LineasError("steer needs at least one intervention, an empty list was given.")
     for one in several:
@@ -130,7 +130,7 @@ class Steering:
         self._positions: Any = (
             network.positions(tokens) if isinstance(network, HasPositions) else Positions(network, tokens)
         )
-        self._setting = Setting(0.0, {})
+        self._setting = Setting(0.0, ())
         self._shared = Pass(self._setting, self._positions.shared)
         try:
             moving = [site for site, live in self._maps.items() if not live.map.is_identity()]
@@ -168,7 +168,7 @@ class Steering:
         At strength 0 no hooks are registered. A forward pass keeps the setting that it began with: hooks are added
         before a setting becomes current, and removed when no pass needs them.
         """
-        setting = Setting(strength, self._maps)
+        setting = Setting(strength, self._maps.values())
         with self._lock:
             adds_hooks = self._attached and setting.acts and not self._on
             if adds_hooks and (self._seen_compiling or is_compiled(self._network)):

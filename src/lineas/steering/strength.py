@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from lineas.errors import LineasError, shown
 from lineas.intervention.maps import AffineMap, affine
-from lineas.sites import Site
 from lineas.steering import contexts
 
 SPARSE_SHARE, SPARSE_NUMEL = 1 / 8, 2**17
@@ -48,14 +47,12 @@ def as_strength(value: Any) -> float | torch.Tensor:
 class Setting:
     """A strength, a number or one per row `[batch]`, and every map's scale and shift at this strength."""
 
-    def __init__(self, strength: float | torch.Tensor, maps: Mapping[Site, LiveMap]) -> None:
+    def __init__(self, strength: float | torch.Tensor, maps: Iterable[LiveMap]) -> None:
         self.strength = strength
         self.acts = bool(torch.as_tensor(strength).any())
         self.by_row = strength if isinstance(strength, torch.Tensor) else None
         self.some_untouched = self.by_row is not None and not bool(self.by_row.all())
-        self._values = {
-            (live, device): live.at(strength, device) for live in maps.values() for device in tuple(live.devices)
-        }
+        self._values = {(live, device): live.at(strength, device) for live in maps for device in tuple(live.devices)}
 
     def values(self, live: LiveMap, device: torch.device) -> tuple[torch.Tensor, ...]:
         """Return the scale and shift of a site's map on a device; see `LiveMap.at`."""
