@@ -32,10 +32,8 @@ def blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the blocks of a transformer with their names: the longest list of modules that contain norms."""
     best: list[tuple[str, nn.Module]] = []
     for name, module in text_modules(network):
-        if isinstance(module, nn.ModuleList) and len(module) > len(best):
-            children = [(f"{name}.{i}" if name else str(i), child) for i, child in enumerate(module)]
-            if any(is_norm(part) for part in children[0][1].children()):
-                best = children
+        if isinstance(module, nn.ModuleList) and len(module) > len(best) and any(map(is_norm, module[0].children())):
+            best = [(f"{name}.{i}" if name else str(i), child) for i, child in enumerate(module)]
     return best
 
 
@@ -61,19 +59,15 @@ def non_text_modules(network: nn.Module) -> list[str]:
     names: list[str] = []
     for name, module in network.named_modules():
         holds_text = any(id(inner) in reached for inner in module.modules())
-        if not holds_text and not any(name.startswith(f"{part}.") for part in names):
+        if not holds_text and not name.startswith(tuple(f"{outer}." for outer in names)):
             names.append(name)
     return names
 
 
 def text_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the modules that text passes through, with their names."""
-    excluded = non_text_modules(network)
-    return [
-        (name, module)
-        for name, module in network.named_modules()
-        if not any(f"{name}.".startswith(f"{part}.") for part in excluded)
-    ]
+    excluded = tuple(f"{name}." for name in non_text_modules(network))
+    return [(name, module) for name, module in network.named_modules() if not f"{name}.".startswith(excluded)]
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -92,8 +86,7 @@ def width_of(module: nn.Module) -> int | None:
     if is_norm(module):
         return module.weight.shape[0]  # pyright: ignore[reportIndexIssue, reportReturnType]
     widths = (getattr(module, name, None) for name in ("out_features", "out_channels", "nf"))
-    width = next((width for width in widths if width is not None), None)
-    return width if isinstance(width, int) else None
+    return next((width for width in widths if isinstance(width, int)), None)
 
 
 def input_device(network: nn.Module) -> torch.device:

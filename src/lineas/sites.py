@@ -60,17 +60,13 @@ class Site:
         Raises:
             LineasError: when the result has no such output, or it is not a tensor.
         """
-        if isinstance(result, torch.Tensor):
-            chosen = result if self.output == 0 else None
-        else:
-            values = _values(result)
-            chosen = values[self.output] if self.output < len(values) else None
-        if not isinstance(chosen, torch.Tensor):
+        values = _values(result)
+        if self.output >= len(values) or not isinstance(values[self.output], torch.Tensor):
             raise LineasError(
                 f"output {self.output} of {self.module} is not a tensor (it returns {_describe(result)}); "
                 "choose another output with ':k' after the module's name, or another module."
             )
-        return chosen
+        return values[self.output]
 
     def replace(self, result: Any, activation: torch.Tensor) -> Any:
         """Return a copy of a module's result with another activation at this site; `result` is not changed."""
@@ -89,9 +85,8 @@ def as_pooling(name: str) -> Pooling:
     >>> as_pooling("max")
     'max'
     """
-    for pooling in get_args(Pooling):
-        if name == pooling:
-            return pooling
+    if name in ("mean", "max"):
+        return name
     raise LineasError(f"the pooling is one of {', '.join(get_args(Pooling))}, not '{name}'.")
 
 
@@ -155,18 +150,14 @@ def _matching(network: nn.Module, pattern: str) -> list[Site]:
         compiled = re.compile(expression)
     except re.error as error:
         raise LineasError(f"'{pattern}' is not a regular expression: {error}.") from None
-    return [
-        Site(name, output, _axis(module)) for name, module in _callable_modules(network) if compiled.fullmatch(name)
-    ]
+    modules = _callable_modules(network)
+    return [Site(name, output, _axis(module)) for name, module in modules if compiled.fullmatch(name)]
 
 
 def _callable_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the modules that have a forward pass, with their names: all but the root and plain containers."""
-    return [
-        (name, module)
-        for name, module in text_modules(network)
-        if name and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
-    ]
+    modules, containers = text_modules(network), (nn.ModuleList, nn.ModuleDict)
+    return [(name, module) for name, module in modules if name and not isinstance(module, containers)]
 
 
 def _axis(module: nn.Module) -> int:
@@ -193,8 +184,8 @@ def _nothing_matches(network: nn.Module, pattern: str) -> str:
     letters = re.sub(r"[^A-Za-z0-9_.]|\\d|(?<!\w)\.|\.\*", "", pattern).lower()
 
     def closeness(kind: str) -> float:
-        tail = kind.rsplit(".", 1)[-1]
-        return max(difflib.SequenceMatcher(None, letters, part.lower()).ratio() for part in (kind, tail))
+        parts = (kind, kind.rsplit(".", 1)[-1])
+        return max(difflib.SequenceMatcher(None, letters, part.lower()).ratio() for part in parts)
 
     if any(name and re.fullmatch(re.sub(r":\d+$", "", pattern), name) for name, _ in network.named_modules()):
         return (
@@ -217,6 +208,8 @@ def _describe(result: Any) -> str:
 
 
 def _values(result: Any) -> list[Any]:
+    if isinstance(result, torch.Tensor):
+        return [result]
     if isinstance(result, dict):  # ModelOutput
         return list(result.values())
     return list(result) if isinstance(result, (tuple, list)) else []

@@ -1,7 +1,4 @@
-"""Mean-AcT, Gaussian-AcT and Lin-AcT: maps fitted layer by layer, each on activations that the earlier maps moved.
-
-Rodriguez et al. 2024, arXiv 2410.23054.
-"""
+"""Mean-AcT, Gaussian-AcT and Lin-AcT: maps fitted layer by layer (Rodriguez et al. 2024, arXiv 2410.23054)."""
 
 from __future__ import annotations
 
@@ -82,9 +79,6 @@ def fit_layerwise(task: Task, fit_map: FitMap) -> Fit:
 
     A site that runs several times, once in every denoising step, has its map fitted again each time, on the
     activations of all steps so far. The last fit, on the samples of all steps, is the result.
-
-    Args:
-        fit_map: function from one site's source and target activations to its map.
     """
     model, sites = task.model, task.sites
     target = task.target_activations()  # [m, d] or [m, k, d] per site

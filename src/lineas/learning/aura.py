@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 
 from lineas.intervention.maps import AffineMap
-from lineas.learning.capture import stacked
-from lineas.learning.method import MLP_LINEARS, Fit, Task
+from lineas.learning.method import MLP_LINEARS, Fit, Task, fit_untouched
 from lineas.steering.exclusive import exclusively
 
 
@@ -26,20 +25,11 @@ class AurA:
     @exclusively
     def fit(self, task: Task) -> Fit:
         """Learn one map per site."""
-        source, target = task.source_activations("max"), task.target_activations("max")
-        maps = {name: task.fitted(name, dampening_map, stacked(u), stacked(target[name])) for name, u in source.items()}
-        return Fit(maps, [task.cost(maps)])
+        return fit_untouched(task, dampening_map, "max")
 
 
 def auroc(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return for each neuron the probability that a source sample exceeds a target sample; a tie counts half.
-
-    Args:
-        source: activations of the source, `[n, d]`.
-        target: activations of the target, `[m, d]`.
-
-    Returns:
-        Probabilities, float64 `[d]`.
+    """Return each neuron's probability, `[d]`, that a sample of `[n, d]` exceeds one of `[m, d]`; ties count half.
 
     >>> auroc(torch.tensor([[2.0], [3.0]]), torch.tensor([[1.0], [2.0]]))
     tensor([0.8750], dtype=torch.float64)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from lineas.checks import check_settings
-from lineas.learning.capture import stacked
-from lineas.learning.method import BLOCK, Fit, Task
+from lineas.learning.method import BLOCK, Fit, Task, fit_untouched
 from lineas.learning.transport import mean_map
 from lineas.steering.exclusive import exclusively
 
@@ -36,6 +35,4 @@ class CAA:
         """Learn one map per site, or one map altogether."""
         if self.layers == "middle":
             task = replace(task, sites=[task.sites[len(task.sites) // 2]])
-        source, target = task.source_activations(), task.target_activations()
-        maps = {name: task.fitted(name, mean_map, stacked(u), stacked(target[name])) for name, u in source.items()}
-        return Fit(maps, [task.cost(maps, target)])
+        return fit_untouched(task, mean_map)

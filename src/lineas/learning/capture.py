@@ -1,13 +1,10 @@
-"""Capture: the pooled activations of a batch at chosen sites, and gradients through them.
-
-Only this file has hooks that read activations.
-"""
+"""Capture: pooled activations at chosen sites, and gradients through them; no other module has hooks that read."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol
@@ -23,6 +20,9 @@ from lineas.modules import smallest_blocks
 from lineas.sites import Pooling, Reading, Site
 from lineas.steering import contexts
 
+Activations = dict[str, torch.Tensor]
+"""The activations of a batch by site name, each `[n, d]` (see `capture`)."""
+
 
 class Model(Protocol):
     """The attributes and methods of a model that learning uses; only these differ between text and images."""
@@ -32,25 +32,16 @@ class Model(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]: ...
-
     @property
     def network(self) -> nn.Module: ...
-
     def sites(self, pattern: str | Sequence[str] | None = None) -> list[Site]: ...
-
     def default_sites(self, pattern: str | None) -> list[Site]: ...
-
     def samples(self, prompts: Sequence[str], max_length: int = ...) -> Samples[Any]: ...
-
     def run(self, part: Any) -> None: ...
 
 
 def warn_if_cut(samples: Samples[Any], side: str = "") -> None:
-    """Warn when prompts were cut at the largest number of tokens.
-
-    Args:
-        side: word before "prompts" in the warning, with a space, such as "source ".
-    """
+    """Warn when prompts were cut at the largest number of tokens; `side` is "" or their side and a space."""
     if samples.truncated:
         sentence = f"{samples.truncated} of {len(samples)} {side}prompts were cut at {samples.longest} tokens."
         warnings.warn(sentence, stacklevel=3)
@@ -65,37 +56,26 @@ class _AllSeen(Exception):
 
 
 @torch.no_grad()
-def activations(
-    model: Model, samples: Samples[Any], sites: Sequence[Site], pooling: Pooling = "mean"
-) -> dict[str, torch.Tensor]:
+def activations(model: Model, samples: Samples[Any], sites: Sequence[Site], pooling: Pooling = "mean") -> Activations:
     """Return the activations of samples as `capture` does, without gradients and in small parts."""
     return capture(model, samples.batch(SOME_TOKENS), sites, pooling)
 
 
-def capture(
-    model: Model, batch: Batch[Any], sites: Sequence[Site], pooling: Pooling = "mean"
-) -> dict[str, torch.Tensor]:
+def capture(model: Model, batch: Batch[Any], sites: Sequence[Site], pooling: Pooling = "mean") -> Activations:
     """Return the activation of every sample at every site, pooled over its tokens (or pixels).
 
     The forward pass ends at the last site. Gradients flow when they are enabled.
 
     Args:
-        batch: n samples, from `model.samples(prompts).batch()`.
         sites: sites to read, after the edits that are in place there.
-        pooling: "mean" over a sample's tokens (the default), or "max".
 
     Returns:
         Activations by site name, float32 `[n, d]`, rows in the order of the prompts; `[n, k, d]` at sites that run k
         times for a prompt, once in every denoising step.
     """
-    rows: list[torch.Tensor] = []
-    pooled: dict[str, list[torch.Tensor]] = {site.name: [] for site in sites}
-    for part in batch.parts:
-        rows.append(part.rows)
-        for name, activation in capture_part(model, part, sites, pooling).items():
-            pooled[name].append(activation)
-    order = torch.cat(rows).argsort()
-    return {name: torch.cat(parts)[order] for name, parts in pooled.items()}
+    pooled = [capture_part(model, part, sites, pooling) for part in batch.parts]
+    order = torch.cat([part.rows for part in batch.parts]).argsort()
+    return {site.name: torch.cat([of_part[site.name] for of_part in pooled])[order] for site in sites}
 
 
 def stacked(pooled: torch.Tensor) -> torch.Tensor:
@@ -115,12 +95,7 @@ def backpropagate(
 
     Args:
         model: model to run, with the edits that are learned in place.
-        batch: n samples, from `model.samples(prompts).batch()`.
-        targets: quantiles of the target for n samples, by site name.
-        pooling: "mean" over a sample's tokens (the default), or "max".
-
-    Returns:
-        The cost, a scalar without gradient, on the network's device.
+        targets: quantiles of the target for as many samples as the batch has, by site name.
     """
     if batch.at_once:
         moved = capture(model, batch, sites, pooling)
@@ -143,7 +118,7 @@ def backpropagate(
     return torch.stack(costs).sum()
 
 
-def capture_part(model: Model, part: Part, sites: Sequence[Site], pooling: Reading = "mean") -> dict[str, torch.Tensor]:
+def capture_part(model: Model, part: Part, sites: Sequence[Site], pooling: Reading = "mean") -> Activations:
     """Return the activations of one part as `capture` does, rows in the part's order, sites in the order they ran.
 
     With pooling "none" a row is one token (or pixel).
@@ -153,9 +128,7 @@ def capture_part(model: Model, part: Part, sites: Sequence[Site], pooling: Readi
 
 
 @contextmanager
-def _read(
-    model: Model, part: Part, sites: Sequence[Site], pooling: Reading = "mean"
-) -> Iterator[dict[str, torch.Tensor]]:
+def _read(model: Model, part: Part, sites: Sequence[Site], pooling: Reading) -> Iterator[Activations]:
     """Run a part and yield its activations by site; the hooks stay for blocks that the backward pass runs again."""
     passes = {site.name: part.passes(site) for site in sites}
     pooled: dict[str, list[torch.Tensor]] = {}
@@ -175,34 +148,25 @@ def _read(
 
         return hook
 
-    handles: list[Any] = []
     key = object()
-    try:
+    with ExitStack() as stack:
         for site in sites:
             hook = contexts.Scoped(key, reader(site))
-            handles.append(model.network.get_submodule(site.module).register_forward_hook(hook))
-        contexts.activate(key)
+            stack.enter_context(model.network.get_submodule(site.module).register_forward_hook(hook))
+        stack.enter_context(contexts.activated(key))
         with suppress(_AllSeen):
             model.run(part)
         reading = False
-        missing = [site.name for site in sites if site.name not in pooled]
-        if missing:
-            raise LineasError(
-                f"{missing[0]} takes no part in the forward pass, so it cannot carry a map; leave it out."
-            )
+        unread = [site.name for site in sites if site.name not in pooled]
+        if unread:
+            raise LineasError(f"{unread[0]} takes no part in the forward pass, so it cannot carry a map; leave it out.")
         yield {name: torch.stack(steps, 1) if len(steps) > 1 else steps[0] for name, steps in pooled.items()}
-    finally:
-        contexts.deactivate(key)
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
 def _checkpointed(model: Model, part: Part, last: str) -> Iterator[None]:
-    """Make the network's blocks store only their inputs and run again in the backward pass.
-
-    The block of the site `last` is not changed, since its forward pass ends early.
-    """
+    """Make the network's blocks store only their inputs and run again in the backward pass."""
+    # but not the block of the site `last`, whose forward pass ends early
     blocks = [block for name, block in smallest_blocks(model.network) if not last.startswith(f"{name}.")]
     patched = [block for block in blocks if "forward" not in vars(block)]
     key = object()

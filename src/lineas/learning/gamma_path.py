@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -35,18 +35,7 @@ WARM = 0.2
 
 
 class Objective:
-    """The penalised cost of any maps; what does not depend on the maps is computed once, at the first use.
-
-    Args:
-        model: model to steer.
-        source: prompts of the behaviour to leave.
-        target: prompts of the behaviour to reach.
-        sites: modules whose outputs carry maps.
-        max_length: largest number of tokens of a prompt; the rest is cut.
-        pooling: how the tokens or pixels of a prompt become one activation, "mean" or "max".
-        memory: memory beside the weights, such as "8GiB" or a number of bytes; None for half of the free memory.
-        on: intervention that is in place meanwhile; None for none.
-    """
+    """The penalised cost of any maps; what does not depend on the maps is computed once, at the first use."""
 
     def __init__(
         self,
@@ -63,20 +52,21 @@ class Objective:
         encoded = [model.samples(prompts, max_length) for prompts in (source, target)]
         self._task = Task(model, encoded[0], encoded[1], sites, pooling=pooling, memory=limit)
         self._on = on
+        self._gradient_at_identity: float | None = None
 
     def at(self, learned: Intervention, method: LinEAS) -> tuple[float, float]:
         """Return the cost of maps, and how far they are from the optimum of the penalised cost.
 
         At an optimum `gradient of the cost + gamma d(penalty)` contains 0. The distance from that (`penalty.unmet`) is
         measured in each neuron's unit (see `learning.trained_maps.units`), and divided by the length of the gradient at
-        the identity.
-
-        Returns:
-            The cost, and the distance from the optimality conditions; 0 is optimal.
+        the identity; 0 is optimal.
         """
-        scale = self._gradient_at_identity
-        with self._in_place():
+        network = self._task.model.network
+        with frozen(network), nullcontext() if self._on is None else steer(network, self._on):
+            if self._gradient_at_identity is None:
+                self._gradient_at_identity = self._distance({}, LinEAS())[1]
             cost, distance = self._distance(learned.maps, method)
+            scale = self._gradient_at_identity
         return cost, distance / scale if scale > 0 else distance
 
     @cached_property
@@ -85,11 +75,6 @@ class Objective:
         target = self._task.target_activations()
         quantiles = {name: Quantiles.of(v, len(self._task.source)) for name, v in target.items()}
         return target, quantiles, units(self._task.source_activations(), target)
-
-    @cached_property
-    def _gradient_at_identity(self) -> float:
-        with self._in_place():
-            return self._distance({}, LinEAS(gamma=0.0))[1]
 
     @cached_property
     def _batch(self) -> Any:
@@ -114,12 +99,6 @@ class Objective:
                 violation = method.gamma * penalty.unmet(z, violation / method.gamma, method.lambda_1, method.lambda_g)
             total += float((unit * violation).square().sum())
         return float(cost), total**0.5
-
-    @contextmanager
-    def _in_place(self) -> Iterator[None]:
-        network = self._task.model.network
-        with frozen(network), nullcontext() if self._on is None else steer(network, self._on):
-            yield
 
 
 @dataclass(frozen=True)
@@ -233,11 +212,7 @@ def later_steps(first: int, points: int) -> int:
 
 
 def check_gammas(gammas: Sequence[float]) -> list[float]:
-    """Return gammas in ascending order.
-
-    Args:
-        gammas: weights of the penalty, in any order.
-    """
+    """Return gammas, the weights of the penalty, in ascending order."""
     gammas = [WEIGHT.check("gamma", gamma) for gamma in gammas]
     if not gammas or len(set(gammas)) < len(gammas):
         raise LineasError("a path needs at least one gamma, and each gamma once.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from statistics import mean
 
 import torch
@@ -24,21 +23,6 @@ MOST = 20_000
 """Largest number of tokens of each side; more are thinned out at random."""
 Ranked = tuple[torch.Tensor, torch.Tensor]
 """Tokens `[t, d]`, and a random number for each, `[t]`."""
-
-
-@dataclass(frozen=True)
-class Separation:
-    """The separation of source and control by one site's gate, on the tokens it was fitted on.
-
-    Args:
-        area: area under the ROC curve, 0 to 1; 0.5 is chance.
-        source: mean share of the map that a source token gets, 0 to 1.
-        control: mean share of the map that a control token gets, 0 to 1.
-    """
-
-    area: float
-    source: float
-    control: float
 
 
 @exclusively
@@ -99,16 +83,17 @@ def gate(
         bias = float(fitted.intercept_[0]) - float(center @ weight)
         gates[name] = Gate(weight.float(), torch.tensor(bias, dtype=torch.float32))
         shares = fitted.predict_proba(scores.numpy())[:, 1]
-        area, n = float(roc_auc_score(labels, shares)), len(of_source)
-        separations[name] = Separation(area, float(shares[:n].mean()), float(shares[n:].mean()))
+        area, n = float(roc_auc_score(labels, shares)), len(of_source)  # 0.5 is chance
+        # of a source and of a control token: the mean share of the map that it gets
+        separations[name] = {"area": area, "source": float(shares[:n].mean()), "control": float(shares[n:].mean())}
     facts = {
         "components": components,
         "max_length": max_length,
         "seed": seed,
         "dtype": type_name(weights_type(model.network)),
         "data": {"source": described(source), "control": described(control)},
-        "area": mean(one.area for one in separations.values()),
-        "sites": {name: asdict(one) for name, one in separations.items()},
+        "area": mean(site["area"] for site in separations.values()),
+        "sites": separations,
         **stamp(),
     }
     return intervention.gated(gates).with_facts(gate=facts)
@@ -118,11 +103,7 @@ def gate(
 def tokens(
     model: Model, prompts: Sequence[str], sites: Sequence[Site], max_length: int = 128, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Return the activations of tokens (or pixels) by site name, float32 `[t, d]`, at most MOST of them at random.
-
-    Args:
-        max_length: largest number of tokens of a prompt; the rest is cut.
-    """
+    """Return the activations of tokens (or pixels) by site name, float32 `[t, d]`, at most MOST of them at random."""
     encoded = model.samples(prompts, max_length)
     warn_if_cut(encoded)
     ranked: dict[str, list[Ranked]] = {site.name: [] for site in sites}

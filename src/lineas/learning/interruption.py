@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -15,35 +16,23 @@ from lineas.signals import InterruptedLearning
 _discards_partial = ContextVar("discards_partial", default=False)
 
 
-class Steps:
-    """The steps of one learning run, and whether it was interrupted.
+@dataclass
+class Ending:
+    """The end of a learning run, by Ctrl-C or by itself."""
 
-    Args:
-        of: number of steps that were asked for.
-    """
-
-    def __init__(self, of: int) -> None:
-        self.of = of
-        self.interrupted = False
+    interrupted: bool = False
 
 
 @contextmanager
-def stoppable(done: Callable[[], int], steps: int) -> Iterator[Steps]:
-    """Turn Ctrl-C into the end of the block and a warning, if at least one step is done.
-
-    Args:
-        done: function that returns the number of steps that are done.
-
-    Yields:
-        The steps, whose attribute `interrupted` says whether Ctrl-C came.
-    """
-    state = Steps(steps)
+def stoppable(done: Callable[[], int], steps: int) -> Iterator[Ending]:
+    """Turn Ctrl-C into the end of the block and a warning, if at least one step is done."""
+    ending = Ending()
     try:
-        yield state
+        yield ending
     except KeyboardInterrupt:
         if not done() or _discards_partial.get():
             raise
-        state.interrupted = True
+        ending.interrupted = True
         sentence = f"interrupted after {done()} of {steps} steps; what was learned so far is kept."
         warnings.warn(sentence, InterruptedLearning, stacklevel=4)
 

@@ -9,10 +9,9 @@ from typing import ClassVar
 import torch
 
 from lineas.checks import DEVIATIONS, check_settings, within
-from lineas.errors import LineasError, needing
+from lineas.errors import needing
 from lineas.intervention.maps import AffineMap
-from lineas.learning.capture import stacked
-from lineas.learning.method import ATTENTION_OUT, Fit, Task
+from lineas.learning.method import ATTENTION_OUT, Fit, Task, fit_untouched
 from lineas.steering.exclusive import exclusively
 
 
@@ -38,28 +37,17 @@ class ITIc:
     @exclusively
     def fit(self, task: Task) -> Fit:
         """Learn one map per site."""
-        source, target = task.source_activations(), task.target_activations()
-        fit_map = partial(probe_map, alpha=self.alpha)
-        maps = {name: task.fitted(name, fit_map, stacked(u), stacked(target[name])) for name, u in source.items()}
-        return Fit(maps, [task.cost(maps, target)])
+        return fit_untouched(task, partial(probe_map, alpha=self.alpha))
 
 
 def probe_map(source: torch.Tensor, target: torch.Tensor, alpha: float) -> AffineMap:
-    """Return one site's shift along the direction in which a logistic regression separates source and target.
-
-    Args:
-        source: activations of the source, `[n, d]`.
-        target: activations of the target, `[m, d]`.
-    """
+    """Return the shift along the direction in which a logistic regression separates `[n, d]` and `[m, d]`."""
     with needing("ITI-c needs scikit-learn", "evaluate"):
         from sklearn.linear_model import LogisticRegression
     samples = torch.cat([source, target]).double().cpu()
-    if not bool(samples.isfinite().all()):
-        raise LineasError("the activations that ITI-c compares are not all finite.")
     labels = [0] * len(source) + [1] * len(target)
     probe = LogisticRegression(max_iter=1000).fit(samples.numpy(), labels)
     direction = torch.from_numpy(probe.coef_[0])
     direction = direction / direction.norm().clamp_min(torch.finfo(torch.float64).tiny)
-    shift = alpha * (samples @ direction).std(correction=0) * direction
-    shift = shift.float().to(source.device)
+    shift = (alpha * (samples @ direction).std(correction=0) * direction).float().to(source.device)
     return AffineMap(torch.ones_like(shift), shift)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import fields
 from typing import Any
 
@@ -101,11 +101,10 @@ def learn(
         )
     chosen = model.sites(sites) if sites is not None else model.default_sites(method.default_sites)
     check_sides(source, target)
-    samples = {side: model.samples(prompts, max_length) for side, prompts in (("source", source), ("target", target))}
-    for side, encoded in samples.items():
-        warn_if_cut(encoded, f"{side} ")
+    encoded = model.samples(source, max_length), model.samples(target, max_length)
+    warn_if_cut(encoded[0], "source ")
+    warn_if_cut(encoded[1], "target ")
     bar = tqdm(desc=type(method).__name__, disable=progress is not True)
-
     reported = 0
 
     def report(done: int, steps: int, cost: float) -> None:
@@ -119,7 +118,7 @@ def learn(
 
     settings = {one.name: getattr(method, one.name) for one in fields(method)}
     begin = None if start is None else _on_sites(start, chosen, model.network)
-    known = {  # before the work, since some of it can fail
+    environment = {  # before the work, since some of it can fail
         "dtype": type_name(weights_type(model.network)),
         **model.facts,
         "data": {"source": described(source), "target": described(target)},
@@ -127,17 +126,7 @@ def learn(
         **stamp(),
     }
     base = _base(model)
-    task = Task(
-        model,
-        **samples,
-        sites=chosen,
-        seed=seed,
-        pooling=pooling,
-        memory=limit,
-        progress=report,
-        start=begin,
-        within=within_support,
-    )
+    task = Task(model, *encoded, chosen, seed, pooling, limit, report, begin, within_support)
     with bar, frozen(model.network), nullcontext() if on is None else steer(model, on):
         fit = method.fit(task)
         if not reported and fit.costs:  # a method without steps
@@ -151,7 +140,8 @@ def learn(
             "take smaller steps, or a smaller alpha with ITI-c."
         )
     chosen = [site for site in chosen if site.name in fit.maps]
-    maps = {site.name: _stored(fit.maps[site.name]) for site in chosen}
+    fitted = [(site.name, fit.maps[site.name]) for site in chosen]
+    maps = {name: AffineMap(map_.scale.float().cpu(), map_.shift.float().cpu()) for name, map_ in fitted}
     facts: dict[str, Any] = {
         "method": {"name": type(method).__name__, **settings, **fit.settings},
         "steps_done": len(fit.costs),
@@ -161,9 +151,9 @@ def learn(
         "pooling": pooling,
         **({} if start is None else {"start": {"facts": start.facts, "within_support": within_support}}),
         **({} if on is None else {"on": on.facts}),
-        **known,
+        **environment,
         "cost": fit.costs,
-        "folds": {site.name: known["folds"][site.name] for site in chosen},
+        "folds": {site.name: environment["folds"][site.name] for site in chosen},
     }
     learned = Intervention(maps, {site.name: site for site in chosen}, base, facts)
     if learned.support() == 0 and not getattr(method, "gamma", 0):  # a penalty may well leave nothing
@@ -177,14 +167,11 @@ def learn(
 
 def _folds(network: nn.Module, sites: Sequence[Site]) -> dict[str, str]:
     """Return by site name how a map there would fold; "unknown" where that fails."""
-
-    def kind_at(site: Site) -> str:
-        try:
-            return folding(network, site)
-        except Exception:  # learning does not need it
-            return "unknown"
-
-    return {site.name: kind_at(site) for site in sites}
+    folds = {site.name: "unknown" for site in sites}
+    for site in sites:
+        with suppress(Exception):  # learning does not need it
+            folds[site.name] = folding(network, site)
+    return folds
 
 
 def _base(model: Model) -> ModelIdentity | None:
@@ -201,14 +188,11 @@ def _base(model: Model) -> ModelIdentity | None:
 
 
 def _moves(model: Model, learned: Intervention, source: Sequence[str], max_length: int) -> bool:
-    """Return False, with a warning, if the maps change nothing in the network's output, as at a router's gate.
-
-    Two short prompts are tried first, and all prompts before the warning. Norms and linears are not tried, since the
-    network always uses their only output. A pipeline is not tried, since drawing takes long.
-    """
+    """Return False, with a warning, if the maps change nothing in the network's output, as at a router's gate."""
     modules = [model.network.get_submodule(site.module) for site in learned.sites.values()]
-    always_read = all(is_norm(module) or is_linear(module) for module in modules)
-    if learned.is_identity() or always_read or identifying_module(model.network) is not model.network:
+    always_read = all(is_norm(module) or is_linear(module) for module in modules)  # their one output is used
+    is_pipeline = identifying_module(model.network) is not model.network  # drawing takes long
+    if learned.is_identity() or always_read or is_pipeline:
         return True
     try:
         for prompts, length in ((source[:2], min(max_length, SHORT)), (source, max_length)):
@@ -235,21 +219,17 @@ def _check_kinds(model: Any, method: Any, start: Any, on: Any) -> None:
             "diffusers in lineas.ImageModel."
         )
     if isinstance(method, type) or not callable(getattr(method, "fit", None)):
-        given = method.__name__ if isinstance(method, type) else shortened(repr(method))
-        raise LineasError(f"the method is an object such as lineas.LinEAS(), not {given}.")
-    for name, given in (("start", start), ("on", on)):
-        if given is not None and not isinstance(given, Intervention):
+        name = method.__name__ if isinstance(method, type) else shortened(repr(method))
+        raise LineasError(f"the method is an object such as lineas.LinEAS(), not {name}.")
+    for name, value in (("start", start), ("on", on)):
+        if value is not None and not isinstance(value, Intervention):
             raise LineasError(
-                f"{name} must be an intervention, such as lineas.Intervention.load(...), not {shortened(repr(given))}."
+                f"{name} must be an intervention, such as lineas.Intervention.load(...), not {shortened(repr(value))}."
             )
 
 
 def check_sides(source: Sequence[str], target: Sequence[str]) -> None:
-    """Refuse prompts from which nothing can be learned; call it before loading a model, to fail early.
-
-    Args:
-        target: prompts of the behaviour to reach.
-    """
+    """Refuse prompts from which nothing can be learned; call it before loading a model, to fail early."""
     for side, prompts in (("source", source), ("target", target)):
         if isinstance(prompts, Iterator):
             raise LineasError(f"the {side} is an iterator, which can be read only once; give a list of prompts.")
@@ -262,23 +242,14 @@ def _on_sites(start: Intervention, sites: Sequence[Site], network: nn.Module) ->
     """Return the maps to begin with, by site name."""
     start.check_affine("a start")
     start.check_fits(network)
-    known = {site.name for site in sites}
-    other = [name for name, map_ in start.maps.items() if name not in known and not map_.is_identity()]
+    names = {site.name for site in sites}
+    other = [name for name, map_ in start.maps.items() if name not in names and not map_.is_identity()]
     if other:
-        raise LineasError(f"the start has a map at {other[0]}, which is none of the {len(known)} sites to learn.")
-    return {name: map_ for name, map_ in start.maps.items() if name in known}
-
-
-def _stored(map_: AffineMap) -> AffineMap:
-    return AffineMap(map_.scale.float().cpu(), map_.shift.float().cpu())
+        raise LineasError(f"the start has a map at {other[0]}, which is none of the {len(names)} sites to learn.")
+    return {name: map_ for name, map_ in start.maps.items() if name in names}
 
 
 def drawn_from(learned: Intervention, files: Mapping[str, str], samples: int | None) -> Intervention:
-    """Return the intervention with the files of its prompts among its facts, so that `lineas gate` can read them.
-
-    Args:
-        learned: intervention from `learn`.
-        samples: number of prompts that were drawn from each file; None for all.
-    """
+    """Return the intervention with the files that `lineas gate` reads, and the prompts drawn from each (None: all)."""
     data = {side: {"file": files[side], **one} if side in files else one for side, one in learned.facts["data"].items()}
     return learned.with_facts(data=data, samples=samples)

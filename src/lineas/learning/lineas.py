@@ -141,7 +141,8 @@ class LinEAS:
             freeze_unfoldable(model.network, sites, trained)
         quantiles = {name: Quantiles.of(v, n) for name, v in target.items()}
         neurons = sum(v.shape[-1] for v in target.values())  # L d
-        rate = self._rate(n, neurons)
+        rates = {"relative": 0.1, "adam": 0.01, "sgd": 0.01 * neurons / n}
+        rate = rates[self.optimizer] if self.learning_rate is None else self.learning_rate
         if self.optimizer == "relative":
             optimizer = DeviationAdam(trained.parameters, units(task.source_activations(), target), rate, self.steps)
         else:
@@ -153,7 +154,7 @@ class LinEAS:
         with edited(model.network, trained.edits):
             limit = largest_part(model, source, sites, neurons, task.memory)
             whole = source.batch(limit)
-            with stoppable(lambda: record.done, self.steps) as steps:
+            with stoppable(lambda: record.done, self.steps) as ending:
                 for _ in range(self.steps):
                     batch = whole
                     if n < len(source):
@@ -167,12 +168,7 @@ class LinEAS:
             record.read()
         if not all(bool(m.scale.isfinite().all() and m.shift.isfinite().all()) for m in learned.values()):
             raise DivergedError(f"the maps are not finite after {record.done} steps", rate)
-        return Fit(learned, record.costs, {"learning_rate": rate}, steps.of if steps.interrupted else None)
-
-    def _rate(self, samples: int, neurons: int) -> float:
-        if self.learning_rate is not None:
-            return self.learning_rate
-        return {"relative": 0.1, "adam": 0.01, "sgd": 0.01 * neurons / samples}[self.optimizer]
+        return Fit(learned, record.costs, {"learning_rate": rate}, self.steps if ending.interrupted else None)
 
     @torch.no_grad()
     def _sparsen(self, parameters: Iterable[nn.Parameter], sizes: Sizes, identity: float) -> None:
@@ -180,9 +176,8 @@ class LinEAS:
         if self.gamma == 0:
             return
         for parameter, size in zip(parameters, sizes):
-            parameter.copy_(
-                identity + penalty.prox(parameter - identity, size * self.gamma, self.lambda_1, self.lambda_g)
-            )
+            change = penalty.prox(parameter - identity, size * self.gamma, self.lambda_1, self.lambda_g)
+            parameter.copy_(identity + change)
 
 
 def freeze_unfoldable(network: nn.Module, sites: Sequence[Site], trained: TrainedMaps) -> None:

@@ -80,7 +80,7 @@ class LoFITRL:
         encoded = task.source.ids
         costs: list[float] = []
         learned = trained.maps()  # after the last whole step, so that an interruption leaves no half step
-        with stoppable(lambda: len(costs), self.steps) as steps:
+        with stoppable(lambda: len(costs), self.steps) as ending:
             for step in range(self.steps):
                 drawn = torch.randperm(len(encoded), generator=generator)[: self.prompts].tolist()
                 prompts = [encoded[i] for i in drawn for _ in range(self.samples)]
@@ -97,7 +97,7 @@ class LoFITRL:
                 if task.progress:
                     task.progress(step + 1, self.steps, costs[-1])
         name = getattr(self.classifier, "__name__", type(self.classifier).__name__)
-        return Fit(learned, costs, {"classifier": name}, steps.of if steps.interrupted else None)
+        return Fit(learned, costs, {"classifier": name}, self.steps if ending.interrupted else None)
 
     def _backward(
         self,
@@ -114,7 +114,7 @@ class LoFITRL:
         if self.kl > 0:
             for part in parts:
                 with torch.no_grad():
-                    per_token, _ = self._divergence(model, edits, part)
+                    per_token, _ = _divergence(model, edits, part)
                 columns = torch.arange(self.max_new_tokens, device=model.device) + starts[part.rows].unsqueeze(1) - 1
                 inside = columns < per_token.shape[1]
                 sampled = (per_token * _sampled(part, starts)).gather(1, columns.clamp_max(per_token.shape[1] - 1))
@@ -122,7 +122,7 @@ class LoFITRL:
         advantages = self._advantages(unwanted, divergences).to(model.device)  # [n, max_new_tokens]
         for part in parts:
             with torch.enable_grad():
-                per_token, steered = self._divergence(model, edits, part)
+                per_token, steered = _divergence(model, edits, part)
                 chosen = steered.gather(-1, part.ids[:, 1:].unsqueeze(-1)).squeeze(-1)  # [b, t - 1]
                 index = torch.arange(chosen.shape[1], device=model.device) - starts[part.rows].unsqueeze(1) + 1
                 weights = advantages[part.rows].gather(1, index.clamp(0, self.max_new_tokens - 1))
@@ -130,26 +130,20 @@ class LoFITRL:
                 (-gain.sum() / len(prompts)).backward()
 
     def _advantages(self, unwanted: torch.Tensor, divergences: torch.Tensor) -> torch.Tensor:
-        """Return each sampled token's return minus the mean of its prompt's other samples at the same place, `[n, T]`.
-
-        Args:
-            unwanted: probabilities of the unwanted behaviour, `[n]`, the samples of a prompt next to each other.
-            divergences: divergence at every sampled token, `[n, T]`, 0 after the end.
-        """
+        """Return each token's return minus the mean of its prompt's other samples at the same place, `[n, T]`."""
         to_come = divergences.flip(1).cumsum(1).flip(1) - divergences
         returns = (1 - unwanted.unsqueeze(1) - self.kl * to_come).view(-1, self.samples, self.max_new_tokens)
         others = (returns.sum(1, keepdim=True) - returns) / (self.samples - 1)
         return (returns - others).flatten(0, 1)
 
-    def _divergence(
-        self, model: TextModel, edits: dict[Site, Edit], part: PaddedPart
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return KL(steered || untouched) of every predicted token, `[b, t - 1]`, and the steered log-probabilities."""
-        with torch.no_grad():
-            untouched = predictions(model, part).log_softmax(-1)
-        with edited(model.network, edits):
-            steered = predictions(model, part).log_softmax(-1)
-        return (steered.exp() * (steered - untouched)).sum(-1), steered
+
+def _divergence(model: TextModel, edits: dict[Site, Edit], part: PaddedPart) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return KL(steered || untouched) of every predicted token, `[b, t - 1]`, and the steered log-probabilities."""
+    with torch.no_grad():
+        untouched = predictions(model, part).log_softmax(-1)
+    with edited(model.network, edits):
+        steered = predictions(model, part).log_softmax(-1)
+    return (steered.exp() * (steered - untouched)).sum(-1), steered
 
 
 def _sampled(part: PaddedPart, starts: torch.Tensor) -> torch.Tensor:

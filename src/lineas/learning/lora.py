@@ -95,13 +95,12 @@ class LoRA:
         losses: list[float] = []
         with temporary_adapters(model.network), torch.random.fork_rng():
             torch.manual_seed(seed)
+            excluded = [ROUTERS, *(rf"{re.escape(name)}(\..*)?" for name in non_text_modules(model.network))]
             config = LoraConfig(
                 r=self.rank,
                 lora_alpha=self.alpha,
                 target_modules="all-linear",
-                exclude_modules="|".join(
-                    [ROUTERS, *(rf"{re.escape(p)}(\..*)?" for p in non_text_modules(model.network))]
-                ),
+                exclude_modules="|".join(excluded),
                 task_type="CAUSAL_LM",
             )
             try:
@@ -109,11 +108,10 @@ class LoRA:
             except ValueError as error:  # a family whose own kernels read the linears
                 raise LineasError(f"peft cannot put LoRA on {model.name}: {error}") from error
             adapted.eval()  # no dropout: sentences are few
-            optimizer = torch.optim.AdamW(
-                [p for p in adapted.parameters() if p.requires_grad], lr=self.learning_rate, weight_decay=0.0
-            )
+            trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+            optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0.0)
             schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-            with stoppable(lambda: len(losses), steps) as state:
+            with stoppable(lambda: len(losses), steps) as ending:
                 for _ in range(self.epochs):
                     for rows in torch.randperm(len(encoded), generator=generator).split(self.batch_size):
                         loss = _backward(model, [encoded[int(i)] for i in rows])
@@ -128,10 +126,10 @@ class LoRA:
                         losses.append(loss)
                         if progress:
                             progress(len(losses), steps, loss)
-            place = place_of_unfinished(folder) if state.interrupted else folder
+            place = place_of_unfinished(folder) if ending.interrupted else folder
             with new_folder(place, ADAPTER) as temporary:
                 adapted.save_pretrained(str(temporary))
-        if state.interrupted:
+        if ending.interrupted:
             raise KeyboardInterrupt(f"after {len(losses)} of {steps} steps; the adapter so far is in {place}")
         return losses
 

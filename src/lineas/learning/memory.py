@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +42,7 @@ def free(device: torch.device) -> int:
 
 
 def largest_part(
-    model: Model,
-    samples: Samples[Any],
-    sites: Sequence[Site],
-    neurons: int,
-    memory: int | None,
-    backward: bool = True,
+    model: Model, samples: Samples[Any], sites: Sequence[Site], neurons: int, memory: int | None, backward: bool = True
 ) -> int:
     """Return the size of the largest part of a batch with which learning stays within its memory.
 
@@ -58,9 +52,6 @@ def largest_part(
         model: model to run, with the edits that are learned in place.
         memory: number of bytes beside the weights; None for half of the free memory.
         backward: whether there is a backward pass. Without one only one or two blocks are in memory at a time.
-
-    Returns:
-        A limit for `samples.batch`, at least 1.
     """
     device = input_device(model.network)
     total = memory if memory is not None else int(SHARE * free(device))
@@ -72,7 +63,9 @@ def largest_part(
         )
     longest = max(samples.prompts, key=len)
     probe = model.samples([longest], min(samples.longest, PROBE)).batch().parts[0]
-    with nullcontext() if backward else edited(model.network, {site: _leaf for site in sites}):
+    # without gradients nothing is trained, so leaves make the probing pass save the tensors that training would save
+    leaves = {} if backward else {site: lambda z: z.detach().requires_grad_() for site in sites}
+    with edited(model.network, leaves):
         saved = saved_bytes(model, probe, sites) / (1 if backward else max(1, len(smallest_blocks(model.network)) / 2))
     return max(1, int(for_parts / MARGIN / (saved / probe.size)))
 
@@ -92,8 +85,3 @@ def saved_bytes(model: Model, part: Part, sites: Sequence[Site]) -> int:
         pooled = capture_part(model, part, sites)
     del pooled  # alive until here, so that no two storages were counted under one address
     return sum(sizes.values())
-
-
-def _leaf(z: torch.Tensor) -> torch.Tensor:
-    """Make a probing pass save the tensors that training would save."""
-    return z.detach().requires_grad_()

@@ -11,7 +11,7 @@ from torch import nn
 
 from lineas.errors import LineasError
 from lineas.intervention.maps import AffineMap
-from lineas.learning.capture import Model, activations
+from lineas.learning.capture import Model, activations, stacked
 from lineas.learning.transport import Quantiles
 from lineas.models.samples import Samples
 from lineas.sites import Pooling, Site
@@ -131,6 +131,13 @@ class Method(Protocol):
     def fit(self, task: Task) -> Fit:
         """Learn the maps."""
         ...
+
+
+def fit_untouched(task: Task, fit_map: FitMap, pooling: Pooling | None = None) -> Fit:
+    """Fit every site's map on activations of the untouched network; a pooling of None is the task's."""
+    source, target = task.source_activations(pooling), task.target_activations(pooling)
+    maps = {name: task.fitted(name, fit_map, stacked(u), stacked(target[name])) for name, u in source.items()}
+    return Fit(maps, [task.cost(maps, target if pooling is None else None)])
 
 
 def overflow_error(name: str, network: nn.Module) -> LineasError:

@@ -29,16 +29,12 @@ class DeviationAdam:
     from 1 to 1/1000 over the steps.
 
     Args:
-        parameters: parameters that move by their gradients.
         units: unit of each parameter, of its shape: the distance that a learning rate of 1 moves it.
         rate: largest learning rate.
-        steps: number of steps in all.
     """
 
-    def __init__(
-        self, parameters: Sequence[nn.Parameter], units: Sequence[torch.Tensor], rate: float, steps: int
-    ) -> None:
-        self._parameters = list(parameters)
+    def __init__(self, parameters: list[nn.Parameter], units: list[torch.Tensor], rate: float, steps: int) -> None:
+        self._parameters = parameters
         self._units = [unit.clamp_min(TINY) for unit in units]
         self._means = [torch.zeros_like(p) for p in parameters]
         self._squares = [torch.zeros_like(p) for p in parameters]
@@ -65,14 +61,7 @@ class DeviationAdam:
 
 
 class PaperOptimizer:
-    """SGD or Adam with the cosine schedule, as the paper's implementation runs them (arXiv 2503.10679, section 4).
-
-    Args:
-        name: name of the optimizer, "sgd" (no momentum) or "adam" (betas 0.9 and 0.9).
-        parameters: parameters that move by their gradients.
-        rate: learning rate of the first step.
-        steps: number of steps in all.
-    """
+    """SGD without momentum, or Adam, with the cosine schedule, as in the paper (arXiv 2503.10679, section 4)."""
 
     def __init__(self, name: str, parameters: Sequence[nn.Parameter], rate: float, steps: int) -> None:
         self._parameters = list(parameters)

@@ -24,9 +24,6 @@ def value(z: torch.Tensor, lambda_1: float, lambda_g: float) -> torch.Tensor:
         lambda_1: weight of the absolute values, which makes single neurons exactly zero.
         lambda_g: weight of the norm, which makes the whole group exactly zero.
 
-    Raises:
-        LineasError: when z is no group of numbers, or a weight is negative or not finite.
-
     >>> value(torch.tensor([3.0, 4.0]), 1.0, 0.0), value(torch.tensor([3.0, -4.0, 0.0, 0.0]), 0.0, 1.0)
     (tensor(7.), tensor(10.))
     """
@@ -45,14 +42,6 @@ def prox(z: torch.Tensor, step: float | torch.Tensor, lambda_1: float, lambda_g:
     Args:
         z: one group, `[d]`; it is not changed.
         step: size of the last gradient step times gamma, 0 or more; or one per neuron, `[d]`, each > 0.
-        lambda_1: weight of the absolute values.
-        lambda_g: weight of the norm.
-
-    Returns:
-        The new group, `[d]`, with exact zeros.
-
-    Raises:
-        LineasError: when z is no group of numbers, or a step or weight is negative or not finite.
 
     >>> prox(torch.tensor([3.0, -0.5]), 1.0, 1.0, 0.0)
     tensor([2., -0.])
@@ -64,12 +53,11 @@ def prox(z: torch.Tensor, step: float | torch.Tensor, lambda_1: float, lambda_g:
         raise LineasError(f"the step of the penalty is a finite number from 0 on, not {shown(step)}.")
     soft = z.sign() * (z.abs() - step * lambda_1).clamp_min(0)
     strength = lambda_g * z.numel() ** 0.5
-    if isinstance(step, torch.Tensor):
-        return _shrunk(soft, step * strength) if strength else soft
-    if strength == 0 or step == 0:
+    if strength == 0:
         return soft
-    norm = soft.norm()
-    shrink = (1 - step * strength / norm.clamp_min(torch.finfo(z.dtype).tiny)).clamp_min(0)
+    if isinstance(step, torch.Tensor):
+        return _shrunk(soft, step * strength)
+    shrink = (1 - step * strength / soft.norm().clamp_min(torch.finfo(z.dtype).tiny)).clamp_min(0)
     return shrink * soft
 
 
@@ -97,11 +85,6 @@ def unmet(z: torch.Tensor, gradient: torch.Tensor, lambda_1: float, lambda_g: fl
     Args:
         z: one group, `[d]`.
         gradient: gradient of the rest of the objective at z, `[d]`, divided by gamma.
-        lambda_1: weight of the absolute values.
-        lambda_g: weight of the norm.
-
-    Raises:
-        LineasError: when z is no group of numbers, or a weight is negative or not finite.
 
     >>> z, gradient = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([-1.0, 0.5, -3.0])
     >>> unmet(z, gradient, 1.0, 0.0)      # balanced, rightly at zero, and one that should move

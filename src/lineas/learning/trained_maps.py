@@ -19,7 +19,6 @@ class TrainedMaps:
     """Maps whose scales and shifts are parameters; they begin as the identity.
 
     Args:
-        sites: sites of the maps.
         like: activations by site name, `[..., d]`, of the same width and device as the maps.
         start: maps to begin with, by site name, for some or all of the sites; None for the identity.
         within: whether neurons that the start does not change stay unchanged.
@@ -48,12 +47,7 @@ class TrainedMaps:
         return [*self.scales.values(), *self.shifts.values()]
 
     def fix(self, scales: Iterable[str], shifts: Iterable[str]) -> None:
-        """Keep the scales of some sites, and the shifts of some sites, at the identity.
-
-        Args:
-            scales: names of the sites whose scales stay 1.
-            shifts: names of the sites whose shifts stay 0.
-        """
+        """Keep the scales of some sites, and the shifts of some sites, at the identity."""
         for identity, fixed in ((1.0, [self.scales[n] for n in scales]), (0.0, [self.shifts[n] for n in shifts])):
             for parameter in fixed:
                 parameter.data.fill_(identity)
@@ -74,9 +68,7 @@ class TrainedMaps:
 def units(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
     """Return the unit of every scale, SCALE_UNIT, then of every shift, the neuron's standard deviation over both sides.
 
-    Args:
-        source: activations of the source by site name, `[n, d]`; of `[n, k, d]` the k passes are averaged.
-        target: activations of the target by site name, `[m, d]` or `[m, k, d]`.
+    The activations are `[n, d]` and `[m, d]` by site name; of `[n, k, d]` and `[m, k, d]` the k passes are averaged.
     """
     deviations = [_deviation(source[name], v) for name, v in target.items()]
     return [torch.full_like(d, SCALE_UNIT) for d in deviations] + deviations

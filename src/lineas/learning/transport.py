@@ -23,16 +23,9 @@ def coupling(n: int, m: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     with `[k/m, (k+1)/m]`. It is computed in integers, so it is exact (Villani 2003, theorem 2.18: the monotone coupling
     is optimal on the line).
 
-    Args:
-        n: size of the first sample, at least 1.
-        m: size of the second sample, at least 1.
-
     Returns:
         (i, k, mass): index into the first sample, index into the second sample, mass in float64, each
         `[n + m - gcd(n, m)]`; the masses sum to 1.
-
-    Raises:
-        LineasError: when a size is no whole number from 1 on.
 
     >>> i, k, mass = coupling(2, 3)
     >>> i.tolist(), k.tolist(), [round(x, 3) for x in mass.tolist()]
@@ -65,12 +58,7 @@ class Quantiles:
 
     @classmethod
     def of(cls, v: torch.Tensor, n: int) -> Quantiles:
-        """Return the quantiles of a target for n source samples, computed in float64.
-
-        Args:
-            v: target activations, `[m, d]`; `[m, k, d]` counts as k d neurons, so that the cost averages over k.
-            n: number of source samples.
-        """
+        """Return the quantiles of a target `[m, d]` for n source samples; `[m, k, d]` counts as k d neurons."""
         ordered = v.flatten(1).sort(dim=0).values
         if len(v) == n:
             return cls(ordered, ordered.new_zeros(()))
@@ -82,11 +70,7 @@ class Quantiles:
         return cls(means.to(v), within.to(v))
 
     def cost(self, u: torch.Tensor) -> torch.Tensor:
-        """Return the cost of source activations `[n, d]` (or `[n, k, d]`) in any order; gradients flow to them.
-
-        Raises:
-            LineasError: when their shape is not that of the target quantiles.
-        """
+        """Return the cost of source activations `[n, d]` (or `[n, k, d]`) in any order; gradients flow to them."""
         u = u.flatten(1)
         if u.shape != self.means.shape:
             raise LineasError(f"the cost compares {list(self.means.shape)} with the same, not with {list(u.shape)}.")
@@ -102,12 +86,6 @@ def cost(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     Args:
         u: source activations after the map, `[n, d]`, in any order; gradients flow to them.
         v: target activations, `[m, d]`, in any order.
-
-    Returns:
-        The cost, a scalar of u's type.
-
-    Raises:
-        LineasError: when u and v are not two samples of the same neurons.
     """
     _check_samples(u, v, 1, "the cost compares")
     return Quantiles.of(v, len(u)).cost(u)
@@ -124,12 +102,7 @@ def _check_samples(source: torch.Tensor, target: torch.Tensor, least: int, what:
 
 
 def mean_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
-    """Return Mean-AcT's map, `w = 1, b = mean(target) - mean(source)` (Rodriguez et al. 2024, arXiv 2410.23054).
-
-    Args:
-        source: activations of the source, `[n, d]`.
-        target: activations of the target, `[m, d]`.
-    """
+    """Return Mean-AcT's map, `w = 1, b = mean(target) - mean(source)` (Rodriguez et al. 2024, arXiv 2410.23054)."""
     _check_samples(source, target, 1)
     shift = target.float().mean(0) - source.float().mean(0)
     return AffineMap(torch.ones_like(shift), shift)
@@ -139,10 +112,6 @@ def gaussian_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
     """Return Gaussian-AcT's map, the optimal one between normal distributions: `w = sigma2 / sigma1, b = mu2 - w mu1`.
 
     Neurons that vary too little on either side keep `w = 1` (`MIN_DEVIATION`).
-
-    Args:
-        source: activations of the source, `[n, d]`, n >= 2.
-        target: activations of the target, `[m, d]`, m >= 2.
     """
     _check_samples(source, target, 2)
     s, t = source.double(), target.double()
@@ -158,10 +127,6 @@ def linear_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
 
     Samples of different sizes are paired by the exact quantile coupling and weighted by its masses. Neurons that vary
     too little in the source keep `w = 1` (`MIN_DEVIATION`).
-
-    Args:
-        source: activations of the source, `[n, d]`.
-        target: activations of the target, `[m, d]`.
 
     >>> x = torch.tensor([[3.0], [1.0], [2.0]])
     >>> fitted = linear_map(x, 2 * x + 1)
@@ -181,8 +146,5 @@ def linear_map(source: torch.Tensor, target: torch.Tensor) -> AffineMap:
 
 
 def _size(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the size of each neuron's activations, `[d]`, from its mean squares on both sides.
-
-    It scales with the activations, so that scales do not depend on their unit.
-    """
+    """Return the size of each neuron's activations, `[d]`, in their unit, from its mean squares on both sides."""
     return ((source + target) / 2).sqrt()

@@ -11,31 +11,22 @@ from lineas.errors import LineasError
 from lineas.steering import contexts
 
 
-def refuse_compiled_with_another(network: nn.Module) -> None:
-    """Raise a LineasError if a network was compiled with another intervention, which its code then contains."""
-    hooks = [hook for module in network.modules() for hook in tuple(module._forward_pre_hooks.values())]
-    if any(isinstance(hook, contexts.Hook) and hook.is_compiled_in() for hook in hooks):
-        raise LineasError(
-            "this network was compiled while it was steered, so it takes no second intervention; detach the first, "
-            "compile again, or give steer both in a list."
-        )
-
-
-def refuse_parallel(network: nn.Module) -> None:
-    """Raise a LineasError if a network runs in a DataParallel."""
-    if any(isinstance(module, nn.DataParallel) for module in network.modules()):
-        raise LineasError(
-            "DataParallel runs copies of the network in threads of its own, which would not be steered; steer the "
-            "network inside it on one device, or run one process per device."
-        )
-
-
-def refuse_compiled(network: nn.Module) -> None:
-    """Raise a LineasError if a network, or a part of it, is compiled."""
+def refuse_unsteerable(network: nn.Module) -> None:
+    """Refuse a network that is compiled, also with another intervention in its code, or runs in a DataParallel."""
     if is_compiled(network):
         raise LineasError(
             "this network is compiled, and a compiled network may ignore hooks added later; "
             "steer the network first and compile it afterwards, or fold the intervention into the weights."
+        )
+    if any(hook.is_compiled_in() for hook in contexts.hooks_in(network)):
+        raise LineasError(
+            "this network was compiled while it was steered, so it takes no second intervention; detach the first, "
+            "compile again, or give steer both in a list."
+        )
+    if any(isinstance(module, nn.DataParallel) for module in network.modules()):
+        raise LineasError(
+            "DataParallel runs copies of the network in threads of its own, which would not be steered; steer the "
+            "network inside it on one device, or run one process per device."
         )
 
 

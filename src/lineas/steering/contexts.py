@@ -86,20 +86,20 @@ class Hook:
 
 
 class Scoped(Hook):
-    """A hook that acts where a key is active.
-
-    Args:
-        key: the key that must be active.
-        hook: the forward hook or pre-hook that is called then.
-    """
+    """A forward hook or pre-hook that acts where a key is active."""
 
     def __init__(self, key: object, hook: Callable[..., Any]) -> None:
         self._key, self._hook = key, hook
 
     def __call__(self, module: nn.Module, args: Any, *more: Any) -> Any:
-        if is_compiling() or self._key in _active.get():
-            return self._hook(module, args, *more)
-        return None
+        return self._hook(module, args, *more) if is_compiling() or self._key in _active.get() else None
+
+
+def hooks_in(network: nn.Module) -> list[Hook]:
+    """Return the hooks of lineas on all modules of a network."""
+    registries = (r for module in network.modules() for r in (module._forward_pre_hooks, module._forward_hooks))
+    # copied, since other threads add and remove hooks
+    return [hook for registry in registries for hook in tuple(registry.values()) if isinstance(hook, Hook)]
 
 
 def removes_itself(module: nn.Module, *_: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from threading import RLock
 from typing import Any, ParamSpec, TypeVar
@@ -17,6 +17,7 @@ from lineas.steering import contexts
 P = ParamSpec("P")
 R = TypeVar("R")
 _lock = RLock()
+_BUSY = "another thread or task learns on this network, or evaluates or folds it; wait for it, or load a second model."
 
 
 class _Guard(contexts.Hook):
@@ -27,32 +28,28 @@ class _Guard(contexts.Hook):
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         if not contexts.is_compiling() and self.key not in contexts.active():
-            raise _busy()
+            raise LineasError(_BUSY)
 
 
 def check_free(network: nn.Module) -> None:
     """Refuse a network that another thread or task uses exclusively."""
     if any(guard.key not in contexts.active() for guard in _guards(network)):
-        raise _busy()
+        raise LineasError(_BUSY)
 
 
 @contextmanager
 def guarded(network: nn.Module) -> Iterator[None]:
     """Refuse, within the block, the network's forward passes in other threads and tasks."""
-    with _lock:
-        check_free(network)
-        guard = None if _guards(network) else _Guard()
-        entries = [network, *(child for child in network.children() if any(child.children()))]
-        handles = [] if guard is None else [entry.register_forward_pre_hook(guard) for entry in entries]
-    if guard is None:
+    with ExitStack() as stack:
+        with _lock:
+            check_free(network)
+            outer = _guards(network)  # those of this thread
+            guard = outer[0] if outer else _Guard()
+            entries = [network, *(child for child in network.children() if any(child.children()))]
+            for entry in [] if outer else entries:
+                stack.enter_context(entry.register_forward_pre_hook(guard))
+        stack.enter_context(contexts.activated(guard.key))
         yield
-        return
-    try:
-        with contexts.activated(guard.key):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -69,11 +66,7 @@ def exclusive(network: nn.Module) -> Iterator[None]:
 
 def is_steered(network: nn.Module) -> bool:
     """Return whether an intervention is attached to a network, in any thread or task."""
-    return any(
-        isinstance(hook, contexts.Hook) and hook.steers()
-        for module in network.modules()
-        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    )
+    return any(hook.steers() for hook in contexts.hooks_in(network))
 
 
 def exclusively(function: Callable[P, R]) -> Callable[P, R]:
@@ -94,15 +87,4 @@ def exclusively(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _guards(network: nn.Module) -> list[_Guard]:
-    return [
-        hook
-        for module in network.modules()
-        for hook in tuple(module._forward_pre_hooks.values())  # a copy, since other threads add and remove hooks
-        if isinstance(hook, _Guard)
-    ]
-
-
-def _busy() -> LineasError:
-    return LineasError(
-        "another thread or task learns on this network, or evaluates or folds it; wait for it, or load a second model."
-    )
+    return [hook for hook in contexts.hooks_in(network) if isinstance(hook, _Guard)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,20 +27,14 @@ class ChoosesRows(Protocol):
 
 @contextmanager
 def edited(network: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
-    """Replace each site's activation `z` by `edit(z)` within the block, in this thread or task.
-
-    Args:
-        edits: for each site, a function from the activation to one of the same shape and type.
-    """
+    """Replace each site's output `z` by `edit(z)` of its shape and type within the block, in this thread or task."""
     key = object()
-    writers = {site: contexts.Scoped(key, _writer(network, site, edit)) for site, edit in edits.items()}
-    hooks = install(network, writers)
-    try:
-        with contexts.activated(key):
-            yield
-    finally:
-        for hook in hooks:
-            hook.off()
+    with ExitStack() as stack:
+        for site, edit in edits.items():
+            hook = contexts.Scoped(key, _writer(network, site, edit))
+            stack.enter_context(network.get_submodule(site.module).register_forward_hook(hook))
+        stack.enter_context(contexts.activated(key))
+        yield
 
 
 class Placed:
@@ -65,19 +59,6 @@ class Placed:
         self._hooks[self._handle.id] = self._hook
         for key in later:
             self._hooks.move_to_end(key)
-
-
-def install(network: nn.Module, hooks: Mapping[Site, Callable[..., Any]]) -> list[Placed]:
-    """Register a hook on every site's module; if one fails, remove those that were registered."""
-    installed: list[Placed] = []
-    try:
-        for site, hook in hooks.items():
-            installed.append(Placed(network.get_submodule(site.module), hook))
-    except BaseException:
-        for one in installed:
-            one.off()
-        raise
-    return installed
 
 
 def _writer(network: nn.Module, site: Site, edit: Edit) -> Callable[..., Any]:

@@ -15,14 +15,7 @@ running_again: dict[int, dict[object, Pass]] = {}
 
 
 class Pass:
-    """One forward pass of a steered network.
-
-    Args:
-        setting: the strength of the whole pass, also if the strength changes during it.
-        place: the pass's position in its texts.
-        outer: the pass within which this one runs; None for none.
-        active: the keys that were active when the pass began, with their values.
-    """
+    """A forward pass of a steered network, which keeps its strength to the end; `outer` is the pass around it."""
 
     __slots__ = ("_saved_tensor_hooks", "active", "outer", "place", "runs_again", "setting")
 
@@ -47,16 +40,10 @@ def _saved_tensor_hooks() -> Any:
 
 
 class Backward:
-    """A gradient hook on a pass's outputs, so that checkpointed blocks are steered again as they were in that pass.
-
-    Args:
-        key: the key of the intervention.
-        done: the finished forward pass.
-        others: the keys of all interventions that steered the same forward pass.
-    """
+    """A gradient hook on a pass's outputs, so that checkpointed blocks are steered again as they were in that pass."""
 
     def __init__(self, key: object, done: Pass, others: Sequence[object]) -> None:
-        self._key, self._done, self._keys = key, done, {key, *others}
+        self._key, self._done, self._keys = key, done, {key, *others}  # of all interventions in that pass
 
     def __call__(self, gradient: torch.Tensor) -> None:
         backward = torch._C._current_graph_task_id()
@@ -64,9 +51,8 @@ class Backward:
             engine: Any = torch.autograd.Variable._execution_engine
             engine.queue_callback(partial(running_again.pop, backward, None))
         before = running_again.get(backward, {})  # the gradient may come from a later forward pass
-        running_again[backward] = {key: now for key, now in before.items() if key in self._keys} | {
-            self._key: self._done
-        }
+        others = {key: done for key, done in before.items() if key in self._keys}
+        running_again[backward] = {**others, self._key: self._done}
 
 
 def tensors_in(result: Any) -> Iterator[torch.Tensor]:

@@ -71,11 +71,7 @@ class Place:
         return z
 
     def repeated(self, x: torch.Tensor, n: int, what: str = "strengths") -> torch.Tensor:
-        """Repeat each prompt's entry for all of its rows, of which it has several with beams or samples.
-
-        Args:
-            x: one entry per prompt `[prompts, ...]`, or one for all `[1, ...]`.
-        """
+        """Repeat each prompt's entry, `[prompts, ...]` or one for all, for its rows: several with beams or samples."""
         prompts = self.prompts or n
         if x.shape[0] not in (1, prompts) or n % prompts:
             raise LineasError(f"{x.shape[0]} {what} were given for a batch of {prompts} rows; give one per row.")
@@ -91,7 +87,6 @@ class Positions:
 
     Args:
         network: the root module; its `generate`, if there is one, is wrapped to learn the prompt length.
-        tokens: the tokens that are steered.
 
     Attributes:
         roots: the modules before whose forward passes `begin` must be called.

@@ -21,15 +21,9 @@ from lineas.intervention.model_identity import accepts_other, other_width
 from lineas.modules import input_device
 from lineas.sites import Site
 from lineas.steering import contexts
-from lineas.steering.compiled import (
-    is_compiled,
-    refuse_compiled,
-    refuse_compiled_with_another,
-    refuse_parallel,
-    warn_if_compiled_before,
-)
+from lineas.steering.compiled import is_compiled, refuse_unsteerable, warn_if_compiled_before
 from lineas.steering.exclusive import check_free
-from lineas.steering.hooks import ChoosesRows, Placed, install
+from lineas.steering.hooks import ChoosesRows, Placed
 from lineas.steering.passes import Backward, Pass, running_again, tensors_in
 from lineas.steering.positions import HasPositions, Positions, Tokens, check_tokens
 from lineas.steering.strength import LiveMap, Setting, as_strength, keeps_addresses, mapped, warn_if_outside
@@ -86,9 +80,9 @@ def steer(
     return Steering(network, intervention, strength, tokens, accepts_other(other_model, force))
 
 
-def _as_one(given: Any) -> Intervention:
-    """Return one intervention that applies the given ones in order."""
-    several: list[Any] = list(given) if isinstance(given, Sequence) and not isinstance(given, (str, bytes)) else [given]
+def _as_one(value: Any) -> Intervention:
+    """Return one intervention that applies those of a list in order."""
+    several: list[Any] = list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
     if not several:
         raise LineasError("steer needs at least one intervention, an empty list was given.")
     for one in several:
@@ -115,9 +109,7 @@ class Steering:
         check_tokens(tokens)
         strength = as_strength(strength)
         check_free(network)
-        refuse_compiled(network)
-        refuse_compiled_with_another(network)
-        refuse_parallel(network)
+        refuse_unsteerable(network)
         intervention.check_fits(network, other_model)
         warn_if_compiled_before(network)
         self._network = network
@@ -138,7 +130,7 @@ class Steering:
         self._positions: Any = (
             network.positions(tokens) if isinstance(network, HasPositions) else Positions(network, tokens)
         )
-        self._setting = Setting(0.0, {})
+        self._setting = Setting(0.0, ())
         self._shared = Pass(self._setting, self._positions.shared)
         try:
             moving = [site for site, live in self._maps.items() if not live.map.is_identity()]
@@ -147,7 +139,9 @@ class Steering:
                     root.register_forward_pre_hook(_SteeringHook(self, self._begin), with_kwargs=True),
                     root.register_forward_hook(_SteeringHook(self, self._end), always_call=True),
                 ]
-            self._hooks = install(network, {site: _SteeringHook(self, self._writer(site)) for site in moving})
+            for site in moving:
+                hook = _SteeringHook(self, self._writer(site))
+                self._hooks.append(Placed(network.get_submodule(site.module), hook))
             check_free(network)  # another thread may have reserved it meanwhile
             warn_if_outside(strength)
             self._set(strength)
@@ -174,7 +168,7 @@ class Steering:
         At strength 0 no hooks are registered. A forward pass keeps the setting that it began with: hooks are added
         before a setting becomes current, and removed when no pass needs them.
         """
-        setting = Setting(strength, self._maps)
+        setting = Setting(strength, self._maps.values())
         with self._lock:
             adds_hooks = self._attached and setting.acts and not self._on
             if adds_hooks and (self._seen_compiling or is_compiled(self._network)):
@@ -353,23 +347,19 @@ class Steering:
             LineasError: when the output does not change although the intervention is not the identity, or when it is
                 not finite.
         """
-        uses_default = not inputs
-        if uses_default:
+        strength, length = self._setting.strength, self.prompt_length
+        if not inputs:
             vocabulary = getattr(getattr(self._network, "config", None), "vocab_size", None)
             if vocabulary is None:
                 raise LineasError(
                     "this is not a language model, so verify needs the network's inputs as keyword arguments."
                 )
-            device = input_device(self._network)
-            inputs = {"input_ids": (torch.arange(8, device=device) % vocabulary).unsqueeze(0)}
-        strength, length = self._setting.strength, self.prompt_length
-        if uses_default and self._tokens != "all" and length is None:
-            self.prompt_length = 4  # so that there are tokens of both kinds
-        rows = len(strength) if isinstance(strength, torch.Tensor) else 1
-        inputs = {
-            k: v.repeat(rows, *[1] * (v.dim() - 1)) if k == "input_ids" and len(v) == 1 else v
-            for k, v in inputs.items()
-        }
+            inputs = {"input_ids": (torch.arange(8, device=input_device(self._network)) % vocabulary).unsqueeze(0)}
+            if self._tokens != "all" and length is None:
+                self.prompt_length = 4  # so that there are tokens of both kinds
+        ids = inputs.get("input_ids")
+        if ids is not None and len(ids) == 1 and isinstance(strength, torch.Tensor):
+            inputs["input_ids"] = ids.repeat(len(strength), *[1] * (ids.dim() - 1))
         try:
             with torch.no_grad():
                 with self._same_randomness(), contexts.activated(self._key):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from lineas.errors import LineasError, shown
 from lineas.intervention.maps import AffineMap, affine
-from lineas.sites import Site
 from lineas.steering import contexts
 
 SPARSE_SHARE, SPARSE_NUMEL = 1 / 8, 2**17
@@ -46,21 +45,14 @@ def as_strength(value: Any) -> float | torch.Tensor:
 
 
 class Setting:
-    """A strength, and every map's scale and shift at this strength.
+    """A strength, a number or one per row `[batch]`, and every map's scale and shift at this strength."""
 
-    Args:
-        strength: a number, or one per row, `[batch]`.
-        maps: the maps by site; their values are computed at once for the devices that they have been used on.
-    """
-
-    def __init__(self, strength: float | torch.Tensor, maps: Mapping[Site, LiveMap]) -> None:
+    def __init__(self, strength: float | torch.Tensor, maps: Iterable[LiveMap]) -> None:
         self.strength = strength
         self.acts = bool(torch.as_tensor(strength).any())
         self.by_row = strength if isinstance(strength, torch.Tensor) else None
         self.some_untouched = self.by_row is not None and not bool(self.by_row.all())
-        self._values = {
-            (live, device): live.at(strength, device) for live in maps.values() for device in tuple(live.devices)
-        }
+        self._values = {(live, device): live.at(strength, device) for live in maps for device in tuple(live.devices)}
 
     def values(self, live: LiveMap, device: torch.device) -> tuple[torch.Tensor, ...]:
         """Return the scale and shift of a site's map on a device; see `LiveMap.at`."""
@@ -95,7 +87,8 @@ class LiveMap:
                 for buffer, value in zip(self._buffers[device], values):
                     buffer.copy_(value)
             else:
-                self._buffers[device] = _copies(values)
+                with torch.inference_mode(False):
+                    self._buffers[device] = tuple(value.clone() for value in values)
 
     def buffers(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         """Return the buffers on a device."""
@@ -115,11 +108,6 @@ class LiveMap:
         if not self._is_sparse or device.type != "cpu" or scale.dim() > 1:
             return scale, shift
         return scale, shift, self._touched, scale[self._touched], shift[self._touched]
-
-
-@torch.inference_mode(False)
-def _copies(values: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(value.clone() for value in values)
 
 
 def mapped(z: torch.Tensor, values: tuple[torch.Tensor, ...], axis: int) -> torch.Tensor:
