@@ -40,19 +40,17 @@ def run_tasks(
         tasks: names of tasks of lm-eval, which downloads their data from the hub, or of tasks in `path`.
         path: folder with further task files (lm-eval's `--include_path`).
         limit: largest number of examples of each task; None for all.
-        prefix: instruction before every context; "" for none.
+        prefix: instruction before every context.
         fewshot: number of examples in the context; None for the task's own.
 
     Returns:
         `metric`, its `value` and its standard `error` (or None) by task.
-
-    Raises:
-        LineasError: when lm-eval is not installed, or does not know a task.
     """
-    evaluator, _ = _lm_eval()
     manager = check_tasks(tasks, path)
+    from lm_eval import evaluator
+
     with _restored_generators():
-        output = evaluator.simple_evaluate(
+        output: Any = evaluator.simple_evaluate(
             model=model_class()(pretrained=model),
             tasks=list(tasks),
             num_fewshot=fewshot,
@@ -71,9 +69,6 @@ def check_tasks(tasks: Sequence[str], path: str | Path | None = None) -> Any:
 
     Returns:
         lm-eval's TaskManager, which knows the task files of the folder.
-
-    Raises:
-        LineasError: when a name is refused; the sentence names the right ones.
     """
     manager = _manager(None, ()) if path is None else _manager(str(path), _state(Path(path)))
     for task in tasks:
@@ -93,23 +88,17 @@ def check_tasks(tasks: Sequence[str], path: str | Path | None = None) -> Any:
 @lru_cache(maxsize=4)
 def _manager(path: str | None, state: tuple[Any, ...]) -> Any:
     """Return lm-eval's TaskManager, which needs ten seconds to read all task files; `state` is a key of the cache."""
-    _, manager_of = _lm_eval()
-    return manager_of(include_path=path)
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise LineasError(NOT_INSTALLED) from None
+    return TaskManager(include_path=path)
 
 
 def _state(folder: Path) -> tuple[Any, ...]:
     """Return names, sizes and times of all files in a folder."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return tuple((str(file), (facts := file.stat()).st_size, facts.st_mtime_ns) for file in files)
-
-
-def _lm_eval() -> tuple[Any, Any]:
-    try:
-        from lm_eval import evaluator
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise LineasError(NOT_INSTALLED) from None
-    return evaluator, TaskManager
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def model_class() -> type:
         def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
             """Return the model of `--model_args`, which override values that lm-eval adds, such as a batch size."""
             more = {name: value for name, value in (additional_config or {}).items() if value is not None}
-            return cls(**{**more, **arg_dict})
+            return cls(**(more | arg_dict))
 
         @classmethod
         def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
@@ -98,11 +98,7 @@ def model_class() -> type:
                 self.live = steer(model, learned, strength, tokens, self._other_model)  # pyright: ignore[reportArgumentType]
 
         def set_cache_hook(self, cache_hook: Any) -> None:
-            """Make lm-eval cache answers (`--use_cache`) under a key of all they depend on, with the current strength.
-
-            Raises:
-                LineasError: when that cannot be known, or lineas does not know the cache of this lm-eval.
-            """
+            """Make lm-eval cache answers (`--use_cache`) under a key of all they depend on, also the strength."""
             super().set_cache_hook(cache_hook)
             answers = cache_hook.dbdict
             if answers is None:

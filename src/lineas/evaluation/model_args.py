@@ -30,9 +30,6 @@ def check_model_args(arguments: Mapping[str, Any], of_hf: Sequence[str] = ()) ->
     Args:
         arguments: arguments by name, without those of OWN.
         of_hf: names of all arguments of `hf`, for the sentence.
-
-    Raises:
-        LineasError: when one would have no effect; the sentence names the nearest right argument.
     """
     names = (*OWN, *ACTING)
     for name, value in arguments.items():
@@ -62,7 +59,6 @@ def as_strength(strength: Any, learned: Intervention) -> float:
 
 def check_batch_size(value: Any) -> None:
     """Refuse a batch size that lm-eval does not take."""
-    text = str(value)
-    digits = text.removeprefix("auto:") if text.startswith("auto:") else text
-    if value is not None and text != "auto" and not (digits.isascii() and digits.isdigit() and int(digits) > 0):
+    size = str(value).removeprefix("auto:")
+    if value is not None and value != "auto" and not (size.isascii() and size.isdigit() and int(size) > 0):
         raise LineasError(f"batch_size is a whole number of at least 1, auto or auto:N, not {value!r}.")

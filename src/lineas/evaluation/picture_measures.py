@@ -26,15 +26,6 @@ class PictureMeasures:
 
     A cached result is used only for the same weights and settings of every part of the pipeline, the same judge with
     its weights, data and versions.
-
-    Args:
-        model: untouched image model.
-        plan: measurements to make.
-        folder: folder for finished parts; None for no cache.
-        progress: function that is called with the number of pictures drawn or read from the cache.
-
-    Raises:
-        LineasError: when the plan names no concept, or the judge does not know it.
     """
 
     def __init__(
@@ -56,16 +47,7 @@ class PictureMeasures:
         return {**settings(self._model, self._plan), **stamp()}
 
     def measure(self, row: Row, system: System, change: Change) -> list[list[str]]:
-        """Fill a row with all measures of the model as it is now; the reason of a failure is noted in the row.
-
-        Args:
-            row: row of the system.
-            system: system that is in place.
-            change: change of the model, which is not used here.
-
-        Returns:
-            an empty list, since there are no texts.
-        """
+        """Fill a row with all measures of the model as it is now; there are no continuations to return."""
         before = after = self._untouched
         if not isinstance(system, Untouched):
             after = []
@@ -103,11 +85,7 @@ class PictureMeasures:
 
 
 def judge_of(model: ImageModel, plan: Plan) -> PictureJudge:
-    """Return the judge of a plan; by default the model's own, or else CLIP.
-
-    Raises:
-        LineasError: when there is no judge of that name.
-    """
+    """Return the judge of a plan; by default the model's own, or else CLIP."""
     judge_or_name = plan.judge or model.judge or "clip"
     return judge(judge_or_name) if isinstance(judge_or_name, str) else judge_or_name
 

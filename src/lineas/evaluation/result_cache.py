@@ -47,10 +47,7 @@ class ResultCache:
     ) -> ResultCache:
         """Return the cache for a model; nothing is cached if code that acts on the model cannot be described.
 
-        Args:
-            folder: folder of the files; None for no cache.
-            model: model to measure.
-            more: functions that give further parts of the key by name, called only if there is a cache.
+        `more` are functions that give further parts of the key by name, called only if there is a cache.
         """
         if folder is None:
             return cls(None, {})

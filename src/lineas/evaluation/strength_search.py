@@ -16,14 +16,7 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The result of a search for a strength.
-
-    Args:
-        strength: the strength that was found.
-        reached: whether the fitted curve reaches the effect at that strength; True if no effect was asked for.
-        curve: all measured values by increasing strength; the untouched model is first.
-        fitted: value of the fitted curve at the strength, for the measure of each goal.
-    """
+    """The result of a search for a strength; `lineas.evaluation.Calibration` says what each part is."""
 
     strength: float
     reached: bool
@@ -46,8 +39,8 @@ def find_strength(
 
     Args:
         measure: function from a strength to values by name.
-        effect: goal to reach; None for no such goal.
-        damage: goal not to exceed; None for no such goal.
+        effect: goal to reach.
+        damage: goal not to exceed.
         largest: largest strength to try; default: 1.
         tolerance: largest error of the strength; default: 0.02.
 
@@ -110,29 +103,23 @@ def find_strength(
         at, excess = curve(goal)
         return excess[at.index(strength)] <= 0
 
-    measure_at(largest)
-    while True:
-        strength, reached = largest, True
-        if effect is not None:
-            step = next_strength(effect)
+    step: float | None = largest
+    strength, reached = largest, True
+    while step is not None:
+        measure_at(step)
+        strength, reached, step = largest, True, None
+        if effect is not None and (step := next_strength(effect)) is None:
             reached = holds(effect, largest)
             strength = 0.0 if holds(effect, 0.0) else (crossing(effect) or (0.0, largest))[1]
-            if step is None and not reached and damage is None:
+            if not reached and damage is None:
                 raise LineasError(
                     f"'{effect.text}' is not reached: at strength {largest:g} {effect.measure} is "
                     f"{effect.value_text(measured[largest])}, untouched {effect.value_text(untouched)}; allow a larger "
                     "strength, or ask for a smaller effect."
                 )
-            if step is not None:
-                measure_at(step)
-                continue
-        if damage is not None and not (reached and holds(damage, strength)):
+        if step is None and damage is not None and not (reached and holds(damage, strength)):
             step = next_strength(damage)
-            if step is not None:
-                measure_at(step)
-                continue
             strength, reached = (crossing(damage) or (largest, largest))[0], effect is None
-        break
     fitted = {}
     for goal in goals:
         at, excess = curve(goal)
@@ -143,9 +130,6 @@ def find_strength(
 
 def growing(values: Sequence[float]) -> list[float]:
     """Return the numbers nearest to the values that never decrease: isotonic least squares by pooling.
-
-    Args:
-        values: n numbers, in order.
 
     >>> growing([1.0, 3.0, 2.0, 4.0])
     [1.0, 2.5, 2.5, 4.0]

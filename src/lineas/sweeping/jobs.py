@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import torch
+
 from lineas.errors import LineasError
 from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.plan import Plan
@@ -51,7 +53,6 @@ class Job:
         refit: whether each result with a penalty is learned again without it, on the same neurons.
         strengths: strengths at which each result is judged, each of them a point.
         options: further arguments of `lineas.learn`.
-        dtype: type of the weights.
         threads: number of threads of the process; None leaves it.
         files: file of each side, which the artifact records.
         samples: number of prompts drawn from each file; None for all.
@@ -73,11 +74,6 @@ class Job:
     threads: int | None = None
     files: dict[str, str] = field(default_factory=dict)
     samples: int | None = None
-
-    @classmethod
-    def untouched(cls, folder: Path, model: str | None, gammas: Sequence[float], plan: Plan, dtype: str) -> Job:
-        """Return the job that judges the untouched model."""
-        return cls(folder, model, None, UNTOUCHED, (), (), 0, gammas, plan, dtype=dtype)
 
     @property
     def place(self) -> Path:
@@ -120,12 +116,11 @@ def points(place: Path) -> list[dict[str, Any]]:
     file = place / POINTS
     for number, line in enumerate(file.read_bytes().split(b"\n") if file.exists() else (), start=1):
         try:
-            point = strict_json.loads(line)
+            point = _without_gaps(strict_json.loads(line))
         except LineasError:
             if not line.strip() or (line.startswith(b"{") and not line.endswith(b"}")):  # empty, or cut off
                 continue
             point = None
-        point = _without_gaps(point)
         if _is_point(point):
             by_key[point["gamma"], point["refit"], point["strength"]] = point  # two processes may write the same one
         else:
@@ -173,8 +168,6 @@ def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None 
     """
     if missing := job.missing():
         if job.threads is not None:
-            import torch
-
             torch.set_num_threads(job.threads)
         model = _load(job.model, job.dtype) if model is None else model
         for point, learned in _learn_missing(job, model, missing):

@@ -16,11 +16,7 @@ _registry: Registry | None = None
 
 
 def register() -> None:
-    """Install the plugin; vLLM calls this in each of its processes (entry point `vllm.general_plugins`).
-
-    Raises:
-        LineasError: when an intervention cannot be read, or this version of vLLM is not supported.
-    """
+    """Install the plugin; vLLM calls this in each of its processes (entry point `vllm.general_plugins`)."""
     global _registry
     settings = Settings.read()
     if settings is None or _registry is not None:
@@ -34,11 +30,7 @@ def register() -> None:
 
 
 def registry() -> Registry:
-    """Return the interventions that are loaded in this process's server.
-
-    Raises:
-        RuntimeError: when vLLM has not called `register`, or no interventions were configured.
-    """
+    """Return the interventions that are loaded in this process's server."""
     if _registry is None:
         raise RuntimeError("vLLM runs without LINEAS_INTERVENTIONS.")
     return _registry

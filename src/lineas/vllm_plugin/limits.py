@@ -20,15 +20,7 @@ CANNOT: dict[str, Callable[[Any], object]] = {
 
 
 def check_config(config: Any, force: bool) -> None:
-    """Refuse a configuration with features that cannot be steered.
-
-    Args:
-        config: vLLM's whole configuration.
-        force: whether to accept a KV connector, which may mix up the cached prefixes of different steerings.
-
-    Raises:
-        LineasError: when there is such a feature; it says what to turn off.
-    """
+    """Refuse a configuration with features that cannot be steered, or without `force` with a KV connector."""
     features = [name for name, is_on in CANNOT.items() if is_on(config)]
     if features:
         raise LineasError(f"lineas does not steer with {' or '.join(features)}; turn it off.")
@@ -41,27 +33,20 @@ def check_config(config: Any, force: bool) -> None:
 
 
 def check_environment(environment: Any) -> None:
-    """Refuse environment variables with which requests would bypass the plugin.
-
-    Raises:
-        LineasError: when such a variable is set.
-    """
+    """Refuse environment variables with which requests would bypass the plugin."""
     for name in ("VLLM_USE_V2_MODEL_RUNNER", "VLLM_USE_RUST_FRONTEND"):
         if environment.get(name, "0").lower() not in ("", "0", "false"):
             raise LineasError(f"lineas does not steer with {name}={environment[name]}; leave it out.")
 
 
 def check_module(name: str, module: Any, width: int, hidden: int) -> None:
-    """Refuse a module whose output is not one complete row `[hidden]` per token on every rank.
+    """Refuse a site's module whose output is not one complete row `[hidden]` per token on every rank.
 
     Args:
         name: name of the site.
         module: the site's module in the engine.
         width: number of neurons of the map.
         hidden: number of neurons of the network's hidden states.
-
-    Raises:
-        LineasError: when the output is split, or has another width.
     """
     if width != hidden:
         raise LineasError(
