@@ -27,9 +27,7 @@ RENAMED = {"force": "other_model", "model": "pretrained", "name": "pretrained"}
 def check_model_args(arguments: Mapping[str, Any], of_hf: Sequence[str] = ()) -> None:
     """Refuse arguments that would have no effect: unknown ones, and those of `hf` that say how to load weights.
 
-    Args:
-        arguments: arguments by name, without those of OWN.
-        of_hf: names of all arguments of `hf`, for the sentence.
+    The arguments are those beside OWN; `of_hf` are the names of all arguments of `hf`, for the sentence.
     """
     names = (*OWN, *ACTING)
     for name, value in arguments.items():

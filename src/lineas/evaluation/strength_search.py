@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from lineas.errors import LineasError
@@ -43,10 +44,6 @@ def find_strength(
         damage: goal not to exceed.
         largest: largest strength to try; default: 1.
         tolerance: largest error of the strength; default: 0.02.
-
-    Raises:
-        LineasError: when there is no goal, a goal is not measured, the untouched model exceeds the damage, or the
-            effect is not reached at the largest strength and there is no goal for the damage.
     """
     _check(effect, damage, largest, tolerance)
     measured: dict[float, Values] = {}
@@ -74,16 +71,16 @@ def find_strength(
             f"{damage.value_text(untouched)} here. Allow more damage."
         )
 
-    def curve(goal: Goal) -> tuple[list[float], list[float]]:
-        """Return the measured strengths, and by how much the fitted curve exceeds the goal at each."""
+    def curve(goal: Goal) -> dict[float, float]:
+        """Return by how much the fitted curve exceeds the goal, by increasing strength."""
+        sign = 1 if goal is damage else -1
         at = sorted(measured)
-        excess = [goal.excess(measured[s], untouched) for s in at]
-        return at, growing(excess) if goal is damage else [-e for e in growing([-e for e in excess])]
+        return dict(zip(at, [sign * e for e in growing([sign * goal.excess(measured[s], untouched) for s in at])]))
 
     def crossing(goal: Goal) -> tuple[float, float] | None:
         """Return the neighbours between which the curve crosses the goal; None if it does not."""
-        at, excess = curve(goal)
-        return next(((a, b) for a, b, x, y in zip(at, at[1:], excess, excess[1:]) if (x > 0) != (y > 0)), None)
+        points = pairwise(curve(goal).items())
+        return next(((low, high) for (low, x), (high, y) in points if (x > 0) != (y > 0)), None)
 
     def next_strength(goal: Goal) -> float | None:
         """Return the strength to measure next; None when the crossing is found.
@@ -99,31 +96,26 @@ def find_strength(
         further = [high + k * tolerance if goal is effect else low - k * tolerance for k in (1, 2)]
         return next((s for s in further if 0 < s < largest and s not in measured), None)
 
-    def holds(goal: Goal, strength: float) -> bool:
-        at, excess = curve(goal)
-        return excess[at.index(strength)] <= 0
-
     step: float | None = largest
     strength, reached = largest, True
     while step is not None:
         measure_at(step)
         strength, reached, step = largest, True, None
         if effect is not None and (step := next_strength(effect)) is None:
-            reached = holds(effect, largest)
-            strength = 0.0 if holds(effect, 0.0) else (crossing(effect) or (0.0, largest))[1]
+            reached = curve(effect)[largest] <= 0
+            strength = 0.0 if curve(effect)[0.0] <= 0 else (crossing(effect) or (0.0, largest))[1]
             if not reached and damage is None:
                 raise LineasError(
                     f"'{effect.text}' is not reached: at strength {largest:g} {effect.measure} is "
                     f"{effect.value_text(measured[largest])}, untouched {effect.value_text(untouched)}; allow a larger "
                     "strength, or ask for a smaller effect."
                 )
-        if step is None and damage is not None and not (reached and holds(damage, strength)):
+        if step is None and damage is not None and not (reached and curve(damage)[strength] <= 0):
             step = next_strength(damage)
             strength, reached = (crossing(damage) or (largest, largest))[0], effect is None
     fitted = {}
     for goal in goals:
-        at, excess = curve(goal)
-        over = excess[at.index(strength)]
+        over = curve(goal)[strength]
         fitted[goal.measure] = goal.bound_for(untouched) + (over if goal.below else -over)
     return SearchResult(strength, reached, [{"strength": s, **measured[s]} for s in sorted(measured)], fitted)
 

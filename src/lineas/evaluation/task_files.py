@@ -14,9 +14,7 @@ from lineas.versions import version_of
 def task_dependencies(plan: Plan, excluded: Path | None = None) -> dict[str, Any]:
     """Return everything beside the system that the results of a plan's tasks depend on, as JSON.
 
-    Args:
-        plan: plan that names the tasks.
-        excluded: folder of results, which is ignored if it is in the folder of task files.
+    `excluded` is a folder of results, which is ignored if it is in the folder of task files.
     """
     digest = None if plan.task_path is None else task_files_digest(plan.task_path, excluded)
     versions = {name: version_of(name) for name in ("lm_eval", "datasets")}

@@ -143,8 +143,8 @@ def _is_point(read: Any) -> TypeGuard[dict[str, Any]]:
     """Return whether a value read from a file has everything that `summary` and the table need of a point."""
     if not isinstance(read, dict) or not isinstance(read.get("values"), dict):
         return False
-    numbers = [read.get("strength"), *([] if read.get("gamma") is None else [read["gamma"]]), *read["values"].values()]
-    numbers += [read[name] for name in NUMBERS if name in read]
+    numbers = [read.get("strength"), *read["values"].values(), *(read[name] for name in NUMBERS if name in read)]
+    numbers += [] if read.get("gamma") is None else [read["gamma"]]
     return (
         all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
         and "gamma" in read
@@ -204,12 +204,16 @@ def _learn_missing(
         yield {"gamma": None, "refit": False}, None
         return
     options = {"seed": job.seed, "progress": False, **job.options}
+
+    def learned_by(method: Method, gamma: float | None, refit: bool, **more: Any) -> Intervention:
+        if (saved := _load_saved(job, gamma, refit)) is not None:
+            return saved
+        started = time.perf_counter()
+        learned = learn(model, job.source, job.target, method, **options, **more)
+        return _save(job, learned, gamma, refit, time.perf_counter() - started)
+
     if not isinstance(job.method, LinEAS):
-        learned = _load_saved(job, None, False)
-        if learned is None:
-            started = time.perf_counter()
-            learned = learn(model, job.source, job.target, job.method, **options)
-            learned = _save(job, learned, None, False, time.perf_counter() - started)
+        learned = learned_by(job.method, None, False)
         yield _facts(job, learned, None, False, cost=learned.facts["cost"][-1]), learned
         return
     saved = {gamma: one for gamma in job.gammas if (one := _load_saved(job, gamma, False)) is not None}
@@ -222,12 +226,8 @@ def _learn_missing(
             facts = {"cost": solution.cost, "unmet": solution.unmet, "steps": solution.steps}
             yield _facts(job, learned, gamma, False, **facts), learned
         if (gamma, True) in missing:
-            refitted = _load_saved(job, gamma, True)
-            if refitted is None:
-                started = time.perf_counter()
-                recipe = replace(job.method, gamma=0.0, refit=False, steps=solution.steps)
-                refitted = learn(model, job.source, job.target, recipe, start=learned, within_support=True, **options)
-                refitted = _save(job, refitted, gamma, True, time.perf_counter() - started)
+            recipe = replace(job.method, gamma=0.0, refit=False, steps=solution.steps)
+            refitted = learned_by(recipe, gamma, True, start=learned, within_support=True)
             yield _facts(job, refitted, gamma, True, cost=refitted.facts["cost"][-1], steps=solution.steps), refitted
         started = time.perf_counter()
 

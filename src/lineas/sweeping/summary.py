@@ -65,8 +65,7 @@ def aim_of(effect: str) -> tuple[str, int]:
 def summary(rows: Sequence[dict[str, Any]], effect: str | None = None) -> list[Line]:
     """Return one line for each method, gamma, refit and strength, in the order of the points.
 
-    The effect is the measure that should change, with "+" before it if it should rise; default: the first measure of
-    effect.
+    `effect` is the measure that should change, with "+" before it if it should rise; default: the first of the points.
     """
     name_of_effect, aim = aim_of(effect or effect_of(rows) or "")
     lines = []

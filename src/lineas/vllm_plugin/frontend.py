@@ -77,11 +77,9 @@ class Registry:
         return request
 
     def read_model_name(self, request: Any, bases: list[str]) -> None:
-        """Split the model name `MODEL:calm@0.7` into the model and its steering, and check the steering.
+        """Split the model name `MODEL:calm@0.7` of a request into the model and its steering, and check the steering.
 
-        Args:
-            request: a request to the API server, which is changed.
-            bases: names of the served models.
+        The request to the API server is changed. `bases` are the names of the served models.
         """
         xargs = dict(getattr(request, "vllm_xargs", None) or {})
         can_steer = "vllm_xargs" in type(request).model_fields

@@ -40,14 +40,7 @@ def check_environment(environment: Any) -> None:
 
 
 def check_module(name: str, module: Any, width: int, hidden: int) -> None:
-    """Refuse a site's module whose output is not one complete row `[hidden]` per token on every rank.
-
-    Args:
-        name: name of the site.
-        module: the site's module in the engine.
-        width: number of neurons of the map.
-        hidden: number of neurons of the network's hidden states.
-    """
+    """Refuse a site's module whose output is not one complete row `[hidden]` per token on every rank."""
     if width != hidden:
         raise LineasError(
             f"the site {name!r} has {width} neurons, the network's rows have {hidden}; lineas serves maps on whole "

@@ -22,7 +22,7 @@ SALT = "lineas-"
 def parse(text: object, loaded: Collection[str]) -> dict[str, float]:
     """Read strengths by name from `"calm:0.7,brief:0.3"`; a name alone means strength 1, and `@` equals `:`.
 
-    Names are those of the loaded interventions. Strengths of 0 are left out.
+    `loaded` are the names of the loaded interventions. Strengths of 0 are left out.
 
     >>> parse("calm:0.7,brief", ["brief", "calm"])
     {'calm': 0.7, 'brief': 1.0}

@@ -44,10 +44,7 @@ class Settings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None) -> Settings | None:
-        """Read the settings from the variables `LINEAS_...`, those of this process if none are passed.
-
-        They are None if there are no interventions and no room for any.
-        """
+        """Read the settings from the variables `LINEAS_...`; None if there are no interventions and no room for any."""
         variables = os.environ if environment is None else environment
         folders: dict[str, str] = {}
         for part in filter(None, (part.strip() for part in variables.get(INTERVENTIONS, "").split(","))):

@@ -73,11 +73,7 @@ def _prepare(runner: Any, settings: Settings, interventions: Mapping[str, Interv
     for name, intervention in interventions.items():
         if intervention.base is not None and not settings.force:
             check_base(name, intervention.base, network, config.model_config.hf_config)
-    widths = {
-        intervention.sites[name]: map_.width
-        for intervention in interventions.values()
-        for name, map_ in intervention.maps.items()
-    }
+    widths = {one.sites[name]: map_.width for one in interventions.values() for name, map_ in one.maps.items()}
     if settings.room:
         layout = skeleton(config.model_config.hf_config, lambda name: None)
         modules = dict(layout.named_modules())
@@ -103,14 +99,7 @@ def _add_to_cache_key(config: Any, settings: Settings, interventions: Mapping[st
 
 
 def check_base(name: str, base: ModelIdentity, network: nn.Module, config: Any) -> None:
-    """Refuse a checkpoint that an intervention was not learned on: of another architecture, or other norm weights.
-
-    Args:
-        name: name of the intervention, for the message.
-        base: identity of the model that it was learned on.
-        network: the engine's network, with the checkpoint's weights.
-        config: the checkpoint's config, as transformers reads it.
-    """
+    """Refuse a checkpoint that an intervention was not learned on: of another architecture, or other norm weights."""
     architectures = getattr(config, "architectures", None) or [base.architecture]
     if base.architecture not in architectures:
         raise LineasError(
