@@ -20,7 +20,6 @@ from tokenizers.processors import TemplateProcessing
 import lineas
 from lineas import LineasError
 from lineas.cli import main
-from lineas.evaluation import lm_harness
 from lineas.evaluation.lm_harness import check_tasks, model_class, run_tasks
 from lineas.models.loading import load_text
 
@@ -308,7 +307,7 @@ def test_task_files_are_read_once_and_anew_when_they_change(tmp_path: Path, monk
             self.all_tags: list[str] = []
             self.all_tasks = self.all_subtasks = [file.stem for file in Path(include_path).iterdir()]
 
-    monkeypatch.setattr(lm_harness, "_lm_eval", lambda: (None, Manager))
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", Manager)
     (tmp_path / "first.yaml").write_text("task: first")
     once, again = (check_tasks(["first"], tmp_path) for _ in range(2))
     assert once is again

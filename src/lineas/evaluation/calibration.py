@@ -76,10 +76,9 @@ def calibrate(
     Raises:
         LineasError: when there is no goal, the plan does not measure one, a measure fails, or `find_strength` fails.
     """
-    read = {"effect": Goal.effect, "damage": Goal.damage}
     goals = {
-        name: read[name](goal) if isinstance(goal, str) else goal
-        for name, goal in {"effect": effect, "damage": damage}.items()
+        "effect": Goal.effect(effect) if isinstance(effect, str) else effect,
+        "damage": Goal.damage(damage) if isinstance(damage, str) else damage,
     }
     set_goals = check_measured(plan, *goals.values())
     rows: dict[float, Row] = {}
@@ -126,7 +125,7 @@ def calibrate(
 
 
 def check_measured(plan: Plan, *goals: Any) -> list[Goal]:
-    """Return the goals that are not None, if the plan takes their measures."""
+    """Return the goals that are not None, whose measures the plan must take."""
     set_goals = [goal for goal in goals if isinstance(goal, Goal)]
     for goal in set_goals:
         if goal.measure not in plan.measures:

@@ -57,10 +57,8 @@ def classifier(name: str | Classifier) -> Classifier:
 def by_column(names: Sequence[str]) -> dict[str, str]:
     """Return the names of classifiers by the column of results that each fills.
 
-    The column of profanity-check is "toxic". The column of a model is its label if one is named, else its own name.
-
-    Args:
-        names: names that `classifier` knows, each perhaps with COLUMN= before it; or "none" alone for none.
+    The column of profanity-check is "toxic". The column of a model is its label if one is named, else its own name. A
+    name may have COLUMN= before it; "none" alone stands for no classifier.
 
     >>> by_column(["profanity-check", "judges:is_polite", "me/model@Formal", "kind=me/kindness"])
     {'toxic': 'profanity-check', 'is_polite': 'judges:is_polite', 'formal': 'me/model@Formal', 'kind': 'me/kindness'}
@@ -83,7 +81,6 @@ def by_column(names: Sequence[str]) -> dict[str, str]:
 
 
 def _column(name: str) -> str:
-    """Return the default column of a classifier."""
     if name == PROFANITY:
         return "toxic"
     model, label = _model_and_label(name)
@@ -208,10 +205,9 @@ def _pipeline(name: str, label: str | None, content: str | None) -> Classifier:
 
 
 def _label(name: str, labels: list[str], label: str | None) -> str:
-    known = {one.lower(): one for one in labels}
-    if label is not None and label.lower() in known:
-        return known[label.lower()]
-    guesses = [] if label is not None else [known[one] for one in CONCEPT_LABELS if one in known]
-    if label is None and (guesses or len(labels) == 1):
-        return (guesses or labels)[0]
+    by_lower_case = {one.lower(): one for one in labels}
+    guesses = CONCEPT_LABELS if len(labels) > 1 else tuple(by_lower_case)
+    for one in guesses if label is None else (label.lower(),):
+        if one in by_lower_case:
+            return by_lower_case[one]
     raise LineasError(f"name the label of {name} that shows the concept, as {name}@LABEL: it has {', '.join(labels)}.")

@@ -17,15 +17,9 @@ def continuing(base: Any) -> Any:
     class Continuing(base):
         """HFLM that removes end-of-text tokens from contexts and refuses predictions that are not finite."""
 
-        def tok_encode(
-            self,
-            string: str,
-            add_special_tokens: bool | None = None,
-            left_truncate_len: int | None = None,
-            **options: Any,
-        ) -> list[int]:
+        def tok_encode(self, string: str, *, left_truncate_len: int | None = None, **options: Any) -> list[int]:
             """Return the token ids of one text, at most the last `left_truncate_len`."""
-            ids = super().tok_encode(string, add_special_tokens=add_special_tokens, **options)
+            ids = super().tok_encode(string, **options)
             ids = ids[: len(ids) - self._added_after(string, ids)]
             return ids[-left_truncate_len:] if left_truncate_len else ids
 
@@ -37,9 +31,8 @@ def continuing(base: Any) -> Any:
             length = left_truncate_len and left_truncate_len + after
             ids, mask = super().tok_batch_encode(strings, *args, left_truncate_len=length, **options)
             end = ids.shape[1] - self._added_after(strings[0], ids[0].tolist())
-            if left_truncate_len:
-                return ids[:, :end][:, -left_truncate_len:], mask[:, :end][:, -left_truncate_len:]
-            return ids[:, :end], mask[:, :end]
+            begin = max(0, end - left_truncate_len) if left_truncate_len else 0
+            return ids[:, begin:end], mask[:, begin:end]
 
         def _added_after(self, text: str, ids: list[int]) -> int:
             """Return the number of tokens that the tokenizer added after a text."""

@@ -82,14 +82,10 @@ def settings_of(
 ) -> dict[str, Any]:
     """Return all settings of an evaluation as JSON, which are equal only for the same evaluation.
 
-    Args:
-        excluded: folder of results, which is ignored if it is in the folder of task files.
+    `excluded` is a folder of results, which is ignored if it is in the folder of task files.
     """
     judged = [{"name": system.name, "strength": system.strength, **system.identity()} for system in systems]
     if isinstance(model, ImageModel):
         return {**picture_measures.settings(model, plan), "batch_size": plan.batch_size, "systems": judged}
-    return {
-        "model": model.name,
-        **text_measures.settings(plan, plan.loaded_classifiers(), excluded),
-        "systems": judged,
-    }
+    measured = text_measures.settings(plan, plan.loaded_classifiers(), excluded)
+    return {"model": model.name, **measured, "systems": judged}

@@ -69,26 +69,25 @@ class Goal:
     def _read(cls, text: str, reached: bool) -> Goal:
         if not isinstance(text, str):
             raise LineasError(f"a goal is a text such as 'toxic-50%', not {text!r}.")
-        number = r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)"
+        number = r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
         absolute = re.fullmatch(rf"\s*(\w+)\s*(<=|>=)\s*{number}\s*(%?)\s*", text)
         relative = re.fullmatch(rf"\s*(\w+)\s*([+-])\s*{number}\s*%\s*", text)
         match = absolute or relative
-        if match is not None and not math.isfinite(float(match[3])):
-            raise LineasError(f"'{shortened(text)}' is no finite number, so it bounds nothing.")
         if match is None:
             raise LineasError(
                 f"'{shortened(text)}' is no goal; write NAME-50% or NAME+5% for a change, NAME<=0.02 or NAME>=80% for "
                 "a value."
             )
-        one = measure_of(match[1])
-        name = one.name
+        one, size = measure_of(match[1]), float(match[3])
+        if not math.isfinite(size):
+            raise LineasError(f"'{shortened(text)}' is no finite number, so it bounds nothing.")
         if absolute:
             is_share = match[4] and one.unit not in ("percent", "points")
-            return cls(name, match[2] == "<=", float(match[3]) / (100 if is_share else 1), False, text)
-        change = float(match[3]) / 100 * (1 if match[2] == "+" else -1)
+            return cls(one.name, match[2] == "<=", size / (100 if is_share else 1), False, text)
+        change = size / 100 * (1 if match[2] == "+" else -1)
         if change < -1:
             raise LineasError(f"'{text}' is not possible; a measure can fall by 100 % at most.")
-        return cls(name, (match[2] == "-") == reached, 1 + change, True, text)
+        return cls(one.name, (match[2] == "-") == reached, 1 + change, True, text)
 
     def bound_for(self, untouched: Mapping[str, float]) -> float:
         """Return the bound as a value of the measure, for these values of the untouched model."""

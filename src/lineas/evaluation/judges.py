@@ -20,6 +20,7 @@ from lineas.models.loader_report import load_weights
 from lineas.models.loading import JUDGE
 
 CLIP, DINO = "openai/clip-vit-base-patch32", "facebook/dinov2-small"
+LABELS = "judge.json"
 BATCH = 32
 
 
@@ -41,9 +42,8 @@ class PictureJudge(Protocol):
 def judge(name: str) -> PictureJudge:
     """Return the judge of a name.
 
-    Args:
-        name: folder with `judge.safetensors`, such as that of the embedded image model, or hub ids or folders of two
-            models of transformers as "CLIP+DINO", or "clip" for the two default ones.
+    The name is a folder with `judge.safetensors`, such as that of the embedded image model; or hub ids or folders of
+    two models of transformers as "CLIP+DINO"; or "clip" for the two default ones.
     """
     if (Path(name) / JUDGE).is_file():
         return WorldJudge(Path(name))
@@ -61,11 +61,7 @@ class HubJudge:
 
     `clip_score` is 100 times the cosine of picture and concept, at least 0 (Hessel et al. 2021, arXiv 2104.08718).
     `concept` is the probability of the concept against "a picture", at CLIP's own temperature. The features are those
-    of Oquab et al. 2023 (arXiv 2304.07193).
-
-    Args:
-        clip: hub id or folder of CLIP.
-        dino: hub id or folder of DINOv2.
+    of Oquab et al. 2023 (arXiv 2304.07193). Each model is a hub id or a folder.
     """
 
     clip: str = CLIP
@@ -73,18 +69,14 @@ class HubJudge:
 
     @property
     def name(self) -> str:
-        """The names of both models."""
         return f"{self.clip}+{self.dino}"
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the answers depend on, as JSON: both models and the preparation of pictures."""
         (clip, clip_processor), (dino, dino_processor) = self._clip, self._dino
-        prepared = [clip_processor.image_processor, clip_processor.tokenizer, dino_processor]
-        return {
-            "clip": describe_part(clip),
-            "dino": describe_part(dino),
-            "prepared": [describe_part(part) for part in prepared],
-        }
+        processors = [clip_processor.image_processor, clip_processor.tokenizer, dino_processor]
+        prepared = [describe_part(processor) for processor in processors]
+        return {"clip": describe_part(clip), "dino": describe_part(dino), "prepared": prepared}
 
     @torch.no_grad()
     def scores(self, pictures: torch.Tensor, concept: str) -> dict[str, list[float]]:
@@ -104,8 +96,8 @@ class HubJudge:
         """Return the class tokens of DINOv2, `[n, d]`."""
         model, processor = self._dino
         parts = []
-        for part in pictures.split(BATCH):
-            with reading(f"{self.dino} could not judge the pictures"):
+        with reading(f"{self.dino} could not judge the pictures"):
+            for part in pictures.split(BATCH):
                 pixels = processor(images=list(part), return_tensors="pt", do_rescale=False)
                 parts.append(model(**pixels).last_hidden_state[:, 0].float())
         return torch.cat(parts)
@@ -137,17 +129,8 @@ def _embedding(result: Any) -> torch.Tensor:
     return result if isinstance(result, torch.Tensor) else result.pooler_output
 
 
-# ---- the embedded model's world
-
-LABELS = "judge.json"
-
-
 class WorldNetwork(nn.Module):
-    """A small convolutional network that gives features and a logit for each label.
-
-    Args:
-        labels: number of labels.
-    """
+    """A small convolutional network that gives features and a logit for each label."""
 
     def __init__(self, labels: int) -> None:
         super().__init__()
@@ -167,17 +150,12 @@ class WorldNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class WorldJudge:
-    """The judge that was trained on the pictures of the embedded image model.
-
-    Args:
-        folder: folder with the weights and the labels.
-    """
+    """The judge that was trained on the pictures of the embedded image model, in a folder with weights and labels."""
 
     folder: Path
 
     @property
     def name(self) -> str:
-        """The name of the folder, with a note."""
         return f"{self.folder.name} (a classifier of its world)"
 
     def identity(self) -> dict[str, Any]:
@@ -186,12 +164,11 @@ class WorldJudge:
 
     @torch.no_grad()
     def scores(self, pictures: torch.Tensor, concept: str) -> dict[str, list[float]]:
-        """Return `concept` of each picture."""
-        labels = self.labels
-        if concept not in labels:
-            raise LineasError(f"this judge does not know '{concept}'; it knows {', '.join(labels)}.")
+        """Return `concept` of each picture, which must be one of the labels."""
+        if concept not in self.labels:
+            raise LineasError(f"this judge does not know '{concept}'; it knows {', '.join(self.labels)}.")
         logits = [self._network(part * 2 - 1)[1] for part in pictures.float().split(BATCH)]
-        return {"concept": torch.cat(logits)[:, labels.index(concept)].sigmoid().tolist()}
+        return {"concept": torch.cat(logits)[:, self.labels.index(concept)].sigmoid().tolist()}
 
     @torch.no_grad()
     def features(self, pictures: torch.Tensor) -> torch.Tensor:

@@ -33,22 +33,21 @@ def run_tasks(
     prefix: str = "",
     fewshot: int | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Run tasks of lm-eval on a model as it is now, steered or not.
+    """Run tasks on a model as it is now, and return `metric`, its `value` and its standard `error` (or None) by task.
 
     Args:
+        model: text model, steered or not.
         tasks: names of tasks of lm-eval, which downloads their data from the hub, or of tasks in `path`.
         path: folder with further task files (lm-eval's `--include_path`).
         limit: largest number of examples of each task; None for all.
-        prefix: instruction before every context; "" for none.
+        prefix: instruction before every context.
         fewshot: number of examples in the context; None for the task's own.
-
-    Returns:
-        `metric`, its `value` and its standard `error` (or None) by task.
     """
-    evaluator, _ = _lm_eval()
     manager = check_tasks(tasks, path)
+    from lm_eval import evaluator
+
     with _restored_generators():
-        output = evaluator.simple_evaluate(
+        output: Any = evaluator.simple_evaluate(
             model=model_class()(pretrained=model),
             tasks=list(tasks),
             num_fewshot=fewshot,
@@ -63,11 +62,7 @@ def run_tasks(
 
 
 def check_tasks(tasks: Sequence[str], path: str | Path | None = None) -> Any:
-    """Refuse names that lm-eval does not know, or that stand for several tasks without a common result.
-
-    Returns:
-        lm-eval's TaskManager, which knows the task files of the folder.
-    """
+    """Return lm-eval's TaskManager; refuse names that it does not know, or of several tasks without a common result."""
     manager = _manager(None, ()) if path is None else _manager(str(path), _state(Path(path)))
     for task in tasks:
         if task in manager.all_tags:
@@ -86,21 +81,17 @@ def check_tasks(tasks: Sequence[str], path: str | Path | None = None) -> Any:
 @lru_cache(maxsize=4)
 def _manager(path: str | None, state: tuple[Any, ...]) -> Any:
     """Return lm-eval's TaskManager, which needs ten seconds to read all task files; `state` is a key of the cache."""
-    _, manager_of = _lm_eval()
-    return manager_of(include_path=path)
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise LineasError(NOT_INSTALLED) from None
+    return TaskManager(include_path=path)
 
 
 def _state(folder: Path) -> tuple[Any, ...]:
     """Return names, sizes and times of all files in a folder."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return tuple((str(file), (facts := file.stat()).st_size, facts.st_mtime_ns) for file in files)
-
-
-def _lm_eval() -> tuple[Any, Any]:
-    with needing(*LM_EVAL):
-        from lm_eval import evaluator
-        from lm_eval.tasks import TaskManager
-    return evaluator, TaskManager
 
 
 @contextmanager
@@ -117,11 +108,8 @@ def _restored_generators() -> Iterator[None]:
 
 def _result(task: str, results: dict[str, Any]) -> dict[str, Any]:
     """Return the accuracy of a task, or else its first number."""
-    numbers = {
-        key: value
-        for key, value in results.items()
-        if isinstance(value, (int, float)) and "," in key and "_stderr" not in key
-    }
+    metrics = [key for key in results if "," in key and "_stderr" not in key]
+    numbers = {key: results[key] for key in metrics if isinstance(results[key], (int, float))}
     if not numbers:
         raise LineasError(f"lm-eval gave no number for the task {task}.")
     metric = next((key for key in numbers if key.startswith("acc,")), next(iter(numbers)))

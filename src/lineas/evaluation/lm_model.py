@@ -84,7 +84,7 @@ def model_class() -> type:
         def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
             """Return the model of `--model_args`, which override values that lm-eval adds, such as a batch size."""
             more = {name: value for name, value in (additional_config or {}).items() if value is not None}
-            return cls(**{**more, **arg_dict})
+            return cls(**(more | arg_dict))
 
         @classmethod
         def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:

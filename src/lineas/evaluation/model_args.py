@@ -27,8 +27,7 @@ RENAMED = {"force": "other_model", "model": "pretrained", "name": "pretrained"}
 def check_model_args(arguments: Mapping[str, Any], of_hf: Sequence[str] = ()) -> None:
     """Refuse arguments that would have no effect: unknown ones, and those of `hf` that say how to load weights.
 
-    Args:
-        of_hf: names of all arguments of `hf`, for the sentence.
+    The arguments are those beside OWN; `of_hf` are the names of all arguments of `hf`, for the sentence.
     """
     names = (*OWN, *ACTING)
     for name, value in arguments.items():
@@ -58,7 +57,6 @@ def as_strength(strength: Any, learned: Intervention) -> float:
 
 def check_batch_size(value: Any) -> None:
     """Refuse a batch size that lm-eval does not take."""
-    text = str(value)
-    digits = text.removeprefix("auto:") if text.startswith("auto:") else text
-    if value is not None and text != "auto" and not (digits.isascii() and digits.isdigit() and int(digits) > 0):
+    size = str(value).removeprefix("auto:")
+    if value is not None and value != "auto" and not (size.isascii() and size.isdigit() and int(size) > 0):
         raise LineasError(f"batch_size is a whole number of at least 1, auto or auto:N, not {value!r}.")

@@ -20,13 +20,8 @@ def perplexities(model: TextModel, sentences: Sequence[str], max_length: int = 5
 
     The paper averages these over sentences (arXiv 2503.10679, section 4: Wikipedia sentences of at most 50 tokens).
 
-    Args:
-        sentences: sentences; those with a single token are left out.
-        max_length: largest number of tokens of a sentence, the rest of which is cut; default: 50.
-        prefix: text before each sentence, which is not counted; "" for none.
-
-    Returns:
-        one number for each sentence, in order.
+    Sentences with a single token are left out, and tokens beyond `max_length` are cut. The prefix is a text before each
+    sentence, which is not counted.
     """
     before = _prefix(model, prefix)
 
@@ -51,16 +46,8 @@ def damages(
     """Return for each sentence the changed model's perplexity and its divergence from the untouched model.
 
     The divergence is the mean over a sentence's tokens of `KL(untouched || changed)` between next-token distributions,
-    in nats. Both need one pass of the changed and one of the untouched model.
-
-    Args:
-        change: change of the model, such as the result of `steer`.
-        sentences: sentences; those with a single token are left out.
-        max_length: largest number of tokens of a sentence, the rest of which is cut; default: 50.
-        prefix: text before each sentence in the changed model only; "" for none.
-
-    Returns:
-        (perplexities, divergences), one number for each sentence, in order.
+    in nats. Both need one pass of the changed and one of the untouched model. The arguments are those of
+    `perplexities`, and the change, which is in place now; only the changed model reads the prefix.
     """
     before = _prefix(model, prefix)
 
@@ -89,8 +76,7 @@ def _per_sentence(
         raise LineasError("perplexity needs at least one sentence of two tokens.")
     parts = scored_parts(model, encoded)
     rows = torch.cat([part.rows for part in parts]).cpu()
-    columns = [torch.cat(column).cpu()[rows.argsort()] for column in zip(*map(measure, parts))]
-    return [column.tolist() for column in columns]
+    return [torch.cat(column).cpu()[rows.argsort()].tolist() for column in zip(*map(measure, parts))]
 
 
 def _prefix(model: TextModel, text: str) -> torch.Tensor:

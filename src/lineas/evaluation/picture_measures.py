@@ -26,12 +26,6 @@ class PictureMeasures:
 
     A cached result is used only for the same weights and settings of every part of the pipeline, the same judge with
     its weights, data and versions.
-
-    Args:
-        model: untouched image model.
-        plan: measurements to make.
-        folder: folder for finished parts; None for no cache.
-        progress: function that is called with the number of pictures drawn or read from the cache.
     """
 
     def __init__(
@@ -53,14 +47,7 @@ class PictureMeasures:
         return {**settings(self._model, self._plan), **stamp()}
 
     def measure(self, row: Row, system: System, change: Change) -> list[list[str]]:
-        """Fill a row with all measures of the model as it is now; the reason of a failure is noted in the row.
-
-        Args:
-            change: change of the model, which is not used here.
-
-        Returns:
-            an empty list, since there are no texts.
-        """
+        """Fill a row with all measures of the model as it is now; there are no continuations to return."""
         before = after = self._untouched
         if not isinstance(system, Untouched):
             after = []

@@ -65,7 +65,8 @@ class Plan:
         for name, kind in (("prompts", "prompts"), ("neutral", "sentences"), ("tasks", "tasks")):
             object.__setattr__(self, name, tuple(as_texts(name, getattr(self, name), kind)))
         object.__setattr__(self, "seeds", seeds_of(self.seeds))
-        if not isinstance(self.classifiers, Mapping) or not all(_is_classifier(c) for c in self.classifiers.values()):
+        by_column = self.classifiers
+        if not isinstance(by_column, Mapping) or not all(isinstance(c, str) or callable(c) for c in by_column.values()):
             raise LineasError('classifiers are given by name, such as {"toxic": "profanity-check"}.')
         if self.classifiers and not self.prompts:
             raise LineasError("a classifier judges continuations; give prompts to continue.")
@@ -151,20 +152,15 @@ class Plan:
     def names(self) -> dict[str, Any]:
         """The classifiers, the concept and the judge by name, as JSON."""
         judge = self.judge if self.judge is None or isinstance(self.judge, str) else self.judge.name
-        classifiers = {column: one if isinstance(one, str) else _name(one) for column, one in self.classifiers.items()}
+        classifiers = {
+            column: one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__)
+            for column, one in self.classifiers.items()
+        }
         return {"classifiers": classifiers, "concept": self.concept, "judge": judge}
 
 
-def _name(function: Any) -> str:
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def _is_classifier(value: Any) -> bool:
-    return isinstance(value, str) or callable(value)
-
-
 def seeds_of(values: Any) -> tuple[int, ...]:
-    """Return seeds as a tuple of int."""
+    """Return seeds that torch takes, at least one, as a tuple of int."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise LineasError(f"seeds is a list of whole numbers such as (0, 1), not {values!r}.")
     seeds = tuple(values)

@@ -25,14 +25,10 @@ SCHEME = 2
 
 
 class ResultCache:
-    """Results of finished parts, each in a file of its own.
+    """Results of finished parts, each in a file of its own; without a folder, nothing is cached.
 
     A file holds the result and its key, which is everything that the result depends on. A result is used only if its
-    key is the same.
-
-    Args:
-        folder: folder of the files; None for no cache.
-        of: part of the key that all results share, as JSON.
+    key is the same. `of` is the part of the key that all results share, as JSON.
     """
 
     def __init__(self, folder: str | Path | None, of: dict[str, Any]) -> None:
@@ -47,9 +43,7 @@ class ResultCache:
     ) -> ResultCache:
         """Return the cache for a model; nothing is cached if code that acts on the model cannot be described.
 
-        Args:
-            folder: folder of the files; None for no cache.
-            more: functions that give further parts of the key by name, called only if there is a cache.
+        `more` are functions that give further parts of the key by name, called only if there is a cache.
         """
         if folder is None:
             return cls(None, {})
@@ -100,12 +94,8 @@ def digest_of(texts: Sequence[str]) -> str:
 def content_of(name: str, excluded: Path | None = None) -> str | None:
     """Return a digest of the content behind a name: the bytes of a folder or a Python module, the commit of a hub id.
 
-    Args:
-        name: name of a model, a judge of pictures or a classifier, as the command line takes it.
-        excluded: folder that is ignored, even if it is in the folder of that name.
-
-    Returns:
-        the digest; None if nothing of that name is on this machine.
+    The name is one of a model, a judge of pictures or a classifier. The digest is None if nothing of that name is on
+    this machine. The folder `excluded` is ignored, even if it is in the folder of that name.
     """
     place = name.partition("@")[0]  # after it comes the label of a classifier
     if Path(place).is_dir():

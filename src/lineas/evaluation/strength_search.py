@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from lineas.errors import LineasError
@@ -16,14 +17,7 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The result of a search for a strength.
-
-    Args:
-        strength: the strength that was found.
-        reached: whether the fitted curve reaches the effect at that strength; True if no effect was asked for.
-        curve: all measured values by increasing strength; the untouched model is first.
-        fitted: value of the fitted curve at the strength, for the measure of each goal.
-    """
+    """The result of a search for a strength; `lineas.evaluation.Calibration` says what each part is."""
 
     strength: float
     reached: bool
@@ -45,8 +39,9 @@ def find_strength(
     lies between the two neighbours where that curve crosses the goal.
 
     Args:
-        effect: goal to reach; None for no such goal.
-        damage: goal not to exceed; None for no such goal.
+        measure: function from a strength to values by name.
+        effect: goal to reach.
+        damage: goal not to exceed.
         largest: largest strength to try; default: 1.
         tolerance: largest error of the strength; default: 0.02.
     """
@@ -76,16 +71,16 @@ def find_strength(
             f"{damage.value_text(untouched)} here. Allow more damage."
         )
 
-    def curve(goal: Goal) -> tuple[list[float], list[float]]:
-        """Return the measured strengths, and by how much the fitted curve exceeds the goal at each."""
+    def curve(goal: Goal) -> dict[float, float]:
+        """Return by how much the fitted curve exceeds the goal, by increasing strength."""
+        sign = 1 if goal is damage else -1
         at = sorted(measured)
-        excess = [goal.excess(measured[s], untouched) for s in at]
-        return at, growing(excess) if goal is damage else [-e for e in growing([-e for e in excess])]
+        return dict(zip(at, [sign * e for e in growing([sign * goal.excess(measured[s], untouched) for s in at])]))
 
     def crossing(goal: Goal) -> tuple[float, float] | None:
         """Return the neighbours between which the curve crosses the goal; None if it does not."""
-        at, excess = curve(goal)
-        return next(((a, b) for a, b, x, y in zip(at, at[1:], excess, excess[1:]) if (x > 0) != (y > 0)), None)
+        points = pairwise(curve(goal).items())
+        return next(((low, high) for (low, x), (high, y) in points if (x > 0) != (y > 0)), None)
 
     def next_strength(goal: Goal) -> float | None:
         """Return the strength to measure next; None when the crossing is found.
@@ -101,46 +96,32 @@ def find_strength(
         further = [high + k * tolerance if goal is effect else low - k * tolerance for k in (1, 2)]
         return next((s for s in further if 0 < s < largest and s not in measured), None)
 
-    def holds(goal: Goal, strength: float) -> bool:
-        at, excess = curve(goal)
-        return excess[at.index(strength)] <= 0
-
-    measure_at(largest)
-    while True:
-        strength, reached = largest, True
-        if effect is not None:
-            step = next_strength(effect)
-            reached = holds(effect, largest)
-            strength = 0.0 if holds(effect, 0.0) else (crossing(effect) or (0.0, largest))[1]
-            if step is None and not reached and damage is None:
+    step: float | None = largest
+    strength, reached = largest, True
+    while step is not None:
+        measure_at(step)
+        strength, reached, step = largest, True, None
+        if effect is not None and (step := next_strength(effect)) is None:
+            reached = curve(effect)[largest] <= 0
+            strength = 0.0 if curve(effect)[0.0] <= 0 else (crossing(effect) or (0.0, largest))[1]
+            if not reached and damage is None:
                 raise LineasError(
                     f"'{effect.text}' is not reached: at strength {largest:g} {effect.measure} is "
                     f"{effect.value_text(measured[largest])}, untouched {effect.value_text(untouched)}; allow a larger "
                     "strength, or ask for a smaller effect."
                 )
-            if step is not None:
-                measure_at(step)
-                continue
-        if damage is not None and not (reached and holds(damage, strength)):
+        if step is None and damage is not None and not (reached and curve(damage)[strength] <= 0):
             step = next_strength(damage)
-            if step is not None:
-                measure_at(step)
-                continue
             strength, reached = (crossing(damage) or (largest, largest))[0], effect is None
-        break
     fitted = {}
     for goal in goals:
-        at, excess = curve(goal)
-        over = excess[at.index(strength)]
+        over = curve(goal)[strength]
         fitted[goal.measure] = goal.bound_for(untouched) + (over if goal.below else -over)
     return SearchResult(strength, reached, [{"strength": s, **measured[s]} for s in sorted(measured)], fitted)
 
 
 def growing(values: Sequence[float]) -> list[float]:
     """Return the numbers nearest to the values that never decrease: isotonic least squares by pooling.
-
-    Args:
-        values: n numbers, in order.
 
     >>> growing([1.0, 3.0, 2.0, 4.0])
     [1.0, 2.5, 2.5, 4.0]

@@ -14,8 +14,7 @@ from lineas.versions import version_of
 def task_dependencies(plan: Plan, excluded: Path | None = None) -> dict[str, Any]:
     """Return everything beside the system that the results of a plan's tasks depend on, as JSON.
 
-    Args:
-        excluded: folder of results, which is ignored if it is in the folder of task files.
+    `excluded` is a folder of results, which is ignored if it is in the folder of task files.
     """
     digest = None if plan.task_path is None else task_files_digest(plan.task_path, excluded)
     versions = {name: version_of(name) for name in ("lm_eval", "datasets")}
@@ -29,22 +28,21 @@ def task_files_digest(folder: str | Path, excluded: Path | None = None) -> str:
     return files_digest(folder, others={file.resolve() for task in tasks for file in _named(task)}, excluded=excluded)
 
 
-def _named(task: Path) -> Iterator[Path]:
-    """Yield the other files that a task file names, such as its documents and the file that it includes."""
+def _named(task: Path) -> list[Path]:
+    """Return the other files that a task file names, such as its documents and the file that it includes."""
     settings = _read(task)
     includes = settings.get("include") or ()
-    for include in [includes] if isinstance(includes, str) else includes:
-        if (other := task.parent / str(include)).is_file():
-            yield other
+    places = [task.parent / str(include) for include in ([includes] if isinstance(includes, str) else includes)]
     options = settings.get("dataset_kwargs")
     options = options if isinstance(options, dict) else {}
     for place in (settings.get("dataset_path"), options.get("data_dir")):
         if isinstance(place, str) and Path(place).exists():
-            yield from _files(Path(place))
-    beside = Path(str(options.get("data_dir") or ""))
+            places += [Path(place), *Path(place).rglob("*")]
     for pattern in _texts(options.get("data_files")):
         if "://" not in pattern:
-            yield from (file for file in _matching(beside, pattern) if file.is_file())
+            whole = Path(str(options.get("data_dir") or ""), pattern)
+            places += [whole] if whole.is_file() else Path(whole.anchor).glob(str(whole.relative_to(whole.anchor)))
+    return [place for place in places if place.is_file()]
 
 
 def _read(task: Path) -> dict[str, Any]:
@@ -60,15 +58,6 @@ def _read(task: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError):
         return {}  # lm-eval reports the mistake
     return settings if isinstance(settings, dict) else {}
-
-
-def _files(place: Path) -> Iterator[Path]:
-    yield from [place] if place.is_file() else (file for file in place.rglob("*") if file.is_file())
-
-
-def _matching(beside: Path, pattern: str) -> Iterator[Path]:
-    whole = beside / pattern
-    yield from [whole] if whole.is_file() else Path(whole.anchor).glob(str(whole.relative_to(whole.anchor)))
 
 
 def _texts(value: Any) -> Iterator[str]:

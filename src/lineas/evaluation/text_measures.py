@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -29,14 +30,7 @@ YES = 0.5
 
 
 class TextMeasures:
-    """The measures of a plan on a text model.
-
-    Args:
-        model: untouched text model.
-        plan: measurements to make.
-        folder: folder for finished parts; None for no cache.
-        progress: function that is called with the number of prompts continued or read from the cache.
-    """
+    """The measures of a plan on a text model, with a folder for finished parts; see `evaluate`."""
 
     def __init__(
         self, model: TextModel, plan: Plan, folder: str | Path | None, progress: Callable[[int], None] | None
@@ -51,35 +45,37 @@ class TextMeasures:
     @property
     def facts(self) -> dict[str, Any]:
         """The facts that are needed to repeat the measurements."""
-        model = self._model
-        try:
+        model, weights = self._model, None
+        with suppress(Unknowable):  # some weights are not in memory
             weights = weights_digest(model.network)
-        except Unknowable:  # some weights are not in memory
-            weights = None
         about = {"weights": weights, "revision": model.revision, **stamp()}
         return {"model": model.name, "dtype": type_name(model.dtype), **self._settings, **about}
 
     def measure(self, row: Row, system: System, change: Change) -> list[list[str]]:
-        """Fill a row with all measures of the model as it is now; the reason of a failure is noted in the row.
+        """Fill a row with all measures of the model as it is now, and return the continuations for each seed.
 
-        Returns:
-            the continuations, one list for each seed.
+        The reason of a failure is noted in the row.
         """
-        plan, texts = self._plan, []
+        plan, by_seed = self._plan, []
         if plan.prompts:
             with row.noting("continuations"):
-                texts = [self._continuations(system, seed) for seed in plan.seeds]
-        if texts:
+                by_seed = [self._continuations(system, seed) for seed in plan.seeds]
+        if by_seed:
             for name, judge in self._classifiers.items():
                 with row.noting(name):
-                    _judge(row, name, judge, texts)
-            _describe(row, texts)
+                    scores = [judge(texts) for texts in by_seed]
+                    row.take_by_seed(name, [[float(score >= YES) for score in one] for one in scores])
+                    row.take_by_seed(f"{name}_score", scores)
+            all_texts = [text for texts in by_seed for text in texts]
+            for n in (1, 2, 3):
+                row.values[f"distinct_{n}"] = mean(distinct(texts, n) for texts in by_seed)
+            row.values |= {"repetition": repetition(all_texts), "empty": empty(all_texts)}
         if plan.neutral:
             self._damage(row, system, change)
         for task in plan.tasks:
             with row.noting(task):
                 self._task(row, system, task)
-        return texts
+        return by_seed
 
     def _continuations(self, system: System, seed: int) -> list[str]:
         plan = self._plan
@@ -116,7 +112,11 @@ class TextMeasures:
             damage = self._cache.get_or_make(key, measure, fits)[0]
         for name, values in damage.items():
             with row.noting(name):
-                _add(row, name, values)
+                if count := sum(not math.isfinite(value) for value in values):
+                    raise LineasError(
+                        f"it is not finite on {count} of {len(values)} sentences, so the model is destroyed."
+                    )
+                row.take(name, values)
 
     def _task(self, row: Row, system: System, task: str) -> None:
         plan = self._plan
@@ -137,11 +137,7 @@ class TextMeasures:
 
 
 def settings(plan: Plan, classifiers: Mapping[str, Classifier], excluded: Path | None) -> dict[str, Any]:
-    """Return the settings of a plan for texts as JSON.
-
-    Args:
-        excluded: folder of results, which is ignored if it is in the folder of task files.
-    """
+    """Return the settings of a plan for texts as JSON; `excluded` is a folder of results (see `task_dependencies`)."""
     return {
         **plan.described(),
         "classifiers": {name: getattr(one, "__name__", str(one)) for name, one in classifiers.items()},
@@ -154,27 +150,5 @@ def _key(part: str, system: System) -> dict[str, Any]:
     return {"part": part, **system.identity(), "prefix": system.prefix}
 
 
-def _judge(row: Row, name: str, judge: Classifier, by_seed: Sequence[list[str]]) -> None:
-    scores = [judge(texts) for texts in by_seed]
-    shows_concept = [[float(score >= YES) for score in one] for one in scores]
-    for column, values in ((name, shows_concept), (f"{name}_score", scores)):
-        row.take_by_seed(column, values)
-
-
-def _describe(row: Row, by_seed: Sequence[list[str]]) -> None:
-    all_texts = [text for texts in by_seed for text in texts]
-    for n in (1, 2, 3):
-        row.values[f"distinct_{n}"] = mean(distinct(texts, n) for texts in by_seed)
-    row.values["repetition"] = repetition(all_texts)
-    row.values["empty"] = empty(all_texts)
-
-
 def _are_numbers(values: Any) -> bool:
     return bool(values) and all(isinstance(value, (int, float)) for value in values)
-
-
-def _add(row: Row, column: str, values: list[float]) -> None:
-    if not all(map(math.isfinite, values)):
-        count = sum(not math.isfinite(value) for value in values)
-        raise LineasError(f"it is not finite on {count} of {len(values)} sentences, so the model is destroyed.")
-    row.take(column, values)

@@ -30,9 +30,7 @@ class Change(Protocol):
 class Unchanged:
     """The change that changes nothing."""
 
-    def off(self) -> AbstractContextManager[Any]:
-        """Return a context that does nothing."""
-        return nullcontext()
+    off = nullcontext
 
 
 class System(Protocol):
@@ -53,12 +51,7 @@ class System(Protocol):
 
 
 def check_systems(systems: Sequence[Any], only: tuple[type, ...] = ()) -> None:
-    """Refuse a value that is no list of systems.
-
-    Args:
-        systems: list such as `[Untouched(), Steered("calm", calm)]`.
-        only: allowed classes of systems; empty for all.
-    """
+    """Refuse a value that is no list of systems such as `[Untouched()]`; `only` are the allowed classes, if not all."""
     if isinstance(systems, str) or not isinstance(systems, Sequence):
         raise LineasError(f"what to judge is a list of systems such as [Untouched()], not a {type(systems).__name__}.")
     if not systems:
@@ -72,7 +65,6 @@ def check_systems(systems: Sequence[Any], only: tuple[type, ...] = ()) -> None:
 
 
 def _strength(name: str, strength: Any) -> float:
-    """Return a strength as a finite float."""
     try:
         number = math.nan if isinstance(strength, (bool, str)) else float(strength)
     except (TypeError, ValueError):
@@ -205,10 +197,6 @@ def systems_of(
     interventions: Mapping[str, Intervention], strengths: float | Sequence[float], other_model: bool = False
 ) -> list[System]:
     """Return the untouched model if 0 is among the strengths, and every intervention at every other strength.
-
-    Args:
-        strengths: strengths of each intervention.
-        other_model: whether the model may be another one than they were learned on.
 
     >>> [(one.name, one.strength) for one in systems_of({}, (0, 1))]
     [('untouched', 0.0)]

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-REPEATED = 4
-"""Number of words in the sequences whose repetition is counted."""
-
 
 def distinct(texts: Sequence[str], n: int) -> float:
     """Return distinct-n: the number of different sequences of n words, divided by the number of all.
@@ -29,10 +26,8 @@ def repetition(texts: Sequence[str]) -> float:
     >>> repetition(["no no no no no", "one two three four five"])
     0.25
     """
-    shares = []
-    for text in texts:
-        grams = _grams(text, REPEATED)
-        shares.append(1 - len(set(grams)) / len(grams) if grams else 0.0)
+    sequences = [_grams(text, 4) for text in texts]
+    shares = [1 - len(set(grams)) / len(grams) if grams else 0.0 for grams in sequences]
     return sum(shares) / len(shares) if shares else 0.0
 
 

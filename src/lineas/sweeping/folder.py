@@ -63,7 +63,10 @@ def _remove(out: Path, jobs: Iterable[Path]) -> None:
     jobs = [job for job in jobs if job.is_dir() and not job.is_symlink()]
     places = [place for job in jobs for place in job.iterdir() if place.is_dir() and not place.is_symlink()]
     places += [out / CHOSEN] if (out / CHOSEN).is_dir() else []
-    for place in [place for place in places if any(place.iterdir()) and _is_intervention(place)]:
+    places = [place for place in places if (place / artifact.DESCRIPTION).exists()]
+    for place in places:
+        own_files(place, artifact.KIND)  # raises if a file was changed, before any is removed
+    for place in places:
         remove_own(place, artifact.KIND)
     parts = [file for file in (out / PARTS).glob("*.json") if PART.fullmatch(file.name)]
     for file in (*(out / name for name in (SWEEP, TABLE, PLOT)), *parts, *(job / POINTS for job in jobs)):
@@ -71,11 +74,3 @@ def _remove(out: Path, jobs: Iterable[Path]) -> None:
     for folder in (out / PARTS, *jobs):
         with suppress(OSError):  # it is missing, or holds other files
             folder.rmdir()
-
-
-def _is_intervention(place: Path) -> bool:
-    """Return whether lineas wrote an intervention there; raise if the folder was changed since, before any removal."""
-    if not (place / artifact.DESCRIPTION).exists():
-        return False
-    own_files(place, artifact.KIND)
-    return True

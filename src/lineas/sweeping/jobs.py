@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import torch
+
 from lineas.errors import LineasError
 from lineas.evaluation.evaluate import evaluate
 from lineas.evaluation.plan import Plan
@@ -51,7 +53,6 @@ class Job:
         refit: whether each result with a penalty is learned again without it, on the same neurons.
         strengths: strengths at which each result is judged, each of them a point.
         options: further arguments of `lineas.learn`.
-        dtype: type of the weights.
         threads: number of threads of the process; None leaves it.
         files: file of each side, which the artifact records.
         samples: number of prompts drawn from each file; None for all.
@@ -116,12 +117,11 @@ def points(place: Path) -> list[dict[str, Any]]:
     file = place / POINTS
     for number, line in enumerate(file.read_bytes().split(b"\n") if file.exists() else (), start=1):
         try:
-            point = strict_json.loads(line)
+            point = _without_gaps(strict_json.loads(line))
         except LineasError:
             if not line.strip() or (line.startswith(b"{") and not line.endswith(b"}")):  # empty, or cut off
                 continue
             point = None
-        point = _without_gaps(point)
         if _is_point(point):
             by_key[point["gamma"], point["refit"], point["strength"]] = point  # two processes may write the same one
         else:
@@ -144,8 +144,8 @@ def _is_point(read: Any) -> TypeGuard[dict[str, Any]]:
     """Return whether a value read from a file has everything that `summary` and the table need of a point."""
     if not isinstance(read, dict) or not isinstance(read.get("values"), dict):
         return False
-    numbers = [read.get("strength"), *([] if read.get("gamma") is None else [read["gamma"]]), *read["values"].values()]
-    numbers += [read[name] for name in NUMBERS if name in read]
+    numbers = [read.get("strength"), *read["values"].values(), *(read[name] for name in NUMBERS if name in read)]
+    numbers += [] if read.get("gamma") is None else [read["gamma"]]
     return (
         all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
         and "gamma" in read
@@ -168,8 +168,6 @@ def run_job(job: Job, model: Any = None, progress: Callable[[int], None] | None 
     """
     if missing := job.missing():
         if job.threads is not None:
-            import torch
-
             torch.set_num_threads(job.threads)
         model = _load(job.model, job.dtype) if model is None else model
         for point, learned in _learn_missing(job, model, missing):
@@ -206,12 +204,16 @@ def _learn_missing(
         yield {"gamma": None, "refit": False}, None
         return
     options = {"seed": job.seed, "progress": False, **job.options}
+
+    def learned_by(method: Method, gamma: float | None, refit: bool, **more: Any) -> Intervention:
+        if (saved := _load_saved(job, gamma, refit)) is not None:
+            return saved
+        started = time.perf_counter()
+        learned = learn(model, job.source, job.target, method, **options, **more)
+        return _save(job, learned, gamma, refit, time.perf_counter() - started)
+
     if not isinstance(job.method, LinEAS):
-        learned = _load_saved(job, None, False)
-        if learned is None:
-            started = time.perf_counter()
-            learned = learn(model, job.source, job.target, job.method, **options)
-            learned = _save(job, learned, None, False, time.perf_counter() - started)
+        learned = learned_by(job.method, None, False)
         yield _facts(job, learned, None, False, cost=learned.facts["cost"][-1]), learned
         return
     saved = {gamma: one for gamma in job.gammas if (one := _load_saved(job, gamma, False)) is not None}
@@ -224,12 +226,8 @@ def _learn_missing(
             facts = {"cost": solution.cost, "unmet": solution.unmet, "steps": solution.steps}
             yield _facts(job, learned, gamma, False, **facts), learned
         if (gamma, True) in missing:
-            refitted = _load_saved(job, gamma, True)
-            if refitted is None:
-                started = time.perf_counter()
-                recipe = replace(job.method, gamma=0.0, refit=False, steps=solution.steps)
-                refitted = learn(model, job.source, job.target, recipe, start=learned, within_support=True, **options)
-                refitted = _save(job, refitted, gamma, True, time.perf_counter() - started)
+            recipe = replace(job.method, gamma=0.0, refit=False, steps=solution.steps)
+            refitted = learned_by(recipe, gamma, True, start=learned, within_support=True)
             yield _facts(job, refitted, gamma, True, cost=refitted.facts["cost"][-1], steps=solution.steps), refitted
         started = time.perf_counter()
 

@@ -21,8 +21,10 @@ def markdown(lines: Sequence[Line], chosen: Line | None, about: str) -> str:
     table = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for line in lines:
         cells = [f"**{in_markdown(line.label)}**" if line == chosen else in_markdown(line.label)]
-        cells += [_percent(line, "support"), _number(line, "sites")]
-        cells += [_measured(line, name) for name in names]
+        cells += [_support(line), _number(line, "sites")]
+        for name in names:
+            value, deviation = line.values.get(name), line.deviations.get(name)
+            cells.append("" if value is None else measure(name).text(value, deviation))
         cells += ["" if line.share is None else f"{100 * line.share:.0f} %"]
         cells += [_number(line, name) for name in ("cost", "unmet", "seconds")]
         table.append(f"| {' | '.join(cells)} |")
@@ -32,9 +34,7 @@ def markdown(lines: Sequence[Line], chosen: Line | None, about: str) -> str:
 def plot(lines: Sequence[Line], path: Path, effect: str | None = None) -> Path:
     """Draw effect, damage and cost over the support into a PNG, one curve for each method; refitted ones are dotted.
 
-    Args:
-        lines: lines of the table, from `summary`.
-        effect: measure that should change; default: the first effect that was measured.
+    By default the effect is the first one that was measured.
     """
     rows = [line.values for line in lines]
     main_effect, damage = measure(effect) if effect else first_of("effect", rows), first_of("damage", rows)
@@ -56,9 +56,8 @@ def plot(lines: Sequence[Line], path: Path, effect: str | None = None) -> Path:
             label = method + ", refitted" * refit + (f", at {as_label(strength)}" if strength != 1 else "")
             axis.errorbar(x, y, bars, fmt=":o" if refit else "-o", markersize=4, capsize=2, label=label)
         if untouched is not None and name in untouched.values:
-            axis.axhline(
-                one.on_axis(untouched.values[name]), color="#888888", linestyle="--", linewidth=1, label=UNTOUCHED
-            )
+            level = one.on_axis(untouched.values[name])
+            axis.axhline(level, color="#888888", linestyle="--", linewidth=1, label=UNTOUCHED)
         values = [line.values[name] for line in drawn if line.values.get(name, 0) > 0]
         if values and max(values) > FAR_APART * min(values) and one.unit != "share":
             axis.set_yscale("log")
@@ -69,11 +68,11 @@ def plot(lines: Sequence[Line], path: Path, effect: str | None = None) -> Path:
     return path
 
 
-def _percent(line: Line, name: str) -> str:
-    if name not in line.values:
+def _support(line: Line) -> str:
+    if "support" not in line.values:
         return ""
-    deviation = f" ± {100 * line.deviations[name]:.2g}" if name in line.deviations else ""
-    return f"{100 * line.values[name]:.2f} %{deviation}"
+    deviation = f" ± {100 * line.deviations['support']:.2g}" if "support" in line.deviations else ""
+    return f"{100 * line.values['support']:.2f} %{deviation}"
 
 
 def _number(line: Line, name: str) -> str:
@@ -81,7 +80,3 @@ def _number(line: Line, name: str) -> str:
         return ""
     deviation = f" ± {line.deviations[name]:.2g}" if line.deviations.get(name) else ""
     return f"{line.values[name]:.4g}{deviation}"
-
-
-def _measured(line: Line, name: str) -> str:
-    return measure(name).text(line.values[name], line.deviations.get(name)) if name in line.values else ""

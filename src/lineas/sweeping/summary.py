@@ -65,14 +65,11 @@ def aim_of(effect: str) -> tuple[str, int]:
 def summary(rows: Sequence[dict[str, Any]], effect: str | None = None) -> list[Line]:
     """Return one line for each method, gamma, refit and strength, in the order of the points.
 
-    Args:
-        rows: points of all jobs, as their files hold them.
-        effect: measure that should change, with "+" before it if it should rise; default: the first measure of effect.
+    `effect` is the measure that should change, with "+" before it if it should rise; default: the first of the points.
     """
     name_of_effect, aim = aim_of(effect or effect_of(rows) or "")
-    kinds = dict.fromkeys(map(_kind, rows))
     lines = []
-    for kind in kinds:
+    for kind in dict.fromkeys(map(_kind, rows)):
         points = [row for row in rows if _kind(row) == kind]
         by_name: dict[str, list[float]] = {}
         for row in points:
@@ -92,9 +89,7 @@ def summary(rows: Sequence[dict[str, Any]], effect: str | None = None) -> list[L
 def choose(lines: Sequence[Line], tolerance: float) -> Line | None:
     """Return the line of the smallest support, and of those the smallest strength, whose effect is large enough.
 
-    Args:
-        lines: lines of the table, from `summary`.
-        tolerance: share of the largest effect that may be lost; 0.2 asks for at least 80 % of it.
+    A tolerance of 0.2 asks for at least 80 % of the largest effect.
     """
     enough = [line for line in lines if line.share is not None and line.share >= 1 - tolerance]
     learned = [line for line in enough if "support" in line.values]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from lineas.printable import as_label, escaped
 from lineas.prompts import described, draw
 from lineas.sites import Pooling, as_pooling
 from lineas.sweeping.folder import CHOSEN, PLOT, SWEEP, TABLE, claimed, copy, give_up
-from lineas.sweeping.jobs import Job, points
+from lineas.sweeping.jobs import UNTOUCHED, Job, points
 from lineas.sweeping.report import markdown, plot
 from lineas.sweeping.summary import Line, aim_of, choose, chosen_point, effect_of, summary
 from lineas.sweeping.workers import Where, run_jobs
@@ -166,7 +166,7 @@ def sweep(
         "samples": samples,
         "draws": draws,
         "gamma": gammas,
-        "methods": {name: _settings_of(method) for name, method in methods.items()},
+        "methods": {name: {"name": type(method).__name__, **asdict(method)} for name, method in methods.items()},
         "refit": refit,
         "strengths": strengths,
         "options": options,
@@ -187,7 +187,7 @@ def sweep(
             for name, recipe in methods.items()
             for seed in range(draws)
         ]  # fmt: skip
-        jobs = [Job(place, name_of_model, plan, dtype=dtype), *learned]
+        jobs = [Job(place, name_of_model, None, UNTOUCHED, (), (), 0, gammas, plan, dtype=dtype), *learned]
         total = sum(job.count for job in jobs)
         try:
             run_jobs(jobs, processes, where, (lambda count: progress(count, total)) if progress else None, lock)
@@ -200,10 +200,10 @@ def sweep(
         chosen = choose(lines, tolerance)
         name_of_effect = effect_of(rows) if effect is None else aim_of(effect)[0]
         swept = Sweep(out, lines, chosen, effect if chosen is None and effect else name_of_effect, rows)
-        return _write(swept, settings, _about(model, methods, gammas, draws, chosen, tolerance), tolerance)
+        return _write(swept, settings, methods, tolerance)
 
 
-def _write(swept: Sweep, settings: dict[str, Any], about: str, tolerance: float) -> Sweep:
+def _write(swept: Sweep, settings: dict[str, Any], methods: Mapping[str, Method], tolerance: float) -> Sweep:
     """Write the results and the chosen intervention into the folder, and return them with the notes."""
     out, lines, chosen = swept.folder, swept.lines, swept.chosen
     content: dict[str, Any] = {"settings": settings, **stamp()}
@@ -212,14 +212,13 @@ def _write(swept: Sweep, settings: dict[str, Any], about: str, tolerance: float)
     if chosen is not None:
         assert swept.effect is not None
         point = chosen_point(swept.points, chosen, swept.effect)
-        seed = point["seed"]
-        copy(out / point["folder"], out / CHOSEN)
-        choice = {"line": asdict(chosen), "folder": point["folder"], "tolerance": tolerance, "effect": swept.effect}
-        content["chosen"] = choice
+        seed, folder = point["seed"], point["folder"]
+        copy(out / folder, out / CHOSEN)
+        content["chosen"] = {"line": asdict(chosen), "folder": folder, "tolerance": tolerance, "effect": swept.effect}
     with result(out, SWEEP) as beside:
         write_text(beside, escaped(dumps({"written_by": written_by("sweep"), **content}, gaps=True)) + "\n")
     with result(out, TABLE) as beside:
-        write_text(beside, markdown(lines, chosen, about))
+        write_text(beside, markdown(lines, chosen, _about(settings, methods, chosen, tolerance)))
     try:
         with result(out, PLOT) as beside:
             plot(lines, beside, swept.effect and aim_of(swept.effect)[0])
@@ -228,24 +227,13 @@ def _write(swept: Sweep, settings: dict[str, Any], about: str, tolerance: float)
     return Sweep(out, lines, chosen, swept.effect, swept.points, seed, notes)
 
 
-def _about(
-    model: str | None,
-    methods: Mapping[str, Method],
-    gammas: Sequence[float],
-    draws: int,
-    chosen: Line | None,
-    tolerance: float,
-) -> str:
+def _about(settings: dict[str, Any], methods: Mapping[str, Method], chosen: Line | None, tolerance: float) -> str:
     """Return the sentences under the table."""
-    about = f"{model or 'the default model'}, {draws} draws, ± their standard deviation."
+    about = f"{settings['model'] or 'the default model'}, {settings['draws']} draws, ± their standard deviation."
     for name, method in methods.items():
         if isinstance(method, LinEAS):
-            later = later_steps(method.steps, len(gammas))
+            later = later_steps(method.steps, len(settings["gamma"]))
             about += f" Steps of {name}: {method.steps} for the first gamma, then {later} for each."
     if chosen is not None:
         about += f" Chosen, within {tolerance:.0%} of the best effect: {chosen.label}."
     return about
-
-
-def _settings_of(method: Method) -> dict[str, Any]:
-    return {"name": type(method).__name__, **{one.name: getattr(method, one.name) for one in fields(method)}}

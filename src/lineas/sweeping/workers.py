@@ -58,25 +58,20 @@ def run_jobs(
                 progress(job.count - missing)
             run_job(job, model, progress)
         return
-    _watch(jobs, _on_ray if where == "ray" else lambda these: _in_processes(these, at_once, lock), progress)
-    unseen = next((job for job in jobs if len(points(job.place)) < job.count), None)
-    if unseen is not None:
-        raise LineasError(f"the workers' points of {unseen.place} are not seen here; all must share that folder.")
-
-
-def _watch(jobs: Sequence[Job], begin: Callable[[Sequence[Job]], Any], progress: Callable[[int], None] | None) -> None:
-    """Run jobs in other processes and report their progress until all have finished."""
     reported = 0
-    with begin(jobs) as finished:
-        while True:
+    with _on_ray(jobs) if where == "ray" else _in_processes(jobs, at_once, lock) as finished:
+        all_finished = False
+        while not all_finished:
             all_finished = finished()
             done = sum(len(points(job.place)) for job in jobs)
             if progress and done > reported:
                 progress(done - reported)
             reported = max(reported, done)
-            if all_finished:
-                return
-            time.sleep(LOOK_EVERY)
+            if not all_finished:
+                time.sleep(LOOK_EVERY)
+    unseen = next((job for job in jobs if len(points(job.place)) < job.count), None)
+    if unseen is not None:
+        raise LineasError(f"the workers' points of {unseen.place} are not seen here; all must share that folder.")
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from argparse import Namespace
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from lineas.errors import LineasError, first_line, shown
@@ -49,19 +50,15 @@ class Interventions:
         from fastapi import Header, Request  # pyright: ignore[reportMissingImports]
         from fastapi.responses import JSONResponse  # pyright: ignore[reportMissingImports]
 
-        def refused(error: LineasError, status: int) -> Any:
-            return JSONResponse({"error": {"message": str(error), "code": status}}, status_code=status)
-
-        async def with_key(key: str | None, status: int, change: Callable[[], Awaitable[None]]) -> Any:
+        async def with_key(key: str | None, status_of_failure: int, change: Callable[[], Awaitable[None]]) -> Any:
+            status = 403
             try:
                 self._check_key(key)
-            except LineasError as error:
-                return refused(error, 403)
-            try:
+                status = status_of_failure
                 async with self._changing:
                     await change()
             except LineasError as error:
-                return refused(error, status)
+                return JSONResponse({"error": {"message": str(error), "code": status}}, status_code=status)
             return self._listing(whole=True)
 
         async def show(x_lineas_admin_key: str | None = Header(default=None)) -> Any:
@@ -96,7 +93,7 @@ class Interventions:
             raise LineasError(f"this server was started without {ADMIN_KEY}, so its interventions cannot be changed.")
         if not self._is_key(key):
             raise LineasError("the header X-Lineas-Admin-Key does not hold this server's key.")
-        if self._alone is False:
+        if not self._alone:
             raise LineasError("interventions can be added and removed with one API server and one engine only.")
 
     def _is_key(self, key: str | None) -> bool:
@@ -127,11 +124,10 @@ class Interventions:
 
 
 def read_post(body: bytes) -> tuple[str, str]:
-    """Return the name and the folder from a request's body."""
-    try:
+    """Return the name and the folder from a request's body, a JSON object with both as strings."""
+    posted = None
+    with suppress(LineasError):
         posted = strict_json.loads(body)
-    except LineasError:
-        posted = None
     if not isinstance(posted, dict) or not all(isinstance(posted.get(key), str) for key in ("name", "folder")):
         raise LineasError('the body must be {"name": "calm", "folder": "DIR"}, in JSON.')
     if "\0" in posted["folder"]:

@@ -39,11 +39,7 @@ class Loaded:
 
 
 class Registry:
-    """The interventions that are loaded in this server.
-
-    Args:
-        settings: the server's settings, with the interventions to load at the start.
-    """
+    """The interventions that are loaded in this server; at the start those of its settings."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -51,7 +47,7 @@ class Registry:
         self.arriving: set[object] = set()  # calls that are adding a request to the engine
 
     def free_place(self, name: str) -> int:
-        """Return a free place for a new intervention."""
+        """Return a free place for a new intervention, whose name must be valid and free."""
         check_name(name)
         if name in self.loaded:
             raise LineasError(f"there is an intervention {name!r} already; remove it first.")
@@ -66,11 +62,7 @@ class Registry:
     def steer(self, request: Any) -> Any:
         """Replace the names of interventions by places in the engine, and give the request its own prefix-cache salt.
 
-        Args:
-            request: a request to the engine, which is changed and returned.
-
-        Raises:
-            LineasError: when its steering is invalid.
+        The request to the engine is changed and returned.
         """
         sampling = request.sampling_params
         if sampling is None:
@@ -86,7 +78,10 @@ class Registry:
         return request
 
     def read_model_name(self, request: Any, bases: list[str]) -> None:
-        """Split the model name `MODEL:calm@0.7` into the model and its steering, and check the steering."""
+        """Split the model name `MODEL:calm@0.7` of a request into the model and its steering, and check the steering.
+
+        The request to the API server is changed. `bases` are the names of the served models.
+        """
         xargs = dict(getattr(request, "vllm_xargs", None) or {})
         can_steer = "vllm_xargs" in type(request).model_fields
         if ARGUMENT in xargs and not can_steer:
@@ -116,54 +111,31 @@ def install(settings: Settings) -> Registry:
 
     registry = Registry(settings)
 
-    def checked(init: Callable[..., Any]) -> Callable[..., Any]:
-        def __init__(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
-            check_config(vllm_config, settings.force)
-            init(self, vllm_config, *args, **kwargs)
+    def checked(init: Callable[..., Any], self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        check_config(vllm_config, settings.force)
+        init(self, vllm_config, *args, **kwargs)
 
-        return __init__
+    def steered(process_inputs: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+        request = process_inputs(self, *args, **kwargs)
+        try:
+            return registry.steer(request)
+        except LineasError as error:
+            raise VLLMValidationError(str(error), parameter=ARGUMENT) from None
 
-    def steered(process: Callable[..., Any]) -> Callable[..., Any]:
-        def process_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
-            request = process(self, *args, **kwargs)
-            try:
-                return registry.steer(request)
-            except LineasError as error:
-                raise VLLMValidationError(str(error), parameter=ARGUMENT) from None
+    async def by_name(check_model: Callable[..., Any], self: Any, request: Any) -> Any:
+        try:
+            if request.model not in self.models.lora_requests:
+                registry.read_model_name(request, [model.name for model in self.models.base_model_paths])
+        except LineasError as error:
+            return self.create_error_response(str(error), param="model")
+        return await check_model(self, request)
 
-        return process_inputs
-
-    def counted(add: Callable[..., Any]) -> Callable[..., Any]:
-        async def add_request(self: Any, *args: Any, **kwargs: Any) -> Any:
-            call = object()
-            registry.arriving.add(call)
-            try:
-                return await add(self, *args, **kwargs)
-            finally:
-                registry.arriving.discard(call)
-
-        return add_request
-
-    def by_name(check: Callable[..., Any]) -> Callable[..., Any]:
-        async def _check_model(self: Any, request: Any) -> Any:
-            try:
-                if request.model not in self.models.lora_requests:
-                    registry.read_model_name(request, [model.name for model in self.models.base_model_paths])
-            except LineasError as error:
-                return self.create_error_response(str(error), param="model")
-            return await check(self, request)
-
-        return _check_model
-
-    def with_steered(show: Callable[..., Any]) -> Callable[..., Any]:
-        async def show_available_models(self: Any) -> Any:
-            models = await show(self)
-            base = models.data[0]
-            steered_models = [{"id": f"{base.id}:{name}", "parent": base.id} for name in registry.loaded]
-            models.data += [base.model_copy(update=fields) for fields in steered_models]
-            return models
-
-        return show_available_models
+    async def with_steered(show_models: Callable[..., Any], self: Any) -> Any:
+        models = await show_models(self)
+        base = models.data[0]
+        steered_models = [{"id": f"{base.id}:{name}", "parent": base.id} for name in registry.loaded]
+        models.data += [base.model_copy(update=fields) for fields in steered_models]
+        return models
 
     wrap_method(InputProcessor, "__init__", checked)
     wrap_method(InputProcessor, "process_inputs", steered)

@@ -20,11 +20,7 @@ CANNOT: dict[str, Callable[[Any], object]] = {
 
 
 def check_config(config: Any, force: bool) -> None:
-    """Refuse a configuration with features that cannot be steered.
-
-    Args:
-        force: whether to accept a KV connector, which may mix up the cached prefixes of different steerings.
-    """
+    """Refuse a configuration with features that cannot be steered, or without `force` with a KV connector."""
     features = [name for name, is_on in CANNOT.items() if is_on(config)]
     if features:
         raise LineasError(f"lineas does not steer with {' or '.join(features)}; turn it off.")
@@ -44,7 +40,7 @@ def check_environment(environment: Any) -> None:
 
 
 def check_module(name: str, module: Any, width: int, hidden: int) -> None:
-    """Refuse a module whose output is not one complete row `[hidden]` per token on every rank."""
+    """Refuse a site's module whose output is not one complete row `[hidden]` per token on every rank."""
     if width != hidden:
         raise LineasError(
             f"the site {name!r} has {width} neurons, the network's rows have {hidden}; lineas serves maps on whole "

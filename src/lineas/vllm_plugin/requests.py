@@ -22,8 +22,7 @@ SALT = "lineas-"
 def parse(text: object, loaded: Collection[str]) -> dict[str, float]:
     """Read strengths by name from `"calm:0.7,brief:0.3"`; a name alone means strength 1, and `@` equals `:`.
 
-    Returns:
-        the strengths that are not 0, by name.
+    `loaded` are the names of the loaded interventions. Strengths of 0 are left out.
 
     >>> parse("calm:0.7,brief", ["brief", "calm"])
     {'calm': 0.7, 'brief': 1.0}
@@ -56,16 +55,12 @@ def split_model(model: str, bases: Collection[str]) -> tuple[str, str] | None:
 def salted(salt: str | None, strengths: Collection[tuple[str, float]]) -> str | None:
     """Return a request's salt for the prefix cache, which differs for every steering.
 
-    Without steering it is the client's own salt, unless that could be taken for one of a steered request.
-
-    Args:
-        salt: the client's salt; None for none.
-        strengths: pairs of the digest of an intervention's maps and a strength.
+    Without steering it is the client's own salt, unless that could be taken for one of a steered request. The strengths
+    are pairs of the digest of an intervention's maps and a strength.
     """
     if not strengths and not (salt or "").startswith(SALT):
         return salt
-    salt_json = json.dumps([salt, sorted(strengths)])
-    return SALT + hashlib.sha256(salt_json.encode()).hexdigest()
+    return SALT + hashlib.sha256(json.dumps([salt, sorted(strengths)]).encode()).hexdigest()
 
 
 def _strength(name: str, value: str, loaded: Collection[str]) -> float:

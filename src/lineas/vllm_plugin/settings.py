@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lineas.checks import PLACES, flag, whole
+from lineas.checks import PLACES, flag
 from lineas.errors import LineasError, shown
 from lineas.vllm_plugin.requests import NAME
 
@@ -44,11 +44,7 @@ class Settings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None) -> Settings | None:
-        """Read the settings from the variables `LINEAS_...`; None if there are no interventions and no room for any.
-
-        Args:
-            environment: the variables; None for those of this process.
-        """
+        """Read the settings from the variables `LINEAS_...`; None if there are no interventions and no room for any."""
         variables = os.environ if environment is None else environment
         folders: dict[str, str] = {}
         for part in filter(None, (part.strip() for part in variables.get(INTERVENTIONS, "").split(","))):
@@ -58,7 +54,8 @@ class Settings:
                 raise LineasError(f"{INTERVENTIONS} is 'name=DIR,name=DIR' with every name once, not {shown(part)}.")
             folders[name] = folder
         key = variables.get(ADMIN_KEY) or None
-        room = _room(variables.get(ROOM, ""), ROOM_WITH_KEY * (key is not None))
+        text = variables.get(ROOM, "")
+        room = PLACES.read(ROOM, text) if text.strip() else ROOM_WITH_KEY * (key is not None)
         if not folders and not room:
             return None
         other_model, old = (flag(name, variables.get(name, "")) for name in (OTHER_MODEL, FORCE))
@@ -70,16 +67,6 @@ class Settings:
     def places(self) -> int:
         """The maximum number of interventions at once."""
         return len(self.folders) + self.room
-
-
-def _room(text: str, default: int) -> int:
-    if not text.strip():
-        return default
-    try:
-        room = whole(text)
-    except ValueError:
-        raise LineasError(f"{ROOM} is a number of interventions, not {shown(text)}.") from None
-    return PLACES.check(ROOM, room)
 
 
 def check_name(name: str) -> None:

@@ -32,7 +32,6 @@ class SteeredNetwork:
         hidden: number of neurons of the network's hidden states.
         places: maximum number of interventions at once.
         tokens: maximum number of tokens in a forward pass.
-        device: the network's device.
     """
 
     def __init__(
@@ -61,10 +60,9 @@ class SteeredNetwork:
             module.__class__ = _steered_class(type(module))
 
     def put(self, place: int, intervention: Intervention) -> None:
-        """Write an intervention's maps into the buffers at a place."""
+        """Write an intervention's maps into the buffers at a place; they must fit and be finite, without a gate."""
         intervention.check_affine("served by vLLM")
-        self._check_sites(intervention)
-        check_finite(intervention)
+        self._check_maps(intervention)
         self.clear(place)
         for name, map_ in intervention.maps.items():
             module: Any = self._modules[intervention.sites[name]]
@@ -84,24 +82,23 @@ class SteeredNetwork:
             requests: strengths of each request, in the batch's order.
             counts: number of tokens of each request in the batch, `[requests]`.
         """
-        total = int(counts.sum())
-        steered = any(requests)
-        end = max(total if steered else 0, self._last)
+        total = int(counts.sum()) if any(requests) else 0
+        end = max(total, self._last)
         if end == 0:
             return
         staged = self._staged.numpy()
         staged[:end] = 0
-        if steered:
+        if total:
             rows = np.zeros((len(requests), staged.shape[1]), dtype=np.float32)
             for row, strengths in zip(rows, requests):
                 for place, strength in strengths.items():
                     row[place] = strength
             staged[:total] = rows.repeat(counts, axis=0)
         self.strengths[:end].copy_(self._staged[:end], non_blocking=True)
-        self._last = total if steered else 0
+        self._last = total
 
-    def _check_sites(self, intervention: Intervention) -> None:
-        """Refuse an intervention with a site that has no buffers, or buffers of another width."""
+    def _check_maps(self, intervention: Intervention) -> None:
+        """Refuse maps at a site without buffers of their width, or with numbers that are not finite in float32."""
         for name, map_ in intervention.maps.items():
             module: Any = self._modules.get(intervention.sites[name])
             if module is None:
@@ -111,13 +108,9 @@ class SteeredNetwork:
                 )
             if map_.width != module.lineas_shifts.shape[1]:
                 raise LineasError(f"the intervention has {map_.width} neurons at {name!r}, this network has others.")
-
-
-def check_finite(intervention: Intervention) -> None:
-    """Refuse numbers that are not finite in float32: they would destroy all tokens, since 0 * inf is NaN."""
-    for name, map_ in intervention.maps.items():
-        if not all(bool(values.float().isfinite().all()) for values in (map_.scale, map_.shift)):
-            raise LineasError(f"the map at {name!r} is not finite, so it is not served; learn it again.")
+            # 0 * inf is NaN, so it would destroy all tokens
+            if not all(values.float().isfinite().all() for values in (map_.scale, map_.shift)):
+                raise LineasError(f"the map at {name!r} is not finite, so it is not served; learn it again.")
 
 
 @cache

@@ -28,42 +28,39 @@ def install(settings: Settings) -> None:
     from vllm.v1.worker import gpu_model_runner, worker_base  # pyright: ignore[reportMissingImports]
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner  # pyright: ignore[reportMissingImports]
 
-    def after_loading(load: Callable[..., Any]) -> Callable[..., Any]:
-        def load_model(runner: Any, *args: Any, **kwargs: Any) -> Any:
-            interventions = {name: Intervention.load(folder) for name, folder in settings.folders.items()}
-            _add_to_cache_key(runner.vllm_config, settings, interventions)
-            result = load(runner, *args, **kwargs)
-            _prepare(runner, settings, interventions)
-            return result
+    def steerable(load_model: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
+        interventions = {name: Intervention.load(folder) for name, folder in settings.folders.items()}
+        _add_to_cache_key(runner.vllm_config, settings, interventions)
+        result = load_model(runner, *args, **kwargs)
+        _prepare(runner, settings, interventions)
+        return result
 
-        return load_model
-
-    def with_strengths(prepare: Callable[..., Any]) -> Callable[..., Any]:
-        def _prepare_inputs(runner: Any, scheduler_output: Any, num_scheduled_tokens: np.ndarray) -> Any:
-            result = prepare(runner, scheduler_output, num_scheduled_tokens)
-            strengths = [_strengths(runner.requests[i].sampling_params) for i in runner.input_batch.req_ids]
-            runner.lineas.lay_out(strengths, num_scheduled_tokens)
-            return result
-
-        return _prepare_inputs
+    def with_strengths(
+        prepare_inputs: Callable[..., Any], runner: Any, scheduler_output: Any, num_scheduled_tokens: np.ndarray
+    ) -> Any:
+        result = prepare_inputs(runner, scheduler_output, num_scheduled_tokens)
+        strengths = [_strengths(runner.requests[i].sampling_params) for i in runner.input_batch.req_ids]
+        runner.lineas.lay_out(strengths, num_scheduled_tokens)
+        return result
 
     runner_class = gpu_model_runner.GPUModelRunner
-    wrap_method(runner_class, "load_model", after_loading)
-    wrap_method(CPUModelRunner, "load_model", after_loading)
+    wrap_method(runner_class, "load_model", steerable)
+    wrap_method(CPUModelRunner, "load_model", steerable)
     wrap_method(runner_class, "_prepare_inputs", with_strengths)
     worker_base.WorkerBase.lineas_put = _put
     worker_base.WorkerBase.lineas_clear = _clear
 
 
-def wrap_method(owner: Any, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Replace a method of a class of vLLM by `wrapper(method)`."""
+def wrap_method(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+    """Replace a method of a class of vLLM by a wrapper, which is called with the method before the arguments."""
     if name not in vars(owner):
         import vllm  # pyright: ignore[reportMissingImports]
 
         raise LineasError(
             f"vLLM {vllm.__version__} has no {owner.__name__}.{name}, so lineas cannot steer it; use vLLM 0.32."
         )
-    setattr(owner, name, wrapper(vars(owner)[name]))
+    method = vars(owner)[name]
+    setattr(owner, name, lambda self, *args, **kwargs: wrapper(method, self, *args, **kwargs))
 
 
 def _strengths(sampling: Any) -> dict[int, float]:
@@ -76,11 +73,7 @@ def _prepare(runner: Any, settings: Settings, interventions: Mapping[str, Interv
     for name, intervention in interventions.items():
         if intervention.base is not None and not settings.force:
             check_base(name, intervention.base, network, config.model_config.hf_config)
-    widths = {
-        intervention.sites[name]: map_.width
-        for intervention in interventions.values()
-        for name, map_ in intervention.maps.items()
-    }
+    widths = {one.sites[name]: map_.width for one in interventions.values() for name, map_ in one.maps.items()}
     if settings.room:
         layout = skeleton(config.model_config.hf_config, lambda name: None)
         modules = dict(layout.named_modules())
@@ -106,7 +99,7 @@ def _add_to_cache_key(config: Any, settings: Settings, interventions: Mapping[st
 
 
 def check_base(name: str, base: ModelIdentity, network: nn.Module, config: Any) -> None:
-    """Refuse a checkpoint that an intervention was not learned on."""
+    """Refuse a checkpoint that an intervention was not learned on: of another architecture, or other norm weights."""
     architectures = getattr(config, "architectures", None) or [base.architecture]
     if base.architecture not in architectures:
         raise LineasError(
@@ -140,5 +133,4 @@ def _put(worker: Any, place: int, folder: str, name: str, content: str) -> str |
 
 
 def _clear(worker: Any, place: int) -> None:
-    """Free a place on a worker."""
     worker.model_runner.lineas.clear(place)
