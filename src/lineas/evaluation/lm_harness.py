@@ -81,10 +81,8 @@ def check_tasks(tasks: Sequence[str], path: str | Path | None = None) -> Any:
 @lru_cache(maxsize=4)
 def _manager(path: str | None, state: tuple[Any, ...]) -> Any:
     """Return lm-eval's TaskManager, which needs ten seconds to read all task files; `state` is a key of the cache."""
-    try:
+    with needing(*LM_EVAL):
         from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise LineasError(NOT_INSTALLED) from None
     return TaskManager(include_path=path)
 
 

@@ -53,6 +53,7 @@ class Job:
         refit: whether each result with a penalty is learned again without it, on the same neurons.
         strengths: strengths at which each result is judged, each of them a point.
         options: further arguments of `lineas.learn`.
+        dtype: type of the weights.
         threads: number of threads of the process; None leaves it.
         files: file of each side, which the artifact records.
         samples: number of prompts drawn from each file; None for all.

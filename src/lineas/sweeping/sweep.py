@@ -22,7 +22,7 @@ from lineas.printable import as_label, escaped
 from lineas.prompts import described, draw
 from lineas.sites import Pooling, as_pooling
 from lineas.sweeping.folder import CHOSEN, PLOT, SWEEP, TABLE, claimed, copy, give_up
-from lineas.sweeping.jobs import UNTOUCHED, Job, points
+from lineas.sweeping.jobs import Job, points
 from lineas.sweeping.report import markdown, plot
 from lineas.sweeping.summary import Line, aim_of, choose, chosen_point, effect_of, summary
 from lineas.sweeping.workers import Where, run_jobs
@@ -187,7 +187,7 @@ def sweep(
             for name, recipe in methods.items()
             for seed in range(draws)
         ]  # fmt: skip
-        jobs = [Job(place, name_of_model, None, UNTOUCHED, (), (), 0, gammas, plan, dtype=dtype), *learned]
+        jobs = [Job(place, name_of_model, plan, dtype=dtype), *learned]
         total = sum(job.count for job in jobs)
         try:
             run_jobs(jobs, processes, where, (lambda count: progress(count, total)) if progress else None, lock)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from argparse import Namespace
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Any
 

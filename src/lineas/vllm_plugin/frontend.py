@@ -122,6 +122,14 @@ def install(settings: Settings) -> Registry:
         except LineasError as error:
             raise VLLMValidationError(str(error), parameter=ARGUMENT) from None
 
+    async def counted(add_request: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = object()
+        registry.arriving.add(call)
+        try:
+            return await add_request(self, *args, **kwargs)
+        finally:
+            registry.arriving.discard(call)
+
     async def by_name(check_model: Callable[..., Any], self: Any, request: Any) -> Any:
         try:
             if request.model not in self.models.lora_requests:

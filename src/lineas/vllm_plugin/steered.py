@@ -32,6 +32,7 @@ class SteeredNetwork:
         hidden: number of neurons of the network's hidden states.
         places: maximum number of interventions at once.
         tokens: maximum number of tokens in a forward pass.
+        device: the network's device.
     """
 
     def __init__(
