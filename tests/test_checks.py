@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -118,6 +119,7 @@ CALLS: list[tuple[str, Any]] = [
     ("sites must be a list of names of modules, not an int", lambda m: lineas.learn(m, *SIDES, sites=5)),  # pyright: ignore[reportArgumentType]
     ("number 1 of it is a Silent", lambda m: m.generate([Silent()])),
     ("cannot be learned on as it is; wrap it", lambda m: lineas.learn(m.network, *SIDES)),
+    ("cannot be learned on as it is; wrap it", lambda m: lineas.learn(Mock(spec=["network", "sites", "run"]), *SIDES)),
     ("start must be an intervention", lambda m: lineas.learn(m, *SIDES, start="polite")),  # pyright: ignore[reportArgumentType]
     ("on must be an intervention", lambda m: lineas.learn(m, *SIDES, on="polite")),  # pyright: ignore[reportArgumentType]
     ("seed must be at most", lambda m: lineas.learn(m, *SIDES, seed=2**64)),

@@ -179,6 +179,22 @@ def as_bytes(text: str | int) -> int:
     return int(size)
 
 
+def as_number(value: Any, what: str = "the strength") -> float:
+    """Return a finite number of Python, numpy or a tensor as a float; `what` is its name in the error.
+
+    >>> as_number(1), as_number(True)
+    Traceback (most recent call last):
+    lineas.errors.LineasError: the strength must be a finite number, not True.
+    """
+    scalar = value.item() if getattr(value, "ndim", None) == 0 and not getattr(value, "is_meta", False) else value
+    if isinstance(scalar, bool) or not isinstance(scalar, numbers.Real):
+        raise LineasError(f"{what} must be a finite number, not {shown(value)}.")
+    number = _as_float(scalar)
+    if not math.isfinite(number):
+        raise LineasError(f"{what} must be a finite number, not {number}.")
+    return number
+
+
 def _as_float(value: Any) -> float:
     try:
         return float(value)

@@ -48,10 +48,15 @@ def smallest_blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, part) for name, part in parts if not any(other.startswith(f"{name}.") for other in names)]
 
 
+def text_config(network: Any) -> Any:
+    """Return the config of the part that text passes through; None if a network has no config."""
+    config: Any = getattr(network, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
 def non_text_modules(network: nn.Module) -> list[str]:
     """Return the names of the outermost parts that text never passes through, such as an image encoder."""
-    config: Any = getattr(network, "config", None)
-    if not hasattr(config, "get_text_config") or config.get_text_config() is config:
+    if text_config(network) is getattr(network, "config", None):
         return []
     multimodal: Any = network
     text_parts = [multimodal.get_decoder(), multimodal.get_output_embeddings()]

@@ -239,6 +239,10 @@ def test_without_an_intervention_generate_continues_untouched(desk: Path, capsys
     arguments = ("generate", "model", "--prompt", "Tom was", "--max-new-tokens", "4", "--json", "-")
     code, out, err = run(capsys, *arguments)
     assert code == 0, err
+    for option in (("--strength", "1"), ("--tokens", "all")):
+        code, _, err = run(capsys, *arguments, *option)
+        assert code == 2
+        assert f"{option[0]} changes an intervention; name one with --intervention DIR." in err
     assert run(capsys, *LEARN)[0] == 0
     steered = run(capsys, *arguments, "--intervention", "calm", "--strength", "0")[1]
     assert json.loads(out)["continuations"] == json.loads(steered)["continuations"]

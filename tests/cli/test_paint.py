@@ -78,10 +78,11 @@ def test_without_an_intervention_the_untouched_model_paints(studio: Path, capsys
     (drawn,) = pipelines.image_model("stable diffusion 1").generate(["a red star"], seed=7)
     assert picture("made/01-0.png").tobytes() == drawn.tobytes()
     assert sorted(file.name for file in (studio / "made").glob("0*.png")) == ["01-0.png"]
-    check_refused(
-        capsys, studio, "--strength is the strength of an intervention", "paint", "tiny", "--prompt", "a", "--out", "b",
-        "--strength", "1",
-    )  # fmt: skip
+    for option in (("--strength", "1"), ("--inverse",)):
+        check_refused(
+            capsys, studio, f"{option[0]} changes an intervention; name one", "paint", "tiny", "--prompt", "a",
+            "--out", "b", *option,
+        )  # fmt: skip
 
 
 def test_a_picture_says_how_it_was_made(studio: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,9 +96,9 @@ def test_what_is_no_number_as_it_is_written_is_no_goal(text: Any) -> None:
     ("arguments", "sentence"),
     [
         ({"effect": "toxic-50%"}, "the effect is a Goal"),
-        ({"damage": Goal.damage("ppl+5%"), "largest": "1"}, "largest is a finite number, not '1'"),
-        ({"damage": Goal.damage("ppl+5%"), "tolerance": float("nan")}, "tolerance is a finite number, not nan"),
-        ({"damage": Goal.damage("ppl+5%"), "largest": None}, "largest is a finite number, not None"),
+        ({"damage": Goal.damage("ppl+5%"), "largest": "1"}, "largest must be a finite number, not '1'"),
+        ({"damage": Goal.damage("ppl+5%"), "tolerance": float("nan")}, "tolerance must be a finite number, not nan"),
+        ({"damage": Goal.damage("ppl+5%"), "largest": None}, "largest must be a finite number, not None"),
     ],
 )
 def test_wrong_types_are_said(arguments: dict[str, Any], sentence: str) -> None:

@@ -357,7 +357,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: Plan(["a"], NEUTRAL, concept="red"), "neutral is about texts; leave it out"),
     (lambda: Plan(["a"], concept="red", sampling={"top_p": 1}), "top_p is about texts; leave it out"),
     (lambda: Plan(["a"], sampling={"temprature": 1}), "sampling knows .*temperature.*, not 'temprature'"),
-    (lambda: Plan(["a"], sampling={"top_p": float("nan")}), "top_p of the sampling is a finite number, not nan"),
+    (lambda: Plan(["a"], sampling={"top_p": float("nan")}), "top_p of the sampling must be a finite number, not nan"),
     (lambda: Plan(["a"], sampling=3), "sampling is given by name"),  # pyright: ignore[reportArgumentType]
     (lambda: Plan([], task_path="/no/such/folder"), "there is no folder /no/such/folder"),
     (lambda: Plan([], task_limit=0), "task_limit is a whole number of at least 1, not 0"),
@@ -370,7 +370,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: Plan(["a", "b"], concept="red", judge=Redness(), seeds=[2**63]), "noise seeds beyond those of torch"),
     (lambda: Steered("calm", "calm"), "calm needs an Intervention, not a str"),  # pyright: ignore[reportArgumentType]
     (lambda: Prompted(""), "a prompt before every text is a text"),
-    (lambda: Adapted("a", "a", float("nan")), "the strength of a is a finite number, not nan"),
+    (lambda: Adapted("a", "a", float("nan")), "the strength of a must be a finite number, not nan"),
     (lambda: evaluate(families.model("llama"), "untouched", PLAN), "is a list of systems .*, not a str"),  # pyright: ignore[reportArgumentType]
     (lambda: evaluate(families.model("llama"), None, PLAN), "is a list of systems .*, not a NoneType"),  # pyright: ignore[reportArgumentType]
     (lambda: evaluate(families.model("llama"), [Untouched], PLAN), "not the class Untouched"),  # pyright: ignore[reportArgumentType]

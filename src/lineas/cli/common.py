@@ -65,14 +65,18 @@ def as_strengths(values: Sequence[str | float], intervention: Intervention) -> l
 
 
 def interventions_and_strengths(
-    sources: list[str] | None, strengths: Sequence[str | float] | None, default: Sequence[float]
+    sources: list[str] | None, strengths: Sequence[str | float] | None, default: Sequence[float], **others: object
 ) -> tuple[Intervention | None, list[float]]:
-    """Return the interventions as one, and the strengths; without interventions, None and strength 0."""
+    """Return the interventions as one, and the strengths; without interventions, None and strength 0.
+
+    The values of `others` are those of further options that need an intervention; None stands for no value.
+    """
     if sources:
         chosen = load_interventions(sources)
         return chosen, as_strengths(strengths or default, chosen)
-    if strengths:
-        raise LineasError("--strength is the strength of an intervention; name one with --intervention DIR.")
+    for option, value in {"strength": strengths, **others}.items():
+        if value:
+            raise LineasError(f"--{option} changes an intervention; name one with --intervention DIR.")
     return None, [0.0]
 
 

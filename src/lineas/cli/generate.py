@@ -47,12 +47,13 @@ def generate(
     top_p: options.TopP = 0.3,
     repetition_penalty: options.Repetition = 1.2,
     tokens: Annotated[
-        TokenChoice,
+        TokenChoice | None,
         typer.Option(
+            show_default="all",
             help="Tokens that are steered: all, those of the prompt, the generated ones, or answer (the last token of "
-            "the prompt and the generated ones)."
+            "the prompt and the generated ones).",
         ),
-    ] = TokenChoice.all,
+    ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Put each prompt into the chat template, as the user's message.")
     ] = False,
@@ -71,12 +72,13 @@ def generate(
         raise LineasError("a prompt is empty; give it at least one word.")
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     sampling |= {"repetition_penalty": repetition_penalty}
-    chosen, strengths = interventions_and_strengths(intervention, strength, (0, 1))
+    steered = (tokens or TokenChoice.all).value
+    chosen, strengths = interventions_and_strengths(intervention, strength, (0, 1), tokens=tokens is not None)
     text_model = text_model_for(model, chosen, dtype)
     other = accepts_other(other_model, force, chosen, text_model.network)
     with progress_bar("generating", len(texts) * len(strengths)) as advance:
         continuations = texts_at(
-            text_model, chosen, strengths, texts, tokens.value, other, **sampling, seed=seed, chat=chat,
+            text_model, chosen, strengths, texts, steered, other, **sampling, seed=seed, chat=chat,
             progress=advance,
         )  # fmt: skip
     side_by_side(screen_for(json), texts, continuations, chat)
@@ -84,7 +86,7 @@ def generate(
         {"prompt": text, "by_strength": {as_label(s): continuations[s][i] for s in strengths}}
         for i, text in enumerate(texts)
     ]
-    facts = {"model": text_model.name, "intervention": intervention, "tokens": tokens.value, "seed": seed}
+    facts = {"model": text_model.name, "intervention": intervention, "tokens": steered, "seed": seed}
     write_json(json, {**facts, "sampling": sampling | {"chat": chat}, "continuations": by_prompt}, "generate")
 
 

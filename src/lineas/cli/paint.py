@@ -60,7 +60,7 @@ def paint(
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not texts:
         raise LineasError("there is nothing to draw; give --prompt TEXT or --prompts FILE.")
-    chosen, strengths = interventions_and_strengths(intervention, strength, STRENGTHS)
+    chosen, strengths = interventions_and_strengths(intervention, strength, STRENGTHS, inverse=inverse)
     if inverse and chosen:
         chosen = chosen.inverse()
     loaded = model_for(model, chosen, dtype)

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lineas.checks import as_number
 from lineas.errors import LineasError
 from lineas.intervention.intervention import Intervention
 
@@ -50,9 +51,7 @@ def as_strength(strength: Any, learned: Intervention) -> float:
     """Return a strength as a number; "calibrated" stands for the calibrated strength of the intervention."""
     if strength == "calibrated":
         return learned.calibrated_strength
-    if isinstance(strength, bool) or not isinstance(strength, (int, float)):
-        raise LineasError(f"the model argument strength is a number or 'calibrated', not {strength!r}.")
-    return float(strength)
+    return as_number(strength, "the model argument strength, unless it is 'calibrated',")
 
 
 def check_batch_size(value: Any) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lineas.checks import SEED, as_texts
+from lineas.checks import SEED, as_number, as_texts
 from lineas.errors import LineasError
 from lineas.evaluation.classifiers import Classifier, classifier
 from lineas.evaluation.judges import PictureJudge
@@ -87,8 +86,7 @@ class Plan:
         for name, value in self.sampling.items():
             if name not in SAMPLING:
                 raise LineasError(f"sampling knows {', '.join(SAMPLING)}, not {name!r}.")
-            if not isinstance(value, (bool, int, float)) or not math.isfinite(value):
-                raise LineasError(f"{name} of the sampling is a finite number, not {value!r}.")
+            as_number(int(value) if name == "chat" and isinstance(value, bool) else value, f"{name} of the sampling")
 
     def _check_pictures(self) -> None:
         if not self.prompts:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from lineas.checks import as_number
 from lineas.errors import LineasError
 from lineas.evaluation.goals import Goal
 
@@ -142,8 +142,7 @@ def _check(effect: Any, damage: Any, largest: Any, tolerance: Any) -> None:
         if goal is not None and not isinstance(goal, Goal):
             raise LineasError(f"the {name} is a Goal, such as Goal.{name}('toxic-50%'), not {goal!r}.")
     for name, number in (("largest", largest), ("tolerance", tolerance)):
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-            raise LineasError(f"{name} is a finite number, not {number!r}.")
+        as_number(number, name)
     if not 0 < tolerance < largest:
         raise LineasError(
             f"the tolerance is above 0 and below the largest strength, not {tolerance:g} with {largest:g}."

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from lineas.checks import as_number
 from lineas.errors import LineasError
 from lineas.intervention.intervention import Intervention
 from lineas.models.adapters import attached
@@ -64,16 +64,6 @@ def check_systems(systems: Sequence[Any], only: tuple[type, ...] = ()) -> None:
             raise LineasError(f"a system to judge is one of {kinds}, not {actual}.")
 
 
-def _strength(name: str, strength: Any) -> float:
-    try:
-        number = math.nan if isinstance(strength, (bool, str)) else float(strength)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise LineasError(f"the strength of {name} is a finite number, not {strength!r}.")
-    return number
-
-
 @dataclass(frozen=True)
 class Untouched:
     """The untouched model."""
@@ -118,7 +108,7 @@ class Steered:
                 f"{self.name} needs an Intervention, not a {type(self.intervention).__name__}; load it with "
                 "Intervention.load(DIR)."
             )
-        object.__setattr__(self, "strength", _strength(self.name, self.strength))
+        object.__setattr__(self, "strength", as_number(self.strength, f"the strength of {self.name}"))
 
     def applied(self, model: TextModel | ImageModel) -> AbstractContextManager[Change]:
         """Return a context within which the model is steered."""
@@ -178,7 +168,7 @@ class Adapted:
     prefix: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", _strength(self.name, self.strength))
+        object.__setattr__(self, "strength", as_number(self.strength, f"the strength of {self.name}"))
 
     def applied(self, model: TextModel) -> AbstractContextManager[Change]:
         """Return a context within which the model has the adapter."""

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import nn
 
+from lineas.checks import as_number
 from lineas.errors import LineasError, first_line, shown
 from lineas.folding.biases import with_biases
 from lineas.folding.comparison import coarsest, compare, live_outputs
@@ -21,7 +22,7 @@ from lineas.folding.slots import Slots, slots, switches_for
 from lineas.folding.weights import ModuleMaps, RoundingLoss, new_weights, write_weights
 from lineas.folding.wrappers import reason_not_plain
 from lineas.intervention.intervention import Intervention
-from lineas.intervention.maps import AffineMap, as_number
+from lineas.intervention.maps import AffineMap
 from lineas.intervention.model_identity import accepts_other, identifying_module
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel

@@ -15,7 +15,7 @@ from lineas.errors import LineasError
 from lineas.folding.adaptive_norms import Modulation, with_map
 from lineas.folding.probes import norm_offset
 from lineas.intervention.maps import AffineMap
-from lineas.modules import is_linear, is_quantised, type_name, width_of
+from lineas.modules import is_linear, is_quantised, text_config, type_name, width_of
 
 
 @dataclass
@@ -121,8 +121,8 @@ def _unshare(network: Any, module: Any, key: str, undo: ExitStack | None) -> Non
         return
     on_undo(undo, setattr, module, key, shared)
     setattr(module, key, nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad))
-    config: Any = getattr(network, "config", None)
-    for part in [config, config.get_text_config()] if hasattr(config, "get_text_config") else [config]:
+    parts: tuple[Any, Any] = getattr(network, "config", None), text_config(network)
+    for part in parts:
         if getattr(part, "tie_word_embeddings", False):
             on_undo(undo, setattr, part, "tie_word_embeddings", True)
             part.tie_word_embeddings = False

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, get_args, get_origin, get_type_hints
 
+from lineas.checks import as_number
 from lineas.errors import LineasError, shown
 from lineas.files.strict_json import step_to
-from lineas.intervention.maps import as_number
 
 
 class MethodFacts(TypedDict):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lineas.errors import LineasError, shown
-from lineas.modules import is_norm
+from lineas.modules import is_norm, text_config
 
 PREFIX = "v2:"
 """The beginning of a fingerprint; without it, it is a sha256 of norm weights, which lineas 0.1 wrote."""
@@ -245,8 +245,7 @@ def _plain_weights(network: nn.Module) -> tuple[list[_Weight], bool]:
 
 def _tied(network: nn.Module) -> set[str]:
     """Return the names of weights that the config ties to others; offloading hides that they are the same."""
-    config: Any = getattr(network, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(network)
     return set(getattr(network, "_tied_weights_keys", None) or ()) if getattr(text, "tie_word_embeddings", 0) else set()
 
 

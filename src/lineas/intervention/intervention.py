@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from lineas.checks import as_number
 from lineas.errors import LineasError, shown
 from lineas.intervention import artifact, maps, model_card
 from lineas.intervention.facts import check_facts
 from lineas.intervention.gate import Gate
-from lineas.intervention.maps import SUPPORT_TOLERANCE, AffineMap, as_number
+from lineas.intervention.maps import SUPPORT_TOLERANCE, AffineMap
 from lineas.intervention.model_identity import ModelIdentity, accepts_other, check_sites
 from lineas.intervention.schema import Parts
 from lineas.sites import Site

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
 
+from lineas.checks import as_number
 from lineas.errors import LineasError, kind_of, shown
 from lineas.modules import type_name
 
@@ -187,21 +186,6 @@ def mix(weighted: Iterable[tuple[AffineMap, float]]) -> AffineMap:
     scale = _each(lambda *scales: 1 + total(*(w - 1 for w in scales)), *(m.scale.to(device) for m, _ in pairs))
     shift = _each(total, *(m.shift.to(device) for m, _ in pairs))
     return _finite(scale, shift, "in this mix; take smaller weights")
-
-
-def as_number(value: Any, what: str = "the strength") -> float:
-    """Return a finite number of Python, numpy or a tensor as a float; `what` is its name in the error."""
-    if isinstance(value, torch.Tensor) and value.dim() == 0 and not value.is_meta:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise LineasError(f"{what} must be a finite number, not {_kind(value)}.")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise LineasError(f"{what} must be a finite number, not {number}.")
-    return number
 
 
 def check_numbers(value: Any, what: str) -> None:

@@ -213,7 +213,8 @@ def _moves(model: Model, learned: Intervention, source: Sequence[str], max_lengt
 
 def _check_kinds(model: Any, method: Any, start: Any, on: Any) -> None:
     """Refuse arguments of a wrong type."""
-    if not all(hasattr(model, name) for name in ("network", "batch", "sites", "run")):
+    members = [name for name in (*Model.__annotations__, *vars(Model)) if not name.startswith("_")]
+    if not all(hasattr(model, name) for name in members):
         raise LineasError(
             f"a {type(model).__name__} cannot be learned on as it is; wrap it in lineas.TextModel, or a pipeline of "
             "diffusers in lineas.ImageModel."

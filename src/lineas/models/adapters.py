@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -11,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from lineas.checks import as_number
 from lineas.errors import LineasError, first_line, needing
 from lineas.models.frozen import frozen
 from lineas.models.loader_report import holds_pickles, no_pickles
@@ -71,8 +71,7 @@ def attached(network: nn.Module, folder: Path, strength: float) -> Iterator[Adap
 
     The strength multiplies the change of every weight; 0 is exactly the network without the adapter.
     """
-    if not math.isfinite(strength):
-        raise LineasError(f"the strength must be a finite number, not {strength}.")
+    strength = as_number(strength)
     with needing(*PEFT):
         from peft import PeftConfig, PeftModel, get_peft_model_state_dict
         from peft.utils import load_peft_weights

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AttentionInterface
 
 from lineas.errors import first_line
-from lineas.modules import input_device
+from lineas.modules import input_device, text_config
 from lineas.steering.exclusive import guarded
 
 NAME = "lineas_packed"
@@ -104,8 +104,7 @@ def packed(network: nn.Module, layout: Layout) -> Iterator[None]:
 @torch.no_grad()
 def reason_not_packable(network: nn.Module) -> str | None:
     """Return the reason why a network's prompts cannot be packed; None if a pack gives the same as single prompts."""
-    config: Any = getattr(network, "config", None)
-    text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(network)
     if getattr(text, "num_hidden_layers", None) is None:
         return "its config does not say how many layers it has"
     if set(getattr(text, "layer_types", None) or []) - {"full_attention", "sliding_attention"}:

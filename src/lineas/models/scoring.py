@@ -8,6 +8,7 @@ import torch
 
 from lineas.models.text import TextModel
 from lineas.models.text_batches import PaddedPart, pad
+from lineas.modules import text_config
 
 LOGITS = 2**26
 """Maximum number of logits in memory at once."""
@@ -16,8 +17,7 @@ LOGITS = 2**26
 def scored_parts(model: TextModel, encoded: Sequence[Sequence[int]], logits: int = LOGITS) -> list[PaddedPart]:
     """Cut texts into parts of similar length and at most this number of logits; a longer text is a part of its own."""
     model.check_length(max(map(len, encoded), default=0))
-    vocabulary: int = model.network.config.get_text_config().vocab_size  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
-    return pad(encoded, max(1, logits // vocabulary), model.device, model.pad_id)
+    return pad(encoded, max(1, logits // text_config(model.network).vocab_size), model.device, model.pad_id)
 
 
 def predictions(model: TextModel, part: PaddedPart, prefix: torch.Tensor | None = None) -> torch.Tensor:

@@ -21,7 +21,7 @@ from lineas.models.read_back import verify_written
 from lineas.models.samples import Batch, Samples
 from lineas.models.sampling import Finite, Nucleus
 from lineas.models.text_batches import PackedPart, PaddedPart, pack, pad, padded
-from lineas.modules import input_device, non_text_modules, weights_type
+from lineas.modules import input_device, non_text_modules, text_config, weights_type
 from lineas.sites import Site, find_sites
 
 
@@ -206,8 +206,7 @@ class TextModel:
     @cached_property
     def _position_limit(self) -> tuple[int | None, bool]:
         """The network's maximum number of tokens, and whether a table of positions makes it a hard limit."""
-        config: Any = getattr(self.network, "config", None)
-        text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
+        text = text_config(self.network)
         names = ("max_position_embeddings", "n_positions", "max_seq_len")
         values = (getattr(text, name, None) for name in names)
         configured = next((n for n in values if isinstance(n, int) and n > 0), None)
@@ -226,8 +225,7 @@ class TextModel:
     @property
     def _packs(self) -> bool:
         """Whether prompts can be packed; tried once for each implementation of attention."""
-        config: Any = getattr(self.network, "config", None)
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        text = text_config(self.network)
         attention = getattr(text, "_attn_implementation", None)
         if attention not in self._packs_by_attention:
             if reason := reason_not_packable(self.network):

@@ -12,7 +12,7 @@ from torch import nn
 from lineas.models.frozen import frozen
 from lineas.models.image import ImageModel
 from lineas.models.text import TextModel
-from lineas.modules import input_device
+from lineas.modules import input_device, text_config
 from lineas.sites import Site
 
 ROWS, TOKENS = 2, 8
@@ -50,7 +50,7 @@ def outputs(model: Any, prompts: Sequence[str], max_length: int) -> torch.Tensor
 def _token_ids(network: Any) -> torch.Tensor | None:
     """Return random token ids `[rows, tokens]` that are not special; None if the network has no vocabulary."""
     config: Any = getattr(network, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(network)
     vocabulary = getattr(text, "vocab_size", None)
     if not isinstance(vocabulary, int):
         return None
