@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jinja2 import Environment
 from markupsafe import escape
@@ -63,6 +63,7 @@ def test_a_text_is_shown_once_and_for_all(text: str) -> None:
 
 
 @given(st.text())
+@example("no-break space at the end\xa0")
 def test_front_matter_says_what_it_was_given(name: str) -> None:
     first, *lines, last = front_matter("lineas", name)
     assert (first, last) == ("---", "---")

@@ -78,7 +78,7 @@ def as_code(text: str) -> str:
 def front_matter(library: str, base_model: str | None, name: str = "", results: Sequence[Any] = ()) -> list[str]:
     """Return the lines of YAML at the beginning of a model card; the results are `huggingface_hub.EvalResult`.
 
-    >>> front_matter("lineas", "me/a: b")[-2]
+    >>> front_matter("lineas", "me/a: b")[1]
     "base_model: 'me/a: b'"
     """
     from huggingface_hub import ModelCardData  # it takes long to import
@@ -87,7 +87,8 @@ def front_matter(library: str, base_model: str | None, name: str = "", results: 
     card = ModelCardData(library_name=library, tags=["lineas", "steering"], base_model=base_model)
     if results:
         card.model_name, card.eval_results = name, list(results)
-    yaml = card.to_yaml(original_order=["library_name", "tags", "base_model"])
+    # the tags last, since to_yaml strips white space from the end, which may belong to a name
+    yaml = card.to_yaml(original_order=["base_model", "library_name", "tags"])
     return ["---", *yaml.split("\n"), "---"]
 
 
