@@ -7,7 +7,7 @@ step at which it falls below the last cost of the published recipe, the cost on 
 from, toxic continuations of RealToxicityPrompts prompts and perplexity of Wikipedia sentences. A recipe whose rate
 blows up is tried with a tenth of it, as the error says, and the rate recorded. Writes a file a recipe and draw to
 benchmarks/results/recipes-MODEL, so it goes on where it stopped, and benchmarks/results/recipes-MODEL.json. The second
-model of the documentation comes from benchmarks/common/gemma.py.
+model of the documentation comes from benchmarks/common/packaged_models.py.
 """
 
 from __future__ import annotations

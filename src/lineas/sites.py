@@ -16,8 +16,8 @@ from lineas.modules import blocks, is_norm, is_norm_layer, text_modules
 
 Pooling = Literal["mean", "max"]
 """The reduction of a sample's tokens (or pixels) to one activation `[d]`."""
-Reading = Literal["mean", "max", "none"]
-"""A pooling, or "none" for every token's own activation, `[t, d]`."""
+Reading = Literal["mean", "max", "sum", "none"]
+"""A pooling, or "sum" over a sample's tokens, or "none" for every token's own activation, `[t, d]`."""
 LAST_OUTPUT = 9999
 """The largest `k` in a site's name `MODULE:k`."""
 _NCHW = re.compile(r"diffusers\.models\.(resnet|downsampling|upsampling|unets\..*|transformers\.transformer_2d)$")

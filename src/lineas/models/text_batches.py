@@ -29,6 +29,17 @@ class _TextPart:
         """Return 1, since a text runs once."""
         return 1
 
+    @property
+    def owners(self) -> torch.Tensor:
+        """The number in the part of each token's prompt, int64 in the shape of the ids; -1 for padding."""
+        raise NotImplementedError
+
+    @property
+    def followed(self) -> torch.Tensor:
+        """Whether another token of the same prompt follows, for each token, in the shape of the ids."""
+        owners = self.owners
+        return nn.functional.pad(owners[:, :-1] == owners[:, 1:], (0, 1)) & (owners >= 0)
+
 
 @dataclass(frozen=True)
 class PaddedPart(_TextPart):
@@ -43,6 +54,11 @@ class PaddedPart(_TextPart):
     mask: torch.Tensor
     rows: torch.Tensor
 
+    @property
+    def owners(self) -> torch.Tensor:
+        """The number in the part of each token's prompt, int64 `[b, t]`; -1 for padding."""
+        return torch.where(self.mask.bool(), torch.arange(len(self.ids), device=self.ids.device).unsqueeze(1), -1)
+
     def running(self, network: nn.Module) -> AbstractContextManager[Any]:
         """Return an empty block."""
         return nullcontext()
@@ -52,14 +68,14 @@ class PaddedPart(_TextPart):
         return network(input_ids=self.ids, attention_mask=self.mask, use_cache=False)
 
     def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor:
-        """Return the mean (or maximum) of `[b, t, d]` or `[b * t, d]` over each prompt's tokens, float32 `[b, d]`."""
+        """Return `[b, t, d]` or `[b * t, d]` pooled over each prompt's tokens, float32 `[b, d]`."""
         tokens = _as_tokens(activation, self.ids, site).to(torch.float32)
         if pooling == "none":
             return tokens[self.mask.bool()]
         if pooling == "max":
             return tokens.masked_fill(self.mask.unsqueeze(-1) == 0, -torch.inf).amax(1)
-        weights = (self.mask / self.mask.sum(1, keepdim=True)).to(torch.float32)  # [b, t]
-        return torch.einsum("bt,btd->bd", weights, tokens)
+        weights = self.mask if pooling == "sum" else self.mask / self.mask.sum(1, keepdim=True)  # [b, t]
+        return torch.einsum("bt,btd->bd", weights.to(torch.float32), tokens)
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,11 @@ class PackedPart(_TextPart):
     rows: torch.Tensor
     layout: Layout
 
+    @property
+    def owners(self) -> torch.Tensor:
+        """The number in the part of each token's prompt, int64 `[1, t]`."""
+        return self.weights.argmax(0, keepdim=True)
+
     def running(self, network: nn.Module) -> AbstractContextManager[Any]:
         """Return a block in which attention sees each prompt alone."""
         return packed(network, self.layout)
@@ -90,15 +111,14 @@ class PackedPart(_TextPart):
             return network(input_ids=self.ids, attention_mask=mask, position_ids=self.positions, use_cache=False)
 
     def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor:
-        """Return the mean (or maximum) of `[1, t, d]` or `[t, d]` over each prompt's tokens, float32 `[b, d]`."""
+        """Return `[1, t, d]` or `[t, d]` pooled over each prompt's tokens, float32 `[b, d]`."""
         tokens = _as_tokens(activation, self.ids, site)[0].to(torch.float32)
         if pooling == "none":
             return tokens
         if pooling == "max":
             lowest = tokens.new_full((len(self.rows), tokens.shape[1]), -torch.inf)
-            owner = self.weights.argmax(0).unsqueeze(1).expand_as(tokens)
-            return lowest.scatter_reduce(0, owner, tokens, "amax")
-        return self.weights @ tokens
+            return lowest.scatter_reduce(0, self.owners[0].unsqueeze(1).expand_as(tokens), tokens, "amax")
+        return (self.weights.sign() if pooling == "sum" else self.weights) @ tokens
 
 
 def pack(encoded: Sequence[Sequence[int]], limit: int | None, device: torch.device) -> list[PackedPart]:
