@@ -205,6 +205,28 @@ class ImageModel:
         with nullcontext() if hooked else self.network.prompts.caching(part.encoded):
             self._call(part.prompts, part.seeds, "latent")
 
+    def predict(self, part: DrawnPart) -> torch.Tensor:
+        """Return the denoiser's outputs in all steps, float32 `[b, k]`."""
+        outputs: list[torch.Tensor] = []
+
+        def record(module: nn.Module, args: Any, result: Any) -> None:
+            output = result[0] if isinstance(result, tuple) else next(iter(result.values()))
+            outputs.append(output.float().unflatten(0, (-1, len(part.prompts))).transpose(0, 1).flatten(1))
+
+        with self.network.denoiser.register_forward_hook(record):
+            self.run(part)
+        return torch.cat(outputs, 1)
+
+    def divergences(self, untouched: torch.Tensor, changed: torch.Tensor, part: DrawnPart) -> torch.Tensor:
+        """Return half the mean square of the change of each image's predictions, relative to their mean square, `[b]`."""
+        return (changed - untouched).square().mean(1) / untouched.square().mean(1) / 2
+
+    def sampled_score(self, predicted: torch.Tensor, part: DrawnPart, generator: torch.Generator) -> torch.Tensor:
+        """Return a random projection, whose gradients have the Fisher information of `divergences` as covariance."""
+        directions = torch.randn(predicted.shape, generator=generator).to(predicted)
+        scales = predicted.detach().square().sum(1, keepdim=True).rsqrt()
+        return (directions * scales * predicted).sum()
+
     def generate(
         self,
         prompts: Sequence[str],

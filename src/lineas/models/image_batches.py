@@ -51,15 +51,17 @@ class DrawnPart:
         return nullcontext()
 
     def pool(self, activation: torch.Tensor, site: Site, pooling: Reading = "mean") -> torch.Tensor:
-        """Return the mean (or maximum) over each image's pixels or tokens, float32 `[b, d]`."""
+        """Return an activation pooled over each image's pixels or tokens, float32 `[b, d]`."""
         b = len(self.prompts)
         if activation.dim() < 2 or activation.shape[0] % b:
             raise LineasError(
                 f"site {site.name} gives an activation of shape {list(activation.shape)} for {b} images; "
                 "choose another module."
             )
+        others = [axis for axis in range(1, activation.dim()) if axis != site.axis % activation.dim()]
+        if pooling == "sum":  # also over the rows without prompts, which a map changes alike
+            return activation.unflatten(0, (-1, b)).sum([0, *(axis + 1 for axis in others)], dtype=torch.float32)
         conditional = activation[-b:].to(torch.float32)  # with guidance, the rows without prompts come first
-        others = [axis for axis in range(1, conditional.dim()) if axis != site.axis % conditional.dim()]
         if pooling == "none":
             return conditional.movedim(site.axis, -1).flatten(0, -2)
         if not others:

@@ -15,7 +15,7 @@ from torch import nn
 from lineas.checks import PROBABILITY, REPETITION, SEED, TEMPERATURE, TOGETHER, TOKENS, as_texts
 from lineas.errors import LineasError, reading
 from lineas.files import writing
-from lineas.models import checkpoint
+from lineas.models import checkpoint, predictions
 from lineas.models.packing import reason_not_packable
 from lineas.models.read_back import verify_written
 from lineas.models.samples import Batch, Samples
@@ -237,6 +237,22 @@ class TextModel:
     def run(self, part: PackedPart | PaddedPart) -> None:
         """Run one forward pass over a part; hooks read the activations."""
         part.run(self.network)
+
+    def predict(self, part: PackedPart | PaddedPart) -> torch.Tensor:
+        """Return the log-probabilities of the next token; see `lineas.models.predictions`."""
+        return predictions.log_probabilities(self.network, part)
+
+    def divergences(
+        self, untouched: torch.Tensor, changed: torch.Tensor, part: PackedPart | PaddedPart
+    ) -> torch.Tensor:
+        """Return each text's divergence between predictions, in nats a token, `[b]`."""
+        return predictions.divergences(untouched, changed, part)
+
+    def sampled_score(
+        self, predicted: torch.Tensor, part: PackedPart | PaddedPart, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Return a random score of predictions, whose gradients have their Fisher information as covariance."""
+        return predictions.sampled_score(predicted, part, generator)
 
     def generate(
         self,
