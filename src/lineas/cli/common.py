@@ -69,7 +69,7 @@ def interventions_and_strengths(
 ) -> tuple[Intervention | None, list[float]]:
     """Return the interventions as one, and the strengths; without interventions, None and strength 0.
 
-    The values of `others` are those of further options that need an intervention; None stands for no value.
+    The values of `others` are those of further options that need an intervention; a false one was not given.
     """
     if sources:
         chosen = load_interventions(sources)
