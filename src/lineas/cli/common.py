@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from lineas import signals
-from lineas.cli.number_options import CALIBRATED, as_strength_or_calibrated
+from lineas.cli.number_options import as_strength_or_calibrated
 from lineas.cli.terminal import Terminal, print_aside, terminal
 from lineas.errors import LineasError
 from lineas.files.ownership import written_by
@@ -56,7 +56,7 @@ def as_strength(value: str | float, intervention: Intervention) -> float:
     """Return a strength that is written as a number, or as "calibrated"."""
     if isinstance(value, str):
         value = as_strength_or_calibrated(value)
-    return intervention.calibrated_strength if value == CALIBRATED else float(value)
+    return intervention.strength_from(value)
 
 
 def as_strengths(values: Sequence[str | float], intervention: Intervention) -> list[float]:
@@ -69,7 +69,7 @@ def interventions_and_strengths(
 ) -> tuple[Intervention | None, list[float]]:
     """Return the interventions as one, and the strengths; without interventions, None and strength 0.
 
-    The values of `others` are those of further options that need an intervention; None stands for no value.
+    The values of `others` are those of further options that need an intervention; a false one was not given.
     """
     if sources:
         chosen = load_interventions(sources)

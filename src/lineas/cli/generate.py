@@ -73,7 +73,7 @@ def generate(
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     sampling |= {"repetition_penalty": repetition_penalty}
     steered = (tokens or TokenChoice.all).value
-    chosen, strengths = interventions_and_strengths(intervention, strength, (0, 1), tokens=tokens is not None)
+    chosen, strengths = interventions_and_strengths(intervention, strength, (0, 1), tokens=tokens)
     text_model = text_model_for(model, chosen, dtype)
     other = accepts_other(other_model, force, chosen, text_model.network)
     with progress_bar("generating", len(texts) * len(strengths)) as advance:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lineas.errors import LineasError, needing
 from lineas.evaluation.continuing import continuing
-from lineas.evaluation.model_args import as_strength, check_batch_size, check_model_args
+from lineas.evaluation.model_args import check_batch_size, check_model_args
 from lineas.intervention.intervention import Intervention
 from lineas.models import load_text
 from lineas.models.digests import describe_part, description
@@ -78,7 +78,10 @@ def model_class() -> type:
             self._answer_settings = {**options, "tokens": tokens or "all"}
             self._tokens, self._other_model, self._learned = tokens or "all", bool(other_model), learned
             self.live: Any = None
-            self._steer(1.0 if strength is None or learned is None else as_strength(strength, learned))
+            if learned is not None and strength is not None:
+                self._steer(learned.strength_from(strength, "the model argument strength"))
+            else:
+                self._steer(1.0)
 
         @classmethod
         def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:

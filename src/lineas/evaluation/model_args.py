@@ -6,9 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lineas.checks import as_number
 from lineas.errors import LineasError
-from lineas.intervention.intervention import Intervention
 
 OWN = ("pretrained", "intervention", "strength", "tokens", "other_model", "dtype", "revision", "device", "batch_size")
 ACTING: dict[str, type | tuple[type, ...]] = {
@@ -45,13 +43,6 @@ def check_model_args(arguments: Mapping[str, Any], of_hf: Sequence[str] = ()) ->
         if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
             types = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
             raise LineasError(f"the model argument {name} is {types}, not {value!r}.")
-
-
-def as_strength(strength: Any, learned: Intervention) -> float:
-    """Return a strength as a number; "calibrated" stands for the calibrated strength of the intervention."""
-    if strength == "calibrated":
-        return learned.calibrated_strength
-    return as_number(strength, "the model argument strength, unless it is 'calibrated',")
 
 
 def check_batch_size(value: Any) -> None:

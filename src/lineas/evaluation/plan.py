@@ -86,7 +86,8 @@ class Plan:
         for name, value in self.sampling.items():
             if name not in SAMPLING:
                 raise LineasError(f"sampling knows {', '.join(SAMPLING)}, not {name!r}.")
-            as_number(int(value) if name == "chat" and isinstance(value, bool) else value, f"{name} of the sampling")
+            if name != "chat" or not isinstance(value, bool):
+                as_number(value, f"{name} of the sampling")
 
     def _check_pictures(self) -> None:
         if not self.prompts:

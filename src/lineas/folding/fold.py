@@ -14,8 +14,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import nn
 
-from lineas.checks import as_number
-from lineas.errors import LineasError, first_line, shown
+from lineas.errors import LineasError, first_line
 from lineas.folding.biases import with_biases
 from lineas.folding.comparison import coarsest, compare, live_outputs
 from lineas.folding.slots import Slots, slots, switches_for
@@ -96,7 +95,8 @@ def fold(
     if intervention.unfinished:
         early = f"learning of this intervention was interrupted after {intervention.unfinished}; it is folded as it is."
         warnings.warn(early, stacklevel=3)
-    strength = _as_number(strength, intervention)
+    strength = intervention.strength_from(strength, "the strength of a fold")
+    warn_if_outside(strength, stacklevel=3)
     _check_plain(model, network)
     scaled = intervention.at(strength)
     scaled.check_fits(network, accepts_other(other_model, force))
@@ -144,16 +144,6 @@ def fold(
     folded_model = model.with_network(folded)
     folded_model.provenance = _provenance(network, folded_model, intervention, strength, places, lost)
     return cast(Foldable, folded_model)
-
-
-def _as_number(strength: Any, intervention: Intervention) -> float:
-    if isinstance(strength, str) and strength == "calibrated":
-        return intervention.calibrated_strength
-    if isinstance(strength, str):
-        raise LineasError(f"the strength of a fold is a number or 'calibrated', not {shown(strength)}.")
-    number = as_number(strength, "the strength of a fold")
-    warn_if_outside(torch.tensor(number))
-    return number
 
 
 def _check_plain(model: Any, network: nn.Module) -> None:

@@ -125,6 +125,22 @@ class Intervention:
         check_facts({"calibration": calibration})
         return float(calibration["strength"])
 
+    def strength_from(self, value: Any, what: str = "the strength") -> float:
+        """Return a strength as a number; "calibrated" stands for the calibrated strength.
+
+        Args:
+            value: a finite number, or "calibrated".
+            what: the name of the value in an error.
+
+        Raises:
+            LineasError: when the value is neither, or when the intervention was not calibrated.
+        """
+        if not isinstance(value, str):
+            return as_number(value, what)
+        if value != "calibrated":
+            raise LineasError(f"{what} is a number or 'calibrated', not {shown(value)}.")
+        return self.calibrated_strength
+
     @property
     def unfinished(self) -> str | None:
         """The steps that were done if learning was interrupted, such as "4 of 20 steps"; else None."""

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from lineas.intervention.maps import AffineMap
 from lineas.intervention.model_identity import ModelIdentity, identifying_module
 from lineas.learning.capture import Model, warn_if_cut
 from lineas.learning.lineas import LinEAS
-from lineas.learning.method import Method, Progress, Task, overflow_error
+from lineas.learning.method import Method, Progress, Task, overflow_error, settings_of
 from lineas.models.frozen import frozen
 from lineas.models.trial import outputs
 from lineas.modules import is_linear, is_norm, type_name, weights_type
@@ -116,7 +115,7 @@ def learn(
         if callable(progress):
             progress(done, steps, cost)
 
-    settings = {one.name: getattr(method, one.name) for one in fields(method)}
+    settings = settings_of(method)
     begin = None if start is None else _on_sites(start, chosen, model.network)
     environment = {  # before the work, since some of it can fail
         "dtype": type_name(weights_type(model.network)),
@@ -143,7 +142,7 @@ def learn(
     fitted = [(site.name, fit.maps[site.name]) for site in chosen]
     maps = {name: AffineMap(map_.scale.float().cpu(), map_.shift.float().cpu()) for name, map_ in fitted}
     facts: dict[str, Any] = {
-        "method": {"name": type(method).__name__, **settings, **fit.settings},
+        "method": {**settings, **fit.settings},
         "steps_done": len(fit.costs),
         **({} if fit.of is None else {"interrupted": {"done": len(fit.costs), "of": fit.of}}),
         "seed": seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -131,6 +131,11 @@ class Method(Protocol):
     def fit(self, task: Task) -> Fit:
         """Learn the maps."""
         ...
+
+
+def settings_of(method: Method) -> dict[str, Any]:
+    """Return the name of a method and its fields, as they are recorded."""
+    return {"name": type(method).__name__, **{one.name: getattr(method, one.name) for one in fields(method)}}
 
 
 def fit_untouched(task: Task, fit_map: FitMap, pooling: Pooling | None = None) -> Fit:

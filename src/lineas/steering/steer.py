@@ -74,9 +74,7 @@ def steer(
         )
     intervention = _as_one(intervention)
     if isinstance(strength, str):
-        if strength != "calibrated":
-            raise LineasError(f"strength is a number or 'calibrated', not {strength!r}.")
-        strength = intervention.calibrated_strength
+        strength = intervention.strength_from(strength)
     return Steering(network, intervention, strength, tokens, accepts_other(other_model, force))
 
 

@@ -17,13 +17,13 @@ SPARSE_SHARE, SPARSE_NUMEL = 1 / 8, 2**17
 activation has at least this many numbers: selecting is then faster than converting (benchmarks/speed/steering.py)."""
 
 
-def warn_if_outside(strength: float | torch.Tensor) -> None:
+def warn_if_outside(strength: float | torch.Tensor, stacklevel: int = 4) -> None:
     """Warn about strengths outside [0, 1]: they extrapolate beyond what was learned."""
     values = torch.as_tensor(strength)
     if bool(((values < 0) | (values > 1)).any()):
         warnings.warn(
             f"strength {values.tolist()} is outside 0 to 1, beyond what was learned; check what the model generates.",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 

@@ -18,6 +18,7 @@ from lineas.files.writing import write_text
 from lineas.intervention.intervention import Intervention
 from lineas.learning import LinEAS, Method, check_sides
 from lineas.learning.gamma_path import check_gammas, later_steps
+from lineas.learning.method import settings_of
 from lineas.printable import as_label, escaped
 from lineas.prompts import described, draw
 from lineas.sites import Pooling, as_pooling
@@ -166,7 +167,7 @@ def sweep(
         "samples": samples,
         "draws": draws,
         "gamma": gammas,
-        "methods": {name: {"name": type(method).__name__, **asdict(method)} for name, method in methods.items()},
+        "methods": {name: settings_of(method) for name, method in methods.items()},
         "refit": refit,
         "strengths": strengths,
         "options": options,
