@@ -232,6 +232,7 @@ SHOTS = Bounds(0, 1000, whole=True)
 SHOWN = Bounds(0, 10_000, whole=True)
 STRENGTH = Bounds(-3e38, 3e38, shown="NUMBER")
 """The strengths that float32 can hold."""
+DIVERGENCE = Bounds(0, 100, above=True)
 WEIGHT = Bounds(0, 1e9)
 """Weights of a penalty."""
 RATE = Bounds(0, 1e30, above=True)

@@ -8,7 +8,7 @@ import torch
 
 import lineas
 from lineas.intervention.maps import affine
-from lineas.learning.fisher import diagonal, divergence, score_gradients
+from lineas.learning.fisher import Divergence, diagonal, score_gradients
 from lineas.sites import Site
 from lineas.steering.hooks import edited
 
@@ -73,7 +73,7 @@ def test_half_of_d_f_d_is_the_divergence_of_small_changes(
         d = size * torch.randn(len(whole), generator=generator)
         scales, shifts = d.view(2, len(sites), 32)
         edits = {s: lambda z, w=1 + w, b=b: affine(z, w, b) for s, w, b in zip(sites, scales, shifts)}
-        assert divergence(model, samples, edits, None) == pytest.approx(float(d @ whole @ d) / 2, rel=0.03)
+        assert Divergence(model, samples, edits, None)() == pytest.approx(float(d @ whole @ d) / 2, rel=0.03)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])

@@ -86,6 +86,8 @@ def draw(console: Console, intervention: Intervention, rows: list[dict[str, Any]
         console.print(f"learned on {intervention.base.name} ({intervention.base.architecture})")
     if "method" in facts:
         console.print(f"method {model_card.recipe(facts)}")
+    if damage := model_card.damage_learned(facts):
+        console.print(damage)
     if "made_by" in facts:
         console.print(f"made by {facts['made_by']}")
     for side, data in facts.get("data", {}).items():

@@ -53,7 +53,8 @@ class Facts(TypedDict, total=False):
     samples: int | None  # prompts drawn from each file
     max_length: Any
     dtype: Any
-    data: dict[str, PromptFacts]  # by side, "source" and "target"
+    data: dict[str, PromptFacts]  # "source" and "target", and "neutral" if the method measures damage
+    divergence: float  # from the untouched model at strength 1, on the neutral prompts
     drawing: Any  # settings of a pipeline
     start: Any  # the facts of the maps that learning began with
     on: Any  # the facts of the intervention in place while learning

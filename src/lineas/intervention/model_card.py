@@ -42,6 +42,8 @@ def model_card(description: dict[str, Any]) -> str:
         "",
     ]
     lines += effect_and_damage(facts)
+    if damage := damage_learned(facts):
+        lines += [f"{damage.capitalize()}.", ""]
     if "calibration" in facts:
         calibration = facts["calibration"]
         named = [name for name in ("effect", "damage") if name in calibration]
@@ -100,6 +102,18 @@ def recipe(facts: Mapping[str, Any]) -> str:
     settings.append(f"seed {facts.get('seed')}")
     settings += ["pooled by the largest"] if facts.get("pooling") == "max" else []
     return f"{facts['method']['name']}: {', '.join(settings)}"
+
+
+def damage_learned(facts: Mapping[str, Any]) -> str | None:
+    """Return the sentence on the divergence that was measured while learning; None if none was.
+
+    >>> damage_learned({"divergence": 0.02987})
+    'divergence from the untouched model at strength 1: 0.0299 nats a token on the neutral text of learning'
+    """
+    if not isinstance(divergence := facts.get("divergence"), (int, float)):
+        return None
+    unit = "of the denoiser's mean square" if "drawing" in facts else "nats a token"
+    return f"divergence from the untouched model at strength 1: {divergence:.3g} {unit} on the neutral text of learning"
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:

@@ -6,7 +6,7 @@ with `F = E_tokens E_{y ~ p} [grad log p(y) grad log p(y)']` (Amari 1998).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ import torch
 from lineas.learning.capture import Model
 from lineas.models.samples import Part, Samples
 from lineas.sites import Site
-from lineas.steering.hooks import edited
+from lineas.steering.hooks import Edit, edited
 
 
 def score_gradients(
@@ -23,8 +23,9 @@ def score_gradients(
     """Return the gradients of a random score of each neutral text, `[n, d]` for every scale, then for every shift.
 
     The maps are the identity. `rows.T @ rows`, with all gradients of a text side by side in a row, is an unbiased
-    estimate of F. One backward pass gives the rows of a whole part: the gradient with respect to a shift is the sum over
-    a text's tokens of the gradient g with respect to the activation z, and that with respect to a scale the sum of g z.
+    estimate of F. One backward pass gives the rows of a whole part. The gradient with respect to a shift is the sum
+    over a text's tokens of the gradient g with respect to the activation z; that with respect to a scale is the sum of
+    g z.
 
     Args:
         seed: seed of the tokens that are drawn.
@@ -65,15 +66,33 @@ def diagonal(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [row.square().sum(0) for row in rows]
 
 
-@torch.no_grad()
-def divergence(model: Model, neutral: Samples[Any], edits: Any, limit: int | None) -> float:
-    """Return the mean over neutral texts of the divergence of the edited model from the untouched one, in nats a token.
+class Divergence:
+    """The divergence of an edited model from the untouched one on neutral prompts, as often as it is called.
 
-    Images have no tokens: see `lineas.models.predictions`.
+    Args:
+        edits: the edits whose parameters change between the calls.
+        limit: largest number of tokens in a part; None for no limit.
+        memory: number of bytes for the untouched model's predictions; what they exceed is predicted anew each time.
     """
-    by_part = []
-    for part in neutral.batch(limit).parts:
-        untouched = model.predict(part)
-        with edited(model.network, edits):
-            by_part.append(model.divergences(untouched, model.predict(part), part))
-    return float(torch.cat(by_part).double().mean())
+
+    def __init__(
+        self, model: Model, neutral: Samples[Any], edits: Mapping[Site, Edit], limit: int | None, memory: float = 0
+    ) -> None:
+        self._model, self._edits, self._left = model, edits, memory
+        self._parts = neutral.batch(limit).parts
+        self._untouched: dict[int, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self) -> float:
+        """Return the mean over the prompts, for texts in nats a token (see `lineas.models.predictions`)."""
+        return float(torch.cat([self._of_part(i, part) for i, part in enumerate(self._parts)]).double().mean())
+
+    def _of_part(self, i: int, part: Part) -> torch.Tensor:
+        untouched = self._untouched.get(i)
+        if untouched is None:
+            untouched = self._model.predict(part)
+            if untouched.nbytes <= self._left:
+                self._untouched[i] = untouched
+                self._left -= untouched.nbytes
+        with edited(self._model.network, self._edits):
+            return self._model.divergences(untouched, self._model.predict(part), part)

@@ -22,15 +22,20 @@ from lineas.learning.capture import Model, warn_if_cut
 from lineas.learning.lineas import LinEAS
 from lineas.learning.method import Method, Progress, Task, overflow_error, settings_of
 from lineas.models.frozen import frozen
+from lineas.models.samples import Samples
 from lineas.models.trial import outputs
 from lineas.modules import is_linear, is_norm, type_name, weights_type
 from lineas.printable import shortened
-from lineas.prompts import described
+from lineas.prompts import described, read_prompts
 from lineas.sites import Pooling, Site, as_pooling
 from lineas.steering.exclusive import exclusively
 from lineas.steering.steer import steer
 from lineas.versions import stamp
 
+NEUTRAL = "lineas:neutral/learning"
+"""Neutral text that ships, of many kinds, apart from the sentences on which interventions are judged."""
+NEARLY = 0.9
+"""Share of a budget of divergence below which the budget counts as not reached."""
 SHORT = 16
 """Tokens of each of the two prompts on which learned maps are tried."""
 
@@ -50,6 +55,7 @@ def learn(
     start: Intervention | None = None,
     within_support: bool = False,
     on: Intervention | None = None,
+    neutral: Sequence[str] | None = None,
 ) -> Intervention:
     """Learn an intervention that moves the distribution of the source's activations onto the target's.
 
@@ -75,6 +81,8 @@ def learn(
             learns again on the support that a penalty has chosen.
         on: intervention that is in place on both sides while the new maps are learned. To use both, take
             `on.then(learned)`.
+        neutral: prompts on which the model should stay as it is, for the optimizer "natural", which measures its steps
+            on them. None takes 32 sentences that ship with lineas; for images the target.
 
     Returns:
         The intervention that was learned.
@@ -103,6 +111,7 @@ def learn(
     encoded = model.samples(source, max_length), model.samples(target, max_length)
     warn_if_cut(encoded[0], "source ")
     warn_if_cut(encoded[1], "target ")
+    encoded_neutral = _neutral(model, method, neutral, target, max_length)
     bar = tqdm(desc=type(method).__name__, disable=progress is not True)
     reported = 0
 
@@ -120,12 +129,16 @@ def learn(
     environment = {  # before the work, since some of it can fail
         "dtype": type_name(weights_type(model.network)),
         **model.facts,
-        "data": {"source": described(source), "target": described(target)},
+        "data": {
+            "source": described(source),
+            "target": described(target),
+            **({} if encoded_neutral is None else {"neutral": described(encoded_neutral.prompts)}),
+        },
         "folds": _folds(model.network, chosen),
         **stamp(),
     }
     base = _base(model)
-    task = Task(model, *encoded, chosen, seed, pooling, limit, report, begin, within_support)
+    task = Task(model, *encoded, chosen, seed, pooling, limit, report, begin, within_support, encoded_neutral)
     with bar, frozen(model.network), nullcontext() if on is None else steer(model, on):
         fit = method.fit(task)
         if not reported and fit.costs:  # a method without steps
@@ -152,6 +165,7 @@ def learn(
         **({} if on is None else {"on": on.facts}),
         **environment,
         "cost": fit.costs,
+        **({} if fit.divergence is None else {"divergence": fit.divergence}),
         "folds": {site.name: environment["folds"][site.name] for site in chosen},
     }
     learned = Intervention(maps, {site.name: site for site in chosen}, base, facts)
@@ -161,7 +175,43 @@ def learn(
             "the same prompts, or cut after the same words?",
             stacklevel=2,
         )
+    elif fit.divergence is not None and fit.of is None:
+        _warn_if_not_reached(fit.divergence, getattr(method, "divergence", 0.0), len(fit.costs))
     return learned if _moves(model, learned, source, max_length) else learned.with_facts(moves_output=False)
+
+
+def _neutral(
+    model: Model, method: Method, neutral: Sequence[str] | None, target: Sequence[str], max_length: int
+) -> Samples[Any] | None:
+    """Return the prompts on which a method measures damage, encoded; None for a method that measures none."""
+    if getattr(method, "optimizer", None) != "natural":
+        if neutral is not None:
+            raise LineasError("neutral prompts serve the optimizer 'natural' alone; leave them out (--neutral).")
+        return None
+    if neutral is not None:
+        neutral = as_texts("the neutral prompts", neutral)
+        if not neutral:
+            raise LineasError("there are no neutral prompts; give at least one, or leave them out for those that ship.")
+    else:
+        is_text = bool(model.samples(target[:1], max_length).ids)
+        neutral = read_prompts(NEUTRAL) if is_text else target
+    encoded = model.samples(neutral, max_length)
+    if short := [text for text, ids in zip(neutral, encoded.ids) if len(ids) < 2]:
+        raise LineasError(
+            f"the neutral prompt {shortened(repr(short[0]))} has one token, so there is none to predict; leave it out."
+        )
+    warn_if_cut(encoded, "neutral ")
+    return encoded
+
+
+def _warn_if_not_reached(divergence: float, budget: float, steps: int) -> None:
+    """Warn when learning ended with much of its budget of divergence unspent."""
+    if divergence < NEARLY * budget:
+        warnings.warn(
+            f"the divergence reached {divergence:.2g} of {budget:g} nats in {steps} steps: the penalty, or "
+            "the few neurons that may change, allow no more; give a smaller gamma or more sites.",
+            stacklevel=3,
+        )
 
 
 def _folds(network: nn.Module, sites: Sequence[Site]) -> dict[str, str]:

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
-from lineas.checks import PAIR, RATE, STEPS, WEIGHT, check_settings, within
+from lineas.checks import DIVERGENCE, PAIR, RATE, STEPS, WEIGHT, check_settings, within
 from lineas.errors import LineasError
 from lineas.folding.fold import DoesNotFoldError
 from lineas.folding.slots import slots
 from lineas.intervention.maps import AffineMap
 from lineas.learning import penalty
 from lineas.learning.capture import backpropagate
+from lineas.learning.fisher import Divergence, diagonal, score_gradients
 from lineas.learning.interruption import stoppable
-from lineas.learning.memory import largest_part
+from lineas.learning.memory import largest_part, largest_predicted_part
 from lineas.learning.method import Fit, Progress, Task
-from lineas.learning.optimizers import DeviationAdam, PaperOptimizer, Sizes
+from lineas.learning.optimizers import DeviationAdam, NaturalGradient, PaperOptimizer, Sizes
 from lineas.learning.trained_maps import TrainedMaps, units
 from lineas.learning.transport import Quantiles
 from lineas.sites import Site
 from lineas.steering.exclusive import exclusively
 from lineas.steering.hooks import edited
 
+FEW, MANY = 5, 20
+"""Number of steps of the natural gradient, and of the other optimizers."""
+BUDGET = 0.03
+"""Divergence that the natural gradient spends, in nats a token."""
 BLOWN_UP = 100
 """A cost that is this many times the first step's shows that the learning rate is too high."""
 READ_EVERY = 10
@@ -36,20 +42,21 @@ NEGLIGIBLE = 1e-6
 
 
 class DivergedError(LineasError):
-    """Learning diverged because its steps were too large; `suggestion` is a smaller learning rate.
+    """Learning diverged because its steps were too large; `suggestion` is a smaller learning rate or divergence.
 
     Args:
         what: beginning of the sentence: the value that is too large or not finite, and the step.
-        rate: learning rate that was used.
+        rate: learning rate that was used, or the budget of divergence.
+        setting: name of the setting that the rate is.
     """
 
-    def __init__(self, what: str, rate: float) -> None:
+    def __init__(self, what: str, rate: float, setting: str = "learning rate") -> None:
         self.rate, self.suggestion = rate, float(f"{rate / 10:.2g}")
-        self._what = what
-        super().__init__(f"{what} with learning rate {rate:.3g}; nothing was learned, try {self.suggestion:.2g}.")
+        self._what, self._setting = what, setting
+        super().__init__(f"{what} with {setting} {rate:.3g}; nothing was learned, try {self.suggestion:.2g}.")
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that it can be pickled, from one process to another
-        return type(self), (self._what, self.rate)
+        return type(self), (self._what, self.rate, self._setting)
 
 
 @dataclass(frozen=True)
@@ -61,14 +68,18 @@ class LinEAS:
     proximal gradient steps with a cosine schedule from the learning rate to a thousandth of it.
 
     Args:
-        steps: number of optimizer steps.
-        optimizer: optimizer, "relative", "adam" or "sgd". "relative" is Adam with a warm-up. It measures a step of a
-            shift in the standard deviation of its neuron over all prompts, and a step of a scale in SCALE_UNIT. So one
-            rate serves neurons, layers and models whose activations differ by orders of magnitude. "adam" (betas 0.9,
-            0.9) and "sgd" (no momentum) are the paper's, with steps in the activations' own units.
-        learning_rate: largest learning rate. None stands for 0.1 with "relative", 0.01 with "adam", and `0.01 L d / n`
-            with "sgd" (L sites of d neurons, n prompts in a step). The last undoes the cost's division by L d and its
-            sum over n.
+        steps: number of optimizer steps. None stands for 5 with "natural", and 20 with the others.
+        optimizer: optimizer, "natural", "relative", "adam" or "sgd". "natural" is the natural gradient: it measures a
+            step by what it changes in the model's predictions on neutral text. "relative" is Adam with a warm-up. It
+            measures a step of a shift in the standard deviation of its neuron over all prompts, and a step of a scale
+            in SCALE_UNIT. So one rate serves neurons, layers and models whose activations differ by orders of
+            magnitude. "adam" (betas 0.9, 0.9) and "sgd" (no momentum) are the paper's, with steps in the activations'
+            own units.
+        divergence: budget of the natural gradient: divergence from the untouched model on neutral text at strength 1,
+            in nats a token; None stands for 0.03.
+        learning_rate: largest learning rate of the other optimizers. None stands for 0.1 with "relative", 0.01 with
+            "adam", and `0.01 L d / n` with "sgd" (L sites of d neurons, n prompts in a step). The last undoes the
+            cost's division by L d and its sum over n.
         gamma: weight of the sparse group lasso; 0 changes every neuron, a larger weight changes fewer.
         lambda_1: weight of single neurons in the penalty.
         lambda_g: weight of whole groups (the scales or the shifts of a site) in the penalty. The support is smallest
@@ -86,8 +97,9 @@ class LinEAS:
 
     default_sites: ClassVar[str | None] = None  # the norms before the MLPs
 
-    steps: int = field(default=20, metadata=within(STEPS))
-    optimizer: Literal["relative", "adam", "sgd"] = "relative"
+    steps: int = field(default=None, metadata=within(STEPS))  # pyright: ignore[reportAssignmentType]
+    optimizer: Literal["natural", "relative", "adam", "sgd"] = "relative"
+    divergence: float | None = field(default=None, metadata=within(DIVERGENCE))
     learning_rate: float | None = field(default=None, metadata=within(RATE, option="--lr"))
     gamma: float = field(default=0.0, metadata=within(WEIGHT))
     lambda_1: float = field(default=1.0, metadata=within(WEIGHT))
@@ -97,7 +109,16 @@ class LinEAS:
     foldable: bool = False
 
     def __post_init__(self) -> None:
+        if self.steps is None:
+            object.__setattr__(self, "steps", FEW if self.optimizer == "natural" else MANY)
         check_settings(self)
+        if self.optimizer == "natural":
+            if self.learning_rate is not None:
+                raise LineasError("the natural gradient has no learning rate; give a divergence, or another optimizer.")
+            if self.divergence is None:
+                object.__setattr__(self, "divergence", BUDGET)
+        elif self.divergence is not None:
+            raise LineasError(f"a divergence is the budget of the optimizer 'natural', not of {self.optimizer!r}.")
         if self.refit and self.gamma == 0:
             raise LineasError("refit learns once more what a penalty has kept; give a gamma above 0.")
 
@@ -141,41 +162,58 @@ class LinEAS:
             freeze_unfoldable(model.network, sites, trained)
         quantiles = {name: Quantiles.of(v, n) for name, v in target.items()}
         neurons = sum(v.shape[-1] for v in target.values())  # L d
-        rates = {"relative": 0.1, "adam": 0.01, "sgd": 0.01 * neurons / n}
-        rate = rates[self.optimizer] if self.learning_rate is None else self.learning_rate
-        if self.optimizer == "relative":
+        rates = {"natural": self.divergence, "relative": 0.1, "adam": 0.01, "sgd": 0.01 * neurons / n}
+        rate = self.learning_rate or rates[self.optimizer] or 0.0
+        if self.optimizer == "natural":
+            optimizer = self._natural(task, trained, neurons)
+        elif self.optimizer == "relative":
             optimizer = DeviationAdam(trained.parameters, units(task.source_activations(), target), rate, self.steps)
         else:
             optimizer = PaperOptimizer(self.optimizer, trained.parameters, rate, self.steps)
         negligible = NEGLIGIBLE * sum(float(v.float().square().mean()) for v in target.values()) / len(target)
         del target
-        record = _Record(self.steps, rate, negligible, task.progress)
+        too_large = partial(
+            DivergedError, rate=rate, setting="divergence" if self.optimizer == "natural" else "learning rate"
+        )
+        record = _Record(self.steps, too_large, negligible, task.progress)
         learned: dict[str, AffineMap] = {}  # after the last whole step, so that an interruption leaves no half step
         with edited(model.network, trained.edits):
             limit = largest_part(model, source, sites, neurons, task.memory)
-            whole = source.batch(limit)
-            with stoppable(lambda: record.done, self.steps) as ending:
-                for _ in range(self.steps):
-                    batch = whole
-                    if n < len(source):
-                        batch = source.batch(limit, torch.randperm(len(source), generator=generator)[:n].tolist())
+        whole = source.batch(limit)
+        with stoppable(lambda: record.done, self.steps) as ending:
+            for _ in range(self.steps):
+                batch = whole
+                if n < len(source):
+                    batch = source.batch(limit, torch.randperm(len(source), generator=generator)[:n].tolist())
+                with edited(model.network, trained.edits):
                     cost = backpropagate(model, batch, sites, quantiles, task.pooling)
-                    sizes = optimizer.step()
-                    self._sparsen(trained.scales.values(), sizes[: len(sites)], identity=1.0)
-                    self._sparsen(trained.shifts.values(), sizes[len(sites) :], identity=0.0)
-                    learned = trained.maps()
-                    record.add(cost)
-            record.read()
+                optimizer.step(lambda sizes: self._sparsen(trained, sizes))
+                learned = trained.maps()
+                record.add(cost)
+        record.read()
         if not all(bool(m.scale.isfinite().all() and m.shift.isfinite().all()) for m in learned.values()):
-            raise DivergedError(f"the maps are not finite after {record.done} steps", rate)
-        return Fit(learned, record.costs, {"learning_rate": rate}, self.steps if ending.interrupted else None)
+            raise too_large(f"the maps are not finite after {record.done} steps")
+        of = self.steps if ending.interrupted else None
+        if isinstance(optimizer, NaturalGradient):
+            return Fit(learned, record.costs, of=of, divergence=optimizer.spent)
+        return Fit(learned, record.costs, {"learning_rate": rate}, of)
+
+    def _natural(self, task: Task, trained: TrainedMaps, neurons: int) -> NaturalGradient:
+        """Return the optimizer whose steps are measured on the neutral prompts."""
+        if task.neutral is None or self.divergence is None:
+            raise LineasError("the natural gradient is measured on neutral prompts, and the task has none.")
+        limit, memory = largest_predicted_part(task.model, task.neutral, task.sites, neurons, task.memory)
+        rows = score_gradients(task.model, task.neutral, task.sites, task.seed, limit)
+        divergence = Divergence(task.model, task.neutral, trained.edits, limit, memory)
+        return NaturalGradient(trained.parameters, diagonal(rows), divergence, self.divergence, self.steps)
 
     @torch.no_grad()
-    def _sparsen(self, parameters: Iterable[nn.Parameter], sizes: Sizes, identity: float) -> None:
-        """Take the proximal step, with the sizes of the optimizer's last step."""
+    def _sparsen(self, trained: TrainedMaps, sizes: Sizes) -> None:
+        """Take the proximal step after a gradient step of these sizes."""
         if self.gamma == 0:
             return
-        for parameter, size in zip(parameters, sizes):
+        identities = [1.0] * len(trained.scales) + [0.0] * len(trained.shifts)
+        for parameter, size, identity in zip(trained.parameters, sizes, identities):
             change = penalty.prox(parameter - identity, size * self.gamma, self.lambda_1, self.lambda_g)
             parameter.copy_(identity + change)
 
@@ -200,10 +238,12 @@ def _counted(progress: Progress | None, before: int, steps: int) -> Progress | N
 class _Record:
     """The costs so far; on a GPU they are read a few steps late, so that no step waits for them."""
 
-    def __init__(self, steps: int, rate: float, negligible: float, progress: Progress | None) -> None:
+    def __init__(
+        self, steps: int, too_large: Callable[[str], DivergedError], negligible: float, progress: Progress | None
+    ) -> None:
         self.costs: list[float] = []
         self._unread: list[torch.Tensor] = []
-        self._steps, self._rate, self._negligible, self._progress = steps, rate, negligible, progress
+        self._steps, self._too_large, self._negligible, self._progress = steps, too_large, negligible, progress
 
     @property
     def done(self) -> int:
@@ -222,7 +262,7 @@ class _Record:
         for value in torch.stack(unread).tolist() if unread else []:
             if not math.isfinite(value) or (self.costs and value > BLOWN_UP * max(self.costs[0], self._negligible)):
                 step = f"step {len(self.costs) + 1} of {self._steps}"
-                raise DivergedError(f"the cost blew up to {value:.3g} at {step}", self._rate)
+                raise self._too_large(f"the cost blew up to {value:.3g} at {step}")
             self.costs.append(value)
             if self._progress:
                 self._progress(len(self.costs), self._steps, value)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lineas.errors import LineasError
 from lineas.learning.capture import Model, capture_part
 from lineas.models.samples import Part, Samples
 from lineas.modules import input_device, smallest_blocks
 from lineas.sites import Site
-from lineas.steering.hooks import edited
+from lineas.steering.hooks import Edit, edited
 
 MARGIN = 2.3
 """Peak memory of one part after another, relative to the tensors that one forward pass saves for its backward pass:
@@ -23,6 +24,12 @@ FIXED = 64 * 2**20
 POOLED = 6
 """Float32 numbers in memory for every sample and neuron: the activations, their gradients, the target, two for sorting,
 and the activations without maps, whose memory is not freed at once."""
+ROWS = 4
+"""Float32 numbers in memory for every neutral prompt and neuron: the gradients of its scale and shift, twice."""
+COPIES = 5
+"""Float32 copies of the predictions of a part that are in memory at once, beside those that the forward pass saves."""
+KEPT = 0.25
+"""Share of the memory that the untouched model's predictions may take."""
 PROBE = 256
 """Largest number of tokens on which the memory of a token is measured: the length at which attention saves most per
 token (see `lineas.models.packing.SHORT`)."""
@@ -61,18 +68,57 @@ def largest_part(
             f"{len(samples)} prompts at {len(sites)} sites need more than {total / 2**30:.3g} GiB of memory; "
             "give more, fewer prompts, fewer sites, or a batch size."
         )
-    longest = max(samples.prompts, key=len)
-    probe = model.samples([longest], min(samples.longest, PROBE)).batch().parts[0]
+    probe = _probe(model, samples)
     # without gradients nothing is trained, so leaves make the probing pass save the tensors that training would save
-    leaves = {} if backward else {site: lambda z: z.detach().requires_grad_() for site in sites}
+    leaves = {} if backward else _leaves(sites)
     with edited(model.network, leaves):
-        saved = saved_bytes(model, probe, sites) / (1 if backward else max(1, len(smallest_blocks(model.network)) / 2))
+        saved = saved_bytes(model.network, lambda: capture_part(model, probe, sites))
+    saved /= 1 if backward else max(1, len(smallest_blocks(model.network)) / 2)
     return max(1, int(for_parts / MARGIN / (saved / probe.size)))
 
 
-def saved_bytes(model: Model, part: Part, sites: Sequence[Site]) -> int:
-    """Return the bytes that a part's forward pass saves for its backward pass, without the weights."""
-    weights = {p.untyped_storage().data_ptr() for p in model.network.parameters()}
+def largest_predicted_part(
+    model: Model, neutral: Samples[Any], sites: Sequence[Site], neurons: int, memory: int | None
+) -> tuple[int, int]:
+    """Return the size of the largest part whose random score goes through one backward pass within the memory.
+
+    The second number is that of the bytes that are left for predictions that are kept.
+    """
+    device = input_device(model.network)
+    total = memory if memory is not None else int(SHARE * free(device))
+    for_parts = total - FIXED - ROWS * 4 * len(neutral) * neurons
+    if for_parts <= 0:
+        raise LineasError(
+            f"{len(neutral)} neutral prompts at {len(sites)} sites need more than {total / 2**30:.3g} GiB of memory; "
+            "give more, fewer neutral prompts, or fewer sites."
+        )
+    probe = _probe(model, neutral)
+    predicted = [torch.empty(0)]
+
+    def score() -> torch.Tensor:
+        predicted[0] = model.predict(probe)
+        return model.sampled_score(predicted[0], probe, torch.Generator())
+
+    with edited(model.network, _leaves(sites)):
+        saved = saved_bytes(model.network, score)
+    needed = (MARGIN * saved + COPIES * predicted[0].nbytes) / probe.size
+    return max(1, int((1 - KEPT) * for_parts / needed)), int(KEPT * for_parts)
+
+
+def _probe(model: Model, samples: Samples[Any]) -> Part:
+    """Return the beginning of the longest prompt as a part of its own."""
+    longest = max(samples.prompts, key=len)
+    return model.samples([longest], min(samples.longest, PROBE)).batch().parts[0]
+
+
+def _leaves(sites: Sequence[Site]) -> dict[Site, Edit]:
+    """Return edits that make every site's output a leaf, so that a forward pass saves what training would save."""
+    return {site: lambda z: z.detach().requires_grad_() for site in sites}
+
+
+def saved_bytes(network: nn.Module, run: Callable[[], Any]) -> int:
+    """Return the bytes that a forward pass saves for its backward pass, without the weights."""
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     sizes: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -82,6 +128,6 @@ def saved_bytes(model: Model, part: Part, sites: Sequence[Site]) -> int:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        pooled = capture_part(model, part, sites)
-    del pooled  # alive until here, so that no two storages were counted under one address
+        result = run()
+    del result  # alive until here, so that no two storages were counted under one address
     return sum(sizes.values())

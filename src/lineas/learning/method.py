@@ -49,6 +49,7 @@ class Task:
         progress: function called after every step; None for none.
         start: maps to begin with, by site name; None for the identity.
         within: whether neurons that the start does not change stay unchanged.
+        neutral: prompts on which the model should stay as it is, encoded; None where the method needs none.
     """
 
     model: Model
@@ -61,6 +62,7 @@ class Task:
     progress: Progress | None = None
     start: Mapping[str, AffineMap] | None = None
     within: bool = False
+    neutral: Samples[Any] | None = None
 
     def source_activations(self, pooling: Pooling | None = None) -> dict[str, torch.Tensor]:
         """Return the source's activations by site name, `[n, d]`, after the maps that are in place."""
@@ -111,12 +113,14 @@ class Fit:
             place.
         settings: settings that follow from the task, such as a learning rate that the method's field leaves open.
         of: number of steps that were asked for, if learning was interrupted; None if it was not.
+        divergence: divergence from the untouched model on the neutral prompts, if it was measured.
     """
 
     maps: dict[str, AffineMap]
     costs: list[float]
     settings: dict[str, Any] = field(default_factory=dict)
     of: int | None = None
+    divergence: float | None = None
 
 
 class Method(Protocol):

@@ -218,7 +218,7 @@ class ImageModel:
         return torch.cat(outputs, 1)
 
     def divergences(self, untouched: torch.Tensor, changed: torch.Tensor, part: DrawnPart) -> torch.Tensor:
-        """Return half the mean square of the change of each image's predictions, relative to their mean square, `[b]`."""
+        """Return half the mean square change of each image's predictions, relative to their mean square, `[b]`."""
         return (changed - untouched).square().mean(1) / untouched.square().mean(1) / 2
 
     def sampled_score(self, predicted: torch.Tensor, part: DrawnPart, generator: torch.Generator) -> torch.Tensor:

@@ -25,9 +25,9 @@ def log_probabilities(network: nn.Module, part: TextPart) -> torch.Tensor:
 
 
 def divergences(untouched: torch.Tensor, changed: torch.Tensor, part: TextPart) -> torch.Tensor:
-    """Return each text's mean of `KL(untouched || changed)` a token, in nats, `[b]`, from log-probabilities `[k, v]`."""
+    """Return each text's mean `KL(untouched || changed)` a token, in nats, `[b]`, from log-probabilities `[k, v]`."""
     owners, counts = _owners(part)
-    per_token = (untouched.exp() * (untouched - changed)).sum(-1)
+    per_token = nn.functional.kl_div(changed, untouched, reduction="none", log_target=True).sum(-1)
     return per_token.new_zeros(len(counts)).index_add(0, owners, per_token) / counts.clamp_min(1)
 
 

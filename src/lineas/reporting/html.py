@@ -94,6 +94,8 @@ def _head(name: str, intervention: Intervention) -> dict[str, str]:
         sentences.append(f"Learned on {intervention.base.name} ({intervention.base.architecture}).")
     if "method" in facts:
         sentences.append(f"{model_card.recipe(facts)}.")
+    if damage := model_card.damage_learned(facts):
+        sentences.append(f"{damage.capitalize()}.")
     if "calibration" in facts:
         sentences.append(f"Calibrated strength {facts['calibration']['strength']:.3g}.")
     facts = {key: value for key, value in facts.items() if key not in ("cost", "folds", "measurements")}
