@@ -49,10 +49,10 @@ def llama() -> tuple[lineas.TextModel, list[Site], torch.Tensor]:
 def test_the_estimate_is_unbiased(llama: tuple[lineas.TextModel, list[Site], torch.Tensor]) -> None:
     """Over many seeds, the mean of every entry is within the error that its deviation allows."""
     model, sites, whole = llama
-    samples = model.samples(TEXTS)
+    parts = model.batch(TEXTS).parts
     estimates = []
     for seed in range(300):
-        rows = torch.cat(score_gradients(model, samples, sites, seed, None), 1)
+        rows = torch.cat(score_gradients(model, parts, sites, seed), 1)
         estimates.append(rows.T @ rows)
     stack = torch.stack(estimates)
     error = stack.std(0) / len(stack) ** 0.5
@@ -67,13 +67,13 @@ def test_half_of_d_f_d_is_the_divergence_of_small_changes(
     llama: tuple[lineas.TextModel, list[Site], torch.Tensor],
 ) -> None:
     model, sites, whole = llama
-    samples = model.samples(TEXTS)
+    parts = model.batch(TEXTS).parts
     generator = torch.Generator().manual_seed(0)
     for size in (1e-3, 3e-4):
         d = size * torch.randn(len(whole), generator=generator)
         scales, shifts = d.view(2, len(sites), 32)
         edits = {s: lambda z, w=1 + w, b=b: affine(z, w, b) for s, w, b in zip(sites, scales, shifts)}
-        assert Divergence(model, samples, edits, None)() == pytest.approx(float(d @ whole @ d) / 2, rel=0.03)
+        assert Divergence(model, parts, edits)() == pytest.approx(float(d @ whole @ d) / 2, rel=0.03)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
@@ -83,7 +83,7 @@ def test_parts_of_any_size_give_the_same_rows(family: str) -> None:
     for weight in model.network.parameters():
         weight.requires_grad_(False)
     samples = model.samples(families.PROMPTS)
-    whole, parts = (score_gradients(model, samples, model.sites(), 0, limit) for limit in (None, 12))
+    whole, parts = (score_gradients(model, samples.batch(limit).parts, model.sites(), 0) for limit in (None, 12))
     for one, other in zip(whole, parts):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-6)
     assert all(float(size.min()) >= 0 and float(size.max()) > 0 for size in diagonal(whole))

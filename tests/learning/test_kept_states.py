@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import lineas
-from lineas.learning.capture import Model, capture
-from lineas.learning.kept_states import KeptStates, blocks_before
+from lineas.learning.capture import capture
+from lineas.learning.kept_states import blocks_before, keeping_states
 from lineas.steering.hooks import edited
 
 
@@ -35,7 +35,7 @@ def test_shortened_passes_are_the_same_to_the_bit(family: str) -> None:
     samples = model.samples(families.PROMPTS)
     last = model.sites()[-1:]
     batch = samples.batch(20)
-    kept: Model = KeptStates(model, samples, last, batch.parts, 2**20)  # pyright: ignore[reportAssignmentType]
+    kept = keeping_states(model, samples, last, batch.parts, 2**20)
     for factor in (1.0, 1.5):
         with torch.no_grad(), edited(model.network, {last[0]: lambda z, by=factor: z * by}):
             whole = capture(model, batch, last)
@@ -49,7 +49,7 @@ def test_the_blocks_before_the_first_site_run_once_for_each_part() -> None:
     model.network.requires_grad_(False)
     samples, last = model.samples(families.PROMPTS), model.sites()[-1:]
     batch, other = samples.batch(20), samples.batch(20)
-    kept: Model = KeptStates(model, samples, last, batch.parts, 2**20)  # pyright: ignore[reportAssignmentType]
+    kept = keeping_states(model, samples, last, batch.parts, 2**20)
     ran = counted(layers(model))
     with torch.no_grad():
         for _ in range(3):
@@ -67,11 +67,11 @@ def test_states_that_exceed_the_memory_are_not_kept() -> None:
     model = families.model("llama")
     samples, last = model.samples(families.PROMPTS), model.sites()[-1:]
     batch = samples.batch(20)
-    one = KeptStates(model, samples, last, batch.parts, 4 * 32 * 20)  # the trial, and no whole part
+    one = keeping_states(model, samples, last, batch.parts, 4 * 32 * 20)  # the trial, and no whole part
     ran = counted(layers(model))
     with torch.no_grad():
         for _ in range(2):
-            capture(one, batch, last)  # pyright: ignore[reportArgumentType]
+            capture(one, batch, last)
     assert ran[0] >= 2 * len(batch.parts) - 1
 
 
@@ -92,7 +92,7 @@ def test_a_network_whose_later_blocks_read_earlier_ones_runs_whole() -> None:
     second.mlp.forward = lambda x: own(x) + aside.pop()
     samples, last = model.samples(families.PROMPTS), model.sites()[-1:]
     batch = samples.batch()
-    kept: Model = KeptStates(model, samples, last, batch.parts, 2**20)  # pyright: ignore[reportAssignmentType]
+    kept = keeping_states(model, samples, last, batch.parts, 2**20)
     with torch.no_grad():
         assert all(torch.equal(kept.predict(part), model.predict(part)) for part in batch.parts * 2)
 

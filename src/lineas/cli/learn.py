@@ -107,6 +107,6 @@ def learn(
 def _cost(facts: Mapping[str, Any]) -> str:
     costs = facts["cost"]
     if len(costs) > 1:
-        return f"cost {costs[0]:.4g} -> {costs[-1]:.4g} in {len(costs)} steps"
+        return f"cost {costs[0]:.4g} -> {facts.get('cost_after', costs[-1]):.4g} in {len(costs)} steps"
     when = "before the only step" if "steps" in facts["method"] else "with the maps in place"
     return f"cost {costs[0]:.4g} {when}"

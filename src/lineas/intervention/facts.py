@@ -59,6 +59,7 @@ class Facts(TypedDict, total=False):
     start: Any  # the facts of the maps that learning began with
     on: Any  # the facts of the intervention in place while learning
     cost: list[float]  # before each step
+    cost_after: float  # with the maps in place
     steps_done: Any
     interrupted: Any  # {"done": 4, "of": 20}
     moves_output: Any  # False if the network's output does not depend on the maps

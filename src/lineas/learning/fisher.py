@@ -7,20 +7,17 @@ with `F = E_tokens E_{y ~ p} [grad log p(y) grad log p(y)']` (Amari 1998).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 
 from lineas.learning.capture import Model
-from lineas.models.samples import Part, Samples
+from lineas.models.samples import Part
 from lineas.sites import Site
 from lineas.steering.hooks import Edit, edited
 
 
-def score_gradients(
-    model: Model, neutral: Samples[Any], sites: Sequence[Site], seed: int, limit: int | None
-) -> list[torch.Tensor]:
-    """Return the gradients of a random score of each neutral text, `[n, d]` for every scale, then for every shift.
+def score_gradients(model: Model, parts: Sequence[Part], sites: Sequence[Site], seed: int) -> list[torch.Tensor]:
+    """Return the gradients of each neutral text's random score, `[n, d]` for every scale, then for every shift.
 
     The maps are the identity. `rows.T @ rows`, with all gradients of a text side by side in a row, is an unbiased
     estimate of F. One backward pass gives the rows of a whole part. The gradient with respect to a shift is the sum
@@ -28,17 +25,17 @@ def score_gradients(
     g z.
 
     Args:
+        parts: the parts of the batch.
         seed: seed of the tokens that are drawn.
-        limit: largest number of tokens in a part; None for no limit.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, count = torch.Generator().manual_seed(seed), sum(len(part.rows) for part in parts)
     rows: dict[tuple[str, int], torch.Tensor] = {}
 
     def add(which: int, site: Site, part: Part, values: torch.Tensor) -> None:
-        pooled = part.pool(values, site, "sum").float() / len(neutral) ** 0.5
+        pooled = part.pool(values, site, "sum").float() / count**0.5
         key = site.name, which
         if key not in rows:
-            rows[key] = pooled.new_zeros(len(neutral), pooled.shape[1])
+            rows[key] = pooled.new_zeros(count, pooled.shape[1])
         rows[key][part.rows] += pooled
 
     def reader(part: Part, site: Site) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -55,7 +52,7 @@ def score_gradients(
 
         return edit
 
-    for part in neutral.batch(limit).parts:
+    for part in parts:
         with torch.enable_grad(), edited(model.network, {site: reader(part, site) for site in sites}):
             model.sampled_score(model.predict(part), part, generator).backward()
     return [rows[site.name, which] for which in (0, 1) for site in sites]
@@ -70,16 +67,13 @@ class Divergence:
     """The divergence of an edited model from the untouched one on neutral prompts, as often as it is called.
 
     Args:
+        parts: the neutral prompts.
         edits: the edits whose parameters change between the calls.
-        limit: largest number of tokens in a part; None for no limit.
         memory: number of bytes for the untouched model's predictions; what they exceed is predicted anew each time.
     """
 
-    def __init__(
-        self, model: Model, neutral: Samples[Any], edits: Mapping[Site, Edit], limit: int | None, memory: float = 0
-    ) -> None:
-        self._model, self._edits, self._left = model, edits, memory
-        self._parts = neutral.batch(limit).parts
+    def __init__(self, model: Model, parts: Sequence[Part], edits: Mapping[Site, Edit], memory: float = 0) -> None:
+        self._model, self._parts, self._edits, self._left = model, parts, edits, memory
         self._untouched: dict[int, torch.Tensor] = {}
 
     @torch.no_grad()

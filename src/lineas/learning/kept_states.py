@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -90,11 +90,22 @@ class KeptStates:
         (part,) = self._model.samples([shortest], samples.longest).batch().parts
         self._parts[id(part)] = part
         with suppress(Exception):  # a network that cannot run so runs whole
-            for outcome in (self.predict, lambda part: torch.cat(list(capture_part(self, part, sites).values()), -1)):
-                with suppress(LineasError):  # it predicts nothing
-                    once, again = outcome(part), outcome(part)
-                    return id(part) in self._states and torch.equal(once, again)
+            try:
+                once, again = self.predict(part), self.predict(part)
+            except LineasError:  # it predicts nothing
+                once, again = (self._activations(part, sites) for _ in range(2))
+            return id(part) in self._states and torch.equal(once, again)
         return False
+
+    def _activations(self, part: Part, sites: Sequence[Site]) -> torch.Tensor:
+        return torch.cat(list(capture_part(cast(Model, self), part, sites).values()), -1)
+
+
+def keeping_states(
+    model: Model, samples: Samples[Any], sites: Sequence[Site], parts: Sequence[Part], memory: int
+) -> Model:
+    """Return a model that keeps the states before the first site; the arguments are those of `KeptStates`."""
+    return cast(Model, KeptStates(model, samples, sites, parts, memory))
 
 
 def blocks_before(network: nn.Module, sites: Sequence[Site]) -> list[nn.Module]:

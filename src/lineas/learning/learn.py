@@ -165,6 +165,7 @@ def learn(
         **({} if on is None else {"on": on.facts}),
         **environment,
         "cost": fit.costs,
+        **({} if fit.end is None else {"cost_after": fit.end}),
         **({} if fit.divergence is None else {"divergence": fit.divergence}),
         "folds": {site.name: environment["folds"][site.name] for site in chosen},
     }

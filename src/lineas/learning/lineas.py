@@ -17,10 +17,11 @@ from lineas.folding.fold import DoesNotFoldError
 from lineas.folding.slots import slots
 from lineas.intervention.maps import AffineMap
 from lineas.learning import penalty
-from lineas.learning.capture import backpropagate
+from lineas.learning.capture import backpropagate, capture
 from lineas.learning.fisher import Divergence, diagonal, score_gradients
 from lineas.learning.interruption import stoppable
-from lineas.learning.memory import largest_part, largest_predicted_part
+from lineas.learning.kept_states import keeping_states
+from lineas.learning.memory import for_states, largest_part, largest_predicted_part
 from lineas.learning.method import Fit, Progress, Task
 from lineas.learning.optimizers import DeviationAdam, NaturalGradient, PaperOptimizer, Sizes
 from lineas.learning.trained_maps import TrainedMaps, units
@@ -172,14 +173,14 @@ class LinEAS:
             optimizer = PaperOptimizer(self.optimizer, trained.parameters, rate, self.steps)
         negligible = NEGLIGIBLE * sum(float(v.float().square().mean()) for v in target.values()) / len(target)
         del target
-        too_large = partial(
-            DivergedError, rate=rate, setting="divergence" if self.optimizer == "natural" else "learning rate"
-        )
-        record = _Record(self.steps, too_large, negligible, task.progress)
+        setting = "divergence" if self.optimizer == "natural" else "learning rate"
+        record = _Record(self.steps, partial(DivergedError, rate=rate, setting=setting), negligible, task.progress)
         learned: dict[str, AffineMap] = {}  # after the last whole step, so that an interruption leaves no half step
         with edited(model.network, trained.edits):
             limit = largest_part(model, source, sites, neurons, task.memory)
         whole = source.batch(limit)
+        if n == len(source):
+            model = keeping_states(model, source, sites, whole.parts, for_states(model, task.memory))
         with stoppable(lambda: record.done, self.steps) as ending:
             for _ in range(self.steps):
                 batch = whole
@@ -191,21 +192,34 @@ class LinEAS:
                 learned = trained.maps()
                 record.add(cost)
         record.read()
-        if not all(bool(m.scale.isfinite().all() and m.shift.isfinite().all()) for m in learned.values()):
-            raise too_large(f"the maps are not finite after {record.done} steps")
         of = self.steps if ending.interrupted else None
         if isinstance(optimizer, NaturalGradient):
-            return Fit(learned, record.costs, of=of, divergence=optimizer.spent)
-        return Fit(learned, record.costs, {"learning_rate": rate}, of)
+            trained.set(learned)
+            divergence, learned = optimizer.stretch(), trained.maps()
+            fit = Fit(learned, record.costs, of=of, divergence=divergence)
+            if n == len(source):
+                with torch.no_grad(), edited(model.network, trained.edits):
+                    moved = capture(model, whole, sites, task.pooling)
+                end = float(torch.stack([quantiles[name].cost(u) for name, u in moved.items()]).mean())
+                fit = replace(fit, end=end)
+        else:
+            fit = Fit(learned, record.costs, {"learning_rate": rate}, of)
+        if not all(bool(m.scale.isfinite().all() and m.shift.isfinite().all()) for m in learned.values()):
+            raise DivergedError(f"the maps are not finite after {record.done} steps", rate, setting)
+        return fit
 
     def _natural(self, task: Task, trained: TrainedMaps, neurons: int) -> NaturalGradient:
         """Return the optimizer whose steps are measured on the neutral prompts."""
         if task.neutral is None or self.divergence is None:
             raise LineasError("the natural gradient is measured on neutral prompts, and the task has none.")
+        if task.within:
+            trained.set({})  # the maps of the start only say which neurons may change
         limit, memory = largest_predicted_part(task.model, task.neutral, task.sites, neurons, task.memory)
-        rows = score_gradients(task.model, task.neutral, task.sites, task.seed, limit)
-        divergence = Divergence(task.model, task.neutral, trained.edits, limit, memory)
-        return NaturalGradient(trained.parameters, diagonal(rows), divergence, self.divergence, self.steps)
+        parts = task.neutral.batch(limit).parts
+        model = keeping_states(task.model, task.neutral, task.sites, parts, for_states(task.model, task.memory))
+        fisher = diagonal(score_gradients(model, parts, task.sites, task.seed))
+        divergence = Divergence(model, parts, trained.edits, memory)
+        return NaturalGradient(trained.parameters, fisher, divergence, self.divergence, self.steps)
 
     @torch.no_grad()
     def _sparsen(self, trained: TrainedMaps, sizes: Sizes) -> None:

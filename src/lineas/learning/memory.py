@@ -33,6 +33,8 @@ KEPT = 0.25
 PROBE = 256
 """Largest number of tokens on which the memory of a token is measured: the length at which attention saves most per
 token (see `lineas.models.packing.SHORT`)."""
+STATES = 0.05
+"""Share of the memory that kept hidden states may take; a pass saves hundreds of times as much for each token."""
 SHARE = 0.5
 """Share of the free memory that learning takes by default."""
 
@@ -60,14 +62,9 @@ def largest_part(
         memory: number of bytes beside the weights; None for half of the free memory.
         backward: whether there is a backward pass. Without one only one or two blocks are in memory at a time.
     """
-    device = input_device(model.network)
-    total = memory if memory is not None else int(SHARE * free(device))
-    for_parts = total - FIXED - POOLED * 4 * len(samples) * neurons
-    if for_parts <= 0:
-        raise LineasError(
-            f"{len(samples)} prompts at {len(sites)} sites need more than {total / 2**30:.3g} GiB of memory; "
-            "give more, fewer prompts, fewer sites, or a batch size."
-        )
+    for_parts = (1 - STATES) * _left(
+        model, memory, POOLED * 4 * len(samples) * neurons, f"{len(samples)} prompts at {len(sites)} sites"
+    )
     probe = _probe(model, samples)
     # without gradients nothing is trained, so leaves make the probing pass save the tensors that training would save
     leaves = {} if backward else _leaves(sites)
@@ -84,14 +81,9 @@ def largest_predicted_part(
 
     The second number is that of the bytes that are left for predictions that are kept.
     """
-    device = input_device(model.network)
-    total = memory if memory is not None else int(SHARE * free(device))
-    for_parts = total - FIXED - ROWS * 4 * len(neutral) * neurons
-    if for_parts <= 0:
-        raise LineasError(
-            f"{len(neutral)} neutral prompts at {len(sites)} sites need more than {total / 2**30:.3g} GiB of memory; "
-            "give more, fewer neutral prompts, or fewer sites."
-        )
+    for_parts = (1 - STATES) * _left(
+        model, memory, ROWS * 4 * len(neutral) * neurons, f"{len(neutral)} neutral prompts"
+    )
     probe = _probe(model, neutral)
     predicted = [torch.empty(0)]
 
@@ -103,6 +95,22 @@ def largest_predicted_part(
         saved = saved_bytes(model.network, score)
     needed = (MARGIN * saved + COPIES * predicted[0].nbytes) / probe.size
     return max(1, int((1 - KEPT) * for_parts / needed)), int(KEPT * for_parts)
+
+
+def for_states(model: Model, memory: int | None) -> int:
+    """Return the largest number of bytes of hidden states that are kept (see `lineas.learning.kept_states`)."""
+    return int(STATES * _left(model, memory))
+
+
+def _left(model: Model, memory: int | None, taken: int = 0, what: str = "") -> int:
+    """Return the number of bytes that are left for the parts of a batch when `what` has taken its own."""
+    total = memory if memory is not None else int(SHARE * free(input_device(model.network)))
+    if (left := total - FIXED - taken) <= 0:
+        raise LineasError(
+            f"{what} need more than {total / 2**30:.3g} GiB of memory; give more, fewer prompts, fewer "
+            "sites, or a batch size."
+        )
+    return left
 
 
 def _probe(model: Model, samples: Samples[Any]) -> Part:

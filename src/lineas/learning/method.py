@@ -113,6 +113,7 @@ class Fit:
             place.
         settings: settings that follow from the task, such as a learning rate that the method's field leaves open.
         of: number of steps that were asked for, if learning was interrupted; None if it was not.
+        end: cost with the maps in place, of methods that compute it beside the costs.
         divergence: divergence from the untouched model on the neutral prompts, if it was measured.
     """
 
@@ -120,6 +121,7 @@ class Fit:
     costs: list[float]
     settings: dict[str, Any] = field(default_factory=dict)
     of: int | None = None
+    end: float | None = None
     divergence: float | None = None
 
 

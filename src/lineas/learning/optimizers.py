@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import nn
@@ -24,28 +23,30 @@ TINY = 1e-12
 """Positive number below every gradient and every deviation that matters."""
 DAMPING = 0.1
 """Share of the mean Fisher information that is added to each parameter's own; 0.01 and 1 learn alike."""
-FIRST_RATIO = 5.0
-"""Measured divergence relative to the quadratic form of the diagonal, until it is measured; 4 to 8 on SmolLM2."""
-NEAR, LAST_NEAR = 0.4, 0.02
-"""Tolerance of the divergence after a step, and after the last step, relative to its goal."""
-TRIALS = 12
-"""Largest number of lengths that are tried for one step."""
-BEGIN = 0.5
-"""Largest distance at which learning begins from given maps, relative to the distance at its end."""
+STEPS_SHARE = 0.03
+"""Quadratic form of all steps in a line, relative to the budget: short enough that it holds."""
+RATIO = 5.0
+"""Measured divergence relative to the quadratic form of the diagonal alone, as a first guess; 4 to 8 on SmolLM2."""
+NEAR = 0.02
+"""Tolerance of the divergence at the end, relative to the budget."""
+TRIALS = 20
+"""Largest number of lengths that are measured at the end."""
 
 
 class NaturalGradient:
-    """Natural gradient steps (Amari 1998), each as long as a budget of divergence allows.
+    """Short natural gradient steps (Amari 1998), whose sum is then stretched until a budget of divergence is spent.
 
-    Step k of K moves all parameters by `-r g / (F + damping)`, with g the gradient, F the diagonal of the Fisher
-    information, and r such that the measured divergence from the untouched model is `budget (k / K)^2`. The divergence
-    of small changes grows with their square, so all steps have about the same length.
+    Each step moves all parameters by `-r g / (F + damping)`, with g the gradient and F the diagonal of the Fisher
+    information. The length r is the same for all steps. K first steps in a line would cost STEPS_SHARE of the budget by
+    the quadratic form `1/2 d' F d`. So the direction is that of the steepest descent for its divergence; its length is
+    measured.
 
     Args:
         parameters: all scales, followed by all shifts; the parameters of the untouched model are 1 and 0.
         fisher: diagonal of the Fisher information, of the parameters' shapes.
         divergence: function that measures the divergence at the current parameters.
-        budget: divergence after the last step.
+        budget: divergence at the end.
+        steps: number of steps K.
     """
 
     def __init__(
@@ -60,74 +61,43 @@ class NaturalGradient:
         half = len(fisher) // 2
         self._identities = [1.0] * half + [0.0] * half
         self._inverse = [1 / one for kind in (fisher[:half], fisher[half:]) for one in _damped(kind)]
-        self._steps, self._done = steps, 0
-        self._end = math.sqrt(budget)
-        self.spent = 0.0
-        self._begin = self._at_begin()
-
-    @property
-    def _distance(self) -> float:
-        """The square root of the divergence, about proportional to the changes."""
-        return math.sqrt(max(self.spent, 0.0))
-
-    @torch.no_grad()
-    def _at_begin(self) -> float:
-        """Return the distance of the given maps, which are first shrunk if they are too far."""
-        changes = self._changes()
-        if not any(bool(change.any()) for change in changes):
-            return 0.0
-
-        def distance(share: float) -> float:
-            return self._moved_to([i + share * change for i, change in zip(self._identities, changes)])
-
-        if distance(1.0) > (goal := BEGIN * self._end):
-            _search(distance, 0.0, goal, goal / self._distance, NEAR)
-        return self._distance
+        self._budget, self._steps, self._length = budget, steps, 0.0
 
     @torch.no_grad()
     def step(self, prox: Prox | None = None) -> None:
         """Move the parameters, take the proximal step, and clear the gradients."""
-        self._done += 1
-        goal = self._begin + (self._end - self._begin) * self._done / self._steps
-        before = [p.detach().clone() for p in self._parameters]
-        directions = [size * p.grad for size, p in zip(self._inverse, self._parameters) if p.grad is not None]
-
-        def distance(length: float) -> float:
-            sizes = [length * size for size in self._inverse]
-            values = [begin - length * direction for begin, direction in zip(before, directions)]
-            return self._moved_to(values, prox and partial(prox, sizes))
-
-        if any(bool(direction.any()) for direction in directions):
-            first = self._guess(directions, goal)
-            _search(distance, self._distance, goal, first, LAST_NEAR if self._done == self._steps else NEAR)
-        for parameter in self._parameters:
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        directions = [size * gradient for size, gradient in zip(self._inverse, gradients)]
+        if not self._length and (form := self._form(directions)) > 0:
+            self._length = math.sqrt(STEPS_SHARE * self._budget / form) / self._steps
+        for parameter, direction in zip(self._parameters, directions):
+            parameter.sub_(self._length * direction)
             parameter.grad = None
+        if prox is not None and self._length:
+            prox([self._length * size for size in self._inverse])
 
-    def _moved_to(self, values: list[torch.Tensor], then: Callable[[], None] | None = None) -> float:
-        """Set all parameters, do what comes then, and return the distance there."""
-        for parameter, value in zip(self._parameters, values):
-            parameter.copy_(value)
-        if then is not None:
-            then()
-        self.spent = self._divergence()
-        return self._distance
+    @torch.no_grad()
+    def stretch(self) -> float:
+        """Multiply all changes by the number at which the budget is spent, and return the divergence there."""
+        changes = [p.detach() - identity for p, identity in zip(self._parameters, self._identities)]
+        measured = 0.0
 
-    def _changes(self) -> list[torch.Tensor]:
-        return [p.detach() - identity for p, identity in zip(self._parameters, self._identities)]
+        def distance(factor: float) -> float:
+            """Multiply the changes, and return the square root of the divergence, about proportional to the factor."""
+            nonlocal measured
+            for parameter, identity, change in zip(self._parameters, self._identities, changes):
+                parameter.copy_(identity + factor * change)
+            measured = self._divergence()
+            return math.sqrt(max(measured, 0.0))
 
-    def _guess(self, directions: list[torch.Tensor], goal: float) -> float:
-        """Return the length at which the quadratic form, scaled to what was measured so far, has the goal's divergence.
+        if (form := self._form(changes)) > 0:
+            goal = math.sqrt(self._budget)
+            search(distance, goal, goal / math.sqrt(RATIO * form), NEAR)
+        return measured
 
-        It is the positive root r of `q(changes - r directions) = goal^2 / ratio`, with `q(d) = 1/2 d' F d`.
-        """
-        changes = self._changes()
-        so_far, mixed, squared = (
-            sum(float((f * a * b).sum()) for f, a, b in zip(self._fisher, one, other)) / 2
-            for one, other in ((changes, changes), (changes, directions), (directions, directions))
-        )
-        ratio = self.spent / so_far if so_far > 0 and self.spent > 0 else FIRST_RATIO
-        missing = max(goal**2 / ratio - so_far, TINY)
-        return (mixed + math.sqrt(mixed**2 + squared * missing)) / max(squared, TINY**2)
+    def _form(self, changes: list[torch.Tensor]) -> float:
+        """Return the quadratic form `1/2 d' F d` of changes."""
+        return sum(float((f * d.square()).sum()) for f, d in zip(self._fisher, changes)) / 2
 
 
 def _damped(fisher: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -136,30 +106,29 @@ def _damped(fisher: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [f + DAMPING * mean for f in fisher]
 
 
-def _search(distance: Callable[[float], float], at_zero: float, goal: float, first: float, near: float) -> None:
-    """Go to a length whose distance is the goal, by secants in a bracket; to a smaller one if none has it.
+def search(distance: Callable[[float], float], goal: float, first: float, near: float) -> None:
+    """Go to a factor whose distance is the goal, by secants in a bracket; to a smaller one if none has it.
 
     Args:
-        distance: function that goes to a length and returns the distance there, which rises from `at_zero` at 0.
-        first: first length to try.
+        distance: function that goes to a factor and returns the distance there, which rises from 0 at 0.
+        first: first factor to try.
         near: tolerance of the squared distance, relative to the squared goal.
     """
-    low, below, high, above = 0.0, at_zero, math.inf, math.inf
-    length = first
+    low, below, high, above = 0.0, 0.0, math.inf, math.inf
+    factor = first
     for _ in range(TRIALS):
-        reached = distance(length)
+        reached = distance(factor)
         if abs((reached / goal) ** 2 - 1) <= near:
             return
         if reached < goal:
-            low, below = length, reached
+            low, below = factor, reached
         else:  # also where it is not finite
-            high, above = length, reached
+            high, above = factor, reached
         if math.isinf(high):
-            slope = (below - at_zero) / low
-            length = min((goal - at_zero) / slope if slope > 0 else math.inf, 4 * low)
+            factor = low * min(max(goal / below, 1.01), 4.0) if below > 0 else 4 * low
         else:
             share = (goal - below) / (above - below) if math.isfinite(above) else 0.0
-            length = low + min(max(share, 0.1), 0.9) * (high - low)
+            factor = low + min(max(share, 0.1), 0.9) * (high - low)
     distance(low)
 
 

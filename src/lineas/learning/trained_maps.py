@@ -53,6 +53,13 @@ class TrainedMaps:
                 parameter.data.fill_(identity)
                 parameter.register_hook(torch.zeros_like)
 
+    @torch.no_grad()
+    def set(self, maps: Mapping[str, AffineMap]) -> None:
+        """Take the values of maps; sites without one become the identity."""
+        for name, scale in self.scales.items():
+            scale.copy_(maps[name].scale if name in maps else torch.ones_like(scale))
+            self.shifts[name].copy_(maps[name].shift if name in maps else torch.zeros_like(scale))
+
     def maps(self) -> dict[str, AffineMap]:
         """Return a copy of the current maps by site name; they may not be finite."""
         return {
