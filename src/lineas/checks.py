@@ -113,12 +113,13 @@ def within(bounds: Bounds, option: str | None = None) -> dict[str, Any]:
 def check_settings(settings: Any) -> None:
     """Check the fields of a frozen dataclass against their bounds (see `within`), bool or Literal.
 
-    Numbers become int or float. A field whose type includes None may be None.
+    Numbers become int or float. A field whose type includes None, or whose default is None, may be None.
     """
     kinds = get_type_hints(type(settings))
     for one in fields(settings):
         value, kind, bounds = getattr(settings, one.name), kinds[one.name], one.metadata.get("bounds")
-        if bounds is not None and not (value is None and type(None) in get_args(kind)):
+        may_be_none = type(None) in get_args(kind) or one.default is None
+        if bounds is not None and not (value is None and may_be_none):
             object.__setattr__(settings, one.name, bounds.check(one.name, value))
         elif kind is bool and not isinstance(value, bool):
             raise LineasError(f"{one.name} must be True or False, not {shown(value)}.")

@@ -213,3 +213,10 @@ def _values(result: Any) -> list[Any]:
     if isinstance(result, dict):  # ModelOutput
         return list(result.values())
     return list(result) if isinstance(result, (tuple, list)) else []
+
+
+def upper_sites(network: nn.Module, sites: Sequence[Site]) -> list[Site]:
+    """Return the sites without those in the first third of the blocks, where a change costs the most; at least one."""
+    names = [f"{name}." for name, _ in blocks(network)]
+    lower = names[: len(names) // 3]
+    return [site for site in sites if not f"{site.module}.".startswith(tuple(lower))] or list(sites)

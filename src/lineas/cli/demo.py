@@ -66,10 +66,10 @@ def demo(
     names = [site.name for site in text_model.sites()]
     # Early layers cost the most perplexity: see the limits in the README.
     second_half = [re.escape(name) for name in names[len(names) // 2 :]]
-    with progress_bar("learning", RECIPE.steps) as advance:
+    with progress_bar("learning", None) as advance:
         learned = learn(
             text_model, rude, polite, RECIPE, sites=second_half,
-            progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}"),
+            progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}", total),
         )  # fmt: skip
     end_if_unfinished(learned, artifact_folder)
     seconds = time.perf_counter() - started

@@ -17,7 +17,7 @@ from lineas.evaluation.plan import Plan
 from lineas.evaluation.variants import Steered
 from lineas.files import writing
 from lineas.files.ownership import FolderKind
-from lineas.learning import LinEAS, learn
+from lineas.learning import learn
 from lineas.models.image import ImageModel
 from lineas.models.loading import SHAPES
 from lineas.printable import as_label
@@ -67,10 +67,10 @@ def demo_images(out: Path, json: Path | None, force: bool) -> None:
         sides = {side: read_prompts(f"lineas:{lesson.prompts}/{side}") for side in ("source", "target", "prompts")}
         screen.rule(f"{lesson.title}, from {len(sides['source'])} + {len(sides['target'])} prompts")
         started = time.perf_counter()
-        with progress_bar("learning", LinEAS().steps) as advance:
+        with progress_bar("learning", None) as advance:
             learned = learn(
                 model, sides["source"], sides["target"], pooling=lesson.pooling,
-                progress=lambda done, total, cost, advance=advance: advance(1, f"cost {cost:.4g}"),
+                progress=lambda done, total, cost, advance=advance: advance(1, f"cost {cost:.4g}", total),
             )  # fmt: skip
         end_if_unfinished(learned, out / lesson.prompts)
         seconds, costs = time.perf_counter() - started, learned.facts["cost"]

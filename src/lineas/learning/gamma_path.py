@@ -153,16 +153,17 @@ def gamma_path(
 ) -> Iterator[Solution]:
     """Learn one solution per gamma, the largest gamma first.
 
-    The later solutions together take twice the steps of the first one, and at least one step each. The path goes from
-    sparse to dense, because neurons enter a support in few steps and leave it in many. A solution that started from a
-    denser one would keep neurons that it does not need.
+    With the natural gradient, which ends where its budget is spent, each solution begins at the identity and takes all
+    steps. With the other optimizers, the later solutions together take twice the steps of the first one, and at least
+    one step each. The path goes from sparse to dense, because neurons enter a support in few steps and leave it in
+    many. A solution that started from a denser one would keep neurons that it does not need.
 
     Args:
         model: model to steer.
         source: prompts of the behaviour to leave.
         target: prompts of the behaviour to reach.
         gammas: weights of the penalty, 0 or more, in any order, all different.
-        method: settings of the first solution; default `LinEAS()`. Its gamma and its refit are not used.
+        method: settings of the first solution; default `LinEAS(optimizer="relative")`. Its gamma and refit have no effect.
         sites: regular expression over module names, or several; None for the norms before the MLPs.
         seed: seed of everything random.
         known: solutions of this path that were learned before, by gamma; they are not learned again. A solution that is
@@ -177,22 +178,23 @@ def gamma_path(
             network; or when `learn` refuses an argument.
         KeyboardInterrupt: when it is interrupted; a partly learned solution is discarded.
     """
-    method = LinEAS() if method is None else method
+    method = for_path(LinEAS() if method is None else method)
     if not options.keys().isdisjoint(("start", "within_support")):
         raise LineasError("a path begins at the identity, and each later solution at the one before; give no start.")
     ordered = check_gammas(gammas)
-    later = later_steps(method.steps, len(ordered))
+    natural = method.optimizer == "natural"
+    later = method.steps if natural else later_steps(method.steps, len(ordered))
     start: Intervention | None = None
     objective: Objective | None = None
     for gamma in reversed(ordered):
         recipe = replace(method, gamma=gamma, refit=False)
-        if start is not None:
+        if start is not None and not natural:
             warm = WARM if method.optimizer == "relative" and method.learning_rate is None else method.learning_rate
             recipe = replace(recipe, steps=later, learning_rate=warm)
         learned = (known or {}).get(gamma)
         if learned is None:
             with discard_partial():
-                learned = learn(model, source, target, recipe, sites, seed, start=start, **options)
+                learned = learn(model, source, target, recipe, sites, seed, start=None if natural else start, **options)
         else:
             learned.check_fits(model.network)
         if objective is None:
@@ -200,6 +202,11 @@ def gamma_path(
             objective = Objective(model, source, target, list(learned.sites.values()), **settings)
         yield Solution(learned, recipe, objective)
         start = (known or {}).get(gamma, learned)
+
+
+def for_path(method: LinEAS) -> LinEAS:
+    """Return the method with its open settings chosen: "auto" is "relative", which ends where the penalty balances."""
+    return (replace(method, optimizer="relative") if method.optimizer == "auto" else method).resolved(for_texts=True)
 
 
 def later_steps(first: int, points: int) -> int:

@@ -27,7 +27,7 @@ from lineas.models.trial import outputs
 from lineas.modules import is_linear, is_norm, type_name, weights_type
 from lineas.printable import shortened
 from lineas.prompts import described, read_prompts
-from lineas.sites import Pooling, Site, as_pooling
+from lineas.sites import Pooling, Site, as_pooling, upper_sites
 from lineas.steering.exclusive import exclusively
 from lineas.steering.steer import steer
 from lineas.versions import stamp
@@ -68,7 +68,8 @@ def learn(
         target: at least 2 prompts of the behaviour to reach; neither paired with the source nor equal in number.
         method: method of learning; default `LinEAS()`. Your own is possible too (see `lineas.learning.method.Method`).
         sites: regular expression over module names, or several. None takes the method's own sites: for LinEAS the norm
-            before the MLP in every block; for images, with every method, all norms of the denoiser.
+            before the MLP, in the upper two thirds of the blocks if the optimizer is "natural", in every block with
+            the others; for images, with every method, all norms of the denoiser.
         seed: seed of everything random; it is recorded.
         max_length: largest number of tokens of a prompt; the rest is cut, with a warning that counts the prompts.
         pooling: how the tokens or pixels of a prompt become one activation, `[d]`. "mean" averages them. "max" takes
@@ -106,9 +107,13 @@ def learn(
         raise LineasError(
             "--within-support (within_support=True) keeps to the neurons of a start; give one with --start (start=...)."
         )
-    chosen = model.sites(sites) if sites is not None else model.default_sites(method.default_sites)
     check_sides(source, target)
     encoded = model.samples(source, max_length), model.samples(target, max_length)
+    if isinstance(method, LinEAS):
+        method = method.resolved(for_texts=bool(encoded[0].ids))
+    chosen = model.sites(sites) if sites is not None else model.default_sites(method.default_sites)
+    if sites is None and _measures_damage(method):
+        chosen = upper_sites(model.network, chosen)
     warn_if_cut(encoded[0], "source ")
     warn_if_cut(encoded[1], "target ")
     encoded_neutral = _neutral(model, method, neutral, target, max_length)
@@ -181,11 +186,16 @@ def learn(
     return learned if _moves(model, learned, source, max_length) else learned.with_facts(moves_output=False)
 
 
+def _measures_damage(method: Method) -> bool:
+    """Return whether a method measures its steps on neutral prompts."""
+    return getattr(method, "optimizer", None) == "natural"
+
+
 def _neutral(
     model: Model, method: Method, neutral: Sequence[str] | None, target: Sequence[str], max_length: int
 ) -> Samples[Any] | None:
     """Return the prompts on which a method measures damage, encoded; None for a method that measures none."""
-    if getattr(method, "optimizer", None) != "natural":
+    if not _measures_damage(method):
         if neutral is not None:
             raise LineasError("neutral prompts serve the optimizer 'natural' alone; leave them out (--neutral).")
         return None

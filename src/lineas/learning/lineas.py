@@ -70,12 +70,12 @@ class LinEAS:
 
     Args:
         steps: number of optimizer steps. None stands for 5 with "natural", and 20 with the others.
-        optimizer: optimizer, "natural", "relative", "adam" or "sgd". "natural" is the natural gradient: it measures a
-            step by what it changes in the model's predictions on neutral text. "relative" is Adam with a warm-up. It
-            measures a step of a shift in the standard deviation of its neuron over all prompts, and a step of a scale
-            in SCALE_UNIT. So one rate serves neurons, layers and models whose activations differ by orders of
-            magnitude. "adam" (betas 0.9, 0.9) and "sgd" (no momentum) are the paper's, with steps in the activations'
-            own units.
+        optimizer: optimizer, "auto", "natural", "relative", "adam" or "sgd". "auto" is "natural" for texts, and
+            "relative" for images or with a learning rate. "natural" is the natural gradient: it measures a step by what
+            it changes in the model's predictions on neutral text. "relative" is Adam with a warm-up. It measures a step
+            of a shift in the standard deviation of its neuron over all prompts, and a step of a scale in SCALE_UNIT. So
+            one rate serves neurons, layers and models whose activations differ by orders of magnitude. "adam" (betas
+            0.9, 0.9) and "sgd" (no momentum) are the paper's, with steps in the activations' own units.
         divergence: budget of the natural gradient: divergence from the untouched model on neutral text at strength 1,
             in nats a token; None stands for 0.03.
         learning_rate: largest learning rate of the other optimizers. None stands for 0.1 with "relative", 0.01 with
@@ -99,7 +99,7 @@ class LinEAS:
     default_sites: ClassVar[str | None] = None  # the norms before the MLPs
 
     steps: int = field(default=None, metadata=within(STEPS))  # pyright: ignore[reportAssignmentType]
-    optimizer: Literal["natural", "relative", "adam", "sgd"] = "relative"
+    optimizer: Literal["auto", "natural", "relative", "adam", "sgd"] = "auto"
     divergence: float | None = field(default=None, metadata=within(DIVERGENCE))
     learning_rate: float | None = field(default=None, metadata=within(RATE, option="--lr"))
     gamma: float = field(default=0.0, metadata=within(WEIGHT))
@@ -110,16 +110,13 @@ class LinEAS:
     foldable: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps is None:
-            object.__setattr__(self, "steps", FEW if self.optimizer == "natural" else MANY)
         check_settings(self)
-        if self.optimizer == "natural":
-            if self.learning_rate is not None:
-                raise LineasError("the natural gradient has no learning rate; give a divergence, or another optimizer.")
-            if self.divergence is None:
-                object.__setattr__(self, "divergence", BUDGET)
-        elif self.divergence is not None:
+        if self.optimizer == "natural" and self.learning_rate is not None:
+            raise LineasError("the natural gradient has no learning rate; give a divergence, or another optimizer.")
+        if self.divergence is not None and self.optimizer not in ("auto", "natural"):
             raise LineasError(f"a divergence is the budget of the optimizer 'natural', not of {self.optimizer!r}.")
+        if self.divergence is not None and self.learning_rate is not None:
+            raise LineasError("give a divergence (optimizer natural) or a learning rate (the others), not both.")
         if self.refit and self.gamma == 0:
             raise LineasError("refit learns once more what a penalty has kept; give a gamma above 0.")
 
@@ -133,6 +130,18 @@ class LinEAS:
         """Return the published recipe for text-to-image models: Adam, rate 1e-4, 1,000 steps of 4 prompts."""
         return cls(steps=1000, optimizer="adam", learning_rate=1e-4, batch_size=4, gamma=gamma)
 
+    def resolved(self, for_texts: bool) -> LinEAS:
+        """Return the method with its open settings chosen, for texts or for images."""
+        natural = for_texts and self.learning_rate is None if self.optimizer == "auto" else self.optimizer == "natural"
+        if self.divergence is not None and not natural:
+            raise LineasError("a divergence is the budget of the optimizer 'natural'; name it, or give no divergence.")
+        return replace(
+            self,
+            optimizer=self.optimizer if self.optimizer != "auto" else "natural" if natural else "relative",
+            steps=self.steps or (FEW if natural else MANY),
+            divergence=self.divergence or (BUDGET if natural else None),
+        )
+
     @exclusively
     def fit(self, task: Task) -> Fit:
         """Learn one map per site.
@@ -143,17 +152,21 @@ class LinEAS:
         Raises:
             DivergedError: when the cost is no longer finite, or far too large; it suggests a smaller learning rate.
         """
+        method = self.resolved(bool(task.source.ids))
+        steps = method.steps
         if not self.refit:
-            return self._fit(task)
-        selected = replace(self, refit=False)._fit(replace(task, progress=_counted(task.progress, 0, 2 * self.steps)))
+            return method._fit(task)
+        once = replace(task, progress=_counted(task.progress, 0, 2 * steps))
+        selected = replace(method, refit=False)._fit(once)
         if selected.of is not None:  # interrupted
-            return replace(selected, of=2 * self.steps)
-        report = _counted(task.progress, self.steps, 2 * self.steps)
+            return replace(selected, of=2 * steps)
+        report = _counted(task.progress, steps, 2 * steps)
         once_more = replace(task, start=selected.maps, within=True, progress=report)
-        fit = replace(self, refit=False, gamma=0.0)._fit(once_more)
-        return replace(fit, costs=[*selected.costs, *fit.costs], of=None if fit.of is None else 2 * self.steps)
+        fit = replace(method, refit=False, gamma=0.0)._fit(once_more)
+        return replace(fit, costs=[*selected.costs, *fit.costs], of=None if fit.of is None else 2 * steps)
 
     def _fit(self, task: Task) -> Fit:
+        """Learn with all settings chosen."""
         model, source, sites = task.model, task.source, task.sites
         generator = torch.Generator().manual_seed(task.seed)
         n = min(len(source), self.batch_size or len(source))
