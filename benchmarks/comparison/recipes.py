@@ -66,7 +66,7 @@ class Bench:
         self.name = Path(self.model.name).name
         self.recipes = {
             "paper": lineas.LinEAS.paper(),
-            "default": lineas.LinEAS(),
+            "default": lineas.LinEAS(optimizer="relative"),  # before the natural gradient
             "sgd": lineas.LinEAS(optimizer="sgd"),
         }
 

@@ -191,7 +191,7 @@ def learned_with(model: Any, name: str, gamma: float, draw: int, prompts: int) -
     concept, pooling, _ = PATHS[name]
     source, target, drawn = sides(concept, draw, prompts)
     folder = record.RUNS / "images" / f"{norm_digest(model.network)[:8]}-{name}-{gamma:g}-{draw}"
-    method = lineas.LinEAS(gamma=gamma, steps=GAMMA_STEPS)
+    method = lineas.LinEAS(optimizer="relative", gamma=gamma, steps=GAMMA_STEPS)
     learn = partial(lineas.learn, model, source, target, method, seed=draw, pooling=pooling, progress=False)
     return record.load_or_learn(folder, learn), drawn
 

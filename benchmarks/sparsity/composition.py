@@ -87,9 +87,9 @@ def plan(options: argparse.Namespace) -> list[tuple[dict[str, str], record.Part]
 @cache
 def methods() -> dict[str, Any]:
     """Return the methods by their names."""
-    group_lasso = lineas.LinEAS(gamma=1e-4, steps=30)
-    neurons = lineas.LinEAS(gamma=1e-3, lambda_g=0.0, steps=30, refit=True)
-    return dict(zip(KINDS, (lineas.LinAcT(), lineas.LinEAS(), group_lasso, neurons)))
+    group_lasso = lineas.LinEAS(optimizer="relative", gamma=1e-4, steps=30)
+    neurons = lineas.LinEAS(optimizer="relative", gamma=1e-3, lambda_g=0.0, steps=30, refit=True)
+    return dict(zip(KINDS, (lineas.LinAcT(), lineas.LinEAS(optimizer="relative"), group_lasso, neurons)))
 
 
 @cache

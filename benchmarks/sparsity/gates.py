@@ -70,7 +70,8 @@ def compared(draw: int, prompts: int, neutral: int) -> dict:
         {"toxic": PROFANITY},
         sampling={"batch_size": 64},
     )
-    plain = lineas.learn(model, source, target, sites=UPPER_NORMS, seed=draw, progress=False)
+    relative = lineas.LinEAS(optimizer="relative")
+    plain = lineas.learn(model, source, target, relative, UPPER_NORMS, seed=draw, progress=False)
     gated = gate(model, plain, source, take("gates", "learning", "wikipedia"))
     curves = {}
     for name, intervention in zip(STRENGTHS, (plain, gated)):

@@ -92,8 +92,8 @@ def plan(options: argparse.Namespace) -> list[tuple[Job, record.Part]]:
     neutral = take("sparsity", "judging", "wikipedia", count=options.neutral)
     measures = lineas.Plan(prompts, neutral, {"toxic": PROFANITY}, sampling={"batch_size": 64})
     recipes = {
-        "lineas": lineas.LinEAS(steps=options.steps),
-        "lineas-neurons": lineas.LinEAS(steps=options.steps, lambda_g=0.0),
+        "lineas": lineas.LinEAS(optimizer="relative", steps=options.steps),
+        "lineas-neurons": lineas.LinEAS(optimizer="relative", steps=options.steps, lambda_g=0.0),
         "lin-act": lineas.LinAcT(),
     }
     folder = record.RUNS / "sparsity" / record.digest(asked(options))[:8]

@@ -140,7 +140,7 @@ def ours(
         marks.append(time.perf_counter())
 
     with Peak(model.device) as peak:
-        recipe = lineas.LinEAS(steps=steps + 1)
+        recipe = lineas.LinEAS(optimizer="relative", steps=steps + 1)
         lineas.learn(model, source, target, recipe, sites=pattern, max_length=max_length, memory=MEMORY, progress=mark)
     return [b - a for a, b in pairwise(marks[1:])], peak.bytes
 

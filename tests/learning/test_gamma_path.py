@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import families
 import pytest
 import torch
@@ -12,6 +14,7 @@ from lineas import LinEAS, LineasError, MeanAcT, TextModel
 from lineas.learning import penalty, transport
 from lineas.learning.gamma_path import Objective, gamma_path, later_steps
 
+relative = partial(LinEAS, optimizer="relative")
 GAMMAS = [0.0, 2e-3, 4e-3, 6e-3, 8e-3, 1.2e-2]
 
 
@@ -40,16 +43,16 @@ def distance(model: TextModel, source: lineas.Intervention | None, target: linea
 
 
 def test_learning_begins_with_the_maps_that_are_given(stories: TextModel) -> None:
-    first = learn(stories, LinEAS(steps=10))
-    again = learn(stories, LinEAS(steps=10), start=first)
+    first = learn(stories, relative(steps=10))
+    again = learn(stories, relative(steps=10), start=first)
     assert again.facts["cost"][0] == pytest.approx(distance(stories, first), rel=1e-3)
     assert again.facts["cost"][-1] < again.facts["cost"][0] < first.facts["cost"][0] / 1.5
     assert again.facts["start"]["within_support"] is False
 
 
 def test_within_a_support_no_other_neuron_is_touched_and_the_rest_is_freed_of_the_penalty(stories: TextModel) -> None:
-    sparse = learn(stories, LinEAS(steps=40, gamma=8e-3))
-    freed = learn(stories, LinEAS(steps=40), start=sparse, within_support=True)
+    sparse = learn(stories, relative(steps=40, gamma=8e-3))
+    freed = learn(stories, relative(steps=40), start=sparse, within_support=True)
     assert 0.05 < sparse.support() < 0.8
     for name, map_ in freed.maps.items():
         left_alone = ~sparse.maps[name].support()
@@ -61,11 +64,11 @@ def test_within_a_support_no_other_neuron_is_touched_and_the_rest_is_freed_of_th
 def test_a_refit_is_the_penalised_run_and_then_one_within_its_support(stories: TextModel) -> None:
     told: list[tuple[int, int]] = []
     refitted = lineas.learn(
-        stories, PROMPTS, OTHER_PROMPTS, LinEAS(steps=40, gamma=8e-3, refit=True),
+        stories, PROMPTS, OTHER_PROMPTS, relative(steps=40, gamma=8e-3, refit=True),
         progress=lambda done, steps, _: told.append((done, steps)),
     )  # fmt: skip
-    sparse = learn(stories, LinEAS(steps=40, gamma=8e-3))
-    by_hand = learn(stories, LinEAS(steps=40), start=sparse, within_support=True)
+    sparse = learn(stories, relative(steps=40, gamma=8e-3))
+    by_hand = learn(stories, relative(steps=40), start=sparse, within_support=True)
     assert all(torch.equal(map_.scale, by_hand.maps[name].scale) for name, map_ in refitted.maps.items())
     assert all(torch.equal(map_.shift, by_hand.maps[name].shift) for name, map_ in refitted.maps.items())
     assert refitted.facts["cost"] == [*sparse.facts["cost"], *by_hand.facts["cost"]]
@@ -78,7 +81,7 @@ def test_a_refit_is_the_penalised_run_and_then_one_within_its_support(stories: T
 def test_on_top_of_another_the_new_maps_account_for_it(stories: TextModel) -> None:
     """With it in place on both sides, the first step sees what is left between them, the last has less."""
     below = lineas.learn(stories, OTHER_PROMPTS, PROMPTS[::-1], MeanAcT(), progress=False)
-    new = learn(stories, LinEAS(steps=15), on=below)
+    new = learn(stories, relative(steps=15), on=below)
     assert new.facts["cost"][0] == pytest.approx(distance(stories, below, below), rel=1e-3)
     assert new.facts["cost"][0] != pytest.approx(distance(stories, None), rel=0.05)
     assert distance(stories, below.then(new), below) == pytest.approx(new.facts["cost"][-1], rel=0.2)
@@ -90,13 +93,13 @@ def test_a_start_that_means_nothing_is_refused(stories: TextModel) -> None:
     with pytest.raises(LineasError, match="only LinEAS begins with given maps; MeanAcT takes no start"):
         learn(stories, MeanAcT(), start=first)
     with pytest.raises(LineasError, match="keeps to the neurons of a start; give one"):
-        learn(stories, LinEAS(steps=1), within_support=True)
+        learn(stories, relative(steps=1), within_support=True)
     with pytest.raises(LineasError, match="none of the 1 sites to learn"):
-        learn(stories, LinEAS(steps=1), start=first, sites=r"model\.layers\.0\.post_attention_layernorm")
+        learn(stories, relative(steps=1), start=first, sites=r"model\.layers\.0\.post_attention_layernorm")
 
 
 def test_a_path_costs_three_runs_and_its_points_are_what_a_run_of_their_own_finds(stories: TextModel) -> None:
-    method = LinEAS(steps=100)
+    method = relative(steps=100)
     solutions = list(gamma_path(stories, PROMPTS, OTHER_PROMPTS, GAMMAS, method, progress=False))
     assert [one.gamma for one in solutions] == GAMMAS[::-1]
     assert sum(one.steps for one in solutions) <= 3 * method.steps
@@ -106,8 +109,8 @@ def test_a_path_costs_three_runs_and_its_points_are_what_a_run_of_their_own_find
     objective = Objective(stories, PROMPTS, OTHER_PROMPTS, stories.sites())
     assert supports[-1] > 0.99
     for one in solutions[:-1]:
-        alone = learn(stories, LinEAS(steps=300, gamma=one.gamma))
-        cost, left = objective.at(alone, LinEAS(gamma=one.gamma))
+        alone = learn(stories, relative(steps=300, gamma=one.gamma))
+        cost, left = objective.at(alone, relative(gamma=one.gamma))
         assert one.unmet < 0.1
         assert one.cost == pytest.approx(distance(stories, one.intervention), rel=1e-3)
         assert _objective(one.cost, one.intervention, one.gamma) < 1.1 * _objective(cost, alone, one.gamma)
@@ -119,11 +122,11 @@ def test_a_solution_that_begins_with_a_denser_one_keeps_neurons_that_it_would_no
 ) -> None:
     """The reason why a path goes from sparse to dense: the other way its sparse end is not sparse."""
     gammas = [*GAMMAS[:-1], 1.6e-2]
-    first, last = LinEAS(steps=20, gamma=gammas[0]), LinEAS(steps=later_steps(20, 10), gamma=gammas[-1])
+    first, last = relative(steps=20, gamma=gammas[0]), relative(steps=later_steps(20, 10), gamma=gammas[-1])
     from_the_dense_side = learn(stories, last, start=learn(stories, first))
-    alone = learn(stories, LinEAS(steps=400, gamma=gammas[-1]))
+    alone = learn(stories, relative(steps=400, gamma=gammas[-1]))
     as_a_path_does = next(
-        gamma_path(stories, PROMPTS, OTHER_PROMPTS, gammas, LinEAS(steps=20), progress=False)
+        gamma_path(stories, PROMPTS, OTHER_PROMPTS, gammas, relative(steps=20), progress=False)
     ).intervention
     assert from_the_dense_side.support() > 2 * alone.support()
     assert as_a_path_does.support() == pytest.approx(alone.support(), rel=0.5)
@@ -139,13 +142,13 @@ def test_where_learning_begins_everything_is_missing_and_a_penalty_that_is_large
 ) -> None:
     nothing = lineas.Intervention({s.name: lineas.AffineMap.identity(64) for s in stories.sites()})
     objective = Objective(stories, PROMPTS, OTHER_PROMPTS, stories.sites())
-    _, left = objective.at(nothing, LinEAS(gamma=0.0))
+    _, left = objective.at(nothing, relative(gamma=0.0))
     assert left == pytest.approx(1)
-    assert objective.at(nothing, LinEAS(gamma=1.0))[1] == 0
+    assert objective.at(nothing, relative(gamma=1.0))[1] == 0
 
 
 def test_known_solutions_are_taken_as_they_are(stories: TextModel) -> None:
-    method, asked = LinEAS(steps=20), GAMMAS[:2:-1]
+    method, asked = relative(steps=20), GAMMAS[:2:-1]
     whole = [one.intervention for one in gamma_path(stories, PROMPTS, OTHER_PROMPTS, asked, method, progress=False)]
     known = dict(zip(asked[:2], whole))
     again = [
@@ -172,7 +175,7 @@ def test_a_path_takes_no_start(stories: TextModel) -> None:
 
 def test_what_folds_is_judged_by_the_numbers_that_may_move() -> None:
     """Only the scales of Gemma 2's norms fold, so shifts that would lower the cost are not counted as unmet."""
-    method = LinEAS(steps=30, foldable=True)
+    method = relative(steps=30, foldable=True)
     one = next(gamma_path(families.model("gemma2"), PROMPTS, OTHER_PROMPTS, [0.0], method, progress=False))
     assert not any(map_.shift.any() for map_ in one.intervention.maps.values())
     assert one.unmet < 0.9 * one.objective.at(one.intervention, LinEAS())[1]

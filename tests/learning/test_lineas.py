@@ -34,7 +34,7 @@ def learn(model: lineas.TextModel, method: LinEAS, **options) -> lineas.Interven
 
 
 def test_cost_falls_a_lot(stories: lineas.TextModel) -> None:
-    costs = learn(stories, LinEAS(steps=40)).facts["cost"]
+    costs = learn(stories, LinEAS(optimizer="relative", steps=40)).facts["cost"]
     assert costs[-1] < 0.5 * costs[0]
     assert len(costs) == 40
 
@@ -89,7 +89,7 @@ def test_a_long_run_meets_the_optimality_conditions_of_the_penalised_cost(storie
     """At the end the cost's gradient is balanced by the penalty: gamma against the sign where a shift has moved, and
     no more than gamma where it is exactly 0 (lambda_g = 0), whatever unit a neuron's steps are measured in."""
     gamma = 2e-3
-    learned = learn(stories, LinEAS(steps=400, gamma=gamma, lambda_g=0.0))
+    learned = learn(stories, LinEAS(optimizer="relative", steps=400, gamma=gamma, lambda_g=0.0))
     sites = stories.sites()
     with torch.no_grad():
         reached = capture(stories, stories.batch(TARGET), sites)
@@ -117,13 +117,15 @@ def test_the_same_seed_gives_the_same_bits(stories: lineas.TextModel) -> None:
 
 
 def test_gamma_selects_neurons_and_sites_with_exact_zeros(stories: lineas.TextModel) -> None:
-    supports = [learn(stories, LinEAS(steps=30, gamma=g)).support() for g in (0.0, 1e-3, 2e-3, 1e3)]
+    supports = [
+        learn(stories, LinEAS(optimizer="relative", steps=30, gamma=g)).support() for g in (0.0, 1e-3, 2e-3, 1e3)
+    ]
     assert supports == sorted(supports, reverse=True)
     assert supports[0] > 0.99
     assert 0 < supports[2] < 0.8
-    nothing = learn(stories, LinEAS(steps=30, gamma=1e3))
+    nothing = learn(stories, LinEAS(optimizer="relative", steps=30, gamma=1e3))
     assert nothing.is_identity()
-    sparse = learn(stories, LinEAS(steps=30, gamma=2e-3))
+    sparse = learn(stories, LinEAS(optimizer="relative", steps=30, gamma=2e-3))
     assert sum(int((m.shift == 0).sum()) for m in sparse.maps.values()) > 60
     assert sum(int((m.scale == 1).sum()) for m in sparse.maps.values()) > 60
 
@@ -248,7 +250,7 @@ def test_the_papers_recipe_is_the_published_one() -> None:
 
 
 def test_the_facts_say_how_it_was_made(stories: lineas.TextModel) -> None:
-    facts = learn(stories, LinEAS(steps=2), seed=7).facts
+    facts = learn(stories, LinEAS(optimizer="relative", steps=2), seed=7).facts
     assert facts["method"]["name"] == "LinEAS"
     assert facts["method"]["learning_rate"] == 0.1
     sgd = learn(stories, LinEAS(steps=2, optimizer="sgd")).facts["method"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lineas.learning.optimizers import DAMPING, STEPS_SHARE, DeviationAdam, NaturalGradient, PaperOptimizer, Sizes
+from lineas.learning.optimizers import DAMPING, SHORT, DeviationAdam, NaturalGradient, PaperOptimizer, Sizes
 
 STEPS, RATE = 20, 0.1
 
@@ -100,13 +100,13 @@ def changes(measured: Measured) -> torch.Tensor:
 
 
 def test_natural_steps_are_gradients_in_the_metric_of_the_damped_diagonal() -> None:
-    """All steps have the length at which the first, taken K times, costs its share of the budget."""
+    """All steps have the length at which the first, taken K times, costs SHORT."""
     measured = Measured()
     gradients = [torch.tensor([1.0, -2.0, 0.5, 3.0]), torch.tensor([0.3, 1.0, -1.0, 0.0])]
     natural = NaturalGradient(measured.parameters, FISHER, measured, 0.01, 4)
     expected = -torch.stack([g / (f + DAMPING * f.mean()) for g, f in zip(gradients, FISHER)])
     form = float((torch.stack(FISHER) * expected.square()).sum()) / 2
-    length = (STEPS_SHARE * 0.01 / form) ** 0.5 / 4
+    length = (SHORT / form) ** 0.5 / 4
     for k in (1.0, 3.0):
         for parameter, gradient in zip(measured.parameters, gradients):
             parameter.grad = k * gradient

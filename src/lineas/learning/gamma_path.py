@@ -163,7 +163,7 @@ def gamma_path(
         source: prompts of the behaviour to leave.
         target: prompts of the behaviour to reach.
         gammas: weights of the penalty, 0 or more, in any order, all different.
-        method: settings of the first solution; default `LinEAS(optimizer="relative")`. Its gamma and refit have no effect.
+        method: settings of the first one; default `LinEAS(optimizer="relative")`. Its gamma and refit are not used.
         sites: regular expression over module names, or several; None for the norms before the MLPs.
         seed: seed of everything random.
         known: solutions of this path that were learned before, by gamma; they are not learned again. A solution that is

@@ -112,7 +112,7 @@ def learn(
     if isinstance(method, LinEAS):
         method = method.resolved(for_texts=bool(encoded[0].ids))
     chosen = model.sites(sites) if sites is not None else model.default_sites(method.default_sites)
-    if sites is None and _measures_damage(method):
+    if sites is None and start is None and _measures_damage(method):
         chosen = upper_sites(model.network, chosen)
     warn_if_cut(encoded[0], "source ")
     warn_if_cut(encoded[1], "target ")
@@ -199,7 +199,8 @@ def _neutral(
         if neutral is not None:
             raise LineasError("neutral prompts serve the optimizer 'natural' alone; leave them out (--neutral).")
         return None
-    if neutral is not None:
+    given = neutral is not None
+    if given:
         neutral = as_texts("the neutral prompts", neutral)
         if not neutral:
             raise LineasError("there are no neutral prompts; give at least one, or leave them out for those that ship.")
@@ -211,7 +212,8 @@ def _neutral(
         raise LineasError(
             f"the neutral prompt {shortened(repr(short[0]))} has one token, so there is none to predict; leave it out."
         )
-    warn_if_cut(encoded, "neutral ")
+    if given:
+        warn_if_cut(encoded, "neutral ")
     return encoded
 
 

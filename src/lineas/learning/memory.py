@@ -102,7 +102,7 @@ def for_states(model: Model, memory: int | None) -> int:
     return int(STATES * _left(model, memory))
 
 
-def _left(model: Model, memory: int | None, taken: int = 0, what: str = "") -> int:
+def _left(model: Model, memory: int | None, taken: int = 0, what: str = "the prompts") -> int:
     """Return the number of bytes that are left for the parts of a batch when `what` has taken its own."""
     total = memory if memory is not None else int(SHARE * free(input_device(model.network)))
     if (left := total - FIXED - taken) <= 0:
