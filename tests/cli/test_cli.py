@@ -134,7 +134,7 @@ WRONG = [
     ((*LEARN, "--samples", "9"), "9 samples were asked for and 3 prompts"),
     ((*LEARN, "--dtype", "int3"), "not 'int3'"),
     ((*LEARN, "--memory", "much"), "a size looks like 8GiB"),
-    ((*LEARN, "--memory", "1MB"), "32 neutral prompts at 4 sites need more than"),
+    ((*LEARN, "--memory", "1MB"), "3 prompts at 5 sites need more than"),
     ((*LEARN, "--steps", "many"), "--steps must be a whole number from 1 to 10000000, not 'many'"),
     ((*LEARN, "--json", "no/such/folder.json"), "the folder of no/such/folder.json does not exist"),
     (LEARN[:4], "Missing option '--target'"),

@@ -143,7 +143,9 @@ def test_a_step_waits_for_nothing(family: str, limit: int | None) -> None:
     optimizer = DeviationAdam(shifts, [torch.ones(32)] * len(shifts), 0.1, 4)
     with edited(model.network, {s: lambda z, m=m: affine(z, *m) for s, m in maps.items()}), Waits() as waits:
         backpropagate(model, batch, sites, targets)
-        for shift, size in zip(shifts, optimizer.step()):
+        sizes: list[torch.Tensor] = []
+        optimizer.step(sizes.extend)  # pyright: ignore[reportArgumentType]
+        for shift, size in zip(shifts, sizes, strict=True):
             penalty.prox(shift.detach(), size * 1e-3, 1.0, 1.0)
     assert waits.seen == []
     assert all(scale.grad is not None for scale, _ in maps.values())

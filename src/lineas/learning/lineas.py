@@ -70,12 +70,12 @@ class LinEAS:
 
     Args:
         steps: number of optimizer steps. None stands for 5 with "natural", and 20 with the others.
-        optimizer: optimizer, "auto", "natural", "relative", "adam" or "sgd". "auto" is "natural" for texts, and
-            "relative" for images or with a learning rate. "natural" is the natural gradient: it measures a step by what
-            it changes in the model's predictions on neutral text. "relative" is Adam with a warm-up. It measures a step
-            of a shift in the standard deviation of its neuron over all prompts, and a step of a scale in SCALE_UNIT. So
-            one rate serves neurons, layers and models whose activations differ by orders of magnitude. "adam" (betas
-            0.9, 0.9) and "sgd" (no momentum) are the paper's, with steps in the activations' own units.
+        optimizer: optimizer, "relative", "natural", "adam" or "sgd". "relative" is Adam with a warm-up. It measures a
+            step of a shift in the standard deviation of its neuron over all prompts, and a step of a scale in
+            SCALE_UNIT. So one rate serves neurons, layers and models whose activations differ by orders of magnitude.
+            "natural" is the natural gradient: it measures a step by what it changes in the model's predictions on
+            neutral text, and ends at a budget of divergence. "adam" (betas 0.9, 0.9) and "sgd" (no momentum) are the
+            paper's, with steps in the activations' own units.
         divergence: budget of the natural gradient: divergence from the untouched model on neutral text at strength 1,
             in nats a token; None stands for 0.03.
         learning_rate: largest learning rate of the other optimizers. None stands for 0.1 with "relative", 0.01 with
@@ -99,7 +99,7 @@ class LinEAS:
     default_sites: ClassVar[str | None] = None  # the norms before the MLPs
 
     steps: int = field(default=None, metadata=within(STEPS))  # pyright: ignore[reportAssignmentType]
-    optimizer: Literal["auto", "natural", "relative", "adam", "sgd"] = "auto"
+    optimizer: Literal["relative", "natural", "adam", "sgd"] = "relative"
     divergence: float | None = field(default=None, metadata=within(DIVERGENCE))
     learning_rate: float | None = field(default=None, metadata=within(RATE, option="--lr"))
     gamma: float = field(default=0.0, metadata=within(WEIGHT))
@@ -113,10 +113,8 @@ class LinEAS:
         check_settings(self)
         if self.optimizer == "natural" and self.learning_rate is not None:
             raise LineasError("the natural gradient has no learning rate; give a divergence, or another optimizer.")
-        if self.divergence is not None and self.optimizer not in ("auto", "natural"):
+        if self.divergence is not None and self.optimizer != "natural":
             raise LineasError(f"a divergence is the budget of the optimizer 'natural', not of {self.optimizer!r}.")
-        if self.divergence is not None and self.learning_rate is not None:
-            raise LineasError("give a divergence (optimizer natural) or a learning rate (the others), not both.")
         if self.refit and self.gamma == 0:
             raise LineasError("refit learns once more what a penalty has kept; give a gamma above 0.")
 
@@ -130,17 +128,11 @@ class LinEAS:
         """Return the published recipe for text-to-image models: Adam, rate 1e-4, 1,000 steps of 4 prompts."""
         return cls(steps=1000, optimizer="adam", learning_rate=1e-4, batch_size=4, gamma=gamma)
 
-    def resolved(self, for_texts: bool) -> LinEAS:
-        """Return the method with its open settings chosen, for texts or for images."""
-        natural = for_texts and self.learning_rate is None if self.optimizer == "auto" else self.optimizer == "natural"
-        if self.divergence is not None and not natural:
-            raise LineasError("a divergence is the budget of the optimizer 'natural'; name it, or give no divergence.")
-        return replace(
-            self,
-            optimizer=self.optimizer if self.optimizer != "auto" else "natural" if natural else "relative",
-            steps=self.steps or (FEW if natural else MANY),
-            divergence=self.divergence or (BUDGET if natural else None),
-        )
+    def resolved(self) -> LinEAS:
+        """Return the method with the settings chosen that None leaves open, but for the learning rate."""
+        if self.optimizer != "natural":
+            return replace(self, steps=self.steps or MANY)
+        return replace(self, steps=self.steps or FEW, divergence=self.divergence or BUDGET)
 
     @exclusively
     def fit(self, task: Task) -> Fit:
@@ -152,7 +144,7 @@ class LinEAS:
         Raises:
             DivergedError: when the cost is no longer finite, or far too large; it suggests a smaller learning rate.
         """
-        method = self.resolved(bool(task.source.ids))
+        method = self.resolved()
         steps = method.steps
         if not self.refit:
             return method._fit(task)
