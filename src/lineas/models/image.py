@@ -222,7 +222,10 @@ class ImageModel:
         return (changed - untouched).square().mean(1) / untouched.square().mean(1) / 2
 
     def sampled_score(self, predicted: torch.Tensor, part: DrawnPart, generator: torch.Generator) -> torch.Tensor:
-        """Return a random projection, whose gradients have the Fisher information of `divergences` as covariance."""
+        """Return a random projection, whose gradients have the Fisher information of `divergences` as covariance.
+
+        Gradients stay within a denoising step, so what a change does to later steps is left out.
+        """
         directions = torch.randn(predicted.shape, generator=generator).to(predicted)
         scales = predicted.detach().square().sum(1, keepdim=True).rsqrt()
         return (directions * scales * predicted).sum()
