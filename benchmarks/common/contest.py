@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import lineas
 from benchmarks.common import record
+from benchmarks.common.methods import relative
 from benchmarks.common.splits import UPPER_NORMS
 from lineas.prompts import described
 from lineas.versions import packages
@@ -34,8 +35,6 @@ MEASURED = ("system", "strength", "values", "by_seed", "intervals", "metrics", "
 CURVE = (0.25, 0.5, 0.75)
 """Strengths below 1 at which every draw is judged, by the first sampling seed."""
 UNTOUCHED, PROMPT = "untouched", "prompt"
-RELATIVE = lineas.LinEAS(optimizer="relative", steps=20)
-"""The default recipe before the natural gradient."""
 METHODS: dict[str, tuple[Callable[[Classifier], Any], str | None]] = {
     "caa": (lambda unwanted: lineas.CAA(), None),
     "caa-all": (lambda unwanted: lineas.CAA(layers="all"), None),
@@ -46,9 +45,9 @@ METHODS: dict[str, tuple[Callable[[Classifier], Any], str | None]] = {
     "aura": (lambda unwanted: lineas.AurA(), None),
     "lora": (lambda unwanted: _lora(), None),
     "lineas-paper": (lambda unwanted: lineas.LinEAS.paper(), None),
-    "lineas": (lambda unwanted: RELATIVE, None),
-    "lineas-upper": (lambda unwanted: RELATIVE, UPPER_NORMS),
-    "lineas-sparse": (lambda unwanted: replace(RELATIVE, steps=40, gamma=5e-4, lambda_g=0.0, refit=True), UPPER_NORMS),
+    "lineas": (lambda unwanted: relative(), None),
+    "lineas-upper": (lambda unwanted: relative(), UPPER_NORMS),
+    "lineas-sparse": (lambda unwanted: relative(steps=40, gamma=5e-4, lambda_g=0.0, refit=True), UPPER_NORMS),
     "lofit-rl": (lambda unwanted: lineas.LoFITRL(unwanted), None),
 }
 """By name, in the order of tables: what makes the method, given what it should avoid, and where it acts (None: where it

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import lineas
 from benchmarks.common import markdown, record
 from benchmarks.common.contest import learn_at_some_rate
+from benchmarks.common.methods import relative, written
 from benchmarks.common.splits import both, jigsaw, take
 from lineas.measures import measure
 
@@ -66,14 +67,14 @@ class Bench:
         self.name = Path(self.model.name).name
         self.recipes = {
             "paper": lineas.LinEAS.paper(),
-            "default": lineas.LinEAS(optimizer="relative"),  # before the natural gradient
-            "sgd": lineas.LinEAS(optimizer="sgd"),
+            "default": relative(),
+            "sgd": relative(optimizer="sgd"),
         }
 
     def part(self, recipe: str, draw: int) -> record.Part:
         """Return a draw of a recipe, or of the untouched model."""
         file = record.RESULTS / f"recipes-{self.name}" / f"{recipe}-{draw}.json"
-        settings = str(self.recipes.get(recipe))
+        settings = written(self.recipes.get(recipe))
         return record.Part(file, {"prompts": self.count, "settings": settings}, partial(self.row, recipe, draw))
 
     def row(self, recipe: str, draw: int) -> dict:
@@ -87,7 +88,7 @@ class Bench:
     def learned(self, recipe: str, draw: int) -> lineas.Intervention:
         """Return the recipe's intervention for a draw, learned now or before."""
         method = self.recipes[recipe]
-        folder = record.RUNS / f"recipes-{self.name}" / f"{recipe}-{draw}-{record.digest(str(method))[:8]}"
+        folder = record.RUNS / f"recipes-{self.name}" / f"{recipe}-{draw}-{record.digest(written(method))[:8]}"
         learn = partial(learn_at_some_rate, self.model, *jigsaw("recipes", draw), method, seed=draw)
         return record.load_or_learn(folder, learn)
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import lineas
 from benchmarks.common import markdown, record, splits
 from benchmarks.common.curves import crossing
+from benchmarks.common.methods import relative
 from lineas.measures import measure
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def curve(
 
 def compare(model: Any, draws: int, prompts: int, concept: str) -> list[dict]:
     """Judge every method on a concept: over strength in every draw, and where effects are equal."""
-    methods = dict(zip(METHODS, (lineas.LinEAS(), lineas.LinAcT(), lineas.MeanAcT(), lineas.ITIc())))
+    methods = dict(zip(METHODS, (relative(), lineas.LinAcT(), lineas.MeanAcT(), lineas.ITIc())))
     curves = []
     for pooling, (name, method) in product(POOLINGS, methods.items()):
         for draw in range(draws):
@@ -191,7 +192,7 @@ def learned_with(model: Any, name: str, gamma: float, draw: int, prompts: int) -
     concept, pooling, _ = PATHS[name]
     source, target, drawn = sides(concept, draw, prompts)
     folder = record.RUNS / "images" / f"{norm_digest(model.network)[:8]}-{name}-{gamma:g}-{draw}"
-    method = lineas.LinEAS(optimizer="relative", gamma=gamma, steps=GAMMA_STEPS)
+    method = relative(gamma=gamma, steps=GAMMA_STEPS)
     learn = partial(lineas.learn, model, source, target, method, seed=draw, pooling=pooling, progress=False)
     return record.load_or_learn(folder, learn), drawn
 

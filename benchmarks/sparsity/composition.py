@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import cache, partial
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import lineas
 from benchmarks.common import markdown, record
+from benchmarks.common.methods import relative, settings_of
 from benchmarks.common.splits import STYLES, UPPER_HALF, both, take
 from lineas.measures import measure
 
@@ -66,7 +66,7 @@ def main() -> None:
 
 def plan(options: argparse.Namespace) -> list[tuple[dict[str, str], record.Part]]:
     """Return the parts, each with what its rows have in common: the case, a pair and a draw."""
-    settings = {kind: asdict(method) for kind, method in methods().items()}
+    settings = {kind: settings_of(method) for kind, method in methods().items()}
     asked = {"samples": options.samples, "sentences": SENTENCES, "methods": settings, "sites": UPPER_HALF}
 
     def part(name: str, asked: dict[str, Any], measure: Callable[..., list[dict]], *given: Any) -> record.Part:
@@ -87,9 +87,9 @@ def plan(options: argparse.Namespace) -> list[tuple[dict[str, str], record.Part]
 @cache
 def methods() -> dict[str, Any]:
     """Return the methods by their names."""
-    group_lasso = lineas.LinEAS(optimizer="relative", gamma=1e-4, steps=30)
-    neurons = lineas.LinEAS(optimizer="relative", gamma=1e-3, lambda_g=0.0, steps=30, refit=True)
-    return dict(zip(KINDS, (lineas.LinAcT(), lineas.LinEAS(optimizer="relative"), group_lasso, neurons)))
+    group_lasso = relative(gamma=1e-4, steps=30)
+    neurons = relative(gamma=1e-3, lambda_g=0.0, steps=30, refit=True)
+    return dict(zip(KINDS, (lineas.LinAcT(), relative(), group_lasso, neurons)))
 
 
 @cache

@@ -20,6 +20,7 @@ from statistics import mean
 import lineas
 from benchmarks.common import markdown, record
 from benchmarks.common.curves import crossing, never_rising
+from benchmarks.common.methods import relative
 from benchmarks.common.splits import UPPER_NORMS, jigsaw, take
 from lineas.measures import measure
 
@@ -70,8 +71,7 @@ def compared(draw: int, prompts: int, neutral: int) -> dict:
         {"toxic": PROFANITY},
         sampling={"batch_size": 64},
     )
-    relative = lineas.LinEAS(optimizer="relative")
-    plain = lineas.learn(model, source, target, relative, UPPER_NORMS, seed=draw, progress=False)
+    plain = lineas.learn(model, source, target, relative(), UPPER_NORMS, seed=draw, progress=False)
     gated = gate(model, plain, source, take("gates", "learning", "wikipedia"))
     curves = {}
     for name, intervention in zip(STRENGTHS, (plain, gated)):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import lineas
 from benchmarks.common import markdown, record
+from benchmarks.common.methods import relative
 from benchmarks.common.splits import UPPER_NORMS, jigsaw, take
 from lineas.measures import measure
 from lineas.printable import as_label
@@ -92,8 +93,8 @@ def plan(options: argparse.Namespace) -> list[tuple[Job, record.Part]]:
     neutral = take("sparsity", "judging", "wikipedia", count=options.neutral)
     measures = lineas.Plan(prompts, neutral, {"toxic": PROFANITY}, sampling={"batch_size": 64})
     recipes = {
-        "lineas": lineas.LinEAS(optimizer="relative", steps=options.steps),
-        "lineas-neurons": lineas.LinEAS(optimizer="relative", steps=options.steps, lambda_g=0.0),
+        "lineas": relative(steps=options.steps),
+        "lineas-neurons": relative(steps=options.steps, lambda_g=0.0),
         "lin-act": lineas.LinAcT(),
     }
     folder = record.RUNS / "sparsity" / record.digest(asked(options))[:8]

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import lineas
 from benchmarks.common import markdown, record
+from benchmarks.common.methods import relative
 from benchmarks.common.splits import both, jigsaw, take
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def ours(
         marks.append(time.perf_counter())
 
     with Peak(model.device) as peak:
-        recipe = lineas.LinEAS(optimizer="relative", steps=steps + 1)
+        recipe = relative(steps=steps + 1)
         lineas.learn(model, source, target, recipe, sites=pattern, max_length=max_length, memory=MEMORY, progress=mark)
     return [b - a for a, b in pairwise(marks[1:])], peak.bytes
 

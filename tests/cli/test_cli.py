@@ -106,7 +106,7 @@ WRONG = [
     ((*LEARN, "--out", "taken", "--force"), "is not an intervention"),
     ((*LEARN, "--lr", "1e6"), "blew up to"),
     ((*LEARN, "--lr", "-1"), "--lr must be a positive number, not -1"),
-    ((*LEARN, "--optimizer", "lbfgs"), "'relative', 'adam' or 'sgd'"),
+    ((*LEARN, "--optimizer", "lbfgs"), "'relative', 'natural', 'adam' or 'sgd'"),
     ((*LEARN, "--method", "magic"), "not 'magic'"),
     ((*LEARN, "--refit"), "give a gamma above 0"),
     ((*LEARN, "--within-support"), "keeps to the neurons of a start"),

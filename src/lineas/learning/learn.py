@@ -21,21 +21,17 @@ from lineas.intervention.model_identity import ModelIdentity, identifying_module
 from lineas.learning.capture import Model, warn_if_cut
 from lineas.learning.lineas import LinEAS
 from lineas.learning.method import Method, Progress, Task, overflow_error, settings_of
+from lineas.learning.neutral import measures_damage, neutral_samples, warn_of_budget
 from lineas.models.frozen import frozen
-from lineas.models.samples import Samples
 from lineas.models.trial import outputs
 from lineas.modules import is_linear, is_norm, type_name, weights_type
 from lineas.printable import shortened
-from lineas.prompts import described, read_prompts
+from lineas.prompts import described
 from lineas.sites import Pooling, Site, as_pooling, upper_sites
 from lineas.steering.exclusive import exclusively
 from lineas.steering.steer import steer
 from lineas.versions import stamp
 
-NEUTRAL = "lineas:neutral/learning"
-"""Neutral text that ships, of many kinds, apart from the sentences on which interventions are judged."""
-NEARLY = 0.9
-"""Share of a budget of divergence below which the budget counts as not reached."""
 SHORT = 16
 """Tokens of each of the two prompts on which learned maps are tried."""
 
@@ -112,11 +108,11 @@ def learn(
     if isinstance(method, LinEAS):
         method = method.resolved()
     chosen = model.sites(sites) if sites is not None else model.default_sites(method.default_sites)
-    if sites is None and start is None and _measures_damage(method):
+    if sites is None and start is None and measures_damage(method):
         chosen = upper_sites(model.network, chosen)
     warn_if_cut(encoded[0], "source ")
     warn_if_cut(encoded[1], "target ")
-    encoded_neutral = _neutral(model, method, neutral, target, max_length)
+    encoded_neutral = neutral_samples(model, method, neutral, target, max_length)
     bar = tqdm(desc=type(method).__name__, disable=progress is not True)
     reported = 0
 
@@ -182,49 +178,8 @@ def learn(
             stacklevel=2,
         )
     elif fit.divergence is not None and fit.of is None:
-        _warn_if_not_reached(fit.divergence, getattr(method, "divergence", 0.0), len(fit.costs))
+        warn_of_budget(fit, fit.divergence, getattr(method, "divergence", 0.0))
     return learned if _moves(model, learned, source, max_length) else learned.with_facts(moves_output=False)
-
-
-def _measures_damage(method: Method) -> bool:
-    """Return whether a method measures its steps on neutral prompts."""
-    return getattr(method, "optimizer", None) == "natural"
-
-
-def _neutral(
-    model: Model, method: Method, neutral: Sequence[str] | None, target: Sequence[str], max_length: int
-) -> Samples[Any] | None:
-    """Return the prompts on which a method measures damage, encoded; None for a method that measures none."""
-    if not _measures_damage(method):
-        if neutral is not None:
-            raise LineasError("neutral prompts serve the optimizer 'natural' alone; leave them out (--neutral).")
-        return None
-    given = neutral is not None
-    if given:
-        neutral = as_texts("the neutral prompts", neutral)
-        if not neutral:
-            raise LineasError("there are no neutral prompts; give at least one, or leave them out for those that ship.")
-    else:
-        is_text = bool(model.samples(target[:1], max_length).ids)
-        neutral = read_prompts(NEUTRAL) if is_text else target
-    encoded = model.samples(neutral, max_length)
-    if short := [text for text, ids in zip(neutral, encoded.ids) if len(ids) < 2]:
-        raise LineasError(
-            f"the neutral prompt {shortened(repr(short[0]))} has one token, so there is none to predict; leave it out."
-        )
-    if given:
-        warn_if_cut(encoded, "neutral ")
-    return encoded
-
-
-def _warn_if_not_reached(divergence: float, budget: float, steps: int) -> None:
-    """Warn when learning ended with much of its budget of divergence unspent."""
-    if divergence < NEARLY * budget:
-        warnings.warn(
-            f"the divergence reached {divergence:.2g} of {budget:g} nats in {steps} steps: the penalty, or "
-            "the few neurons that may change, allow no more; give a smaller gamma or more sites.",
-            stacklevel=3,
-        )
 
 
 def _folds(network: nn.Module, sites: Sequence[Site]) -> dict[str, str]:
