@@ -139,7 +139,9 @@ def test_neutral_text_of_one_token_or_for_another_optimizer_is_refused(stories: 
 
 def test_neutral_text_in_a_script_that_the_model_does_not_read_is_refused() -> None:
     model, neutral = families.model("llama"), ["\u0905\u0906\u0907 \u0908\u0909", "\u4f60\u597d"]
-    with pytest.raises(LineasError, match=r"7 of 10 tokens of the neutral prompts are unknown to tiny-llama; give text"):
+    with pytest.raises(
+        LineasError, match=r"7 of 10 tokens of the neutral prompts are unknown to tiny-llama; give text"
+    ):
         lineas.learn(model, families.PROMPTS, families.OTHER_PROMPTS, NATURAL, neutral=neutral)
 
 
