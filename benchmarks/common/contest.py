@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import lineas
 from benchmarks.common import record
-from benchmarks.common.methods import relative
+from benchmarks.common.methods import relative, settings_of
 from benchmarks.common.splits import UPPER_NORMS
 from lineas.prompts import described
 from lineas.versions import packages
@@ -170,12 +170,10 @@ class Contest:
     def _recipe(self, name: str, draw: int) -> list[object]:
         """Return what a method learns with and from."""
         make, sites = METHODS[name]
-        fields = vars(make(self.unwanted)).items()
+        fields = settings_of(make(self.unwanted)).items()
         settings = {key: str(value) for key, value in fields if not callable(value)}
         if settings.get("refit") == "False":
             del settings["refit"]  # rows from before it was a setting are those without it
-        if settings.get("divergence") == "None":
-            del settings["divergence"]
         return [settings, sites, asdict(self.sides(draw))]
 
     def _system(self, name: str, draw: int, strength: float) -> tuple[System, dict]:

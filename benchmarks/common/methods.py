@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import lineas
@@ -15,7 +14,7 @@ def relative(**settings: Any) -> lineas.LinEAS:
 
 def settings_of(method: Any) -> dict[str, Any]:
     """Return the settings of a method, without a budget that it does not have: older results know none."""
-    return {name: value for name, value in asdict(method).items() if (name, value) != ("divergence", None)}
+    return {name: value for name, value in vars(method).items() if (name, value) != ("divergence", None)}
 
 
 def written(method: Any) -> str:

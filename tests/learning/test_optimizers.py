@@ -60,7 +60,7 @@ def test_the_published_sizes_are_the_learning_rate_before_the_schedule_moves() -
 
 
 FISHER = [torch.tensor([1.0, 100.0, 0.0, 9.0]), torch.tensor([0.01, 4.0, 0.0, 1.0])]
-"""Of one scale and one shift."""
+"""The Fisher information of one scale and one shift."""
 
 
 class Measured:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol
@@ -166,20 +166,15 @@ def _read(model: Model, part: Part, sites: Sequence[Site], pooling: Reading) -> 
         yield {name: torch.stack(steps, 1) if len(steps) > 1 else steps[0] for name, steps in pooled.items()}
 
 
-@contextmanager
-def _checkpointed(model: Model, part: Part, last: str) -> Iterator[None]:
+def _checkpointed(model: Model, part: Part, last: str) -> AbstractContextManager[None]:
     """Make the network's blocks store only their inputs and run again in the backward pass."""
     # but not the block of the site `last`, whose forward pass ends early
     blocks = [block for name, block in smallest_blocks(model.network) if not last.startswith(f"{name}.")]
-    patched = [block for block in blocks if "forward" not in vars(block)]
-    key = object()
 
     def checkpointed(block: nn.Module) -> Callable[..., Any]:
         plain = block.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if key not in contexts.active():  # another thread's pass
-                return plain(*args, **kwargs)
             context, first_run = copy_context(), iter((plain,))
 
             def run_again(*args: Any, **kwargs: Any) -> Any:
@@ -194,11 +189,4 @@ def _checkpointed(model: Model, part: Part, last: str) -> Iterator[None]:
 
         return forward
 
-    for block in patched:
-        vars(block)["forward"] = checkpointed(block)
-    try:
-        with contexts.activated(key):
-            yield
-    finally:
-        for block in patched:
-            del vars(block)["forward"]
+    return contexts.replaced([block for block in blocks if "forward" not in vars(block)], checkpointed)

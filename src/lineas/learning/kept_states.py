@@ -61,7 +61,7 @@ class KeptStates:
             yield
         elif id(part) in self._states:
             state = self._states[id(part)]
-            with replaced(self._before, lambda block: lambda *args, **kwargs: state):
+            with contexts.replaced(self._before, lambda block: lambda *args, **kwargs: state):
                 yield
         else:
             results: list[Any] = []
@@ -76,7 +76,7 @@ class KeptStates:
                 return forward
 
             try:
-                with replaced(self._before[-1:], keeping):
+                with contexts.replaced(self._before[-1:], keeping):
                     yield
             finally:  # also where reading breaks off at the last site
                 if len(results) == 1 and (size := _bytes(results[0])) <= self._left:
@@ -113,29 +113,6 @@ def blocks_before(network: nn.Module, sites: Sequence[Site]) -> list[nn.Module]:
     named = blocks(network)
     places = [[i for i, (name, _) in enumerate(named) if f"{site.module}.".startswith(f"{name}.")] for site in sites]
     return [block for _, block in named[: min((place[0] for place in places), default=0)]] if all(places) else []
-
-
-@contextmanager
-def replaced(modules: Sequence[nn.Module], make: Callable[[nn.Module], Callable[..., Any]]) -> Iterator[None]:
-    """Replace the forward of modules within the block, in this thread or task alone."""
-    key = object()
-    before = [vars(module).get("forward") for module in modules]
-
-    def chosen(module: nn.Module) -> Callable[..., Any]:
-        plain, other = module.forward, make(module)
-        return lambda *args, **kwargs: (other if key in contexts.active() else plain)(*args, **kwargs)
-
-    for module in modules:
-        vars(module)["forward"] = chosen(module)
-    try:
-        with contexts.activated(key):
-            yield
-    finally:
-        for module, forward in zip(modules, before):
-            if forward is None:
-                del vars(module)["forward"]
-            else:
-                vars(module)["forward"] = forward
 
 
 def _bytes(state: Any) -> int:

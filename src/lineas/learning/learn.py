@@ -112,7 +112,7 @@ def learn(
         chosen = upper_sites(model.network, chosen)
     warn_if_cut(encoded[0], "source ")
     warn_if_cut(encoded[1], "target ")
-    encoded_neutral = neutral_samples(model, method, neutral, target, max_length)
+    encoded_neutral = neutral_samples(model, method, neutral, encoded[1], max_length)
     bar = tqdm(desc=type(method).__name__, disable=progress is not True)
     reported = 0
 

@@ -28,7 +28,7 @@ def measures_damage(method: Method) -> bool:
 
 
 def neutral_samples(
-    model: Model, method: Method, neutral: Sequence[str] | None, target: Sequence[str], max_length: int
+    model: Model, method: Method, neutral: Sequence[str] | None, target: Samples[Any], max_length: int
 ) -> Samples[Any] | None:
     """Return the prompts on which a method measures damage, encoded; None for a method that measures none."""
     if not measures_damage(method):
@@ -36,8 +36,7 @@ def neutral_samples(
             raise LineasError("neutral prompts serve the optimizer 'natural' alone; leave them out (--neutral).")
         return None
     if neutral is None:
-        is_text = bool(model.samples(target[:1], max_length).ids)
-        return model.samples(read_prompts(SHIPPED) if is_text else target, max_length)
+        return model.samples(read_prompts(SHIPPED), max_length) if target.ids else target  # images keep to the target
     neutral = as_texts("the neutral prompts", neutral)
     if not neutral:
         raise LineasError("there are no neutral prompts; give at least one, or leave them out for those that ship.")

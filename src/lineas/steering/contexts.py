@@ -6,7 +6,7 @@ the task that starts it; a new thread begins without any.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -50,6 +50,29 @@ def activated(key: object) -> Iterator[None]:
         yield
     finally:
         deactivate(key)
+
+
+@contextmanager
+def replaced(modules: Sequence[nn.Module], make: Callable[[nn.Module], Callable[..., Any]]) -> Iterator[None]:
+    """Replace the forward of modules within the block, in this thread or task alone."""
+    key = object()
+    before = [vars(module).get("forward") for module in modules]
+
+    def chosen(module: nn.Module) -> Callable[..., Any]:
+        plain, other = module.forward, make(module)
+        return lambda *args, **kwargs: (other if key in active() else plain)(*args, **kwargs)
+
+    for module in modules:
+        vars(module)["forward"] = chosen(module)
+    try:
+        with activated(key):
+            yield
+    finally:
+        for module, forward in zip(modules, before):
+            if forward is None:
+                del vars(module)["forward"]
+            else:
+                vars(module)["forward"] = forward
 
 
 @contextmanager
