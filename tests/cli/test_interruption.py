@@ -193,7 +193,7 @@ def test_a_refit_that_is_interrupted_counts_both_passes(
     assert [facts["interrupted"] for facts in found] == [{"done": 2, "of": 12}, {"done": 8, "of": 12}]
 
 
-@pytest.mark.parametrize(("more", "half"), [(("model",), "polite"), (("--images",), "night")])
+@pytest.mark.parametrize(("more", "half", "steps"), [(("model",), "polite", 5), (("--images",), "night", 20)])
 def test_a_demo_that_is_interrupted_judges_and_saves_no_half(
     desk: Path,
     capsys: pytest.CaptureFixture[str],
@@ -201,13 +201,14 @@ def test_a_demo_that_is_interrupted_judges_and_saves_no_half(
     monkeypatch: pytest.MonkeyPatch,
     more: tuple[str, ...],
     half: str,
+    steps: int,
 ) -> None:
     monkeypatch.setattr("lineas.cli.demo.classifier", lambda name: None)
     interrupt(STEP, INT, call=2)
     code, _, err = run(capsys, "demo", *more, "--out", "d")
     assert (code, err.splitlines()[-1]) == (
         130,
-        f"interrupted after 1 of 20 steps; what was learned is in d/{half}.interrupted.",
+        f"interrupted after 1 of {steps} steps; what was learned is in d/{half}.interrupted.",
     )
     assert [place.name for place in (desk / "d").iterdir()] == [f"{half}.interrupted"]
 

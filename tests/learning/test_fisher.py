@@ -8,7 +8,8 @@ import torch
 
 import lineas
 from lineas.intervention.maps import affine
-from lineas.learning.fisher import Divergence, diagonal, score_gradients
+from lineas.learning.fisher import Divergence, diagonal, score_gradients, surprise_gradients
+from lineas.learning.trained_maps import TrainedMaps
 from lineas.sites import Site
 from lineas.steering.hooks import edited
 
@@ -87,3 +88,36 @@ def test_parts_of_any_size_give_the_same_rows(family: str) -> None:
     for one, other in zip(whole, parts):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-6)
     assert all(float(size.min()) >= 0 and float(size.max()) > 0 for size in diagonal(whole))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("limit", [None, 1])
+def test_surprise_gradients_are_those_of_the_mean_loss_of_the_texts(family: str, limit: int | None) -> None:
+    """The oracle is the loss that transformers computes for one text at a time, and finite differences of it."""
+    model = families.model(family)
+    for weight in model.network.parameters():
+        weight.requires_grad_(False)
+    sites, texts = model.sites(), families.PROMPTS[:3]
+    maps = TrainedMaps(sites, {site.name: torch.zeros(32) for site in sites})
+    maps.fix(scales=[], shifts=[sites[0].name])
+    found = surprise_gradients(model, model.samples(texts).batch(limit).parts, maps.edits, maps.parameters)
+    assert not found[len(sites)].any()  # a fixed shift
+    generator = torch.Generator().manual_seed(0)
+    directions = [torch.randn(g.shape, generator=generator) for g in found]
+    directions[len(sites)].zero_()
+
+    def loss(size: float) -> float:
+        with torch.no_grad():
+            for parameter, direction in zip(maps.parameters, directions):
+                parameter.add_(size * direction)
+            losses = []
+            for text in texts:
+                ids = torch.tensor([model.token_ids([text])[0]])
+                with edited(model.network, maps.edits):
+                    losses.append(float(model.network(input_ids=ids, labels=ids).loss.double()))
+            for parameter, direction in zip(maps.parameters, directions):
+                parameter.sub_(size * direction)
+        return sum(losses) / len(losses)
+
+    slope = sum(float((g * d).sum()) for g, d in zip(found, directions))
+    assert (loss(1e-2) - loss(-1e-2)) / 2e-2 == pytest.approx(slope, rel=0.02, abs=1e-4)

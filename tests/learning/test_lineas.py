@@ -68,7 +68,8 @@ def test_unequal_numbers_of_prompts_learn_with_the_exact_coupling(stories: linea
 
 
 @pytest.mark.parametrize("factor", [2.0**10, 2.0**-10])
-def test_the_unit_of_the_activations_does_not_matter(stories: lineas.TextModel, factor: float) -> None:
+@pytest.mark.parametrize("method", [LinEAS(optimizer="relative", steps=6), LinEAS(divergence=1e-3)])
+def test_the_unit_of_the_activations_does_not_matter(stories: lineas.TextModel, method: LinEAS, factor: float) -> None:
     """The same network with activations a thousand times larger at every site (and weights after them as much smaller)
     learns the same maps in its own unit: one default rate serves models of very different activations."""
     network: Any = copy.deepcopy(stories.network)
@@ -77,7 +78,7 @@ def test_the_unit_of_the_activations_does_not_matter(stories: lineas.TextModel, 
             layer.post_attention_layernorm.weight.mul_(factor)
             layer.mlp.gate_proj.weight.div_(factor)
             layer.mlp.up_proj.weight.div_(factor)
-    here, there = (learn(m, LinEAS(steps=6)) for m in (stories, lineas.TextModel(network, stories.tokenizer)))
+    here, there = (learn(m, method) for m in (stories, lineas.TextModel(network, stories.tokenizer)))
     assert there.facts["cost"] == pytest.approx([factor**2 * c for c in here.facts["cost"]], rel=1e-3)
     largest = max(float(m.shift.abs().max()) for m in here.maps.values())
     for name, map_ in here.maps.items():

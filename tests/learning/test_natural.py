@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import families
@@ -10,11 +11,12 @@ import torch
 
 import lineas
 from lineas import LinEAS, LineasError
+from lineas.learning.optimizers import NaturalGradient
 
 SOURCE = ["Tom was sad and he cried the whole day.", "The dog barked at Lily, and she ran.", "He lost it."] * 2
 TARGET = ["Mom smiled at Tom.", "They were happy.", "The sun was warm and they played."]
 NEUTRAL = ["Lily saw a red ball in the park.", "The cat sat on the mat.", "One day, Ben went to the big lake with Dad."]
-NATURAL = LinEAS(optimizer="natural")
+NATURAL, RELATIVE = LinEAS(optimizer="natural"), LinEAS(optimizer="relative", steps=1)
 
 
 def learn(model: lineas.TextModel, method: LinEAS = NATURAL, **options: object) -> lineas.Intervention:
@@ -59,9 +61,34 @@ def test_a_budget_that_leads_far_beyond_the_target_is_spent_with_a_warning(
         torch.testing.assert_close(map_.shift, factor * small.maps[name].shift, rtol=1e-3, atol=1e-5)
 
 
+def surprise(model: lineas.TextModel, learned: lineas.Intervention | None = None) -> float:
+    """Return the mean over the neutral texts of the loss that transformers computes."""
+    losses = []
+    for text in NEUTRAL:
+        ids = torch.tensor([model.token_ids([text])[0]])
+        with torch.no_grad(), nullcontext() if learned is None else lineas.steer(model, learned):
+            losses.append(float(model.network(input_ids=ids, labels=ids).loss))
+    return sum(losses) / len(losses)
+
+
+def test_the_perplexity_of_the_neutral_text_does_not_rise_to_first_order(
+    stories: lineas.TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Toward text without sense it would, by far more than the divergence that is spent."""
+    small, nonsense = LinEAS(optimizer="natural", divergence=3e-4), ["the the the", "of of of", "a a a a"]
+
+    def rise() -> float:
+        learned = lineas.learn(stories, SOURCE, nonsense, small, neutral=NEUTRAL, progress=False)
+        return surprise(stories, learned) - surprise(stories)
+
+    assert rise() < 3e-4
+    monkeypatch.setattr(NaturalGradient, "_level", lambda self, gradients: gradients)
+    assert rise() > 3e-3
+
+
 def test_the_cost_after_learning_is_that_of_the_maps(stories: lineas.TextModel) -> None:
     learned = learn(stories)
-    again = lineas.learn(stories, SOURCE, TARGET, LinEAS(steps=1), list(learned.maps), start=learned, progress=False)
+    again = lineas.learn(stories, SOURCE, TARGET, RELATIVE, list(learned.maps), start=learned, progress=False)
     assert again.facts["cost"][0] == pytest.approx(learned.facts["cost_after"], rel=1e-4)
 
 
@@ -80,7 +107,7 @@ def test_little_memory_learns_the_same_maps(stories: lineas.TextModel) -> None:
 
 
 def test_a_penalty_leaves_few_neurons_and_the_budget_is_spent_on_them(stories: lineas.TextModel) -> None:
-    few = LinEAS(optimizer="natural", divergence=0.003, gamma=2e-2, lambda_g=0.0)
+    few = LinEAS(optimizer="natural", divergence=0.003, gamma=0.6, lambda_g=0.0)
     dense, sparse, refitted = (learn(stories, method) for method in (NATURAL, few, replace(few, refit=True)))
     assert 0 < refitted.support() <= sparse.support() < 0.5 < dense.support()
     assert divergence(stories, sparse) == pytest.approx(0.003, rel=0.03)
@@ -88,7 +115,7 @@ def test_a_penalty_leaves_few_neurons_and_the_budget_is_spent_on_them(stories: l
 
 
 def test_a_penalty_that_leaves_nothing_spends_nothing(stories: lineas.TextModel) -> None:
-    with pytest.warns(UserWarning, match=r"the divergence reached 0 of 0\.03 nats in 5 steps"):
+    with pytest.warns(UserWarning, match=r"the divergence reached 0 of 0\.02 nats in 5 steps"):
         nothing = learn(stories, LinEAS(optimizer="natural", gamma=1e3))
     assert nothing.support() == 0
     assert nothing.facts["divergence"] == 0
@@ -102,13 +129,13 @@ def test_small_batches_and_other_interventions_below_are_possible(stories: linea
     both = first.then(second)
     with lineas.steer(stories, first):
         pass
-    assert 0.02 < second.facts["divergence"] < 0.04
+    assert 0.015 < second.facts["divergence"] < 0.04
     assert divergence(stories, both) > divergence(stories, first)
 
 
 def test_what_folds_alone_spends_the_budget_too(stories: lineas.TextModel) -> None:
     learned = learn(stories, LinEAS(optimizer="natural", foldable=True))
-    assert divergence(stories, learned) == pytest.approx(0.03, rel=0.03)
+    assert divergence(stories, learned) == pytest.approx(0.02, rel=0.03)
     lineas.fold(stories, learned)
 
 

@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from lineas.learning.lineas import LinEAS
 from lineas.learning.optimizers import DAMPING, SHORT, DeviationAdam, NaturalGradient, PaperOptimizer, Sizes
+from lineas.learning.trained_maps import TrainedMaps
+from lineas.sites import Site
 
 STEPS, RATE = 20, 0.1
 
@@ -42,7 +45,7 @@ def test_the_sizes_are_those_of_the_steps() -> None:
     gradient = torch.tensor([0.5, -2.0, 0.0])
     parameter.grad = gradient.clone()
     given: list[Sizes] = []
-    DeviationAdam([parameter], [torch.tensor([1.0, 0.1, 5.0])], RATE, 1).step(given.append)
+    DeviationAdam([parameter], [torch.tensor([1.0, 0.1, 5.0])], RATE, 1).step(lambda sizes, units: given.append(sizes))
     ((size,),) = given
     torch.testing.assert_close(torch.tensor([1.0, 2.0, 3.0]) - parameter.detach(), size * gradient)
     assert parameter.grad is None
@@ -54,13 +57,15 @@ def test_the_published_sizes_are_the_learning_rate_before_the_schedule_moves() -
     sizes: list[Any] = []
     for _ in range(2):
         parameter.grad = torch.ones(2)
-        published.step(sizes.extend)
+        published.step(lambda given, units: sizes.extend(given))
     assert sizes == [0.5, 0.5 * (1 + 1e-3) / 2]
     torch.testing.assert_close(parameter.detach(), torch.full((2,), -sum(sizes)))
 
 
 FISHER = [torch.tensor([1.0, 100.0, 0.0, 9.0]), torch.tensor([0.01, 4.0, 0.0, 1.0])]
 """The Fisher information of one scale and one shift."""
+LEVEL = [torch.zeros(4), torch.zeros(4)]
+"""A surprise that no change raises."""
 
 
 class Measured:
@@ -81,7 +86,7 @@ class Measured:
 def test_natural_steps_are_stretched_to_the_budget(factor: float) -> None:
     """The budget is spent within 2 %, however far the quadratic form is off; few measurements suffice."""
     measured = Measured(factor)
-    natural = NaturalGradient(measured.parameters, FISHER, measured, 0.03, 3)
+    natural = NaturalGradient(measured.parameters, FISHER, LEVEL, measured, 0.03, 3)
     for k in range(3):
         for i, parameter in enumerate(measured.parameters):
             parameter.grad = torch.tensor([1.0, -2.0, 0.5, 3.0]) * (i + 0.1 * k + 1)
@@ -103,7 +108,7 @@ def test_natural_steps_are_gradients_in_the_metric_of_the_damped_diagonal() -> N
     """All steps have the length at which the first, taken K times, costs SHORT."""
     measured = Measured()
     gradients = [torch.tensor([1.0, -2.0, 0.5, 3.0]), torch.tensor([0.3, 1.0, -1.0, 0.0])]
-    natural = NaturalGradient(measured.parameters, FISHER, measured, 0.01, 4)
+    natural = NaturalGradient(measured.parameters, FISHER, LEVEL, measured, 0.01, 4)
     expected = -torch.stack([g / (f + DAMPING * f.mean()) for g, f in zip(gradients, FISHER)])
     form = float((torch.stack(FISHER) * expected.square()).sum()) / 2
     length = (SHORT / form) ** 0.5 / 4
@@ -114,20 +119,69 @@ def test_natural_steps_are_gradients_in_the_metric_of_the_damped_diagonal() -> N
     torch.testing.assert_close(changes(measured), (1 + 3) * length * expected)
 
 
-def test_the_proximal_step_has_the_sizes_of_the_natural_step() -> None:
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_natural_step_is_the_steepest_that_does_not_raise_the_surprise(sign: float) -> None:
+    """Among directions of the same length in the metric, none with `h' d <= 0` lowers the cost more."""
+    g = [torch.tensor([1.0, -2.0, 0.5, 3.0]), torch.tensor([0.3, 1.0, -1.0, 0.0])]
+    h = [sign * torch.tensor([0.2, 0.1, -1.0, 0.3]), sign * torch.tensor([1.0, 0.5, 2.0, -0.1])]
     measured = Measured()
+    for parameter, gradient in zip(measured.parameters, g):
+        parameter.grad = gradient.clone()
+    NaturalGradient(measured.parameters, FISHER, h, measured, 0.01, 1).step()
+    found, gradient, surprise = changes(measured).flatten(), torch.cat(g), torch.cat(h)
+    metric = torch.cat([f + DAMPING * f.mean() for f in FISHER])
+    assert float(surprise @ found) <= 1e-6 * float(surprise.norm() * found.norm())
+    generator = torch.Generator().manual_seed(0)
+    others = torch.randn(20000, 8, generator=generator) / metric.sqrt()
+    others = torch.cat([others, found + 0.1 * found.norm() * others / others.norm(dim=1, keepdim=True)])
+    others *= ((metric * found.square()).sum() / (metric * others.square()).sum(1, keepdim=True)).sqrt()
+    allowed = others[others @ surprise <= 0]
+    assert len(allowed) > 1000
+    assert float((allowed @ gradient).min()) >= float(found @ gradient) * (1 + 1e-6)
+    plain = -gradient / metric
+    assert (float(surprise @ plain) > 0) == (sign > 0)  # so one sign needs the correction, and the other does not
+
+
+def test_the_natural_step_is_a_plain_one_in_root_nats() -> None:
+    """In the units that the proximal step is given, the step is `-r gradient`, and half its square the damped form."""
+    measured, gradient = Measured(), torch.tensor([1.0, -2.0, 0.5, 3.0])
     for parameter in measured.parameters:
-        parameter.grad = torch.tensor([1.0, -2.0, 0.5, 3.0])
-    given: list[Sizes] = []
-    NaturalGradient(measured.parameters, FISHER, measured, 0.01, 1).step(given.append)
-    ((scale, shift),) = given
-    gradient = torch.tensor([1.0, -2.0, 0.5, 3.0])
-    torch.testing.assert_close(changes(measured), -torch.stack([scale * gradient, shift * gradient]))
+        parameter.grad = gradient.clone()
+    given: list[tuple[Sizes, Sizes]] = []
+    optimizer = NaturalGradient(measured.parameters, FISHER, LEVEL, measured, 0.01, 1)
+    optimizer.step(lambda sizes, units: given.append((sizes, units)))
+    ((sizes, units),) = given
+    unit = torch.stack([torch.as_tensor(one) for one in units])
+    assert sizes[0] == sizes[1]
+    torch.testing.assert_close(changes(measured) / unit, -sizes[0] * unit * gradient)
+    damped = torch.stack([f + DAMPING * f.mean() for f in FISHER])
+    torch.testing.assert_close((changes(measured) / unit).square(), damped * changes(measured).square())
+
+
+def test_a_penalty_keeps_what_saves_more_than_gamma_for_a_root_nat() -> None:
+    maps = TrainedMaps([Site("a")], {"a": torch.zeros(4)})
+    gradients, gamma = [torch.tensor([1.0, -2.0, 0.5, 3.0]), torch.tensor([0.3, -1.0, -1.0, 0.0])], 0.7
+    for parameter, gradient in zip(maps.parameters, gradients):
+        parameter.grad = gradient.clone()
+    method, length = LinEAS(gamma=gamma, lambda_g=0.0), []
+
+    def prox(sizes: Sizes, units: Sizes) -> None:
+        length.append(sizes[0])
+        method._sparsen(maps, sizes, units)
+
+    NaturalGradient(maps.parameters, FISHER, LEVEL, lambda: 0.0, 0.01, 1).step(prox)
+    for parameter, gradient, f, identity in zip(maps.parameters, gradients, FISHER, (1.0, 0.0)):
+        unit = (f + DAMPING * f.mean()).rsqrt()
+        saved = unit * gradient
+        kept = saved.abs() > gamma
+        assert 0 < int(kept.sum()) < 4
+        expected = -length[0] * unit * (saved - gamma * saved.sign()) * kept
+        torch.testing.assert_close(parameter.detach() - identity, expected)
 
 
 def test_without_a_gradient_nothing_moves_and_nothing_is_stretched() -> None:
     measured = Measured()
-    natural = NaturalGradient(measured.parameters, FISHER, measured, 0.01, 1)
+    natural = NaturalGradient(measured.parameters, FISHER, LEVEL, measured, 0.01, 1)
     for parameter in measured.parameters:
         parameter.grad = torch.zeros(4)
     natural.step()
@@ -144,6 +198,6 @@ def test_a_budget_that_no_length_spends_ends_at_most_there(ceiling: float) -> No
     def jumps() -> float:
         return value if (value := measured()) < ceiling else math.inf
 
-    natural = NaturalGradient(measured.parameters, FISHER, jumps, 0.03, 1)
+    natural = NaturalGradient(measured.parameters, FISHER, LEVEL, jumps, 0.03, 1)
     assert 0 < natural.stretch() < ceiling
     assert measured() < ceiling

@@ -144,7 +144,7 @@ def test_a_step_waits_for_nothing(family: str, limit: int | None) -> None:
     with edited(model.network, {s: lambda z, m=m: affine(z, *m) for s, m in maps.items()}), Waits() as waits:
         backpropagate(model, batch, sites, targets)
         sizes: list[torch.Tensor] = []
-        optimizer.step(sizes.extend)  # pyright: ignore[reportArgumentType]
+        optimizer.step(lambda given, units: sizes.extend(given))  # pyright: ignore[reportArgumentType]
         for shift, size in zip(shifts, sizes, strict=True):
             penalty.prox(shift.detach(), size * 1e-3, 1.0, 1.0)
     assert waits.seen == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import Annotated
@@ -23,15 +22,14 @@ from lineas.evaluation.plan import Plan
 from lineas.evaluation.results import Row
 from lineas.evaluation.variants import Steered
 from lineas.files.ownership import PNG
-from lineas.intervention import artifact
-from lineas.learning import LinEAS, learn
+from lineas.intervention import artifact, model_card
+from lineas.learning import learn
 from lineas.printable import as_label
 from lineas.prompts import read_prompts
 from lineas.reporting.plots import plot_learned
 from lineas.reporting.samples import texts_at
 from lineas.reporting.tables import failures
 
-RECIPE = LinEAS(gamma=1e-4)
 STRENGTHS = (0.0, 0.5, 1.0)
 PROMPTS = (
     "You never listen to a single word I say, because you are a",
@@ -63,20 +61,19 @@ def demo(
     rude, polite = read_prompts("lineas:polite/source"), read_prompts("lineas:polite/target")
     screen.rule(f"Learning from {len(rude)} rude and {len(polite)} polite remarks on {text_model.name}")
     started = time.perf_counter()
-    names = [site.name for site in text_model.sites()]
-    # Early layers cost the most perplexity: see the limits in the README.
-    second_half = [re.escape(name) for name in names[len(names) // 2 :]]
     with progress_bar("learning", None) as advance:
         learned = learn(
-            text_model, rude, polite, RECIPE, sites=second_half,
+            text_model, rude, polite,
             progress=lambda done, total, cost: advance(1, f"cost {cost:.4g}", total),
         )  # fmt: skip
     end_if_unfinished(learned, artifact_folder)
     seconds = time.perf_counter() - started
     costs = learned.facts["cost"]
     screen.print(
-        f"{len(costs)} steps in {seconds:.0f} s: distance to the polite side {costs[0]:.4f} -> {costs[-1]:.4f}"
+        f"{len(costs)} steps in {seconds:.0f} s: distance to the polite side {costs[0]:.4f} -> "
+        f"{learned.facts['cost_after']:.4f}"
     )
+    screen.print(model_card.damage_learned(learned.facts))
 
     screen.rule("Four prompts, from untouched to full strength")
     side_by_side(screen, list(PROMPTS), texts_at(text_model, learned, STRENGTHS, PROMPTS, max_new_tokens=28))
@@ -90,12 +87,14 @@ def demo(
     if failures(rows):
         raise LineasError(f"not measured: {failures(rows)[0]}")
     screen.print(f"{len(openings)} continuations of provoking openings, {len(neutral)} neutral sentences\n")
-    table = Table("strength", "rude", "mean rudeness", "perplexity", "", box=None, header_style="bold")
+    table = Table("strength", "rude", "mean rudeness", "divergence", "perplexity", "", box=None, header_style="bold")
     for row in rows:
-        rude_share, rudeness, perplexity = (row.values[name] for name in ("toxic", "toxic_score", "perplexity"))
+        rude_share, rudeness, kl, perplexity = (
+            row.values[name] for name in ("toxic", "toxic_score", "kl", "perplexity")
+        )
         change = f"{100 * (perplexity / rows[0].values['perplexity'] - 1):+.1f} %" if row.strength else ""
-        cells = as_label(row.strength), f"{100 * rude_share:.0f} %", f"{rudeness:.3f}", f"{perplexity:.1f}", change
-        table.add_row(*cells)
+        figures = f"{100 * rude_share:.0f} %", f"{rudeness:.3f}", f"{kl:.3f}", f"{perplexity:.1f}", change
+        table.add_row(as_label(row.strength), *figures)
     screen.print(table)
 
     screen.rule("Where the change sits")

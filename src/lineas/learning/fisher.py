@@ -1,4 +1,4 @@
-"""Fisher information: what a small change of each scale and shift costs the model's own predictions on neutral text.
+"""Fisher information: what a small change of each scale and shift does to the model's predictions on neutral text.
 
 For small changes d of all scales and shifts, the mean divergence from the untouched model is `1/2 d' F d + o(|d|^2)`,
 with `F = E_tokens E_{y ~ p} [grad log p(y) grad log p(y)']` (Amari 1998).
@@ -61,6 +61,32 @@ def score_gradients(model: Model, parts: Sequence[Part], sites: Sequence[Site], 
 def diagonal(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Return the diagonal of F, `[d]` for every scale, then for every shift, from `score_gradients`."""
     return [row.square().sum(0) for row in rows]
+
+
+def surprise_gradients(
+    model: Model, parts: Sequence[Part], edits: Mapping[Site, Edit], parameters: Sequence[torch.nn.Parameter]
+) -> list[torch.Tensor]:
+    """Return the gradient of the neutral texts' mean surprise, the logarithm of the perplexity, by each parameter.
+
+    The surprise of a text is the mean of `-log p(y)` over its own tokens y. Where the model predicts no text, the
+    gradients are zero.
+
+    Args:
+        parts: the parts of the batch.
+        edits: the edits with these parameters.
+    """
+    count = sum(len(part.rows) for part in parts)
+    gradients = [torch.zeros_like(parameter) for parameter in parameters]
+    for part in parts:
+        with torch.enable_grad(), edited(model.network, edits):
+            likelihoods = model.log_likelihoods(model.predict(part), part)
+            if likelihoods is None:
+                break
+            of_part = torch.autograd.grad(likelihoods.sum() / -count, parameters, allow_unused=True)
+        for gradient, one in zip(gradients, of_part):
+            if one is not None:
+                gradient += one
+    return gradients
 
 
 class Divergence:

@@ -163,7 +163,7 @@ def gamma_path(
         source: prompts of the behaviour to leave.
         target: prompts of the behaviour to reach.
         gammas: weights of the penalty, 0 or more, in any order, all different.
-        method: settings of the first solution; default `LinEAS()`. Its gamma and its refit are not used.
+        method: settings of the first one; default `LinEAS(optimizer="relative")`. Its gamma and refit are not used.
         sites: regular expression over module names, or several; None for the norms before the MLPs.
         seed: seed of everything random.
         known: solutions of this path that were learned before, by gamma; they are not learned again. A solution that is
@@ -178,7 +178,7 @@ def gamma_path(
             network; or when `learn` refuses an argument.
         KeyboardInterrupt: when it is interrupted; a partly learned solution is discarded.
     """
-    method = (LinEAS() if method is None else method).resolved()
+    method = for_path(LinEAS() if method is None else method)
     if not options.keys().isdisjoint(("start", "within_support")):
         raise LineasError("a path begins at the identity, and each later solution at the one before; give no start.")
     ordered = check_gammas(gammas)
@@ -202,6 +202,12 @@ def gamma_path(
             objective = Objective(model, source, target, list(learned.sites.values()), **settings)
         yield Solution(learned, recipe, objective)
         start = (known or {}).get(gamma, learned)
+
+
+def for_path(method: LinEAS) -> LinEAS:
+    """Return the method with its open settings chosen; "auto" is "relative", which ends where the penalty balances."""
+    auto = method.optimizer == "auto" and method.divergence is None
+    return (replace(method, optimizer="relative") if auto else method).resolved(for_texts=True)
 
 
 def later_steps(first: int, points: int) -> int:

@@ -106,7 +106,7 @@ def learn(
     check_sides(source, target)
     encoded = model.samples(source, max_length), model.samples(target, max_length)
     if isinstance(method, LinEAS):
-        method = method.resolved()
+        method = method.resolved(for_texts=bool(encoded[0].ids))
     chosen = model.sites(sites) if sites is not None else model.default_sites(method.default_sites)
     if sites is None and start is None and measures_damage(method):
         chosen = upper_sites(model.network, chosen)

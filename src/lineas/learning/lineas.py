@@ -18,7 +18,7 @@ from lineas.folding.slots import slots
 from lineas.intervention.maps import AffineMap
 from lineas.learning import penalty
 from lineas.learning.capture import backpropagate, capture
-from lineas.learning.fisher import Divergence, diagonal, score_gradients
+from lineas.learning.fisher import Divergence, diagonal, score_gradients, surprise_gradients
 from lineas.learning.interruption import stoppable
 from lineas.learning.kept_states import keeping_states
 from lineas.learning.memory import for_states, largest_part, largest_predicted_part
@@ -32,7 +32,7 @@ from lineas.steering.hooks import edited
 
 FEW, MANY = 5, 20
 """Number of steps of the natural gradient, and of the other optimizers."""
-BUDGET = 0.03
+BUDGET = 0.02
 """Divergence that the natural gradient spends, in nats a token."""
 BLOWN_UP = 100
 """A cost that is this many times the first step's shows that the learning rate is too high."""
@@ -70,18 +70,20 @@ class LinEAS:
 
     Args:
         steps: number of optimizer steps. None stands for 5 with "natural", and 20 with the others.
-        optimizer: optimizer, "relative", "natural", "adam" or "sgd". "relative" is Adam with a warm-up. It measures a
-            step of a shift in the standard deviation of its neuron over all prompts, and a step of a scale in
-            SCALE_UNIT. So one rate serves neurons, layers and models whose activations differ by orders of magnitude.
-            "natural" is the natural gradient: it measures a step by what it changes in the model's predictions on
-            neutral text, and ends at a budget of divergence. "adam" (betas 0.9, 0.9) and "sgd" (no momentum) are the
-            paper's, with steps in the activations' own units.
+        optimizer: optimizer, "auto", "natural", "relative", "adam" or "sgd". "auto" is "natural" for texts, and
+            "relative" for images or with a learning rate. "natural" is the natural gradient: it measures a step by what
+            it changes in the model's predictions on neutral text, and ends at a budget of divergence. "relative" is
+            Adam with a warm-up. It measures a step of a shift in the standard deviation of its neuron over all prompts,
+            and a step of a scale in SCALE_UNIT. So one rate serves neurons, layers and models whose activations differ
+            by orders of magnitude. "adam" (betas 0.9, 0.9) and "sgd" (no momentum) are the paper's, with steps in the
+            activations' own units.
         divergence: budget of the natural gradient: divergence from the untouched model on neutral text at strength 1,
-            in nats a token; None stands for 0.03.
+            in nats a token; None stands for 0.02.
         learning_rate: largest learning rate of the other optimizers. None stands for 0.1 with "relative", 0.01 with
             "adam", and `0.01 L d / n` with "sgd" (L sites of d neurons, n prompts in a step). The last undoes the
             cost's division by L d and its sum over n.
-        gamma: weight of the sparse group lasso; 0 changes every neuron, a larger weight changes fewer.
+        gamma: weight of the sparse group lasso; 0 changes every neuron, a larger weight changes fewer. With "natural"
+            the lasso is on changes in root nats, so gamma is the cost that a neuron has to save for each.
         lambda_1: weight of single neurons in the penalty.
         lambda_g: weight of whole groups (the scales or the shifts of a site) in the penalty. The support is smallest
             with 0.
@@ -99,7 +101,7 @@ class LinEAS:
     default_sites: ClassVar[str | None] = None  # the norms before the MLPs
 
     steps: int = field(default=None, metadata=within(STEPS))  # pyright: ignore[reportAssignmentType]
-    optimizer: Literal["relative", "natural", "adam", "sgd"] = "relative"
+    optimizer: Literal["auto", "natural", "relative", "adam", "sgd"] = "auto"
     divergence: float | None = field(default=None, metadata=within(DIVERGENCE))
     learning_rate: float | None = field(default=None, metadata=within(RATE, option="--lr"))
     gamma: float = field(default=0.0, metadata=within(WEIGHT))
@@ -113,8 +115,10 @@ class LinEAS:
         check_settings(self)
         if self.optimizer == "natural" and self.learning_rate is not None:
             raise LineasError("the natural gradient has no learning rate; give a divergence, or another optimizer.")
-        if self.divergence is not None and self.optimizer != "natural":
+        if self.divergence is not None and self.optimizer not in ("auto", "natural"):
             raise LineasError(f"a divergence is the budget of the optimizer 'natural', not of {self.optimizer!r}.")
+        if self.divergence is not None and self.learning_rate is not None:
+            raise LineasError("give a divergence (optimizer natural) or a learning rate (the others), not both.")
         if self.refit and self.gamma == 0:
             raise LineasError("refit learns once more what a penalty has kept; give a gamma above 0.")
 
@@ -128,11 +132,19 @@ class LinEAS:
         """Return the published recipe for text-to-image models: Adam, rate 1e-4, 1,000 steps of 4 prompts."""
         return cls(steps=1000, optimizer="adam", learning_rate=1e-4, batch_size=4, gamma=gamma)
 
-    def resolved(self) -> LinEAS:
-        """Return the method with the settings chosen that None leaves open, but for the learning rate."""
-        if self.optimizer != "natural":
-            return replace(self, steps=self.steps or MANY)
-        return replace(self, steps=self.steps or FEW, divergence=self.divergence or BUDGET)
+    def resolved(self, for_texts: bool) -> LinEAS:
+        """Return the method with its open settings chosen, but for the learning rate, for texts or for images."""
+        optimizer = self.optimizer
+        if optimizer == "auto":
+            optimizer = "natural" if for_texts and self.learning_rate is None else "relative"
+        if optimizer == "natural":
+            return replace(self, optimizer=optimizer, steps=self.steps or FEW, divergence=self.divergence or BUDGET)
+        if self.divergence is not None:
+            raise LineasError(
+                "a divergence is the budget of the optimizer 'natural', and images take 'relative' unless you name it "
+                "(--optimizer natural)."
+            )
+        return replace(self, optimizer=optimizer, steps=self.steps or MANY)
 
     @exclusively
     def fit(self, task: Task) -> Fit:
@@ -144,7 +156,7 @@ class LinEAS:
         Raises:
             DivergedError: when the cost is no longer finite, or far too large; it suggests a smaller learning rate.
         """
-        method = self.resolved()
+        method = self.resolved(for_texts=bool(task.source.ids))
         steps = method.steps
         if not self.refit:
             return method._fit(task)
@@ -193,7 +205,7 @@ class LinEAS:
                     batch = source.batch(limit, torch.randperm(len(source), generator=generator)[:n].tolist())
                 with edited(model.network, trained.edits):
                     cost = backpropagate(model, batch, sites, quantiles, task.pooling)
-                optimizer.step(lambda sizes: self._sparsen(trained, sizes))
+                optimizer.step(partial(self._sparsen, trained))
                 learned = trained.maps()
                 record.add(cost)
         record.read()
@@ -223,18 +235,19 @@ class LinEAS:
         parts = task.neutral.batch(limit).parts
         model = keeping_states(task.model, task.neutral, task.sites, parts, for_states(task.model, task.memory))
         fisher = diagonal(score_gradients(model, parts, task.sites, task.seed))
+        surprise = surprise_gradients(model, parts, trained.edits, trained.parameters)
         divergence = Divergence(model, parts, trained.edits, memory)
-        return NaturalGradient(trained.parameters, fisher, divergence, self.divergence, self.steps)
+        return NaturalGradient(trained.parameters, fisher, surprise, divergence, self.divergence, self.steps)
 
     @torch.no_grad()
-    def _sparsen(self, trained: TrainedMaps, sizes: Sizes) -> None:
-        """Take the proximal step after a gradient step of these sizes."""
+    def _sparsen(self, trained: TrainedMaps, sizes: Sizes, units: Sizes) -> None:
+        """Take the proximal step after a gradient step of these sizes, for the penalty on changes in these units."""
         if self.gamma == 0:
             return
         identities = [1.0] * len(trained.scales) + [0.0] * len(trained.shifts)
-        for parameter, size, identity in zip(trained.parameters, sizes, identities):
-            change = penalty.prox(parameter - identity, size * self.gamma, self.lambda_1, self.lambda_g)
-            parameter.copy_(identity + change)
+        for parameter, size, unit, identity in zip(trained.parameters, sizes, units, identities):
+            change = penalty.prox((parameter - identity) / unit, size * self.gamma, self.lambda_1, self.lambda_g)
+            parameter.copy_(identity + unit * change)
 
 
 def freeze_unfoldable(network: nn.Module, sites: Sequence[Site], trained: TrainedMaps) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 Sizes = Sequence[float | torch.Tensor]
-"""The size of a step of each parameter, one number or one per neuron, which the proximal step needs."""
-Prox = Callable[[Sizes], None]
-"""The proximal step after a gradient step of these sizes."""
+"""The size of a step of each parameter, or the unit of its changes: one number or one per neuron."""
+Prox = Callable[[Sizes, Sizes], None]
+"""The proximal step after a gradient step of these sizes, for a penalty on changes in these units."""
 
 DECAY = 0.9
 """Decay of both running means of Adam, as in the paper."""
@@ -41,9 +41,17 @@ class NaturalGradient:
     form `1/2 d' F d`. So the direction is that of steepest descent for its divergence, and only the length is measured.
     Maps learned for two budgets differ by a factor alone.
 
+    No step raises the perplexity of the neutral text, to first order: where it would, g is replaced by
+    `g - (g' F^-1 h) / (h' F^-1 h) h`, with h the gradient of the surprise. Of all directions that leave the surprise as
+    it is, the step is then that of steepest descent.
+
+    A penalty acts on the changes `sqrt(F + damping) d`, in root nats. So these are plain proximal gradient steps of
+    length r in the coordinates in which the divergence is half the squared distance.
+
     Args:
         parameters: all scales, followed by all shifts; the parameters of the untouched model are 1 and 0.
         fisher: diagonal of the Fisher information, of the parameters' shapes.
+        surprise: gradient of the neutral text's surprise, of the parameters' shapes (see `surprise_gradients`).
         divergence: function that measures the divergence at the current parameters.
         budget: divergence at the end.
         steps: number of steps K.
@@ -53,11 +61,13 @@ class NaturalGradient:
         self,
         parameters: list[nn.Parameter],
         fisher: list[torch.Tensor],
+        surprise: list[torch.Tensor],
         divergence: Callable[[], float],
         budget: float,
         steps: int,
     ) -> None:
-        self._parameters, self._fisher, self._divergence = parameters, fisher, divergence
+        self._parameters, self._fisher, self._surprise = parameters, fisher, surprise
+        self._divergence = divergence
         half = len(fisher) // 2
         self._identities = [1.0] * half + [0.0] * half
         self._inverse = [1 / one for kind in (fisher[:half], fisher[half:]) for one in _damped(kind)]
@@ -66,7 +76,7 @@ class NaturalGradient:
     @torch.no_grad()
     def step(self, prox: Prox | None = None) -> None:
         """Move the parameters, take the proximal step, and clear the gradients."""
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        gradients = self._level([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
         directions = [size * gradient for size, gradient in zip(self._inverse, gradients)]
         if not self._length and (form := self._form(directions)) > 0:
             self._length = math.sqrt(SHORT / form) / self._steps
@@ -74,7 +84,7 @@ class NaturalGradient:
             parameter.sub_(self._length * direction)
             parameter.grad = None
         if prox is not None and self._length:
-            prox([self._length * size for size in self._inverse])
+            prox([self._length] * len(self._inverse), [size.sqrt() for size in self._inverse])
 
     @torch.no_grad()
     def stretch(self) -> float:
@@ -94,6 +104,17 @@ class NaturalGradient:
             goal = math.sqrt(self._budget)
             search(distance, goal, goal / math.sqrt(RATIO * form), NEAR)
         return measured
+
+    def _level(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the gradients without the part whose step raises the surprise."""
+        rise, most = self._inner(gradients, self._surprise), self._inner(self._surprise, self._surprise)
+        if rise >= 0:  # a step is minus the gradient, so the surprise falls
+            return gradients
+        return [g - rise / most * h for g, h in zip(gradients, self._surprise)]
+
+    def _inner(self, first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
+        """Return `a' (F + damping)^-1 b`."""
+        return sum(float((a * size * b).sum()) for a, size, b in zip(first, self._inverse, second))
 
     def _form(self, changes: list[torch.Tensor]) -> float:
         """Return the quadratic form `1/2 d' F d` of changes."""
@@ -169,7 +190,7 @@ class DeviationAdam:
             parameter.grad = None
             sizes.append(size)
         if prox is not None:
-            prox(sizes)
+            prox(sizes, [1.0] * len(sizes))
 
 
 class PaperOptimizer:
@@ -190,4 +211,4 @@ class PaperOptimizer:
         self._optimizer.zero_grad()
         self._schedule.step()
         if prox is not None:
-            prox([rate] * len(self._parameters))
+            prox([rate] * len(self._parameters), [1.0] * len(self._parameters))

@@ -221,6 +221,9 @@ class ImageModel:
         """Return half the mean square change of each image's predictions, relative to their mean square, `[b]`."""
         return (changed - untouched).square().mean(1) / untouched.square().mean(1) / 2
 
+    def log_likelihoods(self, predicted: torch.Tensor, part: DrawnPart) -> None:
+        """Return None, since a prompt has no picture whose likelihood could fall."""
+
     def sampled_score(self, predicted: torch.Tensor, part: DrawnPart, generator: torch.Generator) -> torch.Tensor:
         """Return a random projection, whose gradients have the Fisher information of `divergences` as covariance.
 

@@ -1,4 +1,4 @@
-"""Predictions of the next token: how far those of a changed model diverge, and random scores for Fisher information."""
+"""Predictions of the next token: divergence from the untouched model, likelihood, and scores for Fisher information."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ def divergences(untouched: torch.Tensor, changed: torch.Tensor, part: TextPart) 
     owners, counts = _owners(part)
     per_token = nn.functional.kl_div(changed, untouched, reduction="none", log_target=True).sum(-1)
     return per_token.new_zeros(len(counts)).index_add(0, owners, per_token) / counts.clamp_min(1)
+
+
+def log_likelihoods(predicted: torch.Tensor, part: TextPart) -> torch.Tensor:
+    """Return the mean log-probability of each text's own next tokens, in nats a token, `[b]`."""
+    owners, counts = _owners(part)
+    own = predicted.gather(1, part.ids.roll(-1, 1)[part.followed][:, None]).squeeze(1)
+    return own.new_zeros(len(counts)).index_add(0, owners, own) / counts.clamp_min(1)
 
 
 def sampled_score(predicted: torch.Tensor, part: TextPart, generator: torch.Generator) -> torch.Tensor:

@@ -248,6 +248,10 @@ class TextModel:
         """Return each text's divergence between predictions, in nats a token, `[b]`."""
         return predictions.divergences(untouched, changed, part)
 
+    def log_likelihoods(self, predicted: torch.Tensor, part: PackedPart | PaddedPart) -> torch.Tensor:
+        """Return the mean log-probability of each text's own next tokens, in nats a token, `[b]`."""
+        return predictions.log_likelihoods(predicted, part)
+
     def sampled_score(
         self, predicted: torch.Tensor, part: PackedPart | PaddedPart, generator: torch.Generator
     ) -> torch.Tensor:

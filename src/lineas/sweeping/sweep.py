@@ -17,7 +17,7 @@ from lineas.files.working_folder import result
 from lineas.files.writing import write_text
 from lineas.intervention.intervention import Intervention
 from lineas.learning import LinEAS, Method, check_sides
-from lineas.learning.gamma_path import check_gammas, later_steps
+from lineas.learning.gamma_path import check_gammas, for_path, later_steps
 from lineas.learning.method import settings_of
 from lineas.printable import as_label, escaped
 from lineas.prompts import described, draw
@@ -138,7 +138,7 @@ def sweep(
         LineasError: when an argument makes no sense, the folder holds something else, or a job fails.
     """
     methods = {"lineas": LinEAS(steps=STEPS)} if methods is None else methods
-    methods = {name: one.resolved() if isinstance(one, LinEAS) else one for name, one in methods.items()}
+    methods = {name: for_path(one) if isinstance(one, LinEAS) else one for name, one in methods.items()}
     gammas, strengths = check_gammas(gammas), sorted({STRENGTH.check("strength", one) for one in strengths})
     if where not in ("processes", "ray"):
         raise LineasError(f"--where (where=...) is processes or ray, not '{where}'.")
