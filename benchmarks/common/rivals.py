@@ -21,7 +21,7 @@ from benchmarks.common.methods import relative
 from lineas.intervention.maps import AffineMap
 from lineas.learning.aura import auroc
 from lineas.learning.capture import activations
-from lineas.learning.method import BLOCK, Fit, Task
+from lineas.learning.method import Fit, Task
 from lineas.modules import blocks
 from lineas.sites import Site, upper_sites
 from lineas.steering.hooks import edited
@@ -81,12 +81,34 @@ class Transported:
     prefix: str = field(default="", init=False)
 
     @contextmanager
-    def applied(self, model: lineas.TextModel) -> Iterator[None]:
+    def applied(self, model: lineas.TextModel) -> Iterator[_Moving]:
         """Return a context within which the model is changed."""
-        with edited(model.network, {site: partial(self._moved, *maps) for site, maps in self.maps.items()}):
-            yield
+        moving = _Moving(self.strength)
+        with edited(model.network, {site: partial(moving.moved, *maps) for site, maps in self.maps.items()}):
+            yield moving
 
-    def _moved(
+    def identity(self) -> dict[str, Any]:
+        """Return the part of a cache key that names this system."""
+        sums = {site.name: [float(one.double().sum()) for one in maps] for site, maps in self.maps.items()}
+        return {"transport": sums, "strength": self.strength}
+
+
+class _Moving:
+    """The change that transports activations; it can be switched off."""
+
+    def __init__(self, strength: float) -> None:
+        self._strength, self._on = strength, True
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Return a context within which the model is untouched."""
+        self._on = False
+        try:
+            yield
+        finally:
+            self._on = True
+
+    def moved(
         self,
         center: torch.Tensor,
         directions: torch.Tensor,
@@ -94,8 +116,11 @@ class Transported:
         offset: torch.Tensor,
         z: torch.Tensor,
     ) -> torch.Tensor:
+        """Return the activation z, moved a share of its way."""
+        if not self._on:
+            return z
         before = (z.float() - center) @ directions
-        return z + (self.strength * (before @ factor.T + offset - before) @ directions.T).to(z)
+        return z + (self._strength * (before @ factor.T + offset - before) @ directions.T).to(z)
 
 
 def gaussian(
@@ -109,8 +134,8 @@ def gaussian(
 ) -> Learned:
     """Learn Gaussian optimal transport in the first k principal components, on the outputs of blocks at some depths.
 
-    The map is `m_t + A (y - m_s)`, with `A = S^-1/2 (S^1/2 T S^1/2)^1/2 S^-1/2`, on the coordinates y of the activations
-    of both sides (Nanfack et al. 2026, arXiv 2603.04355, who take one or two blocks at 40 to 60 % of the depth).
+    The map of the coordinates y is `m_t + A (y - m_s)`, with `A = S^-1/2 (S^1/2 T S^1/2)^1/2 S^-1/2` for the covariances
+    S and T of source and target (Nanfack et al. 2026, arXiv 2603.04355; one or two blocks at 40 to 60 % of the depth).
     """
     names = [name for name, _ in blocks(model.network)]
     sites = [Site(names[round(depth * (len(names) - 1))]) for depth in depths]

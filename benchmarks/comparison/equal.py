@@ -163,8 +163,8 @@ class _Once:
 def lines(rows: Sequence[dict[str, Any]], sign: int) -> list[dict[str, Any]]:
     """Return a line for each method: its effect at equal divergence, and its damage at the effect of LinEAS.
 
-    The effect that is compared is that of LinEAS at the first divergence, draw by draw, on curves whose score never goes
-    back with the divergence (isotonic regression), interpolated.
+    The effect that is compared is that of LinEAS at the first divergence, draw by draw, on curves whose score never
+    goes back with the divergence (isotonic regression), interpolated.
     """
     untouched = next(row for row in rows if row["system"] == UNTOUCHED)
     curves: dict[str, dict[int, list[dict[str, Any]]]] = {}

@@ -2,14 +2,13 @@
 
     python -m benchmarks.comparison.ways [--methods NAME ...] [--draws 0 1] [--prompts 300]
 
-Every method learns from 32 + 32 Jigsaw sentences at each of the sites in `rivals.WAYS`, and is turned to a divergence of
-0.02 nats a token on 100 Wikipedia sentences; the mean toxicity of its continuations there decides. Writes
+Every method learns from 32 + 32 Jigsaw sentences at each of the sites in `rivals.WAYS`, and is turned to a divergence
+of 0.02 nats a token on 100 Wikipedia sentences; the mean toxicity of its continuations there decides. Writes
 benchmarks/results/ways, a file a line, so it goes on where it stopped, and may be shared by several processes.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from functools import partial
 from statistics import mean
