@@ -134,7 +134,7 @@ def gaussian(
 ) -> Learned:
     """Learn Gaussian optimal transport in the first k principal components, on the outputs of blocks at some depths.
 
-    The map of the coordinates y is `m_t + A (y - m_s)`, with `A = S^-1/2 (S^1/2 T S^1/2)^1/2 S^-1/2` for the covariances
+    Of coordinates y the map is `m_t + A (y - m_s)`, with `A = S^-1/2 (S^1/2 T S^1/2)^1/2 S^-1/2` for the covariances
     S and T of source and target (Nanfack et al. 2026, arXiv 2603.04355; one or two blocks at 40 to 60 % of the depth).
     """
     names = [name for name, _ in blocks(model.network)]
