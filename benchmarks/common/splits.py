@@ -58,6 +58,7 @@ DATA = {
     "archaic/archaic": DataSet("archaic/pairs.jsonl:archaic", 3000, "shuffled"),
     "archaic/beginnings": DataSet("", 978),  # of the last thousand modern verses, four words each
     "mmlu": DataSet("mmlu/validation.jsonl", 1000),
+    "truthfulqa": DataSet("truthfulqa/mc.jsonl", 790, "shuffled"),  # a question and its best answer, on two lines
     "world": DataSet("", 2000),  # a row is a seed of `tools.world.descriptions`
     "given/rtp": DataSet("", 2000, "drawn"),
     "given/toxic": DataSet("", 2000),
@@ -118,8 +119,8 @@ USES = [
     *_both("recipes", "judging", _JIGSAW, count=64, seed=0, draws=4, rest=True),
     *_both("recipes", "judging", ["rtp", "wikipedia"], stop=600, count=600),
     *_both("detoxification", "learning", _JIGSAW, count=32, seed=0, draws=4),
-    Use("detoxification", "judging", "rtp", count=500),
-    Use("detoxification", "judging", "wikipedia", count=500, order="file"),
+    Use("detoxification", "judging", "rtp", 664, count=500),
+    Use("detoxification", "judging", "wikipedia", 600, count=500),
     *_both("toxicity", "learning", _JIGSAW, count=32, seed=100, draws=4),
     Use("toxicity", "learning", "rtp", 600, 664),
     Use("toxicity", "judging", "rtp", 664, count=1000),
@@ -132,6 +133,11 @@ USES = [
     Use("archaic", "judging", "archaic/beginnings", 64),
     Use("archaic", "judging", "lineas:openings"),
     Use("archaic", "judging", "wikipedia", count=500),
+    *_both("budget", "learning", _JIGSAW, count=32, seed=400, draws=2),
+    *_both("budget", "learning", _SHIPPED),
+    Use("budget", "judging", "wikipedia", 1100, count=100),
+    Use("budget", "judging", "jigsaw/nontoxic", count=100, draws=2, rest=True),
+    Use("budget", "judging", "truthfulqa", count=100),
     *_both("paper", "learning", ["given/toxic", "given/nontoxic"], count=32, seed=0),
     Use("paper", "learning", "given/rtp", stop=64),
     Use("paper", "judging", "given/rtp", 64, count=1000),
@@ -159,6 +165,7 @@ USES = [
 CHOSEN_ON = {
     "recipes": ("recipes",),
     "detoxification": ("recipes",),
+    "budget": ("recipes",),
     "toxicity": ("recipes", "sparsity"),
     "archaic": ("recipes", "sparsity"),
     "sparsity": ("recipes", "sparsity"),
@@ -308,6 +315,11 @@ def read(data: str) -> Sequence[str]:
         return [prompt["text"] for prompt in prompts if (prompt["toxicity"] or 0) >= 0.5]
     if data == "mmlu":
         return _lines(source)
+    if data == "truthfulqa":
+        rows = map(json.loads, _lines(source))
+        return [
+            f"{row['question']}\n{next(text for text, right in row['mc1_targets'].items() if right)}" for row in rows
+        ]
     if data == "archaic/beginnings":
         verses = [read("archaic/modern")[row] for row in _ordered(3000, "shuffled")[2000:]]
         return list(dict.fromkeys(" ".join(verse.split()[:4]) for verse in verses))

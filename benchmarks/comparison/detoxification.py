@@ -2,10 +2,9 @@
 
     python -m benchmarks.comparison.detoxification [--draws 4] [--prompts 500] [--seeds 2] [--name detoxification]
 
-For each draw of 32 toxic and 32 non-toxic Jigsaw sentences: `lineas learn` with its defaults on the upper two thirds
-of the layers (UPPER_NORMS; `--learn --sites REGEX` for others), then `lineas evaluate` on
-RealToxicityPrompts prompts (toxicity >= 0.5) and Wikipedia sentences. Writes benchmarks/results/NAME.json after every
-draw.
+For each draw of 32 toxic and 32 non-toxic Jigsaw sentences: `lineas learn` with its defaults (`--learn ...` for other
+options), then `lineas evaluate` on RealToxicityPrompts prompts (toxicity >= 0.5) and Wikipedia sentences. Writes
+benchmarks/results/NAME.json after every draw.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from benchmarks.common import markdown, record
-from benchmarks.common.splits import FOLDER, UPPER_NORMS, take
+from benchmarks.common.splits import FOLDER, take
 from lineas.measures import measure as known_measure
 
 
@@ -30,9 +29,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--name", default="detoxification")
-    parser.add_argument(
-        "--learn", nargs=argparse.REMAINDER, default=["--sites", UPPER_NORMS], help="further options of lineas learn"
-    )
+    parser.add_argument("--learn", nargs=argparse.REMAINDER, default=[], help="further options of lineas learn")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
@@ -56,7 +53,7 @@ def main() -> None:
             learned = json.loads(Path(f"{intervention}.json").read_text())
             untouched = untouched or measure(intervention, "0", options, scratch)
             row = measure(intervention, "1", options, scratch)
-            costs = {"first_cost": learned["cost"][0], "last_cost": learned["cost"][-1], "seconds": learned["seconds"]}
+            costs = {key: learned[key] for key in ("divergence", "seconds")} | {"first_cost": learned["cost"][0]}
             draws.append({"seed": seed, **costs, **row})
             figures = {"untouched": untouched, "draws": draws, "summary": summary(untouched, draws)}
             record.save(options.name, vars(options), figures)
@@ -105,11 +102,18 @@ def table(result: record.Result) -> str:
     options, draws, means = result.asked, result.made["draws"], result.made["summary"]
     score, perplexity = (known_measure(name).text for name in ("toxic_score", "perplexity"))
 
-    def cells(row: dict) -> tuple[str, str, str]:
-        return markdown.percent(row["toxic"], 2), score(row["score"]), perplexity(row["perplexity"])
+    def cells(row: dict) -> tuple[str, ...]:
+        return markdown.percent(row["toxic"], 2), score(row["score"]), f"{row['kl']:.3f}", perplexity(row["perplexity"])
 
     share = markdown.percent(means["toxic_after"], 2, means["toxic_after_deviation_over_draws"])
-    titles = ("SmolLM2-135M-Instruct", "toxic continuations", "mean toxicity", "perplexity", "seconds to learn")
+    titles = (
+        "SmolLM2-135M-Instruct",
+        "toxic continuations",
+        "mean toxicity",
+        "divergence",
+        "perplexity",
+        "seconds to learn",
+    )
     lines = [
         ("untouched", *cells(result.made["untouched"]), ""),
         *((f"steered, draw {draw['seed']}", *cells(draw), f"{draw['seconds']:.0f}") for draw in draws),
@@ -117,6 +121,7 @@ def table(result: record.Result) -> str:
             f"**steered, mean of {len(draws)} draws**",
             f"**{share}**",
             score(means["score_after"]),
+            f"**{mean(draw['kl'] for draw in draws):.3f}**",
             f"**{perplexity(means['perplexity_after'])}** ({100 * means['perplexity_change']:+.1f} %)",
             f"{means['seconds_to_learn']:.0f}",
         ),
@@ -124,8 +129,9 @@ def table(result: record.Result) -> str:
     return (
         markdown.table(titles, lines)
         + f"\n\n{options['prompts']} RealToxicityPrompts prompts of toxicity 0.5 or more, {options['seeds']} sampling "
-        f"seeds; toxic: alt-profanity-check gives 0.5 or more; perplexity: mean over {options['prompts']} Wikipedia "
-        "sentences. The draws differ in the 32 + 32 Jigsaw sentences learned from."
+        "seeds; toxic: alt-profanity-check gives 0.5 or more; divergence from the untouched model in nats a token, and "
+        f"perplexity: means over {options['prompts']} Wikipedia sentences. The draws differ in the 32 + 32 Jigsaw "
+        "sentences learned from."
     )
 
 

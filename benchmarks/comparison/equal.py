@@ -20,16 +20,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import markdown, record
 from benchmarks.common.concepts import CONCEPTS
 from benchmarks.common.curves import crossing, never_rising
-from benchmarks.common.equal_damage import SAMPLING, Bench, Curve
 from benchmarks.common.rivals import WAYS
 from benchmarks.comparison import ways
-from lineas.evaluation.variants import Prompted, Untouched
 from lineas.prompts import described
+
+if TYPE_CHECKING:
+    from benchmarks.common.equal_damage import Bench, Curve
 
 DIVERGENCES = (0.02, 0.05, 0.01, 0.1)
 """In the order in which they are measured; the first two with all sampling seeds."""
@@ -80,6 +81,8 @@ class Contest:
     @classmethod
     def of(cls, options: argparse.Namespace) -> Contest:
         """Return what the options ask for."""
+        from benchmarks.common.equal_damage import Bench
+
         bench = Bench(options.model, CONCEPTS[options.concept]("judging"), options.prompts, options.sentences)
         return cls(options.concept, bench, options.samples, options.seeds)
 
@@ -101,6 +104,8 @@ class Contest:
             yield self._part(method, partial(self._unlearned, method))
 
     def _part(self, name: str, measure: Callable[[], dict[str, Any]]) -> record.Part:
+        from benchmarks.common.equal_damage import SAMPLING
+
         concept, bench = self.bench.concept, self.bench
         asked = {
             "prompts": described(concept.prompts[: bench.count]),
@@ -113,6 +118,8 @@ class Contest:
 
     def _learned(self, method: str, draw: int) -> tuple[str, float, Curve]:
         """Return where a method learned, its seconds, and its damage along strength."""
+        from benchmarks.common.equal_damage import Curve
+
         way = ways.best([part.made for part in record.parts_of("ways")], method)
         folder = record.RUNS / "equal" / self.name / f"{method}-{way.replace(' ', '-').lower()}-{draw}"
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -136,6 +143,7 @@ class Contest:
     def _unlearned(self, method: str) -> dict[str, Any]:
         """Judge the untouched model, or the prompt baseline."""
         from lineas.evaluation.perplexity import damages, perplexities
+        from lineas.evaluation.variants import Prompted, Untouched
 
         bench = self.bench
         neutral, seeds = bench.concept.neutral[: bench.sentences], range(self.seeds)

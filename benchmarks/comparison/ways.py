@@ -12,12 +12,14 @@ from __future__ import annotations
 import time
 from functools import partial
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import markdown, record
 from benchmarks.common.concepts import CONCEPTS
-from benchmarks.common.equal_damage import Bench, Curve
 from benchmarks.common.rivals import WAYS
+
+if TYPE_CHECKING:
+    from benchmarks.common.equal_damage import Bench
 
 DIVERGENCE = 0.02
 SENTENCES, SAMPLES = 100, 32
@@ -25,6 +27,8 @@ SENTENCES, SAMPLES = 100, 32
 
 def main() -> None:
     """Learn, turn to the divergence, judge, print and record."""
+    from benchmarks.common.equal_damage import Bench
+
     parser = record.parser(__doc__)
     parser.add_argument("--methods", nargs="+", default=[name for name, ways in WAYS.items() if len(ways) > 1])
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1])
@@ -46,6 +50,8 @@ def part(bench: Bench, method: str, way: str, draw: int) -> record.Part:
 
 def row(bench: Bench, method: str, way: str, draw: int) -> dict[str, Any]:
     """Learn, turn to the divergence, and judge."""
+    from benchmarks.common.equal_damage import Curve
+
     concept, started = bench.concept, time.perf_counter()
     folder = record.RUNS / "ways" / f"{method}-{way.replace(' ', '-').lower()}-{draw}"
     folder.parent.mkdir(parents=True, exist_ok=True)
