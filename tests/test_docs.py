@@ -86,9 +86,9 @@ def test_python_blocks_run_in_their_order(
 
 
 def _first(names: dict[str, Any], said: str) -> None:
-    costs = names["calm"].facts["cost"]
-    assert costs[-1] < costs[0]
-    assert names["calm"].maps.keys() == {f"model.layers.{i}.post_attention_layernorm" for i in range(15, 30)}
+    facts = names["calm"].facts
+    assert facts["cost_after"] < facts["cost"][0]
+    assert names["calm"].maps.keys() == {f"model.layers.{i}.post_attention_layernorm" for i in range(10, 30)}
 
 
 def _concepts(names: dict[str, Any], said: str) -> None:
@@ -98,7 +98,8 @@ def _concepts(names: dict[str, Any], said: str) -> None:
 
 
 def _learn(names: dict[str, Any], said: str) -> None:
-    assert len(names["upper"].maps) == 20
+    assert len(names["formal"].maps) == 20
+    assert len(names["all_layers"].maps) == 30
     assert names["losses"][-1] < names["losses"][0]
 
 

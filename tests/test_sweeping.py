@@ -485,7 +485,7 @@ def test_single_neurons_are_selected_where_whole_sites_weigh_nothing(
     assert code == 0
     (point,) = json.loads((judged / "s" / "sweep.json").read_text())["points"][1:]
     swept = lineas.Intervention.load(judged / "s" / point["folder"])
-    same = (*LEARN[:-2], "--steps", "6", "--dtype", "float32", "--gamma", "3e-3")
+    same = (*LEARN[:-2], "--optimizer", "relative", "--steps", "6", "--dtype", "float32", "--gamma", "3e-3")
     run(capsys, *same, "--lambda-g", "0", "--out", "alone")
     alone = lineas.Intervention.load("alone")
     assert swept.support() == alone.support() == point["support"] > 0

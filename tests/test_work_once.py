@@ -42,8 +42,8 @@ def test_learning_encodes_every_prompt_once(counted: Callable[[Any, str], list[i
     model.samples(["Tom ran"])  # whether it packs is tried once
     calls = counted(lineas.TextModel, "encode")
     lineas.learn(model, SOURCE, TARGET, lineas.LinEAS(steps=3, batch_size=2), progress=False)
-    longest_alone = 1  # on which memory is measured
-    assert calls[0] == 2 + longest_alone
+    longest_alone = 2  # of the source and of the neutral text, on which memory is measured
+    assert calls[0] == 3 + longest_alone
 
 
 def test_an_evaluation_reads_weights_once_and_attaches_every_variant_once(

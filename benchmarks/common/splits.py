@@ -204,9 +204,14 @@ SHARED = {
         "from in another.",
     ),
     "detoxification": Shared(
-        {"choosing, judging: rtp": 500, "choosing, judging: wikipedia": 112, "choosing, learning: jigsaw": 232},
-        "The default recipe was chosen on these {0} prompts, {1} of these Wikipedia sentences and the same {2} Jigsaw "
-        "sentences; the comparison of methods below takes others.",
+        {"choosing, learning: jigsaw": 232},
+        "The default recipe was chosen on draws of the same {0} Jigsaw sentences, and on other prompts and Wikipedia "
+        "sentences.",
+    ),
+    "budget": Shared(
+        {"choosing, learning: jigsaw": 40, "choosing, judging: jigsaw": 37},
+        "Of the Jigsaw sentences, {0} that were learned from and {1} civil comments were also learned from when the "
+        "recipe was chosen.",
     ),
     "toxicity": Shared(
         {"choosing, judging: rtp": 500, "choosing, judging: wikipedia": 200, "choosing, learning: jigsaw": 107},

@@ -185,7 +185,7 @@ CALIBRATE = (
 @pytest.fixture
 def learned(desk: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     (desk / "held-out.txt").write_text("The cat sat on the mat and slept.\nThey went to the park to play.\n")
-    run(capsys, *LEARN, "--dtype", "float32", "--steps", "20")
+    run(capsys, *LEARN, "--dtype", "float32", "--optimizer", "relative", "--steps", "20")
     return desk
 
 

@@ -470,13 +470,15 @@ def test_learning_ends_well_on_networks_of_unknown_classes(monkeypatch: pytest.M
 
 
 def test_maps_that_nobody_reads_are_told_of() -> None:
-    model = families.model("mixtral")
+    model, relative = families.model("mixtral"), lineas.LinEAS(optimizer="relative", steps=2)
     with pytest.warns(UserWarning, match=r"the maps at model.layers.0.mlp.gate, model.layers.1.mlp.gate move nothing"):
-        learned = lineas.learn(
-            model, PROMPTS, OTHER_PROMPTS, lineas.LinEAS(steps=2), sites=r".*mlp\.gate", progress=False
-        )
+        learned = lineas.learn(model, PROMPTS, OTHER_PROMPTS, relative, sites=r".*mlp\.gate", progress=False)
     assert learned.facts["moves_output"] is False
     assert "moves_output" not in lineas.learn(model, PROMPTS, OTHER_PROMPTS, lineas.MeanAcT(), progress=False).facts
+    with pytest.raises(
+        lineas.LineasError, match=r"model.layers.0.mlp.gate and the 1 other sites? changes no prediction"
+    ):
+        lineas.learn(model, PROMPTS, OTHER_PROMPTS, sites=r".*mlp\.gate", progress=False)
 
 
 def test_versions_are_unknown_where_lineas_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

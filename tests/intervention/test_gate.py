@@ -227,9 +227,9 @@ def test_the_command_line_gates_what_it_learned_from(desk: Path, capsys: pytest.
     command = ("gate", "--intervention", "calm", "--control", "target.txt", "--out", "gated", "--dtype", "float32")
     code, out, _ = run(capsys, *command)
     assert code == 0
-    assert "gated gated: 5 sites" in out
-    assert len(Intervention.load("gated").gates) == 5
-    assert "gated at 5 sites" in run(capsys, "show", "gated")[1]
+    assert "gated gated: 4 sites" in out
+    assert len(Intervention.load("gated").gates) == 4
+    assert "gated at 4 sites" in run(capsys, "show", "gated")[1]
     code, *_ = run(capsys, "generate", "model", "--intervention", "gated", "--prompt", "Tom", "--dtype", "float32")
     assert code == 0
     check_refused(capsys, desk, "cannot be folded", "fold", "model", "--intervention", "gated", "--out", "folded")

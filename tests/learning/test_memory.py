@@ -110,7 +110,7 @@ model, (kind, memory) = lineas.load(), sys.argv[1:]
 texts = read_prompts("lineas:polite/source")
 prompts = {"many": [f"{i} {text}" for i in range(4) for text in texts], "long": [" ".join(texts * 3), texts[0]]}[kind]
 method = lineas.LinEAS(steps=1)
-lineas.learn(model, texts[:4], texts[4:8], method, progress=False)
+lineas.learn(model, texts[:4], texts[4:8], method, memory="300MiB", progress=False)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 learned = lineas.learn(model, prompts, texts[:8], method, max_length=2048, memory=memory, progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, learned.facts["cost"][0])

@@ -74,7 +74,7 @@ def test_it_is_learned_steered_and_judged(model: lineas.TextModel, tmp_path: Pat
     learned = lineas.learn(model, families.PROMPTS, families.OTHER_PROMPTS, lineas.LinEAS(steps=8), progress=False)
     assert {name.split(".layers.")[1][0] for name in learned.maps} == {"0", "1"}
     assert all("language_model" in name for name in learned.maps)
-    assert learned.facts["cost"][-1] < 0.9 * learned.facts["cost"][0]
+    assert learned.facts["cost_after"] < 0.9 * learned.facts["cost"][0]
     untouched = continued(model)
     with lineas.steer(model, learned, torch.linspace(0, 1, len(untouched))):
         steered = continued(model)

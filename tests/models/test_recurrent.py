@@ -33,9 +33,9 @@ def continued(model: lineas.TextModel, prompts: list[str]) -> list[str]:
 
 
 def test_the_distance_falls(learned: lineas.Intervention) -> None:
-    cost = learned.facts["cost"]
     assert len(learned.maps) == families.LAYERS
-    assert cost[-1] < 0.85 * cost[0]
+    assert learned.facts["cost_after"] < 0.85 * learned.facts["cost"][0]
+    assert learned.facts["divergence"] == pytest.approx(0.02, rel=0.03)
 
 
 def test_every_row_of_a_batch_has_its_own_strength(model: lineas.TextModel, learned: lineas.Intervention) -> None:

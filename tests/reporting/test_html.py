@@ -166,7 +166,7 @@ def test_a_page_holds_everything_and_nothing_from_elsewhere(reported: Path) -> N
     assert "prefers-color-scheme: dark" in made
     calm = lineas.Intervention.load("calm")
     neurons = sum(int(m.support().sum()) for m in calm.maps.values())
-    assert f"{neurons} of 320 neurons ({calm.support():.2%})" in made
+    assert f"{neurons} of 256 neurons ({calm.support():.2%})" in made
     rows = json.loads((reported / "found" / "evaluation.json").read_text())["rows"]
     for row in rows:
         assert f"{row['values']['perplexity']:.4g}" in made

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from lineas.errors import LineasError
 from lineas.learning.capture import Model
 from lineas.models.samples import Part
 from lineas.sites import Site
@@ -32,14 +33,14 @@ def score_gradients(model: Model, parts: Sequence[Part], sites: Sequence[Site], 
     rows: dict[tuple[str, int], torch.Tensor] = {}
 
     def add(which: int, site: Site, part: Part, values: torch.Tensor) -> None:
-        pooled = part.pool(values, site, "sum").float() / count**0.5
-        key = site.name, which
-        if key not in rows:
-            rows[key] = pooled.new_zeros(count, pooled.shape[1])
-        rows[key][part.rows] += pooled
+        rows[site.name, which][part.rows] += part.pool(values, site, "sum").float() / count**0.5
 
     def reader(part: Part, site: Site) -> Callable[[torch.Tensor], torch.Tensor]:
         def edit(z: torch.Tensor) -> torch.Tensor:
+            for which in (0, 1):  # zeros where no prediction depends on the site
+                if (site.name, which) not in rows:
+                    width = z.shape[site.axis]
+                    rows[site.name, which] = torch.zeros(count, width, device=z.device)
             leaf = z.view_as(z) if z.requires_grad else z.detach().requires_grad_()
             before = z.detach()
 
@@ -54,7 +55,15 @@ def score_gradients(model: Model, parts: Sequence[Part], sites: Sequence[Site], 
 
     for part in parts:
         with torch.enable_grad(), edited(model.network, {site: reader(part, site) for site in sites}):
-            model.sampled_score(model.predict(part), part, generator).backward()
+            score = model.sampled_score(model.predict(part), part, generator)
+            if score.requires_grad:  # else it depends on no site
+                score.backward()
+    if not any(bool(row.any()) for row in rows.values()):
+        others = f" and the {len(sites) - 1} other site{'s' * (len(sites) > 2)}" * (len(sites) > 1)
+        raise LineasError(
+            f"a change at {sites[0].name}{others} changes no prediction, so no damage can be measured: no later module "
+            "reads that output; learn at other sites."
+        )
     return [rows[site.name, which] for which in (0, 1) for site in sites]
 
 
@@ -81,7 +90,7 @@ def surprise_gradients(
         with torch.enable_grad(), edited(model.network, edits):
             likelihoods = model.log_likelihoods(model.predict(part), part)
             if likelihoods is None:
-                break
+                return gradients
             of_part = torch.autograd.grad(likelihoods.sum() / -count, parameters, allow_unused=True)
         for gradient, one in zip(gradients, of_part):
             if one is not None:

@@ -22,7 +22,7 @@ from lineas.evaluation.variants import Steered, Untouched
 from lineas.files import strict_json
 from lineas.intervention.intervention import Intervention
 from lineas.learning import LinEAS, Method, learn
-from lineas.learning.gamma_path import gamma_path
+from lineas.learning.gamma_path import for_path, gamma_path
 from lineas.learning.interruption import discard_partial
 from lineas.learning.learn import drawn_from
 from lineas.models import load
@@ -227,7 +227,7 @@ def _learn_missing(
             facts = {"cost": solution.cost, "unmet": solution.unmet, "steps": solution.steps}
             yield _facts(job, learned, gamma, False, **facts), learned
         if (gamma, True) in missing:
-            recipe = replace(job.method, gamma=0.0, refit=False, steps=solution.steps)
+            recipe = replace(for_path(job.method), gamma=0.0, refit=False, steps=solution.steps)
             refitted = learned_by(recipe, gamma, True, start=learned, within_support=True)
             yield _facts(job, refitted, gamma, True, cost=refitted.facts["cost"][-1], steps=solution.steps), refitted
         started = time.perf_counter()
