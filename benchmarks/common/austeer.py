@@ -11,6 +11,9 @@ from lineas.intervention.maps import AffineMap
 from lineas.learning.aura import auroc
 from lineas.learning.method import Fit, Task
 
+TIE = 1e-9
+"""Scores that differ by less are equal; all neurons with the last of them are taken."""
+
 
 @dataclass(frozen=True)
 class AUSteer:
@@ -33,6 +36,6 @@ class AUSteer:
         least = torch.cat([*scores.values()]).abs().sort(descending=True).values[self.count - 1]
         maps = {}
         for name, score in scores.items():
-            scale = 1 + torch.where(score.abs() >= least, score, 0).float()
+            scale = 1 + torch.where(score.abs() >= least - TIE, score, 0).float()
             maps[name] = AffineMap(scale, torch.zeros_like(scale))
         return Fit(maps, [task.cost(maps)])

@@ -14,7 +14,7 @@ import lineas
 from lineas.learning.capture import activations
 from lineas.modules import blocks
 from lineas.sites import Site
-from lineas.steering.hooks import edited
+from lineas.steering.hooks import Edit, edited
 
 Maps = dict[Site, tuple[torch.Tensor, ...]]
 """For each site the center `[d]`, the directions `[d, k]`, and the map of coordinates `[k, k]` and `[k]`."""
@@ -36,11 +36,15 @@ class Transported:
     prefix: str = field(default="", init=False)
 
     @contextmanager
-    def applied(self, model: lineas.TextModel) -> Iterator[_Moving]:
+    def applied(self, model: lineas.TextModel) -> Iterator[Moving]:
         """Return a context within which the model is changed."""
-        moving = _Moving(self.strength)
-        with edited(model.network, {site: partial(moving.moved, *maps) for site, maps in self.maps.items()}):
+        moving = self.moving()
+        with edited(model.network, moving.edits(self.maps)):
             yield moving
+
+    def moving(self) -> Moving:
+        """Return the change, not in place yet."""
+        return Moving(self.strength)
 
     def identity(self) -> dict[str, Any]:
         """Return the part of a cache key that names this system."""
@@ -48,7 +52,7 @@ class Transported:
         return {"transport": sums, "strength": self.strength}
 
 
-class _Moving:
+class Moving:
     """The change that transports activations; it can be switched off."""
 
     def __init__(self, strength: float) -> None:
@@ -63,7 +67,11 @@ class _Moving:
         finally:
             self._on = True
 
-    def moved(
+    def edits(self, maps: Maps) -> dict[Site, Edit]:
+        """Return the edit of each site."""
+        return {site: partial(self._moved, *one) for site, one in maps.items()}
+
+    def _moved(
         self,
         center: torch.Tensor,
         directions: torch.Tensor,
@@ -84,8 +92,7 @@ def transport(
     """Learn Gaussian optimal transport in the first k principal components, on the outputs of blocks at some depths.
 
     Of coordinates y the map is `m_t + A (y - m_s)`, with `A = S^-1/2 (S^1/2 T S^1/2)^1/2 S^-1/2` for the covariances
-    S and T of source and target.
-    The authors take one or two blocks at 40 to 60 % of the depth.
+    S and T of source and target. The authors take one or two blocks at 40 to 60 % of the depth.
 
     Args:
         depths: shares of the depth at which the blocks stand.

@@ -36,6 +36,8 @@ DIVERGENCES = (0.02, 0.05, 0.01, 0.1)
 """In the order in which they are measured; the first two with all sampling seeds."""
 MAIN = DIVERGENCES[:2]
 UNTOUCHED, PROMPT = "untouched", "prompt"
+FALLING = ("toxicity",)
+"""Concepts whose score should fall."""
 
 
 def main() -> None:
@@ -114,7 +116,9 @@ class Contest:
             "seeds": self.seeds,
             "sampling": SAMPLING,
         }
-        return record.Part(record.RESULTS / "equal" / self.name / f"{name}.json", asked, measure)
+        about = {"concept": self.concept, "model": self.name.removeprefix(f"{self.concept}-")}
+        file = record.RESULTS / "equal" / self.name / f"{name}.json"
+        return record.Part(file, asked, lambda: {**about, **measure()})
 
     def _learned(self, method: str, draw: int) -> tuple[str, float, Curve]:
         """Return where a method learned, its seconds, and its damage along strength."""
@@ -213,7 +217,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float | None]:
 def table(result: record.Result) -> str:
     """Return a line for each method, at both divergences and at equal effect."""
     rows = result.made
-    sign = -1 if "toxicity" in result.asked["name"] else 1
+    sign = -1 if rows[0]["concept"] in FALLING else 1
     titles = ("method", *(f"{what} at {d:g} nats" for d in MAIN for what in ("mean score", "%", "perplexity")))
     titles += ("divergence at equal effect", "perplexity there", "draws")
     cells = []
