@@ -5,9 +5,12 @@
 One process, one way after the other, round after round (32 + 32 Jigsaw sentences):
 - reference style: float32, gradients on all weights, prompts padded to the longest, logits computed;
 - lineas in float32, and in its default type;
-- lineas in its default type with the norms, or the MLPs, given to torch.compile (in the first round, not timed).
-Then, in the default type: growth with the number of sentences n (ParaDetox), with the length of 32 prompts (Wikipedia
-sentences end to end), and with depth (sites in the first k blocks). A step's time is the median over steps.
+- lineas in its default type with the norms, or the MLPs, given to torch.compile (in the first round, not timed);
+- lineas with maps in the upper two thirds of the blocks alone, and the same without the hidden states that it keeps.
+Then seconds to a finished intervention by each recipe, the whole of `lineas.learn`: the median of the rounds, or one
+run of the published recipe. Then, in the default type: growth with the number of sentences n (ParaDetox), with the
+length of 32 prompts (Wikipedia sentences end to end), and with depth (sites in the first k blocks). A step's time is
+the median over steps.
 "share" is the rate of useful matrix products (2 per weight and token forward, 2 backward; nothing for attention, nor
 for what is computed twice) by the best rate of plain matrix products of the same type on this machine, measured beside
 each timing (the median of these shares where there are several rounds). Memory is the
@@ -31,12 +34,13 @@ from typing import TYPE_CHECKING, Any
 import lineas
 from benchmarks.common import markdown, record
 from benchmarks.common.methods import relative
-from benchmarks.common.splits import both, jigsaw, take
+from benchmarks.common.splits import UPPER_NORMS, both, jigsaw, take
 
 if TYPE_CHECKING:
     import torch
 
 MEMORY = "3GiB"
+UPPER_WAYS = ("upper two thirds of the blocks", "the same, no states kept")
 GROWTH = {"n": "n", "length": "t", "depth": "k"}
 Timing = tuple[list[float], int]
 """Seconds of each step, and the peak memory in bytes."""
@@ -203,6 +207,42 @@ def reference(model: lineas.TextModel, source: list[str], target: list[str], ste
     return taken, peak.bytes
 
 
+def without_states(model: lineas.TextModel, source: list[str], target: list[str], steps: int) -> Timing:
+    """Time each step with maps in the upper two thirds, running all blocks each time."""
+    from unittest import mock
+
+    with mock.patch("lineas.learning.memory.STATES", 0.0):
+        return ours(model, source, target, UPPER_NORMS, steps)
+
+
+RECIPES: dict[str, tuple[Callable[[], Any], str | None]] = {
+    "LinEAS()": (lambda: lineas.LinEAS(), None),
+    "relative, upper two thirds": (lambda: relative(), UPPER_NORMS),
+    "relative, all blocks": (lambda: relative(), None),
+    "Mean-AcT": (lambda: lineas.MeanAcT(), None),
+    "Lin-AcT": (lambda: lineas.LinAcT(), None),
+    "LinEAS.paper()": (lambda: lineas.LinEAS.paper(), None),
+}
+"""Recipes whose time to a finished intervention is measured, and their sites (None: their own)."""
+
+
+def finished(model: lineas.TextModel, source: list[str], target: list[str], rounds: int) -> list[dict[str, Any]]:
+    """Time the whole of learning by each recipe, alternating; the published one once, since it takes minutes."""
+    taken: dict[str, list[float]] = {name: [] for name in RECIPES}
+    facts: dict[str, dict[str, Any]] = {}
+    for turn in range(rounds):
+        for name, (make, sites) in RECIPES.items():
+            if turn and name == "LinEAS.paper()":
+                continue
+            start = time.perf_counter()
+            learned = lineas.learn(model, source, target, make(), sites=sites, progress=False)
+            synchronize(model.device)
+            taken[name].append(time.perf_counter() - start)
+            facts[name] = {"steps": learned.facts["steps_done"], "sites": len(learned.maps)}
+            print(f"{name}: {taken[name][-1]:.1f} s", flush=True)
+    return [{"name": name, "seconds": median(one), "all": one, **facts[name]} for name, one in taken.items()]
+
+
 def compiled(kind: str) -> lineas.TextModel:
     """Return the default model with some modules' computation compiled; hooks stay outside of it."""
     import torch
@@ -272,6 +312,8 @@ def main() -> None:
         f"lineas, {default.dtype}".replace("torch.", ""): (default, lambda: ours(default, source, target, None, 5)),
         "the same, compiled norms": (norms, lambda: ours(norms, source, target, None, 5)),
         "the same, compiled MLPs": (mlps, lambda: ours(mlps, source, target, None, 5)),
+        "upper two thirds of the blocks": (default, lambda: ours(default, source, target, UPPER_NORMS, 5)),
+        "the same, no states kept": (default, lambda: without_states(default, source, target, 5)),
     }
     runs: dict[str, list[Timed]] = {name: [] for name in ways}
     for turn in range(options.rounds + 1):
@@ -280,11 +322,13 @@ def main() -> None:
                 run = timed(model, way)
             if turn:  # the first round warms up
                 runs[name].append(run)
-    lines = [row(name, runs[name], operations(model, source, None, 128)) for name, (model, _) in ways.items()]
+    work = {name: UPPER_NORMS if name in UPPER_WAYS else None for name in ways}
+    lines = [row(name, runs[name], operations(model, source, work[name], 128)) for name, (model, _) in ways.items()]
     for line in lines:
         print(f"{line['name']}: {', '.join(f'{rate / 1e9:.0f}' for rate in line['matmul'])} GFLOP/s in matrix products")
     grown = {} if options.quick else growth(default)
-    figures = {"device": str(default.device), "memory_limit": MEMORY, "ways": lines, **grown}
+    recipes = finished(default, source, target, options.rounds)
+    figures = {"device": str(default.device), "memory_limit": MEMORY, "ways": lines, "recipes": recipes, **grown}
     record.save("learning" if default.device.type == "cpu" else "learning-gpu", vars(options), figures)
 
 
@@ -318,6 +362,10 @@ def table(result: record.Result) -> str:
             seconds += f" ({first['seconds'] / way['seconds']:.1f} times faster)"
             memory += f" ({markdown.percent(way['peak_bytes'] / first['peak_bytes'])})"
         ways.append((way["name"], seconds, f"{way['tokens_per_second']:.0f}", markdown.percent(way["share"]), memory))
+    whole = [
+        (one["name"], f"{one['seconds']:.1f}", str(one["steps"]), str(one["sites"]))
+        for one in figures.get("recipes", ())
+    ]
     titles = ("a learning step, 32 + 32 sentences", "seconds", "tokens/s", "of the matmul rate")
     grown = [(f"{letter} = {row[key]}", row) for key, letter in GROWTH.items() for row in figures[key]]
     growing = [
@@ -325,12 +373,14 @@ def table(result: record.Result) -> str:
         ("ms a token", *(f"{1000 * row['seconds'] / row['tokens']:.2f}" for _, row in grown)),
         ("GiB", *(f"{row['peak_bytes'] / 2**30:.2f}" for _, row in grown)),
     ]
+    tables = [markdown.table((*titles, "memory beside the weights"), ways)]
+    if whole:
+        tables.append(markdown.table(("a finished intervention", "seconds", "steps", "sites"), whole))
+    tables.append(markdown.table(("growth, default type", *(title for title, _ in grown)), growing))
     return (
-        markdown.table((*titles, "memory beside the weights"), ways)
-        + "\n\n"
-        + markdown.table(("growth, default type", *(title for title, _ in grown)), growing)
-        + "\n\nGrowth with n (sentences), t (tokens of 32 prompts) and k (blocks with maps), memory limited to "
-        f"{figures['memory_limit']}: past it the batch runs twice, in parts."
+        "\n\n".join(tables)
+        + "\n\nGrowth with n (sentences), t (tokens of 32 prompts) and k (blocks with maps), memory "
+        f"limited to {figures['memory_limit']}: past it the batch runs twice, in parts."
     )
 
 
