@@ -241,6 +241,32 @@ def table(result: record.Result) -> str:
     return markdown.table(titles, cells)
 
 
+def plot(concept: str, model: str = "SmolLM2-135M-Instruct") -> Path:
+    """Draw docs/equal-damage.png: the mean score against the divergence, a curve a method, means over draws."""
+    from matplotlib import colormaps
+
+    from lineas.reporting.plots import figure_of
+
+    rows = [part.made for part in record.parts_of(f"equal/{concept}-{model}")]
+    start = next(row for row in rows if row["system"] == UNTOUCHED)
+    figure, (axis,) = figure_of(1)
+    for color, method in enumerate(WAYS):
+        means = [
+            (divergence, mean(row["score"] for row in at))
+            for divergence in sorted(DIVERGENCES)
+            if (at := [row for row in rows if row["system"] == method and row["divergence"] == divergence])
+        ]
+        if means:
+            x, y = zip((0.0, start["score"]), *means)
+            bold = {"color": "black", "linewidth": 2.5} if method == "lineas" else {"color": colormaps["tab20"](color)}
+            axis.plot(x, y, marker=".", label=method, **bold)
+    axis.set(xlabel="divergence from the untouched model, nats a token", ylabel=f"mean score of {concept}")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    path = record.DOCS / "equal-damage.png"
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    return path
+
+
 def _text(value: tuple[float, float | None], factor: float, digits: int) -> str:
     """Return a mean and its standard error."""
     error = "" if value[1] is None else f" ± {factor * value[1]:.{digits}f}"

@@ -107,6 +107,11 @@ WRONG = [
     ((*LEARN, "--out", "taken", "--force"), "is not an intervention"),
     ((*LEARN, "--lr", "1e6"), "blew up to"),
     ((*LEARN, "--lr", "-1"), "--lr must be a positive number, not -1"),
+    (
+        (LEARN[0], "no/model", *LEARN[2:], "--method", "mean-act", "--neutral", "source.txt"),
+        "the optimizer 'natural' alone",
+    ),
+    ((*LEARN, "--lr", "0.1", "--divergence", "0.1"), "give a divergence (optimizer natural) or a learning rate"),
     ((*LEARN, "--optimizer", "lbfgs"), "'relative', 'adam' or 'sgd'"),
     ((*LEARN, "--method", "magic"), "not 'magic'"),
     ((*LEARN, "--refit"), "give a gamma above 0"),

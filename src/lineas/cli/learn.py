@@ -24,7 +24,7 @@ from lineas.cli.method_options import METHODS, method_of, with_method_options
 from lineas.cli.outputs import Output, check_outputs, save_or_rescue
 from lineas.intervention import artifact, model_card
 from lineas.intervention.intervention import Intervention
-from lineas.learning import check_sides
+from lineas.learning import check_sides, check_takes_neutral
 from lineas.learning import learn as learn_intervention
 from lineas.learning.learn import drawn_from
 from lineas.prompts import draw, read_prompts
@@ -76,6 +76,8 @@ def learn(
     on_intervention = load_interventions(on) if on else None
     source_prompts, target_prompts = (draw(read_prompts(side), samples, seed) for side in (source, target))
     neutral_prompts = None if neutral is None else read_prompts(neutral)
+    if neutral is not None:
+        check_takes_neutral(recipe)
     check_sides(source_prompts, target_prompts)  # before the model is loaded
     loaded = with_image_settings(load_quietly(model, dtype), denoising_steps, guidance_scale, guidance, size)
     started = time.perf_counter()

@@ -11,6 +11,7 @@ from lineas.learning.lineas import DivergedError, LinEAS
 from lineas.learning.lofit_rl import LoFITRL
 from lineas.learning.lora import LoRA
 from lineas.learning.method import Fit, Method, Task
+from lineas.learning.neutral import check_takes_neutral
 
 __all__ = [
     "CAA",
@@ -28,6 +29,7 @@ __all__ = [
     "Solution",
     "Task",
     "check_sides",
+    "check_takes_neutral",
     "gamma_path",
     "gate",
     "learn",

@@ -182,12 +182,7 @@ class LinEAS:
         neurons = sum(v.shape[-1] for v in target.values())  # L d
         rates = {"natural": self.divergence, "relative": 0.1, "adam": 0.01, "sgd": 0.01 * neurons / n}
         rate = self.learning_rate or rates[self.optimizer] or 0.0
-        if self.optimizer == "natural":
-            optimizer = self._natural(task, trained, neurons)
-        elif self.optimizer == "relative":
-            optimizer = DeviationAdam(trained.parameters, units(task.source_activations(), target), rate, self.steps)
-        else:
-            optimizer = PaperOptimizer(self.optimizer, trained.parameters, rate, self.steps)
+        optimizer = self._optimizer(task, trained, target, rate)
         negligible = NEGLIGIBLE * sum(float(v.float().square().mean()) for v in target.values()) / len(target)
         del target
         setting = "divergence" if self.optimizer == "natural" else "learning rate"
@@ -209,21 +204,28 @@ class LinEAS:
                 learned = trained.maps()
                 record.add(cost)
         record.read()
-        of = self.steps if ending.interrupted else None
+        fit = Fit(learned, record.costs, {"learning_rate": rate}, self.steps if ending.interrupted else None)
         if isinstance(optimizer, NaturalGradient):
             trained.set(learned)
-            divergence, learned = optimizer.stretch(), trained.maps()
-            fit = Fit(learned, record.costs, of=of, divergence=divergence)
+            fit = replace(fit, divergence=optimizer.stretch(), maps=trained.maps(), settings={})
             if n == len(source):
                 with torch.no_grad(), edited(model.network, trained.edits):
                     moved = capture(model, whole, sites, task.pooling)
                 end = float(torch.stack([quantiles[name].cost(u) for name, u in moved.items()]).mean())
                 fit = replace(fit, end=end)
-        else:
-            fit = Fit(learned, record.costs, {"learning_rate": rate}, of)
-        if not all(bool(m.scale.isfinite().all() and m.shift.isfinite().all()) for m in learned.values()):
+        if not all(bool(m.scale.isfinite().all() and m.shift.isfinite().all()) for m in fit.maps.values()):
             raise DivergedError(f"the maps are not finite after {record.done} steps", rate, setting)
         return fit
+
+    def _optimizer(
+        self, task: Task, trained: TrainedMaps, target: dict[str, torch.Tensor], rate: float
+    ) -> NaturalGradient | DeviationAdam | PaperOptimizer:
+        """Return the optimizer of the maps."""
+        if self.optimizer == "natural":
+            return self._natural(task, trained, sum(v.shape[-1] for v in target.values()))
+        if self.optimizer == "relative":
+            return DeviationAdam(trained.parameters, units(task.source_activations(), target), rate, self.steps)
+        return PaperOptimizer(self.optimizer, trained.parameters, rate, self.steps)
 
     def _natural(self, task: Task, trained: TrainedMaps, neurons: int) -> NaturalGradient:
         """Return the optimizer whose steps are measured on the neutral prompts."""

@@ -27,13 +27,19 @@ def measures_damage(method: Method) -> bool:
     return getattr(method, "optimizer", None) == "natural"
 
 
+def check_takes_neutral(method: Method) -> None:
+    """Refuse neutral prompts for a method that does nothing with them; call it before loading a model."""
+    if getattr(method, "optimizer", None) not in ("auto", "natural"):
+        raise LineasError("neutral prompts serve the optimizer 'natural' alone; leave them out (--neutral).")
+
+
 def neutral_samples(
     model: Model, method: Method, neutral: Sequence[str] | None, target: Samples[Any], max_length: int
 ) -> Samples[Any] | None:
     """Return the prompts on which a method measures damage, encoded; None for a method that measures none."""
     if not measures_damage(method):
         if neutral is not None:
-            raise LineasError("neutral prompts serve the optimizer 'natural' alone; leave them out (--neutral).")
+            check_takes_neutral(method)
         return None
     if neutral is None:
         return model.samples(read_prompts(SHIPPED), max_length) if target.ids else target  # images keep to the target
