@@ -2,11 +2,11 @@
 
     python -m benchmarks.showcase.shipped [NAME ...]
 
-From the sentence sets in src/lineas/data to src/lineas/data/interventions/NAME, with the default recipe at a budget of
-BUDGET nats a token, kept to a few kB by the lasso on single neurons. Measured at strength 0, 0.5 and 1: the share of
-continuations of neutral openings that a classifier fitted on the set's own two sides takes for the target side (for
-"polite" also the share of rude continuations of provoking ones), and the divergence and perplexity of neutral
-sentences, which are others than those that the budget is measured on. The rows go to benchmarks/results/shipped.json.
+From the sentence sets in src/lineas/data to src/lineas/data/interventions/NAME, kept to a few kB by the lasso on
+single neurons, on the second half of the layers. Measured at strength 0, 0.5 and 1: the share of continuations of
+neutral openings that a classifier fitted on the set's own two sides takes for the target side (for "polite" also the
+share of rude continuations of provoking ones), and the perplexity of neutral sentences. The rows go to
+benchmarks/results/shipped.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from statistics import mean
 
 import lineas
 from benchmarks.common import markdown, record
-from benchmarks.common.splits import both, take
+from benchmarks.common.splits import UPPER_HALF, both, take
 from lineas.measures import measure
 
 WHAT = {
@@ -26,8 +26,7 @@ WHAT = {
 }
 FOLDER = Path(lineas.__file__).parent / "data" / "interventions"
 SEEDS = range(4)
-BUDGET = 0.03
-NEURONS = 11_520
+NEURONS = 17_280
 """At the default sites of SmolLM2-135M."""
 
 
@@ -46,24 +45,22 @@ def main() -> None:
 def ship(model: lineas.TextModel, name: str) -> dict:
     """Learn one, measure it, and write it into the package."""
     from lineas.evaluation.classifiers import PROFANITY, classifier, fitted
-    from lineas.evaluation.perplexity import damages
+    from lineas.evaluation.perplexity import perplexity
 
     source, target = both("shipped", "learning", f"lineas:{name}", ("source", "target"))
     judge, area = fitted(*both("shipped", "judging", f"lineas:{name}", ("target", "source")))
     openings, neutral = (take("shipped", "judging", f"lineas:{kind}") for kind in ("openings", "neutral"))
-    recipe = lineas.LinEAS(divergence=BUDGET, gamma=0.01, lambda_g=0.0, refit=True)
-    learned = lineas.learn(model, source, target, recipe)
+    recipe = lineas.LinEAS(steps=60, optimizer="sgd", gamma=2e-3, lambda_g=0.0)
+    learned = lineas.learn(model, source, target, recipe, sites=UPPER_HALF)
     is_rude = classifier(PROFANITY)
     rows = []
     for strength in (0.0, 0.5, 1.0):
-        with lineas.steer(model, learned, strength=strength) as change:
-            perplexity, divergence = map(mean, damages(model, change, neutral))
+        with lineas.steer(model, learned, strength=strength):
             continued = [text for seed in SEEDS for text in model.generate(openings, seed=seed)]
             row = {
                 "strength": strength,
                 "target_share": mean(score >= 0.5 for score in judge(continued)),
-                "perplexity": perplexity,
-                "kl": divergence,
+                "perplexity": perplexity(model, neutral),
             }
             if name == "polite":
                 provoking = take("shipped", "judging", "lineas:polite/prompts")
@@ -82,7 +79,6 @@ def ship(model: lineas.TextModel, name: str) -> dict:
         "bytes": sum(file.stat().st_size for file in folder.iterdir()),
         "tensor_bytes": (folder / "intervention.safetensors").stat().st_size,
         "judge_area": area,
-        "divergence": learned.facts["divergence"],
         "measurements": rows,
     }
 
@@ -90,7 +86,6 @@ def ship(model: lineas.TextModel, name: str) -> dict:
 def table(result: record.Result) -> str:
     """Return a line for each intervention."""
     titles = ("name", "what it does", f"neurons touched, of {NEURONS:,}", "size", "taken for the target", "perplexity")
-    titles += ("divergence",)
     lines = []
     for row in result.made["rows"]:
         ends = row["measurements"][0], row["measurements"][-1]
@@ -102,7 +97,6 @@ def table(result: record.Result) -> str:
                 f"{row['tensor_bytes'] / 1000:.0f} kB",
                 " -> ".join(markdown.percent(end["target_share"]) for end in ends),
                 " -> ".join(measure("perplexity").text(end["perplexity"]) for end in ends),
-                measure("kl").text(ends[-1]["kl"]),
             )
         )
     return markdown.table(titles, lines)
