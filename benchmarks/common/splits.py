@@ -168,7 +168,6 @@ USES = [
 CHOSEN_ON = {
     "recipes": ("recipes",),
     "detoxification": ("recipes",),
-    "budget": ("recipes",),
     "toxicity": ("recipes", "sparsity"),
     "archaic": ("recipes", "sparsity"),
     "sparsity": ("recipes", "sparsity"),
@@ -210,11 +209,6 @@ SHARED = {
         {"choosing, learning: jigsaw": 232},
         "The default recipe was chosen on draws of the same {0} Jigsaw sentences, and on other prompts and Wikipedia "
         "sentences.",
-    ),
-    "budget": Shared(
-        {"choosing, learning: jigsaw": 40, "choosing, judging: jigsaw": 37},
-        "Of the Jigsaw sentences, {0} that were learned from and {1} civil comments were also learned from when the "
-        "recipe was chosen.",
     ),
     "toxicity": Shared(
         {"choosing, judging: rtp": 500, "choosing, judging: wikipedia": 200, "choosing, learning: jigsaw": 107},

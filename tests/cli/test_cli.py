@@ -108,7 +108,7 @@ WRONG = [
     ((*LEARN, "--lr", "1e6"), "blew up to"),
     ((*LEARN, "--lr", "-1"), "--lr must be a positive number, not -1"),
     (
-        (LEARN[0], "no/model", *LEARN[2:], "--method", "mean-act", "--neutral", "source.txt"),
+        (LEARN[0], "no/model", *LEARN[2:-2], "--method", "mean-act", "--neutral", "source.txt"),
         "the optimizer 'natural' alone",
     ),
     ((*LEARN, "--lr", "0.1", "--divergence", "0.1"), "give a divergence (optimizer natural) or a learning rate"),
