@@ -128,7 +128,7 @@ def test_errors_are_those_of_the_mean_over_draws() -> None:
 
 
 def test_a_row_is_measured_once(model: lineas.TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a method learned is needed by the first missing row alone; rows that are there are read."""
+    """The first missing row alone makes a method learn; rows that are there are read."""
     learned: list[tuple[str, int]] = []
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(equal.Contest, "_learned", lambda self, method, draw: learned.append((method, draw)))

@@ -12,13 +12,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lineas
 from benchmarks.common import record
+from benchmarks.common.concepts import Sides
 from benchmarks.common.methods import relative, settings_of
 from benchmarks.common.splits import UPPER_NORMS
 from lineas.prompts import described
@@ -52,21 +53,6 @@ METHODS: dict[str, tuple[Callable[[Classifier], Any], str | None]] = {
 }
 """By name, in the order of tables: what makes the method, given what it should avoid, and where it acts (None: where it
 does by itself)."""
-
-
-@dataclass(frozen=True)
-class Sides:
-    """The prompts that a draw learns from.
-
-    Args:
-        source: sentences of the behaviour to leave.
-        target: sentences of the behaviour to reach.
-        prompts: what LoFIT-RL continues, apart from those that are judged.
-    """
-
-    source: list[str]
-    target: list[str]
-    prompts: list[str]
 
 
 class Contest:
@@ -219,7 +205,7 @@ def learn_at_some_rate(
     source: Sequence[str],
     target: Sequence[str],
     method: Any,
-    sites: str | None = None,
+    sites: str | Sequence[str] | None = None,
     seed: int = 0,
 ) -> lineas.Intervention:
     """Return what a method learns; where its rate blows up, with a tenth of it, and so on, as the error says."""

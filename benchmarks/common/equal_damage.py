@@ -6,24 +6,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 import lineas
+from benchmarks.common import record
+from lineas.evaluation.perplexity import compared, sentence_parts
 from lineas.learning.optimizers import search
-from lineas.models.scoring import predictions, scored_parts, token_mean
+from lineas.models.scoring import predictions
 
 if TYPE_CHECKING:
-    from benchmarks.common.concepts import Concept
-    from benchmarks.common.rivals import Learned
+    from benchmarks.common.concepts import Concept, Sides
+    from benchmarks.common.rivals import Learned, Way
     from lineas.evaluation.variants import System
 
 NEAR = 0.02
 """Tolerance of the divergence, relative to the one that is asked for."""
-LENGTH = 50
-"""Tokens of a neutral sentence that count."""
 SAMPLING: dict[str, Any] = {"max_new_tokens": 20, "batch_size": 50}
 
 
@@ -35,8 +36,7 @@ class Neutral:
 
     def __init__(self, model: lineas.TextModel, texts: Sequence[str]) -> None:
         self._model = model
-        encoded = [ids[:LENGTH] for ids in model.token_ids(texts) if ids[1:LENGTH]]
-        self._parts = scored_parts(model, encoded)
+        self._parts = sentence_parts(model, texts)
         self._untouched = [self._predicted(part) for part in self._parts]
 
     @torch.no_grad()
@@ -49,10 +49,9 @@ class Neutral:
         divergences: list[float] = []
         with system.applied(self._model):
             for part, plain in zip(self._parts, self._untouched):
-                changed = self._predicted(part)
-                divergences += token_mean(part, (plain.exp() * (plain - changed)).sum(-1)).tolist()
-                own = changed.gather(-1, part.ids[:, 1:].unsqueeze(-1)).squeeze(-1)
-                perplexities += token_mean(part, -own).exp().tolist()
+                perplexity, divergence = compared(part, plain, self._predicted(part))
+                perplexities += perplexity.tolist()
+                divergences += divergence.tolist()
         return {"kl": mean(divergences), "perplexity": mean(perplexities)}
 
 
@@ -109,12 +108,12 @@ class Bench:
     @cached_property
     def model(self) -> lineas.TextModel:
         """The model in float32, on which methods learn and damage is measured."""
-        return _loaded(self.name, "float32")
+        return record.text_model(self.name, "float32")
 
     @cached_property
     def writer(self) -> lineas.TextModel:
         """The model in bfloat16, which writes the texts in half the time."""
-        return _loaded(self.name, "bfloat16")
+        return record.text_model(self.name, "bfloat16")
 
     @cached_property
     def neutral(self) -> Neutral:
@@ -125,6 +124,16 @@ class Bench:
     def prompts(self) -> list[str]:
         """The prompts, by length, so that little is padded."""
         return sorted(self.concept.prompts[: self.count], key=len)
+
+    def curve(self, way: Way, sides: Sides, seed: int, folder: Path) -> Curve:
+        """Return the damage along strength of what is learned from sides, now or before, and kept in a folder."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return Curve(way(self.model, sides, self.concept.unwanted, seed, folder), self.neutral)
+
+    def judged(self, curve: Curve, divergence: float, seeds: Sequence[int]) -> dict[str, Any]:
+        """Return the strength at which a divergence is reached, and the damage and the effect there."""
+        strength = curve.strength(divergence)
+        return {"strength": strength, **curve.at(strength), **self.effect(curve.learned(strength), seeds)}
 
     def effect(self, system: System, seeds: Sequence[int]) -> dict[str, Any]:
         """Return the share and the mean score of continuations with the behaviour, and those of every seed."""
@@ -141,9 +150,3 @@ class Bench:
             "score_by_seed": list(map(mean, scores)),
             "distinct_2": mean(distinct(one, 2) for one in texts),
         }
-
-
-def _loaded(name: str | None, dtype: str) -> lineas.TextModel:
-    model = lineas.load(name, dtype=dtype)
-    assert isinstance(model, lineas.TextModel)
-    return model

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lineas
+from benchmarks.common import record
+from benchmarks.common.contest import learn_at_some_rate
 from benchmarks.common.methods import relative
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from lineas.sites import Site
 
 Learned = Callable[[float], "System"]
-"""What was learned, as a function from a strength to a system."""
+"""Function from a strength to the system that was learned."""
 Way = Callable[["lineas.TextModel", "Sides", "Classifier", int, Path], Learned]
 """Learns on a model from the sides of a draw, given what the oracle avoids, the seed and a folder to keep it in."""
 Where = Callable[["lineas.TextModel"], "list[str] | None"]
@@ -37,10 +38,9 @@ def maps(
     from lineas.evaluation.variants import Steered
 
     method = make(unwanted)
-    if not folder.exists():
-        source = sides.prompts if isinstance(method, lineas.LoFITRL) else sides.source
-        _learned_at_some_rate(model, source, sides.target, method, where(model), seed).save(folder)
-    learned = lineas.Intervention.load(folder)
+    source = sides.prompts if isinstance(method, lineas.LoFITRL) else sides.source
+    learn = partial(learn_at_some_rate, model, source, sides.target, method, where(model), seed)
+    learned = record.load_or_learn(folder, learn)
     return lambda strength: Steered("maps", learned, strength, other_model=True)
 
 
@@ -71,25 +71,8 @@ def lora(model: lineas.TextModel, sides: Sides, unwanted: Classifier, seed: int,
     return lambda strength: Adapted("lora", folder, strength)
 
 
-def _learned_at_some_rate(
-    model: lineas.TextModel, source: Sequence[str], target: Sequence[str], method: Any, sites: Any, seed: int
-) -> lineas.Intervention:
-    """Return what a method learns; where its rate blows up, with a tenth of it, and so on, as the error says."""
-    try:
-        return lineas.learn(model, source, target, method, sites, seed=seed, progress=False)
-    except lineas.DivergedError as error:
-        print(error, flush=True)
-        slower = replace(method, learning_rate=error.suggestion)
-        return _learned_at_some_rate(model, source, target, slower, sites, seed)
-
-
 def authors(model: lineas.TextModel) -> None:
     """Return None: the method's own sites."""
-
-
-def norms(model: lineas.TextModel) -> list[str]:
-    """Return the norms before the MLPs in the upper two thirds of the blocks, which LinEAS takes."""
-    return _upper(model, None)
 
 
 def all_norms(model: lineas.TextModel) -> list[str]:
@@ -97,21 +80,11 @@ def all_norms(model: lineas.TextModel) -> list[str]:
     return _patterns(model.default_sites(None))
 
 
-def upper_mlps(model: lineas.TextModel) -> list[str]:
-    """Return the outputs of the MLPs in the upper two thirds of the blocks."""
-    return _upper(model, _austeer().default_sites)
-
-
-def upper_linears(model: lineas.TextModel) -> list[str]:
-    """Return the linears of the MLPs in the upper two thirds of the blocks."""
-    return _upper(model, lineas.AurA.default_sites)
-
-
-def _upper(model: lineas.TextModel, pattern: str | None) -> list[str]:
-    """Return the sites of a pattern in the upper two thirds of the blocks."""
+def upper(model: lineas.TextModel, pattern: Callable[[], str | None] = lambda: None) -> list[str]:
+    """Return the sites of a pattern in the upper two thirds of the blocks; by default those of LinEAS."""
     from lineas.sites import upper_sites
 
-    return _patterns(upper_sites(model.network, model.default_sites(pattern)))
+    return _patterns(upper_sites(model.network, model.default_sites(pattern())))
 
 
 def _patterns(sites: Sequence[Site]) -> list[str]:
@@ -132,40 +105,42 @@ WAYS: dict[str, dict[str, Way]] = {
     "caa": {
         "middle block": _maps(lambda unwanted: lineas.CAA(), authors),
         "all blocks": _maps(lambda unwanted: lineas.CAA(layers="all"), authors),
-        "upper norms": _maps(lambda unwanted: lineas.CAA(layers="all"), norms),
+        "upper norms": _maps(lambda unwanted: lineas.CAA(layers="all"), upper),
     },
     "iti-c": {
         "attention": _maps(lambda unwanted: lineas.ITIc(), authors),
-        "upper norms": _maps(lambda unwanted: lineas.ITIc(), norms),
+        "upper norms": _maps(lambda unwanted: lineas.ITIc(), upper),
     },
     "mean-act": {
         "attention": _maps(lambda unwanted: lineas.MeanAcT(), authors),
-        "upper norms": _maps(lambda unwanted: lineas.MeanAcT(), norms),
+        "upper norms": _maps(lambda unwanted: lineas.MeanAcT(), upper),
     },
     "lin-act": {
         "attention": _maps(lambda unwanted: lineas.LinAcT(), authors),
-        "upper norms": _maps(lambda unwanted: lineas.LinAcT(), norms),
+        "upper norms": _maps(lambda unwanted: lineas.LinAcT(), upper),
     },
     "aura": {
         "MLP linears": _maps(lambda unwanted: lineas.AurA(), authors),
-        "upper MLP linears": _maps(lambda unwanted: lineas.AurA(), upper_linears),
+        "upper MLP linears": _maps(
+            lambda unwanted: lineas.AurA(), partial(upper, pattern=lambda: lineas.AurA.default_sites)
+        ),
     },
     "austeer": {
         "MLPs": _maps(lambda unwanted: _austeer(), authors),
-        "upper MLPs": _maps(lambda unwanted: _austeer(), upper_mlps),
-        "upper norms": _maps(lambda unwanted: _austeer(), norms),
+        "upper MLPs": _maps(lambda unwanted: _austeer(), partial(upper, pattern=lambda: _austeer().default_sites)),
+        "upper norms": _maps(lambda unwanted: _austeer(), upper),
     },
     "gaussian": {
         "one block": partial(gaussian, depths=(0.5,)),
         "two blocks": partial(gaussian, depths=(0.4, 0.6)),
     },
     "lora": {"all linears": lora},
-    "lineas-paper": {"upper norms": _maps(lambda unwanted: lineas.LinEAS.paper(), norms)},
+    "lineas-paper": {"upper norms": _maps(lambda unwanted: lineas.LinEAS.paper(), upper)},
     "lineas-relative": {
         "norms": _maps(lambda unwanted: relative(), all_norms),
-        "upper norms": _maps(lambda unwanted: relative(), norms),
+        "upper norms": _maps(lambda unwanted: relative(), upper),
     },
     "lineas": {"upper norms": _maps(lambda unwanted: lineas.LinEAS(), authors)},
-    "lofit-rl": {"upper norms": _maps(lambda unwanted: lineas.LoFITRL(unwanted), norms)},
+    "lofit-rl": {"upper norms": _maps(lambda unwanted: lineas.LoFITRL(unwanted), upper)},
 }
 """By method, in the order of tables, and by site: what learns it."""

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 import lineas
 from benchmarks.common import record, standings
-from benchmarks.common.contest import Contest, Sides, arguments
+from benchmarks.common.concepts import Sides
+from benchmarks.common.contest import Contest, arguments
 from benchmarks.common.splits import both, take
 
 

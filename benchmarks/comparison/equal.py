@@ -122,38 +122,26 @@ class Contest:
 
     def _learned(self, method: str, draw: int) -> tuple[str, float, Curve]:
         """Return where a method learned, its seconds, and its damage along strength."""
-        from benchmarks.common.equal_damage import Curve
-
-        way = ways.best([part.made for part in record.parts_of("ways")], method)
-        folder = record.RUNS / "equal" / self.name / f"{method}-{way.replace(' ', '-').lower()}-{draw}"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        concept, started = self.bench.concept, time.perf_counter()
-        sides = concept.sides(draw, self.samples)
-        learned = WAYS[method][way](self.bench.model, sides, concept.unwanted, draw, folder)
-        return way, time.perf_counter() - started, Curve(learned, self.bench.neutral)
+        way, started = ways.chosen(method), time.perf_counter()
+        folder = record.RUNS / "equal" / self.name / ways.file_name(method, way, draw)
+        curve = self.bench.curve(WAYS[method][way], self.bench.concept.sides(draw, self.samples), draw, folder)
+        return way, time.perf_counter() - started, curve
 
     def _row(self, method: str, draw: int, divergence: float, learned: _Once) -> dict[str, Any]:
         way, seconds, curve = learned()
-        strength = curve.strength(divergence)
         seeds = range(self.seeds if divergence in MAIN else 1)
         about = {"system": method, "way": way, "draw": draw, "divergence": divergence, "seconds": seconds}
-        return {
-            **about,
-            "strength": strength,
-            **curve.at(strength),
-            **self.bench.effect(curve.learned(strength), seeds),
-        }
+        return {**about, **self.bench.judged(curve, divergence, seeds)}
 
     def _unlearned(self, method: str) -> dict[str, Any]:
         """Judge the untouched model, or the prompt baseline."""
-        from lineas.evaluation.perplexity import damages, perplexities
+        from lineas.evaluation.perplexity import damages
         from lineas.evaluation.variants import Prompted, Untouched
 
         bench = self.bench
         neutral, seeds = bench.concept.neutral[: bench.sentences], range(self.seeds)
         if method == UNTOUCHED:
-            damage = {"kl": 0.0, "perplexity": mean(perplexities(bench.model, neutral))}
-            return {"system": method, **damage, **bench.effect(Untouched(), seeds)}
+            return {"system": method, **bench.neutral.measure(Untouched()), **bench.effect(Untouched(), seeds)}
         system = Prompted(bench.concept.instruction)
         with system.applied(bench.model) as change:
             perplexity, divergence = map(mean, damages(bench.model, change, neutral, prefix=system.prefix))

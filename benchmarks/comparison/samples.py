@@ -61,16 +61,9 @@ def part(bench: Bench, method: str, size: int, draw: int) -> record.Part:
 
 def row(bench: Bench, method: str, size: int, draw: int) -> dict[str, Any]:
     """Learn, turn to the divergence, and judge."""
-    from benchmarks.common.equal_damage import Curve
-
-    way = ways.best([one.made for one in record.parts_of("ways")], method)
-    folder = record.RUNS / "samples" / f"{method}-{size}-{draw}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    learned = WAYS[method][way](bench.model, sides(draw, size), bench.concept.unwanted, draw, folder)
-    curve = Curve(learned, bench.neutral)
-    strength = curve.strength(DIVERGENCE)
-    about = {"method": method, "way": way, "size": size, "draw": draw, "strength": strength}
-    return {**about, **curve.at(strength), **bench.effect(curve.learned(strength), [0])}
+    way, folder = ways.chosen(method), record.RUNS / "samples" / f"{method}-{size}-{draw}"
+    curve = bench.curve(WAYS[method][way], sides(draw, size), draw, folder)
+    return {"method": method, "way": way, "size": size, "draw": draw, **bench.judged(curve, DIVERGENCE, [0])}
 
 
 def table(result: record.Result) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import lineas
 from benchmarks.common import record, standings
-from benchmarks.common.contest import Contest, Sides, arguments
+from benchmarks.common.concepts import Sides
+from benchmarks.common.contest import Contest, arguments
 from benchmarks.common.splits import jigsaw, take
 
 LETTERS = ("A", "B", "C", "D")

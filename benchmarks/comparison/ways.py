@@ -9,7 +9,6 @@ benchmarks/results/ways, a file a line, so it goes on where it stopped, and may 
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -43,24 +42,30 @@ def main() -> None:
 
 def part(bench: Bench, method: str, way: str, draw: int) -> record.Part:
     """Return the row of a method at some sites on a draw."""
-    file = record.RESULTS / "ways" / f"{method}-{way.replace(' ', '-').lower()}-{draw}.json"
+    file = record.RESULTS / "ways" / f"{file_name(method, way, draw)}.json"
     asked = {"prompts": bench.count, "sentences": bench.sentences, "samples": SAMPLES, "divergence": DIVERGENCE}
     return record.Part(file, asked, partial(row, bench, method, way, draw))
 
 
 def row(bench: Bench, method: str, way: str, draw: int) -> dict[str, Any]:
     """Learn, turn to the divergence, and judge."""
-    from benchmarks.common.equal_damage import Curve
+    folder = record.RUNS / "ways" / file_name(method, way, draw)
+    curve = bench.curve(WAYS[method][way], bench.concept.sides(draw, SAMPLES), draw, folder)
+    return {"method": method, "way": way, "draw": draw, **bench.judged(curve, DIVERGENCE, [0])}
 
-    concept, started = bench.concept, time.perf_counter()
-    folder = record.RUNS / "ways" / f"{method}-{way.replace(' ', '-').lower()}-{draw}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    learned = WAYS[method][way](bench.model, concept.sides(draw, SAMPLES), concept.unwanted, draw, folder)
-    seconds, curve = time.perf_counter() - started, Curve(learned, bench.neutral)
-    strength = curve.strength(DIVERGENCE)
-    effect = bench.effect(learned(strength), [0])
-    about = {"method": method, "way": way, "draw": draw, "seconds": seconds, "strength": strength}
-    return {**about, **curve.at(strength), **effect}
+
+def file_name(method: str, way: str, draw: int) -> str:
+    """Return the name of what a method learned at some sites on a draw.
+
+    >>> file_name("aura", "MLP linears", 1)
+    'aura-mlp-linears-1'
+    """
+    return f"{method}-{way.replace(' ', '-').lower()}-{draw}"
+
+
+def chosen(method: str) -> str:
+    """Return the way that did best in the committed rows."""
+    return best([part.made for part in record.parts_of("ways")], method)
 
 
 def best(rows: list[dict[str, Any]], method: str) -> str:

@@ -55,11 +55,29 @@ def damages(
         with change.off():
             plain = predictions(model, part).log_softmax(-1)
         changed = predictions(model, part, before).log_softmax(-1)
-        divergence = token_mean(part, (plain.exp() * (plain - changed)).sum(-1)).clamp_min(0)
-        return [_perplexity(part, changed), divergence]
+        return [*compared(part, plain, changed)]
 
     values, divergences = _per_sentence(model, sentences, max_length, both)
     return values, divergences
+
+
+def compared(part: PaddedPart, plain: torch.Tensor, changed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each text's perplexity with the changed predictions and its divergence from the plain ones, float64 `[b]`.
+
+    Args:
+        plain: log-probabilities of the untouched model, `[b, t - 1, vocabulary]`.
+        changed: those of the changed one.
+    """
+    divergence = token_mean(part, (plain.exp() * (plain - changed)).sum(-1)).clamp_min(0)
+    return _perplexity(part, changed), divergence
+
+
+def sentence_parts(model: TextModel, sentences: Sequence[str], max_length: int = 50) -> list[PaddedPart]:
+    """Return the sentences, cut to `max_length` tokens, in parts; those with a single token are left out."""
+    encoded = [ids[:max_length] for ids in model.token_ids(sentences) if ids[1:max_length]]
+    if not encoded:
+        raise LineasError("perplexity needs at least one sentence of two tokens.")
+    return scored_parts(model, encoded)
 
 
 def _perplexity(part: PaddedPart, predicted: torch.Tensor) -> torch.Tensor:
@@ -71,10 +89,7 @@ def _per_sentence(
     model: TextModel, sentences: Sequence[str], max_length: int, measure: Callable[[PaddedPart], list[torch.Tensor]]
 ) -> list[list[float]]:
     """Return each value that `measure` gives for a part, as one number for each sentence in their order."""
-    encoded = [ids[:max_length] for ids in model.token_ids(sentences) if ids[1:max_length]]
-    if not encoded:
-        raise LineasError("perplexity needs at least one sentence of two tokens.")
-    parts = scored_parts(model, encoded)
+    parts = sentence_parts(model, sentences, max_length)
     rows = torch.cat([part.rows for part in parts]).cpu()
     return [torch.cat(column).cpu()[rows.argsort()].tolist() for column in zip(*map(measure, parts))]
 
